@@ -1,0 +1,1 @@
+"""Keys, signatures and the one encoding. Nothing here waits."""

@@ -1,0 +1,1 @@
+"""The directory: signed, expiring records under well-known keys."""

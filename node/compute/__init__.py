@@ -1,0 +1,1 @@
+"""The arithmetic: the only folder that knows torch."""

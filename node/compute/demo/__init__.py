@@ -1,0 +1,1 @@
+"""The small model that the demo and the tests use, and the script that trained it."""

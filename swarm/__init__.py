@@ -1,0 +1,1 @@
+"""The rules: functions of a view, and machines. Nothing here waits."""
