@@ -17,7 +17,7 @@ from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 
-from ...errors import RemoteError, Refused, TransportError, UserError
+from ...errors import Refused, RemoteError, TransportError, UserError
 from .stream import Stream
 
 Handler = Callable[[Stream], Awaitable[None]]
