@@ -1,0 +1,118 @@
+"""Every message of a session's stream.
+
+A client opens one stream per hop and keeps it for the life of the session. It sends `Open`, then
+`Step`s whose hidden states follow the header raw (frame.py); the server answers each in order.
+
+    client                              server
+      Open ────────────────────────────▶  reserves cache, or Busy(retry_after_s)
+      ◀──────────────────────── Opened
+      Step(at, sizes, rows) + hidden ───▶ runs its blocks, remembers keys and values
+      ◀───────── Output(at, ...) + hidden
+      Renew ───────────────────────────▶  the lease starts anew
+      (close)                             frees the cache at once
+
+Positions are explicit: a step `at` an earlier position than the cache's length truncates it first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ..crypto.codec import Range, Size
+
+Position = Annotated[int, Range(0, 1 << 24)]  # of a token in a session; or a number of tokens
+BlockNumber = Annotated[int, Range(0, 1 << 16)]
+Seconds = Annotated[float, Range(0.0, 1e6)]
+
+PROTOCOL = "/potluck/session/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Reserve cache for `tokens` positions in blocks start:stop of the model with this digest."""
+
+    session: Annotated[bytes, Size(16, 16)]  # random, for logs: it authorises nothing
+    model: Annotated[str, Size(64)]  # hex digest
+    start: BlockNumber
+    stop: BlockNumber
+    tokens: Position
+    dtype: Annotated[str, Size(4)]  # of the hidden states on this stream: "f32", "f16", "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The server holds the cache, until the stream closes or nothing comes for `lease_s`."""
+
+    lease_s: Seconds
+    width: Annotated[int, Range(1, 1 << 20)]
+    numerics: Annotated[str, Size(128)]  # equal strings give equal bits for equal steps
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Run sum(sizes) tokens, the first at position `at`, in pieces of exactly these sizes.
+
+    A live step has one size. A replay names the sizes of the steps that it repeats, so that every
+    product has the shape that it had the first time, and so the same bits.
+    rows: how many of the last rows of hidden states to send back, 0..sum(sizes).
+    """
+
+    at: Position
+    sizes: Annotated[tuple[Position, ...], Size(1024, 1)]
+    rows: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The answer to one step: its last `rows` rows follow."""
+
+    at: Position
+    tokens: Position
+    rows: Position
+    compute_s: Seconds  # inside the blocks
+    queue_s: Seconds  # waiting for the device
+    waiting: Position  # other steps that wait for this device now
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Forget every position from `at` on. Nothing is answered."""
+
+    at: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Keep the cache: the person is thinking. Nothing is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Not now: no cache, or the server is leaving."""
+
+    reason: Annotated[str, Size(256)]
+    retry_after_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the client sent cannot be served; the stream closes after this."""
+
+    reason: Annotated[str, Size(256)]
+
+
+Message = Open | Opened | Step | Output | Truncate | Renew | Busy | Fault
+
+# Tags are for ever: a message that is dropped leaves its number unused.
+TAGS: dict[int, type[Message]] = {
+    1: Open,
+    2: Opened,
+    3: Step,
+    4: Output,
+    5: Truncate,
+    6: Renew,
+    7: Busy,
+    8: Fault,
+}
+TAG_OF: dict[type[Message], int] = {message: tag for tag, message in TAGS.items()}
