@@ -8,7 +8,8 @@ strings never mean the same. MessagePack specification: github.com/msgpack/msgpa
     struct    {name: value, ...}      a dataclass; every field present, none unknown
     tagged    {"": TAG, name: ...}    a dataclass with `TAG: ClassVar[str]`: a member of a union
     fields    None bool int float str bytes Literal  T | None  A | B  tuple[T, ...]  tuple[A, B]
-    limits    Annotated[str, Size(64)]  Annotated[tuple[T, ...], Size(8)]  Annotated[int, Range(0, 9)]
+    limits    Annotated[str, Size(64)]  Annotated[tuple[T, ...], Size(8)]
+              Annotated[int, Range(0, 9)]
     not sent  peer: str = field(default="", metadata=LOCAL)
 
 Each class is compiled once into closures, because the header of a message is read on every hop.

@@ -132,7 +132,7 @@ class Record:
         return self.boot, self.seq
 
 
-def make(
+def sign_fact(
     key: IdentityKey, fact: Announcement | ModelList, *, boot: int, seq: int, now: float,
     ttl_s: float = TTL_MAX_S,
 ) -> Record:  # fmt: skip
