@@ -1,0 +1,109 @@
+"""Which token comes next: logits, filtered and drawn.
+
+The noise is a pure function of (seed, position): it does not matter which peers computed the
+logits, how often a hop was replayed, or in how many goes a text was made. The draw is the
+Gumbel-max trick: the largest of `logit + noise` is distributed as softmax(logits).
+
+Noise of position p: Philox-4x64-10 with key `seed` and counter p * 2**64 (Salmon et al., 2011;
+numpy keeps its bit stream fixed), the i-th 64 bits for token i, of which the upper 53 give a
+number u strictly between 0 and 1, and the noise -log(-log u).
+
+Filters follow transformers' logits processors, in its order: repetition penalty, temperature,
+top-k, top-p, min-p.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import UserError
+
+_SEED_MAX = (1 << 64) - 1
+Logits = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How tokens are chosen. temperature 0 is greedy; the other defaults filter nothing."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # keep the k likeliest; 0: all
+    top_p: float = 1.0  # keep the likeliest that make up this much; 1: all
+    min_p: float = 0.0  # keep what has this share of the likeliest's probability; 0: all
+    repetition_penalty: float = 1.0  # divide positive logits of tokens seen by this; 1: none
+    seed: int | None = None  # needed when temperature is above 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                0 < self.repetition_penalty <= 100,
+                "above 0, at most 100",
+            ),
+            ("seed", self.seed, self.seed is None or 0 <= self.seed <= _SEED_MAX, "0 to 2**64-1"),
+        )
+        for name, value, holds, allowed in checks:
+            if not holds:
+                raise UserError(f"{name} is {value}; it must be {allowed}")
+        if self.temperature > 0 and self.seed is None:
+            raise UserError("seed is missing; sampling with a temperature needs one")
+
+
+def pick(logits: Tensor, settings: Settings, position: int, history: Sequence[int]) -> int:
+    """The token at `position`, given the logits (vocab,) and all ids before it."""
+    if settings.temperature == 0 and settings.repetition_penalty == 1:
+        return int(logits.argmax())
+    scores = logits.double().numpy()
+    if settings.repetition_penalty != 1:
+        scores = _penalize(scores, settings.repetition_penalty, history)
+    if settings.temperature == 0:
+        return int(scores.argmax())
+    kept = keep(scores / settings.temperature, settings)
+    assert settings.seed is not None  # checked at birth
+    return int((kept + noise(settings.seed, position, len(kept))).argmax())
+
+
+def keep(scores: Logits, settings: Settings) -> Logits:
+    """The scores with everything that top-k, top-p and min-p drop at minus infinity."""
+    if 0 < settings.top_k < len(scores):
+        least = np.partition(scores, -settings.top_k)[-settings.top_k]
+        scores = np.where(scores < least, -np.inf, scores)
+    if settings.top_p < 1:
+        order = np.argsort(scores, kind="stable")
+        below = np.cumsum(_softmax(scores)[order])
+        dropped = below <= 1 - settings.top_p
+        dropped[-1] = False
+        scores = scores.copy()
+        scores[order[dropped]] = -np.inf
+    if settings.min_p > 0:
+        chance = _softmax(scores)
+        scores = np.where(chance < settings.min_p * chance.max(), -np.inf, scores)
+    return scores
+
+
+def noise(seed: int, position: int, count: int) -> Logits:
+    """Gumbel noise for `count` tokens at `position`."""
+    bits = np.random.Philox(key=seed, counter=[0, position, 0, 0]).random_raw(count)
+    even = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.asarray(-np.log(-np.log(even)))
+
+
+def _penalize(scores: Logits, penalty: float, history: Sequence[int]) -> Logits:
+    scores = scores.copy()
+    seen = np.unique(np.fromiter(history, dtype=np.int64))
+    old = scores[seen]
+    scores[seen] = np.where(old < 0, old * penalty, old / penalty)
+    return scores
+
+
+def _softmax(scores: Logits) -> Logits:
+    raised = np.exp(scores - scores.max())
+    return np.asarray(raised / raised.sum())

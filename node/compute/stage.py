@@ -1,0 +1,154 @@
+"""A span on a device: hidden states in, hidden states out.
+
+A stage holds the weights of consecutive blocks. A session uses some or all of them through its
+own cache. Everything here runs on the one thread that touches the device (worker.py).
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...errors import RemoteError, UserError
+from .block import Block, plan_step, weight_shapes
+from .cache import Cache
+from .checkpoint import Checkpoint
+from .device import choose_device, choose_dtype
+from .memory import require_memory
+from .rope import Turns
+from .spec import ModelSpec
+
+_ALIGNMENT_BYTES = 64  # torch's own allocations; a kernel may take another path on others
+_MEASURE_S = 0.3  # long enough for a median, short enough for a start
+_PREFILL_TOKENS = 128
+
+
+class Stage:
+    """The blocks start..stop of a model, loaded."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        start: int,
+        blocks: list[Block],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.spec = spec
+        self.start = start
+        self.stop = start + len(blocks)
+        self.dtype = dtype
+        self.device = device
+        self._blocks = blocks
+        self._turns = Turns(spec.rope, spec.head_dim, model_positions=spec.positions, device=device)
+
+    @staticmethod
+    def load(
+        checkpoint: Checkpoint,
+        start: int,
+        stop: int,
+        *,
+        device: str = "auto",
+        dtype: str | None = None,
+        threads: int | None = None,
+    ) -> "Stage":
+        """Load blocks start..stop and nothing else. Raises UserError.
+
+        dtype: `fp32`, `bf16`, `fp16`, or None for the device's own; threads: of the process.
+        """
+        spec = checkpoint.spec
+        if not 0 <= start < stop <= spec.blocks:
+            raise UserError(
+                f"{checkpoint.name}: blocks {start}:{stop} are outside 0:{spec.blocks};"
+                " choose a range inside"
+            )
+        place = choose_device(device)
+        numbers = choose_dtype(dtype, place)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        for index in range(start, stop):
+            checkpoint.require(weight_shapes(spec, index))
+        needed = (stop - start) * spec.block_parameters * numbers.itemsize
+        require_memory(needed, place, f"{checkpoint.name}: blocks {start}:{stop}")
+        blocks = []
+        with torch.inference_mode():
+            for index in range(start, stop):
+                weights = checkpoint.tensors(weight_shapes(spec, index))
+                blocks.append(Block(spec, index, weights, dtype=numbers, device=place))
+        return Stage(spec, start, blocks, dtype=numbers, device=place)
+
+    def open_cache(self, start: int, stop: int, max_tokens: int) -> Cache:
+        """The memory of a new session over blocks start..stop. Raises RemoteError."""
+        if not self.start <= start < stop <= self.stop:
+            raise RemoteError(f"blocks {start}:{stop} asked, {self.start}:{self.stop} served")
+        if not 1 <= max_tokens <= self.spec.context:
+            raise RemoteError(f"{max_tokens} tokens asked, the context is {self.spec.context}")
+        return Cache(
+            self.spec, start, stop, max_tokens=max_tokens, dtype=self.dtype, device=self.device
+        )
+
+    def forward(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:
+        """Run `hidden` through the cache's blocks and remember its keys and values.
+
+        hidden: (tokens, width), any float dtype and device; `at` is the position of its first
+        row: positions from there on are forgotten first. Returns the same shape in this stage's
+        dtype. Raises RemoteError for a position beyond what is remembered or agreed.
+        """
+        tokens, width = hidden.shape
+        if width != self.spec.hidden or tokens < 1:
+            raise RemoteError(
+                f"hidden states of shape {tokens} x {width}, not n x {self.spec.hidden}"
+            )
+        if not 0 <= at <= cache.length:
+            raise RemoteError(f"position {at}, but the cache holds {cache.length}")
+        stop = at + tokens
+        with torch.inference_mode():
+            cache.truncate(at)
+            cache.reserve(stop)
+            windows = frozenset(self.spec.windows[cache.start : cache.stop])
+            plan = plan_step(self._turns, windows, at, stop)
+            x = self._aligned(hidden)
+            for index in range(cache.start, cache.stop):
+                x = self._blocks[index - self.start].forward(x, cache.rows(index), plan)
+            cache.length = stop
+        return x
+
+    def forward_steps(self, hidden: Tensor, cache: Cache, at: int, steps: Sequence[int]) -> Tensor:
+        """Run the rows of `hidden` in steps of exactly these sizes, one after another.
+
+        A product of one row and one of many differ in their last bits; with the step sizes of
+        the first run a replay gives the very same numbers. Raises RemoteError.
+        """
+        if any(step < 1 for step in steps) or sum(steps) != len(hidden):
+            raise RemoteError(f"steps of {sum(steps)} rows for {len(hidden)} hidden states")
+        done = []
+        for rows in torch.split(hidden, list(steps)):
+            done.append(self.forward(rows, cache, at))
+            at += len(rows)
+        return torch.cat(done)
+
+    def measure(self) -> tuple[float, float]:
+        """Tokens per second and block: decoding one by one, and in a prefill of 128."""
+        return self._rate(1), self._rate(min(_PREFILL_TOKENS, self.spec.context))
+
+    def _rate(self, tokens: int) -> float:
+        hidden = torch.zeros((tokens, self.spec.hidden), dtype=self.dtype, device=self.device)
+        hidden[:] = torch.linspace(-1, 1, self.spec.hidden)
+        cache = self.open_cache(self.start, self.stop, tokens)
+        spent: list[float] = []
+        while sum(spent) < _MEASURE_S or len(spent) < 3:
+            began = time.perf_counter()
+            self.forward(hidden, cache, 0)
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize(self.device)
+            spent.append(time.perf_counter() - began)
+        spent.sort()
+        return tokens * (self.stop - self.start) / spent[len(spent) // 2]
+
+    def _aligned(self, hidden: Tensor) -> Tensor:
+        placed = hidden.to(device=self.device, dtype=self.dtype)
+        if not placed.is_contiguous() or placed.data_ptr() % _ALIGNMENT_BYTES:
+            return placed.clone(memory_format=torch.contiguous_format)
+        return placed

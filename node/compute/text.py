@@ -1,0 +1,185 @@
+"""Text to token ids, and token ids to text that is never taken back.
+
+A token may hold half a character, and a stop string may arrive in pieces: what could still
+change is held back until it cannot. Chat templates run in jinja2's sandbox, as they come with
+the model and are somebody else's program.
+
+Source: the windowed decoding follows transformers' and vLLM's `detokenize_incrementally`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import tokenizers
+
+from ...errors import UserError
+from .checkpoint import Checkpoint
+
+_WINDOW = 6  # tokens decoded again as the left context of the next: transformers takes 6 too
+_BROKEN = "\ufffd"
+
+
+class Text:
+    """A model's tokenizer, its end-of-text ids and its chat template."""
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        settings: dict[str, Any],
+        template: str | None,
+        eos: frozenset[int],
+    ) -> None:
+        self.eos = eos
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._template = template
+
+    @staticmethod
+    def load(checkpoint: Checkpoint) -> "Text":
+        """The tokenizer of a model. Raises UserError when it is missing or of another model."""
+        path = checkpoint.path("tokenizer.json")
+        if path is None:
+            raise UserError(
+                f"{checkpoint.name}: tokenizer.json is missing; save the tokenizer in this format"
+            )
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise UserError(f"{path}: is not a tokenizer ({error}); download it again") from error
+        spec = checkpoint.spec
+        top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if top >= spec.vocab:
+            raise UserError(
+                f"{path}: has token id {top}, but the model knows {spec.vocab} tokens;"
+                " the tokenizer is of another model"
+            )
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        settings = checkpoint.json("tokenizer_config.json") or {}
+        eos = set(spec.eos) | _ids(checkpoint.generation.get("eos_token_id"))
+        return Text(
+            tokenizer,
+            settings=settings,
+            template=_template(checkpoint, settings),
+            eos=frozenset(eos),
+        )
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of a prompt. special: add what the model expects around a text (its bos)."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Ids of a conversation ({role, content} each), up to where the model is to answer."""
+        if self._template is None:
+            raise UserError("this model has no chat template; use generate")
+        return self.encode(self._render(messages), special=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The whole text of these ids, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def stream(self, prompt: Sequence[int], stops: Sequence[str] = ()) -> "Stream":
+        """A stream of text that continues `prompt`, and ends before any of `stops`."""
+        return Stream(self, prompt, stops)
+
+    def _render(self, messages: Sequence[dict[str, str]]) -> str:
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        )
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        specials = {
+            name: _token_text(self._settings.get(name))
+            for name in ("bos_token", "eos_token", "unk_token", "pad_token")
+        }
+        try:
+            template = environment.from_string(self._template or "")
+            return str(template.render(messages=messages, add_generation_prompt=True, **specials))
+        except jinja2.TemplateError as error:
+            raise UserError(f"the model's chat template refuses this: {error}") from error
+
+
+class Stream:
+    """Token ids in, certain text out."""
+
+    def __init__(self, text: Text, prompt: Sequence[int], stops: Sequence[str]) -> None:
+        if any(not stop for stop in stops):
+            raise UserError("a stop string is empty; give one with at least a character")
+        self.stopped = False  # a stop string has appeared: nothing more comes
+        self._text = text
+        self._ids = list(prompt[-_WINDOW:])
+        self._shown = text.decode(self._ids)  # what of the window's text is already out
+        self._stops = tuple(stops)
+        self._held = ""  # may still become a stop string
+
+    def push(self, token: int) -> str:
+        """The text that is certain now that `token` has come; often it is empty."""
+        self._ids.append(token)
+        now = self._text.decode(self._ids)
+        if now.endswith(_BROKEN) or len(now) <= len(self._shown):
+            return ""
+        new = now[len(self._shown) :]
+        self._ids = self._ids[-_WINDOW:]
+        self._shown = self._text.decode(self._ids)
+        return self._release(new)
+
+    def finish(self) -> str:
+        """What was held back, when no more tokens come."""
+        if self.stopped:
+            return ""
+        new = self._text.decode(self._ids)[len(self._shown) :]
+        rest = self._release(new) + self._held
+        self._held = ""
+        return rest
+
+    def _release(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + new
+        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are a beginning of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
+
+
+def _ids(value: object) -> set[int]:
+    found = value if isinstance(value, list) else [value]
+    return {one for one in found if isinstance(one, int)}
+
+
+def _template(checkpoint: Checkpoint, settings: dict[str, Any]) -> str | None:
+    path = checkpoint.path("chat_template.jinja")
+    if path is not None:
+        return path.read_text(encoding="utf-8")
+    found = settings.get("chat_template")
+    if isinstance(found, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def _token_text(value: object) -> str:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)

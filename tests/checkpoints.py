@@ -1,0 +1,78 @@
+"""Random checkpoints of every family, written by transformers: what the model tests run on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 160,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+_CONFIGS = {
+    "llama": transformers.LlamaConfig,
+    "mistral": transformers.MistralConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+}
+
+
+def save_random(
+    path: Path, family: str, *, seed: int = 0, shard: str | None = None, **settings: Any
+) -> Any:
+    """Write a random checkpoint of `family` to `path`, and return transformers' model of it.
+
+    shard: the largest size of a file, such as "50KB"; None: one file.
+    """
+    torch.manual_seed(seed)
+    config = _CONFIGS[family](**(SMALL | settings))
+    config.architectures = [f"{type(config).__name__.removesuffix('Config')}ForCausalLM"]
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # larger than at birth, so that nothing hides below the tolerance
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.add_(torch.randn_like(weight) * 0.2)
+            elif name.endswith("bias"):
+                weight.copy_(torch.randn_like(weight) * 0.5)
+            else:
+                weight.mul_(4)
+    model.generation_config.eos_token_id = None  # tests decide themselves when to stop
+    model.save_pretrained(path, max_shard_size=shard or "5GB")
+    return model.eval()
+
+
+def edit_config(path: Path, **changes: Any) -> None:
+    """Change fields of a checkpoint's config.json; None removes a field."""
+    file = path / "config.json"
+    config = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def save_tokenizer(path: Path, *, size: int = 0) -> None:
+    """Write a byte-level tokenizer: <unk>, <s>, </s>, the 256 bytes, and `size` further words."""
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    vocabulary |= {letter: index + 3 for index, letter in enumerate(letters)}
+    vocabulary |= {f"word{index}": len(vocabulary) + index for index in range(size)}
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path / "tokenizer.json"))
