@@ -41,13 +41,13 @@ class FrameReader:
     which the stream is not to be read on.
     """
 
-    __slots__ = ("_chunks", "_held", "_payload_bytes_max", "_wanted")
+    __slots__ = ("_chunks", "_held", "_wanted", "payload_bytes_max")
 
     def __init__(self, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
         self._chunks: list[Bytes] = []
         self._held = 0
         self._wanted = PREFIX.size
-        self._payload_bytes_max = payload_bytes_max
+        self.payload_bytes_max = payload_bytes_max
 
     @property
     def unfinished(self) -> bool:
@@ -82,5 +82,5 @@ class FrameReader:
     def _check(self, tag: int, zero: int, header_bytes: int, payload_bytes: int) -> None:
         if tag not in TAGS or zero:
             raise RemoteError(f"unknown message {tag}")
-        if header_bytes > HEADER_BYTES_MAX or payload_bytes > self._payload_bytes_max:
+        if header_bytes > HEADER_BYTES_MAX or payload_bytes > self.payload_bytes_max:
             raise RemoteError(f"a frame of {header_bytes} + {payload_bytes} bytes is too large")

@@ -46,13 +46,22 @@ class _Average:
 class PeerHistory:
     """One peer, as one client saw it. Times are seconds on the caller's clock."""
 
-    __slots__ = ("_banned_until", "_boot", "_failures", "_step_per_block", "_token_block", "rtt_s")
+    __slots__ = (
+        "_banned_until",
+        "_boot",
+        "_busy_until",
+        "_failures",
+        "_step_per_block",
+        "_token_block",
+        "rtt_s",
+    )
 
     def __init__(self) -> None:
         self._step_per_block = _Average()
         self._token_block = _Average()
         self._failures = 0
         self._banned_until = 0.0
+        self._busy_until = 0.0
         self._boot = 0
         self.rtt_s: float | None = None
 
@@ -71,6 +80,10 @@ class PeerHistory:
         self._failures = min(self._failures + 1, 10)
         self._banned_until = now + ban_s
 
+    def refused(self, now: float, retry_after_s: float) -> None:
+        """The peer is full: no fault, but nothing to ask for until then."""
+        self._busy_until = now + min(max(retry_after_s, 0.0), BAN_LONGEST_S)
+
     def announced(self, boot: int) -> None:
         """A verified record of the peer was read; a newer boot is a peer that began anew."""
         if boot > self._boot:
@@ -80,6 +93,9 @@ class PeerHistory:
 
     def banned(self, now: float) -> bool:
         return now < self._banned_until
+
+    def busy(self, now: float) -> bool:
+        return now < self._busy_until
 
     def patience_s(self, tokens: int, blocks: int) -> float:
         """How long an answer may take before the peer counts as stalled."""

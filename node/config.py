@@ -1,0 +1,87 @@
+"""The settings, and where they are read from: command line, environment, config file, default.
+
+POTLUCK_HOME   where keys, digests and running nodes are kept
+POTLUCK_JOIN   addresses of peers to join by, separated by commas
+config.toml    in the home: `join = ["/ip4/.../tcp/.../p2p/..."]`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from ..errors import UserError
+
+RUNNING = "node.json"  # in a node's home while it runs: how others on this machine find it
+TESTNET = "testnet"  # the folder of a local testnet, in the home
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node. cache_mib: memory for sessions' keys and values; 0 takes a quarter of what is free.
+
+    threads: 0 takes the library's own choice. drain_s: how long live sessions may go on after a
+    request to stop.
+    """
+
+    home: Path
+    model: str
+    blocks: str = ":"
+    name: str = ""
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    join: tuple[str, ...] = ()
+    device: str = "auto"
+    dtype: str = ""
+    threads: int = 0
+    cache_mib: int = 0
+    offline: bool = False
+    drain_s: float = 10.0
+
+
+def default_home() -> Path:
+    """POTLUCK_HOME, or the platform's place for a user's data."""
+    named = os.environ.get("POTLUCK_HOME")
+    return Path(named).expanduser() if named else Path(platformdirs.user_data_dir("potluck"))
+
+
+def find_join(given: Sequence[str], home: Path) -> tuple[str, ...]:
+    """By whom to join: what was given, POTLUCK_JOIN, config.toml, or what runs under this home."""
+    named = os.environ.get("POTLUCK_JOIN", "")
+    return (
+        tuple(given)
+        or tuple(part.strip() for part in named.split(",") if part.strip())
+        or _configured(home)
+        or running_addresses(home)
+    )
+
+
+def running_addresses(home: Path) -> tuple[str, ...]:
+    """Addresses of the node, or the testnet's nodes, that run under this home."""
+    found: list[str] = []
+    for path in [home / RUNNING, *sorted((home / TESTNET).glob(f"*/{RUNNING}"))]:
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            found += [str(address) for address in told["addresses"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not running, or just being written: the next one may do
+    return tuple(found)
+
+
+def _configured(home: Path) -> tuple[str, ...]:
+    path = home / "config.toml"
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ()
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); mend or remove it") from error
+    join = told.get("join", [])
+    if not isinstance(join, list) or not all(isinstance(one, str) for one in join):
+        raise UserError(f'{path}: join must be a list of addresses, ["/ip4/...", ...]')
+    return tuple(join)

@@ -1,0 +1,223 @@
+"""One node, from its start to its end: opens every service, in order. Read this first.
+
+    identity ▶ host ▶ directory ▶ weights ▶ server ▶ announcement ▶ serving ... SIGTERM ▶ drain
+
+Ready means announced: whoever looks finds the node and is served. On a request to stop the record
+is withdrawn first, then live sessions may end or are told to go, and only then the host closes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import trio
+
+from .. import __version__
+from ..dht.record import Announcement
+from ..errors import UserError
+from ..swarm.admission import Admission, AdmissionConfig
+from ..swarm.blocks import BlockRange, parse_blocks
+from ..swarm.wire import PROTOCOL
+from .compute.cache import bytes_per_token
+from .compute.checkpoint import Checkpoint, open_checkpoint
+from .compute.engine import StageEngine
+from .compute.memory import free_bytes
+from .compute.stage import Stage
+from .compute.worker import open_worker
+from .config import RUNNING, NodeConfig
+from .identity import load_or_create, next_boot
+from .member import Member, open_member
+from .server import Server
+
+log = structlog.get_logger()
+
+CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
+MIB = 1 << 20
+STEPS_QUEUED_MAX = 4096  # one for each session that may be admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a node says once it serves."""
+
+    peer: str
+    name: str
+    model: str
+    blocks: BlockRange
+    total: int
+    addresses: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    checkpoint: Checkpoint
+    name: str
+    digest: str
+    stage: Stage
+    blocks: BlockRange
+    rates: tuple[float, float]
+    cache_tokens: int
+
+
+async def run_node(
+    config: NodeConfig, *, task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend."""
+    began_s = time.monotonic()
+    prepare_home(config.home)
+    key = load_or_create(config.home)
+    boot = next_boot(config.home, time.time())
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with (
+            open_worker(threads=config.threads or None, queued_max=STEPS_QUEUED_MAX) as worker,
+            open_member(
+                key, listen=config.listen, join=config.join, boot=boot, serve=True
+            ) as member,
+        ):
+            loaded = await worker.run(_load, config)
+            await _refuse_namesake(member, loaded)
+            admission = Admission(AdmissionConfig(loaded.cache_tokens))
+            server = Server(StageEngine(loaded.stage), worker, admission, loaded.digest)
+            member.host.handle(PROTOCOL, server.serve)
+            async with trio.open_nursery() as services:
+                await services.start(
+                    member.directory.keep, lambda: _announce(config, member, loaded, admission)
+                )
+                ready = _ready(member, loaded, time.monotonic() - began_s)
+                running = config.home / RUNNING
+                write_whole(running, json.dumps(_facts(ready)))
+                try:
+                    task_status.started(ready)
+                    async for number in signals:
+                        log.info("stopping", signal=signal.Signals(number).name)
+                        break
+                    services.cancel_scope.cancel()
+                finally:
+                    running.unlink(missing_ok=True)
+                    with trio.CancelScope(shield=True):
+                        with trio.move_on_after(2):
+                            await member.directory.withdraw()
+                        await server.drain(config.drain_s)
+
+
+def prepare_home(home: Path) -> None:
+    """Make the home, for its owner alone. Raises UserError."""
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{home}: cannot be made ({error.strerror}); give another --home"
+        ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one go. Raises UserError when the disk refuses."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free the disk") from error
+
+
+def _load(config: NodeConfig) -> _Loaded:
+    """The weights of this node's blocks. Blocks; runs on the worker's thread."""
+    checkpoint = open_checkpoint(config.model, offline=config.offline, home=config.home)
+    spec = checkpoint.spec
+    blocks = parse_blocks(config.blocks, spec.blocks)
+    stage = Stage.load(
+        checkpoint, blocks.start, blocks.stop, device=config.device, dtype=config.dtype or None
+    )
+    token_bytes = bytes_per_token(spec, 1, stage.dtype.itemsize)
+    cache_bytes = config.cache_mib * MIB or int(free_bytes(stage.device) * CACHE_SHARE)
+    cache_tokens = cache_bytes // token_bytes
+    if cache_tokens < len(blocks):
+        raise UserError(
+            f"{cache_bytes / MIB:.1f} MiB of cache hold not one position of {len(blocks)} blocks: "
+            "give more by --cache-mib, or serve fewer blocks"
+        )
+    return _Loaded(
+        checkpoint,
+        config.name or model_name(config.model),
+        checkpoint.digest(),
+        stage,
+        blocks,
+        stage.measure(),
+        cache_tokens,
+    )
+
+
+def model_name(ref: str) -> str:
+    """What people call a model: its hub id, or the name of its directory."""
+    path = Path(ref).expanduser()
+    return path.resolve().name if path.is_dir() else ref.partition("@")[0]
+
+
+async def _refuse_namesake(member: Member, loaded: _Loaded) -> None:
+    """Two models under one name would mix in every reader's mind: the second has to be renamed."""
+    for offer in await member.directory.models():
+        if offer.name == loaded.name and offer.model != loaded.digest:
+            raise UserError(
+                f"the swarm already serves another model as {loaded.name} "
+                f"(digest {offer.model[:12]}, this one is {loaded.digest[:12]}): "
+                "serve the same files, or give this one a name by --name"
+            )
+
+
+def _announce(
+    config: NodeConfig, member: Member, loaded: _Loaded, admission: Admission
+) -> Announcement:
+    decode, prefill = loaded.rates
+    return Announcement(
+        model=loaded.digest,
+        name=loaded.name,
+        start=loaded.blocks.start,
+        stop=loaded.blocks.stop,
+        blocks=loaded.checkpoint.spec.blocks,
+        state="online",
+        device=f"{loaded.stage.device.type} {platform.machine()}"[:64],
+        dtype=str(loaded.stage.dtype).removeprefix("torch."),
+        quantization="none",
+        decode_tokens_s=decode,
+        prefill_tokens_s=prefill,
+        addresses=member.host.addresses()[:8],
+        cache_tokens_free=admission.free_tokens,
+        context_tokens_max=loaded.checkpoint.spec.context,
+        version=__version__,
+    )
+
+
+def _ready(member: Member, loaded: _Loaded, seconds: float) -> Ready:
+    return Ready(
+        member.host.peer_id,
+        loaded.name,
+        loaded.digest,
+        loaded.blocks,
+        loaded.checkpoint.spec.blocks,
+        member.host.addresses(),
+        seconds,
+    )
+
+
+def _facts(ready: Ready) -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "python": sys.version.split()[0],
+        "peer": ready.peer,
+        "name": ready.name,
+        "model": ready.model,
+        "blocks": [ready.blocks.start, ready.blocks.stop],
+        "total": ready.total,
+        "addresses": list(ready.addresses),
+        "seconds": round(ready.seconds, 3),
+    }

@@ -1,0 +1,51 @@
+"""Whole frames over one stream: what both ends of a session speak through."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..errors import RemoteError
+from ..swarm.frame import PAYLOAD_BYTES_MAX, FrameReader, pack_frame
+from ..swarm.wire import Message
+from .net.stream import Stream
+
+READ_BYTES = 256 * 1024  # one read takes a decode step whole, and a prefill chunk in few
+
+
+class FrameStream:
+    """Messages with raw payloads over a stream. One task may send while another receives."""
+
+    def __init__(self, stream: Stream, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
+        self._stream = stream
+        self._reader = FrameReader(payload_bytes_max)
+        self._ready: deque[tuple[Message, memoryview]] = deque()
+        self.peer = stream.peer
+
+    def allow(self, payload_bytes_max: int) -> None:
+        """Payloads of up to this many bytes are read from here on."""
+        self._reader.payload_bytes_max = payload_bytes_max
+
+    async def send(self, message: Message, *payload: bytes | bytearray | memoryview) -> None:
+        """Send one frame in one flush. Raises TransportError."""
+        payload_bytes = sum(len(part) for part in payload)
+        await self._stream.send(pack_frame(message, payload_bytes), *payload)
+
+    async def receive(self) -> tuple[Message, memoryview] | None:
+        """The next frame, or None when the other end has finished.
+
+        Raises RemoteError for a malformed or too large frame, TransportError when the road breaks.
+        """
+        while not self._ready:
+            data = await self._stream.receive(READ_BYTES)
+            if not len(data):
+                if self._reader.unfinished:
+                    raise RemoteError("the stream ended inside a frame")
+                return None
+            self._ready.extend(self._reader.feed(data))
+        return self._ready.popleft()
+
+    async def close(self) -> None:
+        await self._stream.close()
+
+    async def reset(self) -> None:
+        await self._stream.reset()

@@ -1,0 +1,160 @@
+"""One answer: prompt in, tokens out, whatever dies on the way.
+
+async with open_generation(host, router, worker, request) as answer:
+    async for piece in answer:
+        print(piece.text, end="")
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from ..errors import UserError
+from ..swarm.routing import Hop
+from .compute.sampling import Settings
+from .compute.voice import DTYPE, Voice
+from .compute.worker import Worker
+from .net.host import Host
+from .router import Router
+from .session import LiveSession, Recovery, SessionPlan, open_session
+
+CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
+
+
+GREEDY = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for. `ids` is the prompt, checked by the voice."""
+
+    voice: Voice
+    ids: tuple[int, ...]
+    settings: Settings = GREEDY
+    max_new_tokens: int = 64
+    stops: tuple[str, ...] = ()
+    wait_s: float = 0.0
+    ignore_eos: bool = False  # benchmarks want a fixed length
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"{self.max_new_tokens} new tokens asked for; ask for 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token. `text` is what is certain by now: it may be empty, or the end of several tokens.
+
+    seconds: since the one before, or since the start. finish: why it is the last, or None.
+    """
+
+    token: int
+    position: int
+    text: str
+    seconds: float
+    route: tuple[Hop, ...]
+    finish: str | None = None
+
+
+class Generation:
+    """An answer on its way. Iterate over it once."""
+
+    def __init__(self, session: LiveSession, worker: Worker, request: Request) -> None:
+        self._session = session
+        self._worker = worker
+        self._request = request
+        self._history = list(request.ids)
+        self._stream = request.voice.text.stream(request.ids, request.stops)
+        self._last_s = trio.current_time()
+        self._finished = False
+        self._fed = False
+
+    @property
+    def recoveries(self) -> list[Recovery]:
+        """The hops that were lost so far, and replaced."""
+        return self._session.recoveries
+
+    @property
+    def route(self) -> tuple[Hop, ...]:
+        return self._session.route
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self._finished:
+            raise StopAsyncIteration
+        request = self._request
+        if not self._fed:
+            await self._feed_prompt()
+        hidden = await self._session.output()
+        position = len(self._history)
+        token, payload = await self._worker.run(
+            request.voice.next_token, hidden, request.settings, position, self._history
+        )
+        self._history.append(token)
+        text, finish = self._judge(token)
+        if finish is None:  # the servers work on while the caller looks at this piece
+            self._session.feed(payload, tokens=1, rows=1)
+        self._finished = finish is not None
+        now_s = trio.current_time()
+        seconds, self._last_s = now_s - self._last_s, now_s
+        return Piece(token, position, text, seconds, self._session.route, finish)
+
+    def _judge(self, token: int) -> tuple[str, str | None]:
+        """The text that this token makes certain, and why the answer ends with it, if it does."""
+        request = self._request
+        if token in request.voice.text.eos and not request.ignore_eos:
+            return self._stream.finish(), "eos"
+        text = self._stream.push(token)
+        if self._stream.stopped:
+            return text, "stop"
+        if len(self._history) - len(request.ids) >= request.max_new_tokens:
+            return text + self._stream.finish(), "length"
+        return text, None
+
+    async def _feed_prompt(self) -> None:
+        ids = self._request.ids
+        for start in range(0, len(ids), CHUNK_TOKENS):
+            chunk = ids[start : start + CHUNK_TOKENS]
+            payload = await self._worker.run(self._request.voice.embed, chunk)
+            last = start + len(chunk) == len(ids)
+            self._session.feed(payload, tokens=len(chunk), rows=int(last))
+        self._fed = True
+        for _ in range(0, len(ids) - CHUNK_TOKENS, CHUNK_TOKENS):
+            await self._session.output()  # a chunk of which no row was wanted
+
+
+@asynccontextmanager
+async def open_generation(
+    host: Host, router: Router, worker: Worker, request: Request
+) -> AsyncIterator[Generation]:
+    """Route, open, and iterate. Leaving it frees every server's cache at once."""
+    voice = request.voice
+    tokens = min(len(request.ids) + request.max_new_tokens, voice.context)
+    if len(request.ids) + request.max_new_tokens > voice.context:
+        raise UserError(
+            f"{len(request.ids)} prompt tokens and {request.max_new_tokens} new ones are more than "
+            f"the context of {voice.name}, {voice.context}; ask for at most "
+            f"{voice.context - len(request.ids)} new tokens"
+        )
+    plan = SessionPlan(
+        model=voice.digest,
+        name=voice.name,
+        blocks=voice.blocks,
+        width=voice.width,
+        tokens=tokens,
+        dtype=DTYPE,
+        wait_s=request.wait_s,
+    )
+    async with open_session(host, router, plan) as session:
+        yield Generation(session, worker, request)
+
+
+def encode_request(voice: Voice, prompt: str | Sequence[int]) -> tuple[int, ...]:
+    """The ids of a prompt given as text or as ids. Raises UserError."""
+    return tuple(voice.prompt(prompt) if isinstance(prompt, str) else voice.check(prompt))

@@ -1,0 +1,52 @@
+"""A process's membership in the swarm: a host, the directory, and the router over both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ..crypto.keys import IdentityKey
+from ..dht.directory import Directory
+from ..dht.kad import open_directory
+from ..errors import TransportError, UserError
+from .net.host import Host, HostConfig, open_host
+from .router import Router
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What the services of a process share."""
+
+    host: Host
+    directory: Directory
+    router: Router
+
+
+@asynccontextmanager
+async def open_member(
+    key: IdentityKey,
+    *,
+    listen: tuple[str, ...],
+    join: Sequence[str],
+    boot: int,
+    serve: bool,
+) -> AsyncIterator[Member]:
+    """Listen and join. serve: keep records for others (a node), or only ask (a client).
+
+    Raises UserError when a port is in use, or when nobody in `join` can be reached.
+    """
+    async with (
+        open_host(HostConfig(seed=key.seed(), listen=listen)) as host,
+        open_directory(host, key, boot=boot, serve=serve) as directory,
+    ):
+        if join:
+            try:
+                await directory.bootstrap(join)
+            except TransportError as error:
+                raise UserError(
+                    f"nobody answers at {', '.join(join)}: check that a node runs there ({error})"
+                ) from error
+        # SystemRandom: which peer a client prefers must not be guessable by the peers
+        yield Member(host, directory, Router(host, directory, random.SystemRandom()))

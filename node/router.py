@@ -1,0 +1,133 @@
+"""Keeps the picture of the swarm fresh, and answers with routes.
+
+A view is made from verified announcements (the directory's business) and from what this process
+saw of the peers itself (swarm/history.py). A read of the directory is shared by all who want it,
+used for `FRESH_S`, and repeated at once when a route cannot be found.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from ..dht.record import Announcement
+from ..errors import MissingBlocks, Refused
+from ..swarm.blocks import BlockRange
+from ..swarm.history import PeerHistory
+from ..swarm.routing import Route, find_route
+from ..swarm.view import RTT_UNKNOWN_S, Span, SwarmView
+from .net.host import Host
+
+FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
+GRACE_S = 3.0  # longer than a first ban: one hiccup of the only replica is survived
+LOOK_AGAIN_S = 0.25  # between two looks for cover that is not there
+
+
+class Directory(Protocol):
+    """Where announcements are found."""
+
+    async def find(self, model: str) -> tuple[Announcement, ...]: ...
+
+
+@dataclass(slots=True)
+class _Known:
+    found: tuple[Announcement, ...] = ()
+    read_s: float = -1e9
+    reading: trio.Lock = field(default_factory=trio.Lock)
+
+
+class Router:
+    """One for a process: all its sessions share what was seen of the peers."""
+
+    def __init__(self, host: Host, directory: Directory, rng: random.Random) -> None:
+        self._host = host
+        self._directory = directory
+        self._rng = rng
+        self._known: dict[str, _Known] = {}
+        self._histories: dict[str, PeerHistory] = {}
+
+    def history(self, peer: str) -> PeerHistory:
+        return self._histories.setdefault(peer, PeerHistory())
+
+    async def announcements(
+        self, model: str, *, within_s: float = FRESH_S
+    ) -> tuple[Announcement, ...]:
+        """Who says that they serve this model: verified, and read at most `within_s` ago."""
+        known = self._known.setdefault(model, _Known())
+        wanted_s = trio.current_time() - within_s
+        if known.read_s <= wanted_s:
+            async with known.reading:
+                if known.read_s <= wanted_s:
+                    began_s = trio.current_time()
+                    known.found = await self._directory.find(model)
+                    known.read_s = began_s
+                    for told in known.found:
+                        self.history(told.peer).announced(told.boot)
+                        self._host.learn(told.peer, told.addresses)
+        return known.found
+
+    async def view(self, model: str, blocks: int, *, within_s: float = FRESH_S) -> SwarmView:
+        found = await self.announcements(model, within_s=within_s)
+        spans = tuple(
+            self._span(told)
+            for told in found
+            if told.state == "online" and told.blocks == blocks and told.peer != self._host.peer_id
+        )
+        addresses = {told.peer: told.addresses for told in found}
+        return SwarmView(model, BlockRange(0, blocks), spans, addresses)
+
+    async def route(
+        self,
+        model: str,
+        total: int,
+        blocks: BlockRange,
+        *,
+        cache_tokens: int,
+        wait_s: float = 0.0,
+    ) -> Route:
+        """Hops for these blocks, around every peer that lately failed.
+
+        Where none is found the directory is read again, for GRACE_S or `wait_s`, whichever is
+        longer; then MissingBlocks, or Refused when all that serve the blocks are full.
+        """
+        deadline_s = trio.current_time() + max(GRACE_S, wait_s)
+        within_s = 10 * FRESH_S  # a dead peer's neighbour is known already: go at once
+        while True:
+            view = await self.view(model, total, within_s=within_s)
+            now = trio.current_time()
+            failed = {span.peer for span in view.spans if self.history(span.peer).banned(now)}
+            full = {span.peer for span in view.spans if self.history(span.peer).busy(now)}
+            try:
+                return find_route(
+                    view,
+                    blocks,
+                    cache_tokens=cache_tokens,
+                    avoid=failed | full,
+                    draw=self._draw,
+                )
+            except MissingBlocks as missing:
+                if now >= deadline_s:
+                    if full and not view.missing():
+                        raise Refused(
+                            f"every peer that serves {view.model[:12]} is full",
+                            retry_after_s=LOOK_AGAIN_S,
+                        ) from missing
+                    raise
+            within_s = LOOK_AGAIN_S
+            await trio.sleep(LOOK_AGAIN_S)
+
+    def _draw(self, mean: float) -> float:
+        return self._rng.expovariate(1.0 / mean)
+
+    def _span(self, told: Announcement) -> Span:
+        history = self.history(told.peer)
+        return Span(
+            peer=told.peer,
+            blocks=BlockRange(told.start, told.stop),
+            block_s=history.block_s(told.decode_tokens_s),
+            rtt_s=RTT_UNKNOWN_S if history.rtt_s is None else history.rtt_s,
+            cache_tokens_free=told.cache_tokens_free,
+        )

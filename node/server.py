@@ -1,0 +1,224 @@
+"""Serves a span: sessions in, steps to the device, answers out.
+
+One task a session, one step of it at a time: the next frame waits in the stream, so a client can
+fill no queue but its own window. The device's worker takes the waiting sessions in turn. What a
+peer sends is bounded before it is kept: no payload before `Open`, none larger than the session's
+own length after it, a deadline on the first frame, a lease on the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+import trio
+
+from ..errors import Refused, RemoteError, TransportError
+from ..swarm.admission import RETRY_LATEST_S, Admission
+from ..swarm.blocks import BlockRange
+from ..swarm.frame import PAYLOAD_BYTES_MAX
+from ..swarm.wire import Busy, Fault, Open, Opened, Output, Renew, Step, Truncate
+from .frames import FrameStream
+from .net.stream import Stream
+
+log = structlog.get_logger()
+
+OPEN_S = 10.0  # for the first frame; a good client sends it with the stream's opening
+ANSWER_S = 30.0  # for a client to take one answer: 8 MiB over 2 Mbit/s
+DTYPE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+
+
+class Engine(Protocol):
+    """What computes: blocks on a device. Every call may block; it runs on the worker's thread."""
+
+    blocks: BlockRange
+    width: int
+    context: int  # positions that a session may have
+    numerics: str
+
+    def open_cache(self, blocks: BlockRange, tokens: int) -> Any: ...
+
+    def run(
+        self, cache: Any, payload: memoryview, step: Step, dtype: str
+    ) -> tuple[memoryview, float]:
+        """The answer's payload, and the seconds it took. RemoteError when the input is rubbish."""
+
+    def truncate(self, cache: Any, at: int) -> None: ...
+
+
+class Device(Protocol):
+    """The one thread that touches the device."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    async def run(self, function: Any, *args: Any) -> Any: ...
+
+
+@dataclass(slots=True)
+class _Session:
+    frames: FrameStream
+    cache: Any
+    blocks: BlockRange
+    tokens: int
+    dtype: str
+    length: int = 0
+
+
+class Server:
+    """The handler of session streams."""
+
+    def __init__(self, engine: Engine, device: Device, admission: Admission, model: str) -> None:
+        self._engine = engine
+        self._device = device
+        self._admission = admission
+        self._model = model
+        self._live: dict[object, trio.CancelScope] = {}
+        self._empty = trio.Event()
+        self.steps_served = 0
+        self.tokens_served = 0
+
+    @property
+    def sessions(self) -> int:
+        return len(self._live)
+
+    async def serve(self, stream: Stream) -> None:
+        """One session, from `Open` to its end."""
+        frames = FrameStream(stream, payload_bytes_max=0)
+        key = object()
+        try:
+            opened = await self._open(frames, key)
+            if opened is None:
+                return
+            with trio.CancelScope() as scope:
+                self._live[key] = scope
+                try:
+                    while await self._step(opened, key):
+                        pass
+                finally:
+                    del self._live[key]
+                    self._admission.release(key)
+                    if not self._live:
+                        self._empty.set()
+            with trio.move_on_after(1):
+                if scope.cancelled_caught:
+                    await frames.send(Busy("the server has left", RETRY_LATEST_S))
+                await frames.close()
+        except RemoteError as error:
+            with trio.move_on_after(1):
+                await frames.send(Fault(str(error)[:250]))
+                await frames.close()
+            raise
+
+    async def drain(self, within_s: float) -> None:
+        """Take nothing new; let live sessions end, or tell them to go when the time is up."""
+        self._admission.leave()
+        with trio.move_on_after(within_s):
+            await self._until_empty()
+        for scope in self._live.values():
+            scope.cancel()
+        with trio.move_on_after(1):
+            await self._until_empty()
+
+    async def _until_empty(self) -> None:
+        while self._live:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    async def _open(self, frames: FrameStream, key: object) -> _Session | None:
+        with trio.move_on_after(OPEN_S) as deadline:
+            received = await frames.receive()
+        if deadline.cancelled_caught:
+            raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a session")
+        if received is None:
+            return None
+        asked, _ = received
+        if not isinstance(asked, Open):
+            raise RemoteError(f"{type(asked).__name__} before Open")
+        blocks = self._check(asked)
+        try:
+            self._admission.admit(key, frames.peer, blocks, asked.tokens, trio.current_time())
+        except Refused as refusal:
+            await frames.send(Busy(refusal.reason, refusal.retry_after_s))
+            await frames.close()
+            return None
+        try:
+            row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
+            frames.allow(min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes))
+            cache = await self._device.run(self._engine.open_cache, blocks, asked.tokens)
+            await self._answer(
+                frames,
+                Opened(self._admission.lease_s, self._engine.width, self._engine.numerics),
+            )
+        except BaseException:
+            self._admission.release(key)
+            raise
+        return _Session(frames, cache, blocks, asked.tokens, asked.dtype)
+
+    def _check(self, asked: Open) -> BlockRange:
+        mine = self._engine.blocks
+        if asked.model != self._model:
+            raise RemoteError("another model is served here")
+        if not mine.start <= asked.start < asked.stop <= mine.stop:
+            raise RemoteError(f"blocks {asked.start}:{asked.stop} are not in {mine}")
+        if not 1 <= asked.tokens <= self._engine.context:
+            raise RemoteError(f"{asked.tokens} positions; this model has {self._engine.context}")
+        if asked.dtype not in DTYPE_BYTES:
+            raise RemoteError(f"unknown dtype {asked.dtype}")
+        return BlockRange(asked.start, asked.stop)
+
+    async def _step(self, session: _Session, key: object) -> bool:
+        """Serve one frame; False at the end of the session."""
+        with trio.move_on_at(self._admission.expires_s(key)) as lease:
+            received = await session.frames.receive()
+        if lease.cancelled_caught:
+            await self._answer(session.frames, Busy("the lease ran out", 0.0))
+            return False
+        if received is None:
+            return False
+        self._admission.renew(key, trio.current_time())
+        match received:
+            case Step() as step, payload:
+                await self._run(session, step, payload)
+            case Truncate(at), _:
+                if at > session.length:
+                    raise RemoteError(f"truncating to {at} of {session.length}")
+                await self._device.run(self._engine.truncate, session.cache, at)
+                session.length = at
+            case Renew(), _:
+                pass
+            case other, _:
+                raise RemoteError(f"{type(other).__name__} inside a session")
+        return True
+
+    async def _run(self, session: _Session, step: Step, payload: memoryview) -> None:
+        tokens = sum(step.sizes)
+        if min(step.sizes) < 1 or step.rows > tokens:
+            raise RemoteError(f"a step of sizes {step.sizes} that wants {step.rows} rows")
+        if step.at > session.length or step.at + tokens > session.tokens:
+            raise RemoteError(
+                f"a step at {step.at}..{step.at + tokens} of a session that holds "
+                f"{session.length} of {session.tokens}"
+            )
+        waiting = self._device.waiting
+        began = trio.current_time()
+        answer, compute_s = await self._device.run(
+            self._engine.run, session.cache, payload, step, session.dtype
+        )
+        session.length = step.at + tokens
+        self.steps_served += 1
+        self.tokens_served += tokens
+        queue_s = max(0.0, trio.current_time() - began - compute_s)
+        if not math.isfinite(compute_s):
+            compute_s = 0.0
+        await self._answer(
+            session.frames, Output(step.at, tokens, step.rows, compute_s, queue_s, waiting), answer
+        )
+
+    async def _answer(self, frames: FrameStream, message: Any, *payload: memoryview) -> None:
+        with trio.move_on_after(ANSWER_S) as deadline:
+            await frames.send(message, *payload)
+        if deadline.cancelled_caught:
+            raise TransportError(f"{frames.peer} took no answer in {ANSWER_S:.0f} s")
