@@ -3,6 +3,25 @@
 A peer-to-peer volunteer compute network for large language models. Peers each hold a few
 transformer blocks; a client routes a session through them and keeps what it needs to go on
 when any of them dies.
+
+    with potluck.connect(join=[...]) as swarm:
+        for piece in swarm.generate("org/name", "Hello", max_new_tokens=64, seed=1):
+            print(piece.text, end="")
 """
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["BlockingSwarm", "Piece", "Swarm", "connect", "open_swarm"]
+
+if TYPE_CHECKING:
+    from .node.client import BlockingSwarm, Piece, Swarm, connect, open_swarm
+
+
+def __getattr__(name: str) -> Any:
+    """The client's names, loaded when first asked for: the client needs torch, `--help` not."""
+    if name in __all__:
+        from .node import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,12 @@
 """Every error, as one tree. A branch is chosen by its remedy.
 
-    PotluckError
-    ├── UserError       bad input: one line that says what and what to do, exit code 2
-    ├── LocalError      our own fault: nobody catches it, the process ends loudly
-    ├── RemoteError     a peer's fault: close the stream, trust the peer less
-    ├── TransportError  the road failed: try another hop
-    ├── Refused         a peer is full: come back in `retry_after_s`
-    └── MissingBlocks   nobody serves some blocks: wait for cover, or give up
+PotluckError
+├── UserError       bad input: one line that says what and what to do, exit code 2
+├── LocalError      our own fault: nobody catches it, the process ends loudly
+├── RemoteError     a peer's fault: close the stream, trust the peer less
+├── TransportError  the road failed: try another hop
+├── Refused         a peer is full: come back in `retry_after_s`
+└── MissingBlocks   nobody serves some blocks: wait for cover, or give up
 """
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -50,6 +51,11 @@ def default_home() -> Path:
     return Path(named).expanduser() if named else Path(platformdirs.user_data_dir("potluck"))
 
 
+def home_of(given: str | Path | None) -> Path:
+    """The home that was given, or the default one."""
+    return Path(given).expanduser() if given else default_home()
+
+
 def find_join(given: Sequence[str], home: Path) -> tuple[str, ...]:
     """By whom to join: what was given, POTLUCK_JOIN, config.toml, or what runs under this home."""
     named = os.environ.get("POTLUCK_JOIN", "")
@@ -57,20 +63,19 @@ def find_join(given: Sequence[str], home: Path) -> tuple[str, ...]:
         tuple(given)
         or tuple(part.strip() for part in named.split(",") if part.strip())
         or _configured(home)
-        or running_addresses(home)
+        or tuple(str(one) for told in running_nodes(home) for one in told.get("addresses", ()))
     )
 
 
-def running_addresses(home: Path) -> tuple[str, ...]:
-    """Addresses of the node, or the testnet's nodes, that run under this home."""
-    found: list[str] = []
+def running_nodes(home: Path) -> Iterator[dict[str, Any]]:
+    """What the nodes, or the testnet's nodes, under this home wrote down when they were ready."""
     for path in [home / RUNNING, *sorted((home / TESTNET).glob(f"*/{RUNNING}"))]:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            found += [str(address) for address in told["addresses"]]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             continue  # not running, or just being written: the next one may do
-    return tuple(found)
+        if isinstance(told, dict):
+            yield told
 
 
 def _configured(home: Path) -> tuple[str, ...]:

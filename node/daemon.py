@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -34,8 +35,12 @@ from .compute.stage import Stage
 from .compute.worker import open_worker
 from .config import RUNNING, NodeConfig
 from .identity import load_or_create, next_boot
+from .library import find_model
 from .member import Member, open_member
 from .server import Server
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
 
 log = structlog.get_logger()
 
@@ -50,6 +55,7 @@ class Ready:
 
     peer: str
     name: str
+    source: str
     model: str
     blocks: BlockRange
     total: int
@@ -60,6 +66,7 @@ class Ready:
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     checkpoint: Checkpoint
+    source: str
     name: str
     digest: str
     stage: Stage
@@ -69,7 +76,7 @@ class _Loaded:
 
 
 async def run_node(
-    config: NodeConfig, *, task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED
+    config: NodeConfig, *, task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend."""
     began_s = time.monotonic()
@@ -132,7 +139,8 @@ def write_whole(path: Path, text: str) -> None:
 
 def _load(config: NodeConfig) -> _Loaded:
     """The weights of this node's blocks. Blocks; runs on the worker's thread."""
-    checkpoint = open_checkpoint(config.model, offline=config.offline, home=config.home)
+    shelf = find_model(config.model, config.home)
+    checkpoint = open_checkpoint(shelf.source, offline=config.offline, home=config.home)
     spec = checkpoint.spec
     blocks = parse_blocks(config.blocks, spec.blocks)
     stage = Stage.load(
@@ -148,19 +156,14 @@ def _load(config: NodeConfig) -> _Loaded:
         )
     return _Loaded(
         checkpoint,
-        config.name or model_name(config.model),
+        shelf.source,
+        config.name or shelf.name,
         checkpoint.digest(),
         stage,
         blocks,
         stage.measure(),
         cache_tokens,
     )
-
-
-def model_name(ref: str) -> str:
-    """What people call a model: its hub id, or the name of its directory."""
-    path = Path(ref).expanduser()
-    return path.resolve().name if path.is_dir() else ref.partition("@")[0]
 
 
 async def _refuse_namesake(member: Member, loaded: _Loaded) -> None:
@@ -201,6 +204,7 @@ def _ready(member: Member, loaded: _Loaded, seconds: float) -> Ready:
     return Ready(
         member.host.peer_id,
         loaded.name,
+        loaded.source,
         loaded.digest,
         loaded.blocks,
         loaded.checkpoint.spec.blocks,
@@ -215,6 +219,7 @@ def _facts(ready: Ready) -> dict[str, object]:
         "python": sys.version.split()[0],
         "peer": ready.peer,
         "name": ready.name,
+        "source": ready.source,
         "model": ready.model,
         "blocks": [ready.blocks.start, ready.blocks.stop],
         "total": ready.total,

@@ -52,6 +52,11 @@ class Worker:
         self._waiting = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait or run now."""
+        return self._waiting
+
     async def run(self, fn: Callable[..., T], *args: Any) -> T:
         """`fn(*args)` on the worker's thread: its result, or its exception.
 

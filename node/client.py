@@ -1,0 +1,275 @@
+"""The Python client: generate through the swarm, from trio or from plain blocking code.
+
+    async with potluck.open_swarm(join=[...]) as swarm:
+        async with swarm.generation("demo", "Hello", max_new_tokens=64) as answer:
+            async for piece in answer: ...
+
+    with potluck.connect(join=[...]) as swarm:
+        for piece in swarm.generate("demo", "Hello", max_new_tokens=64, seed=1): ...
+
+Both give `Piece`s: token id, certain text, seconds since the last, the route. Leaving early, by any
+road, frees the servers' caches at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import outcome
+import trio
+
+from ..crypto.keys import IdentityKey
+from ..dht.directory import ModelOffer
+from ..dht.record import Announcement
+from ..errors import LocalError, TransportError, UserError
+from .compute.sampling import Settings
+from .compute.voice import Voice
+from .compute.worker import Worker, open_worker
+from .config import find_join, home_of
+from .generation import Generation, Piece, Request, encode_request, open_generation
+from .library import find_model
+from .member import Member, open_member
+
+JOIN_S = 10.0  # for the first answer of whoever we join by
+
+
+class Swarm:
+    """A client's membership. Made by `open_swarm`."""
+
+    def __init__(self, member: Member, worker: Worker, home: Path, offline: bool) -> None:
+        self.member = member
+        self._worker = worker
+        self._home = home
+        self._offline = offline
+        self._voices: dict[str, Voice] = {}
+
+    async def voice(self, model: str) -> Voice:
+        """The tokenizer and the two ends of a model, loaded once. Raises UserError."""
+        if model not in self._voices:
+            shelf = find_model(model, self._home)
+            self._voices[model] = await self._worker.run(
+                lambda: Voice.load(shelf.source, offline=self._offline, home=self._home)
+            )
+        return self._voices[model]
+
+    @asynccontextmanager
+    async def generation(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        wait_s: float = 0.0,
+        ignore_eos: bool = False,
+    ) -> AsyncIterator[Generation]:
+        """An answer to iterate over. prompt: text, or token ids as they are.
+
+        The same seed gives the same text whatever the route; without one a fresh seed is drawn.
+        wait_s: how long to wait for cover when blocks are missing. Raises UserError, MissingBlocks
+        or Refused.
+        """
+        if temperature > 0 and seed is None:
+            seed = time.time_ns() & 0xFFFFFFFF
+        voice = await self.voice(model)
+        request = Request(
+            voice=voice,
+            ids=encode_request(voice, prompt),
+            settings=Settings(temperature, top_k, top_p, min_p, repetition_penalty, seed),
+            max_new_tokens=max_new_tokens,
+            stops=tuple(stop),
+            wait_s=wait_s,
+            ignore_eos=ignore_eos,
+        )
+        member = self.member
+        async with open_generation(member.host, member.router, self._worker, request) as answer:
+            yield answer
+
+    async def models(self) -> tuple[ModelOffer, ...]:
+        """The models that the swarm serves, by name."""
+        return await self.member.directory.models()
+
+    async def spans(self, model: str) -> tuple[Announcement, ...]:
+        """Who serves which blocks of the model with this digest."""
+        return await self.member.directory.find(model)
+
+
+@asynccontextmanager
+async def open_swarm(
+    join: Sequence[str] = (), *, home: str | Path | None = None, offline: bool = False
+) -> AsyncIterator[Swarm]:
+    """Join as a client.
+
+    join: addresses of any peers; by default POTLUCK_JOIN, the config file, or what runs under this
+    home. Raises UserError when there is none or none answers.
+    """
+    place = home_of(home)
+    addresses = find_join(join, place)
+    if not addresses:
+        raise UserError(
+            "no swarm to join: start one (potluck testnet up), or give --join or POTLUCK_JOIN"
+        )
+    failure: Exception | None = None
+    async with (
+        open_worker() as worker,
+        open_member(
+            IdentityKey.generate(),
+            listen=(),
+            join=addresses,
+            boot=int(time.time()),
+            serve=False,
+        ) as member,
+    ):
+        try:
+            yield Swarm(member, worker, place, offline)
+        except Exception as error:  # the caller's own: a nursery below would wrap it in a group
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+class BlockingSwarm:
+    """A client for code without an event loop. Made by `connect`; usable from any thread."""
+
+    def __init__(self, swarm: Swarm, token: trio.lowlevel.TrioToken, nursery: trio.Nursery) -> None:
+        self._swarm = swarm
+        self._token = token
+        self._nursery = nursery
+
+    def generate(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        wait_s: float = 0.0,
+    ) -> Iterator[Piece]:
+        """The answer, piece by piece. Arguments and errors as `Swarm.generation`.
+
+        Closing the iterator, or leaving its loop, frees the servers' caches at once.
+        """
+        answer = self._swarm.generation(
+            model,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            wait_s=wait_s,
+        )
+        scope, done = trio.CancelScope(), threading.Event()
+        send, receive = trio.open_memory_channel[outcome.Value[Piece] | outcome.Error](1)
+
+        def start() -> None:
+            self._nursery.start_soon(_pump, answer, send, scope, done)
+
+        trio.from_thread.run_sync(start, trio_token=self._token)
+        try:
+            while True:
+                try:
+                    result = trio.from_thread.run(receive.receive, trio_token=self._token)
+                except trio.EndOfChannel:
+                    return
+                yield result.unwrap()
+        finally:
+            trio.from_thread.run_sync(scope.cancel, trio_token=self._token)
+            done.wait()
+
+    def models(self) -> tuple[ModelOffer, ...]:
+        """The models that the swarm serves, by name."""
+        return trio.from_thread.run(self._swarm.models, trio_token=self._token)
+
+    def spans(self, model: str) -> tuple[Announcement, ...]:
+        """Who serves which blocks of the model with this digest."""
+        return trio.from_thread.run(self._swarm.spans, model, trio_token=self._token)
+
+
+async def _pump(
+    answer: AbstractAsyncContextManager[Generation],
+    send: trio.MemorySendChannel[outcome.Value[Piece] | outcome.Error],
+    scope: trio.CancelScope,
+    done: threading.Event,
+) -> None:
+    """Carry an answer's pieces, or its error, to the thread that waits for them."""
+    try:
+        with scope:
+            async with send:
+                try:
+                    async with answer as pieces:
+                        async for piece in pieces:
+                            await send.send(outcome.Value(piece))
+                except Exception as error:  # the other thread's to handle, whatever it is
+                    await send.send(outcome.Error(error))
+    finally:
+        done.set()
+
+
+@contextmanager
+def connect(
+    join: Sequence[str] = (), *, home: str | Path | None = None, offline: bool = False
+) -> Iterator[BlockingSwarm]:
+    """Join as a client, without an event loop: one runs on a thread of its own meanwhile."""
+    started: list[BlockingSwarm] = []
+    failed: list[BaseException] = []
+    ready, leave = threading.Event(), trio.Event()
+
+    async def stay() -> None:
+        async with (
+            open_swarm(join, home=home, offline=offline) as swarm,
+            trio.open_nursery() as nursery,
+        ):
+            token = trio.lowlevel.current_trio_token()
+            started.append(BlockingSwarm(swarm, token, nursery))
+            ready.set()
+            await leave.wait()
+            nursery.cancel_scope.cancel()
+
+    def run() -> None:
+        try:
+            trio.run(stay)
+        except BaseException as error:  # carried to the caller's thread, and raised there
+            failed.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="potluck", daemon=True)
+    thread.start()
+    ready.wait()
+    if failed:
+        raise failed[0]
+    swarm = started[0]
+    try:
+        yield swarm
+    finally:
+        try:
+            trio.from_thread.run_sync(leave.set, trio_token=swarm._token)
+        except trio.RunFinishedError:
+            raise LocalError("the client's event loop ended by itself") from None
+        finally:
+            thread.join()
+    if failed:
+        raise failed[0]
+
+
+__all__ = ["BlockingSwarm", "Piece", "Swarm", "TransportError", "connect", "open_swarm"]

@@ -1,0 +1,44 @@
+"""Which files a model's name means on this machine.
+
+demo            the checkpoint that comes with the package
+./some/folder   a directory with config.json, tokenizer.json and safetensors
+org/name[@rev]  the hub, by its cache
+NAME            what a node or testnet under this home serves by that name
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .config import running_nodes
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent / "compute" / "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where a model's files are (a directory, or a hub id), and what people call it."""
+
+    source: str
+    name: str
+
+
+def find_model(ref: str, home: Path) -> Shelf:
+    """The files that `ref` means. Raises UserError when it means none."""
+    if ref == DEMO:
+        return Shelf(str(DEMO_FOLDER), DEMO)
+    path = Path(ref).expanduser()
+    if path.exists():
+        return Shelf(str(path.resolve()), path.resolve().name)
+    for told in running_nodes(home):
+        if told.get("name") == ref and isinstance(told.get("source"), str):
+            return Shelf(told["source"], ref)
+    if ref.partition("@")[0].count("/") == 1 and not ref.startswith((".", "/", "~")):
+        return Shelf(ref, ref.partition("@")[0])
+    raise UserError(
+        f"{ref}: no such directory, no hub id (org/name), and nothing of that name runs here: "
+        "give a folder with config.json, a hub id, or demo"
+    )
