@@ -71,10 +71,13 @@ def decode(raw: bytes | bytearray | memoryview, kind: type[T], *, max_bytes: int
 
 
 def decode_any(
-    raw: bytes | bytearray | memoryview, kinds: tuple[type[T], ...], *, max_bytes: int = BYTES_MAX
-) -> T:
+    raw: bytes | bytearray | memoryview,
+    kinds: tuple[type[Any], ...],
+    *,
+    max_bytes: int = BYTES_MAX,
+) -> Any:
     """The tagged struct, one of `kinds`, that these bytes are. Raises RemoteError otherwise."""
-    return _decode(raw, _union_plan(kinds), max_bytes)  # type: ignore[no-any-return]
+    return _decode(raw, _union_plan(kinds), max_bytes)
 
 
 def _decode(raw: bytes | bytearray | memoryview, plan: "_Plan", max_bytes: int) -> Any:

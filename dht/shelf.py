@@ -1,0 +1,118 @@
+"""The records that this peer keeps for others: bounded by place, by peer and by bytes.
+
+Only a record's own signer may put it, so a flood costs as many identities as records. When a
+place is full, those whose salted digest is least stay: the salt is each keeper's secret, so nobody
+can aim at a record's seat, and several keepers together hold a fair sample (the ranking of BASALT,
+Auvolat et al., 2023). When the shelf is full, the place farthest from ourselves gives way: it is
+others' duty.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ..crypto.digest import digest
+from ..errors import Refused
+from .keyspace import distance, peer_point
+from .message import HAVE_BYTES
+from .record import REFRESH_S, Record
+
+PLACE_RECORDS_MAX: Final = 256
+PEER_PLACES_MAX: Final = 32
+SHELF_BYTES_MAX: Final = 32 * 1024 * 1024
+ENTRY_BYTES: Final = 1024  # what Python adds to a record's own bytes, measured, rounded up
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    record: Record
+    rank: bytes
+
+
+class Shelf:
+    """Records by place, then by peer. What goes in has been checked and admitted."""
+
+    def __init__(self, me: str, *, salt: bytes, bytes_max: int = SHELF_BYTES_MAX) -> None:
+        self._me = me
+        self._point = peer_point(me)
+        self._salt = salt
+        self._bytes_max = bytes_max
+        self._places: dict[bytes, dict[str, _Seat]] = {}
+        self._places_of: dict[str, int] = {}
+        self.bytes_held = 0
+
+    def __len__(self) -> int:
+        return sum(len(seats) for seats in self._places.values())
+
+    def put(self, record: Record) -> None:
+        """Keep a record, in the place of the signer's older one. Raises Refused when full."""
+        place, peer = record.slot.place, record.slot.peer
+        seats = self._places.get(place, {})
+        old = seats.get(peer)
+        if old is not None:
+            if old.record.order < record.order:
+                self._take(place, peer)
+                self._seat(record, old.rank)
+            return
+        rank = digest("potluck seat", self._salt, peer.encode())
+        if peer != self._me:
+            self._make_room(place, peer, rank)
+        self._seat(record, rank)
+
+    def at(
+        self, place: bytes, now: float, *, have: bytes = b"", bytes_max: int | None = None
+    ) -> Iterator[Record]:
+        """The records of a place that have not expired, but for those that `have` names."""
+        known = {have[at : at + HAVE_BYTES] for at in range(0, len(have), HAVE_BYTES)}
+        left = bytes_max
+        for seat in self._places.get(place, {}).values():
+            record = seat.record
+            if record.expires_s <= now or record.digest[:HAVE_BYTES] in known:
+                continue
+            if left is not None:
+                left -= len(record.raw) + 8
+                if left < 0:
+                    return
+            yield record
+
+    def forget_expired(self, now: float) -> None:
+        expired = [
+            seat.record.slot
+            for seats in self._places.values()
+            for seat in seats.values()
+            if seat.record.expires_s <= now
+        ]
+        for slot in expired:
+            self._take(slot.place, slot.peer)
+
+    def _make_room(self, place: bytes, peer: str, rank: bytes) -> None:
+        if self._places_of.get(peer, 0) >= PEER_PLACES_MAX:
+            raise Refused(f"{peer} fills {PEER_PLACES_MAX} places", retry_after_s=REFRESH_S)
+        seats = self._places.get(place, {})
+        others = [name for name in seats if name != self._me]
+        if len(others) >= PLACE_RECORDS_MAX:
+            last = max(others, key=lambda name: seats[name].rank)
+            if seats[last].rank <= rank:
+                raise Refused("the place is full", retry_after_s=REFRESH_S)
+            self._take(place, last)
+        while self.bytes_held >= self._bytes_max:
+            far = max(self._places, key=lambda at: distance(at, self._point))
+            if distance(far, self._point) <= distance(place, self._point):
+                raise Refused("the shelf is full", retry_after_s=REFRESH_S)
+            for name in list(self._places[far]):
+                self._take(far, name)
+
+    def _seat(self, record: Record, rank: bytes) -> None:
+        slot = record.slot
+        self._places.setdefault(slot.place, {})[slot.peer] = _Seat(record, rank)
+        self._places_of[slot.peer] = self._places_of.get(slot.peer, 0) + 1
+        self.bytes_held += len(record.raw) + ENTRY_BYTES
+
+    def _take(self, place: bytes, peer: str) -> None:
+        seats = self._places[place]
+        self.bytes_held -= len(seats.pop(peer).record.raw) + ENTRY_BYTES
+        if not seats:
+            del self._places[place]
+        self._places_of[peer] -= 1
+        if not self._places_of[peer]:
+            del self._places_of[peer]
