@@ -1,4 +1,7 @@
-"""Which device computes, and in which number format."""
+"""Which device computes, in which number format, and what makes two of them agree."""
+
+import platform
+from pathlib import Path
 
 import torch
 
@@ -43,3 +46,31 @@ def choose_dtype(wanted: str | None, device: torch.device) -> torch.dtype:
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32
+
+
+def numerics_class(device: torch.device, dtype: torch.dtype) -> str:
+    """A name for everything that a kernel's last bits depend on, at most 128 characters.
+
+    Products are reduced in an order that the library chooses by processor, by its own version
+    and by the number of threads (measured: one and two threads differ in the last bits).
+    """
+    name = next(name for name, known in DTYPES.items() if known == dtype)
+    if device.type == "cuda":
+        place = torch.cuda.get_device_name(device)
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        place = f"{_processor()} {capability} threads {torch.get_num_threads()}"
+    return f"{name} torch {torch.__version__} {place}"[:128]
+
+
+def _processor() -> str:
+    """Vendor, family and model, or what the platform has to say."""
+    facts: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass  # not Linux
+    known = [facts[key] for key in ("vendor_id", "cpu family", "model") if key in facts]
+    return " ".join(known) or platform.processor() or platform.machine()

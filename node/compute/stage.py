@@ -14,7 +14,7 @@ from ...errors import RemoteError, UserError
 from .block import Block, plan_step, weight_shapes
 from .cache import Cache
 from .checkpoint import Checkpoint
-from .device import choose_device, choose_dtype
+from .device import choose_device, choose_dtype, numerics_class
 from .memory import require_memory
 from .rope import Turns
 from .spec import ModelSpec
@@ -79,6 +79,11 @@ class Stage:
                 blocks.append(Block(spec, index, weights, dtype=numbers, device=place))
         return Stage(spec, start, blocks, dtype=numbers, device=place)
 
+    @property
+    def numerics(self) -> str:
+        """Stages of equal strings give equal bits for equal steps."""
+        return numerics_class(self.device, self.dtype)
+
     def open_cache(self, start: int, stop: int, max_tokens: int) -> Cache:
         """The memory of a new session over blocks start..stop. Raises RemoteError."""
         if not self.start <= start < stop <= self.stop:
@@ -123,6 +128,8 @@ class Stage:
         """
         if any(step < 1 for step in steps) or sum(steps) != len(hidden):
             raise RemoteError(f"steps of {sum(steps)} rows for {len(hidden)} hidden states")
+        if len(steps) == 1:
+            return self.forward(hidden, cache, at)
         done = []
         for rows in torch.split(hidden, list(steps)):
             done.append(self.forward(rows, cache, at))

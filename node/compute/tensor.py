@@ -5,7 +5,6 @@ its dtype stand in the frame's header. Neither direction copies what is already 
 """
 
 import sys
-import warnings
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from ...errors import LocalError, RemoteError
 
 TAGS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _TAG_OF = {dtype: tag for tag, dtype in TAGS.items()}
+Payload = bytes | bytearray | memoryview
 
 
 def tag_of(dtype: torch.dtype) -> str:
@@ -36,25 +36,34 @@ def pack(tensor: Tensor, tag: str | None = None) -> memoryview:
         raise LocalError("the wire is little-endian, and so must this machine be")
     wanted = tensor.dtype if tag is None else TAGS[tag]
     plain = tensor.detach().to(device="cpu", dtype=wanted).contiguous()
-    raw: NDArray[np.uint8] = plain.view(torch.uint8).numpy()  # as bytes: numpy has no bf16
-    return raw.data.cast("B")
+    raw: NDArray[np.uint8] = plain.view(torch.uint8).view(-1).numpy()  # numpy has no bf16
+    return raw.data
 
 
-def unpack(payload: bytes | bytearray | memoryview, tokens: int, width: int, tag: str) -> Tensor:
-    """The tensor (tokens, width) over these bytes, which it may share; do not write to it.
+def unpack(payload: Payload, tokens: int, width: int, tag: str) -> Tensor:
+    """The tensor (tokens, width) of these bytes; do not write to it, it may share them.
 
     Raises RemoteError when the size is not exact or a number is not finite.
     """
     expected = payload_bytes(tokens, width, tag)
-    if len(payload) != expected:
-        raise RemoteError(f"payload of {len(payload)} bytes, {expected} expected")
     if tokens < 1 or width < 1:
         raise RemoteError(f"hidden states of shape {tokens} x {width}")
-    with warnings.catch_warnings():
-        # torch warns that the bytes are read-only; nothing here or in a stage writes to its input
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        flat = torch.frombuffer(payload, dtype=TAGS[tag])
-    # 0 * x is 0 for every finite x and NaN for the others: one pass, no mask
-    if not bool((flat * 0).sum() == 0):
+    view = memoryview(payload)
+    if view.nbytes != expected:
+        raise RemoteError(f"payload of {view.nbytes} bytes, {expected} expected")
+    if view.readonly:  # torch wants memory that it may write; a copy is also aligned for kernels
+        copy = torch.empty(expected, dtype=torch.uint8)
+        copy.numpy()[:] = np.frombuffer(view, dtype=np.uint8)
+        flat = copy.view(TAGS[tag])
+    else:
+        flat = torch.frombuffer(view, dtype=TAGS[tag])
+    # A sum of finite numbers may overflow, but one that is finite has only finite parts.
+    total = float(flat.sum(dtype=torch.float32))
+    if total - total != 0 and not bool(flat.isfinite().all()):
         raise RemoteError("hidden states that are not finite")
     return flat.view(tokens, width)
+
+
+def check_hidden(payload: Payload, tokens: int, width: int, tag: str) -> None:
+    """Raise RemoteError unless these bytes are `tokens` finite rows of `width` numbers."""
+    unpack(payload, tokens, width, tag)
