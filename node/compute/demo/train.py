@@ -31,6 +31,7 @@ from .network import Llama, Shape
 SEED = 20
 # Prose counts for more than its size: the model is to write English about Python.
 SHARES: dict[Kind, float] = {"prose": 0.5, "question": 0.15, "source": 0.35}
+SPLIT_SHARE = 0.02  # a guess: seen often enough to be learned, too rare to cost much
 PROMPTS = (
     "The function returns",
     "def ",
@@ -94,6 +95,26 @@ def token_streams(
         encoded = tokenizer.encode_batch_fast([texts[place] for place in order])
         streams[kind] = torch.tensor([token for one in encoded for token in one.ids])
     return streams
+
+
+def with_split_spaces(stream: Tensor, tokenizer: tokenizers.Tokenizer) -> Tensor:
+    """The stream, with a few of its tokens " word" written as two, " " and "word".
+
+    A prompt that ends in a space ends in a token that the tokenizer leaves nowhere else before a
+    word; without this, the model would not know how to go on after "def ".
+    """
+    vocabulary = tokenizer.get_vocab()
+    space = vocabulary["Ġ"]
+    rest = torch.full((len(vocabulary),), -1)  # a token without its space, where that is a token
+    for text, token in vocabulary.items():
+        if text[0] == "Ġ" and text[1:] in vocabulary:
+            rest[token] = vocabulary[text[1:]]
+    dice = torch.Generator().manual_seed(SEED)
+    split = (rest[stream] >= 0) & (torch.rand(len(stream), generator=dice) < SPLIT_SHARE)
+    wide = torch.where(split, space, stream).repeat_interleave(split + 1)
+    seconds = torch.cumsum(split + 1, 0)[split] - 1
+    wide[seconds] = rest[stream[split]]
+    return wide
 
 
 def windows(
@@ -301,6 +322,7 @@ def main() -> None:
         (one.text for one in documents if not one.held_out), shape.vocabulary
     )
     learned = token_streams(documents, tokenizer, held_out=False)
+    learned = {kind: with_split_spaces(stream, tokenizer) for kind, stream in learned.items()}
     held_out = token_streams(documents, tokenizer, held_out=True)
     for kind in SHARES:
         print(f"{kind}: {len(learned[kind]):,} tokens, {len(held_out[kind]):,} held out")
