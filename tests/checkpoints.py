@@ -20,6 +20,15 @@ SMALL: dict[str, Any] = {
     "eos_token_id": 2,
 }
 
+LLAMA3: dict[str, Any] = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 _CONFIGS = {
     "llama": transformers.LlamaConfig,
     "mistral": transformers.MistralConfig,
@@ -29,24 +38,33 @@ _CONFIGS = {
 
 
 def save_random(
-    path: Path, family: str, *, seed: int = 0, shard: str | None = None, **settings: Any
+    path: Path,
+    family: str,
+    *,
+    seed: int = 0,
+    shard: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
 ) -> Any:
     """Write a random checkpoint of `family` to `path`, and return transformers' model of it.
 
-    shard: the largest size of a file, such as "50KB"; None: one file.
+    shard: the largest size of a file, such as "50KB"; None: one file. dtype: of what is stored.
     """
     torch.manual_seed(seed)
     config = _CONFIGS[family](**(SMALL | settings))
     config.architectures = [f"{type(config).__name__.removesuffix('Config')}ForCausalLM"]
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():  # larger than at birth, so that nothing hides below the tolerance
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.no_grad():  # livelier than at birth, where a text soon stays on one token
         for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape)
             if "norm" in name:
-                weight.add_(torch.randn_like(weight) * 0.2)
+                weight.copy_(1 + noise * 0.2)
             elif name.endswith("bias"):
-                weight.copy_(torch.randn_like(weight) * 0.5)
+                weight.copy_(noise * 0.5)
+            elif "embed_tokens" in name:
+                weight.copy_(noise * 0.3)
             else:
-                weight.mul_(4)
+                weight.copy_(noise * 1.5 / weight.shape[1] ** 0.5)
     model.generation_config.eos_token_id = None  # tests decide themselves when to stop
     model.save_pretrained(path, max_shard_size=shard or "5GB")
     return model.eval()

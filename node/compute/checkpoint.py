@@ -48,6 +48,15 @@ class Checkpoint:
         path = self.path(file)
         return None if path is None else read_json(path)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every tensor of the checkpoint."""
+        return frozenset(self._file_of)
+
+    def path_of(self, name: str) -> Path:
+        """The file that holds a tensor, downloaded if need be. Raises UserError."""
+        return self._shard_of(name).path
+
     def fetch(self, names: Iterable[str]) -> None:
         """Download and check the files that hold these tensors. Raises UserError."""
         for name in names:

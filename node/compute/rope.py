@@ -46,12 +46,11 @@ def dynamic_frequencies(
     spec: RopeSpec, head_dim: int, *, positions: int, model_positions: int
 ) -> Tensor:
     """Angles per position of NTK scaling when the sequence has `positions` positions."""
-    length = max(positions, model_positions)
+    length = torch.tensor(max(positions, model_positions))  # a tensor: fp32 as in transformers
     stretch = spec.factor * length / model_positions - (spec.factor - 1)
     theta = spec.theta * stretch ** (head_dim / (head_dim - 2))
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    periods: Tensor = theta**exponents
-    return 1.0 / periods
+    return 1.0 / torch.pow(theta, exponents)
 
 
 def _llama3(spec: RopeSpec, plain: Tensor) -> Tensor:

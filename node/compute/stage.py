@@ -110,8 +110,8 @@ class Stage:
             raise RemoteError(f"position {at}, but the cache holds {cache.length}")
         stop = at + tokens
         with torch.inference_mode():
-            cache.truncate(at)
             cache.reserve(stop)
+            cache.truncate(at)
             windows = frozenset(self.spec.windows[cache.start : cache.stop])
             plan = plan_step(self._turns, windows, at, stop)
             x = self._aligned(hidden)
@@ -126,7 +126,7 @@ class Stage:
         A product of one row and one of many differ in their last bits; with the step sizes of
         the first run a replay gives the very same numbers. Raises RemoteError.
         """
-        if any(step < 1 for step in steps) or sum(steps) != len(hidden):
+        if not steps or any(step < 1 for step in steps) or sum(steps) != len(hidden):
             raise RemoteError(f"steps of {sum(steps)} rows for {len(hidden)} hidden states")
         if len(steps) == 1:
             return self.forward(hidden, cache, at)
