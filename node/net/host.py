@@ -1,140 +1,397 @@
-"""Peers and streams: the host through which the node meets others."""
+"""Peers and streams: the one place through which this node meets others.
 
+    open_stream ──▶ connection, dialed when there is none ──▶ Stream
+    listener ──▶ Gate ──▶ upgrade (noise, yamux) ──▶ Mux ──▶ negotiate ──▶ handler, a task each
+
+The wire is libp2p's (TCP, multistream, Noise XX, yamux, identify, ping; Ed25519 identities), so its
+other implementations are peers of ours. A handler's RemoteError, TransportError or Refused ends its
+stream; any other exception is our own fault and ends the host.
+"""
+
+import errno
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-import multiaddr
+import structlog
 import trio
-from libp2p import new_host
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
-from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.stream.exceptions import StreamEOF
-from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as NoiseTransport
 
-from ...errors import Refused, RemoteError, TransportError, UserError
+from ...errors import Refused, RemoteError, TransportError
+from . import identify
+from .address import Address, listening, parse, parse_known, reachable
+from .book import AddressBook
+from .dialer import Joined, connect_tcp, race, tune
+from .guard import Gate, Limits, Unread
+from .mux import Mux, MuxConfig
+from .mux_stream import MuxStream
+from .negotiate import Answer, Listener, proposal
+from .noise import Identity, Scratch
+from .peers import Connection, Peers
 from .stream import Stream
+from .upgrade import Upgraded, upgrade_accepted, upgrade_dialed
 
 Handler = Callable[[Stream], Awaitable[None]]
+
+AGENT = "potluck/0.1.0"
+TICK_S = 1.0
+DIAL_S = 10.0  # to reach a peer, all its addresses together
+PAUSE_S = 0.1  # after the system had no descriptor for another connection
+OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """Who this host is, and where it listens."""
+    """Who this host is, where it listens, and what it lets peers take."""
 
     seed: bytes  # the Ed25519 seed of the identity key, 32 bytes
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
-
-
-class _NetStream:
-    """py-libp2p's stream behind our Stream."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.peer: str = str(inner.muxed_conn.peer_id)
-
-    async def send(self, *parts: bytes | bytearray | memoryview) -> None:
-        try:
-            await self._inner.write(b"".join(parts))
-        except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise TransportError(f"stream to {self.peer} broke: {error!r}") from error
-
-    async def receive(self, max_bytes: int = 65536) -> bytes | bytearray | memoryview:
-        try:
-            piece: bytes = await self._inner.read(max_bytes)
-        except StreamEOF:
-            return b""
-        except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise TransportError(f"stream from {self.peer} broke: {error!r}") from error
-        return piece
-
-    async def close(self) -> None:
-        try:
-            await self._inner.close()
-        except BaseLibp2pError:
-            await self._inner.reset()
-
-    async def reset(self) -> None:
-        await self._inner.reset()
+    limits: Limits = field(default_factory=Limits)
+    mux: MuxConfig = field(default_factory=MuxConfig)
 
 
 class Host:
     """Opens streams to peers and hands theirs to handlers."""
 
-    def __init__(self, libp2p: Any, nursery: trio.Nursery) -> None:
-        self.libp2p = libp2p
-        self.peer_id = str(libp2p.get_id())
+    def __init__(
+        self, config: HostConfig, listeners: Sequence[socket.socket], nursery: trio.Nursery
+    ) -> None:
+        self._config = config
+        self._identity = Identity(config.seed)
+        self.peer_id = self._identity.peer_id
+        self._listeners = listeners
         self._nursery = nursery
+        self._scratch = Scratch()
+        self._gate = Gate(config.limits)
+        self._unread = Unread(
+            connection_bytes_max=config.limits.unread_bytes_per_connection_max,
+            total_bytes_max=config.limits.unread_bytes_max,
+        )
+        self._peers = Peers(self.peer_id)
+        self._book = AddressBook()
+        self._dials: Joined[Connection] = Joined(nursery)
+        self._inbound_streams = 0
+        self._claims: dict[str, identify.Claims] = {}
+        self._identified: dict[str, trio.Event] = {}
+        self._handlers: dict[str, Handler] = {
+            identify.IDENTIFY: self._say_who_we_are,
+            identify.PING: identify.echo_pings,
+        }
+
+    # ---- for the node
 
     def addresses(self) -> tuple[str, ...]:
-        """Full multiaddrs that end in /p2p/<peer id>."""
-        return tuple(str(address) for address in self.libp2p.get_addrs())
+        """Where we can be dialed: full multiaddrs, those of other machines' reach first."""
+        return tuple(f"{address}/p2p/{self.peer_id}" for address in reachable(self._listeners))
 
-    async def connect(self, addresses: Sequence[str]) -> str:
-        """Connect to the one peer that these addresses name; return its id."""
-        infos = [info_from_p2p_addr(multiaddr.Multiaddr(address)) for address in addresses]
-        peer = infos[0].peer_id
-        await self._dial(PeerInfo(peer, [address for info in infos for address in info.addrs]))
-        return str(peer)
+    def connected(self) -> tuple[str, ...]:
+        """The peers that we are connected to."""
+        return self._peers.names()
 
-    async def open_stream(self, peer: str, protocol: str) -> Stream:
-        """Open a stream to a peer that is connected or known. Raises TransportError."""
-        try:
-            return _NetStream(await self.libp2p.new_stream(ID.from_string(peer), [protocol]))
-        except (BaseLibp2pError, OSError) as error:
-            raise TransportError(f"no stream to {peer}: {error!r}") from error
+    def rtt_s(self, peer: str) -> float | None:
+        """The shortest round trip seen on the connection in use; None when there is none."""
+        connection = self._peers.best(peer)
+        return connection.mux.rtt_s if connection else None
+
+    def claims(self, peer: str) -> identify.Claims | None:
+        """What a connected peer says about itself, once it has."""
+        return self._claims.get(peer)
 
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
-        """Remember where a peer may be dialled."""
-        found = [info_from_p2p_addr(multiaddr.Multiaddr(address)) for address in addresses]
-        kept = [address for info in found for address in info.addrs]
-        self.libp2p.get_peerstore().add_addrs(ID.from_string(peer), kept, 3600)
+        """Remember where a peer may be dialed; what cannot be dialed is passed over."""
+        found = parse_known(addresses, peer)
+        if found:
+            self._book.learn(peer, found)
 
     def handle(self, protocol: str, handler: Handler) -> None:
         """Give every stream that a peer opens for `protocol` to `handler`, in a task of its own."""
+        self._handlers[protocol] = handler
 
-        async def serve(inner: Any) -> None:
-            done = trio.Event()
-            self._nursery.start_soon(self._serve, _NetStream(inner), handler, done)
-            await done.wait()
+    async def connect(self, addresses: Sequence[str]) -> str:
+        """Connect to the one peer that all these addresses name; return its id.
 
-        self.libp2p.set_stream_handler(protocol, serve)
-
-    def connected(self) -> tuple[str, ...]:
-        """The peer ids that we are connected to."""
-        return tuple(str(peer) for peer in self.libp2p.get_connected_peers())
-
-    async def _dial(self, info: PeerInfo) -> None:
+        Raises TransportError.
+        """
         try:
-            await self.libp2p.connect(info)
-        except (BaseLibp2pError, OSError) as error:
-            raise TransportError(f"cannot connect to {info.peer_id}: {error!r}") from error
+            found = [parse(address) for address in addresses]
+        except RemoteError as error:
+            raise TransportError(str(error)) from error
+        names = {address.peer for address in found if address.peer}
+        if len(names) != 1:
+            raise TransportError(f"addresses of one peer end in its /p2p/ id, not {addresses}")
+        peer = names.pop()
+        if self._peers.best(peer) is None:
+            await self._dial(peer, found)
+        return peer
 
-    async def _serve(self, stream: Stream, handler: Handler, done: trio.Event) -> None:
+    async def open_stream(self, peer: str, protocol: str) -> Stream:
+        """A stream to a peer that is connected, or known and dialed now. Raises TransportError.
+
+        The peer hears of it with the first bytes sent, or the first receive: no round trip is lost.
+        That it does not speak `protocol` shows in the first receive, as TransportError.
+        """
+        connection = self._peers.best(peer)
+        if connection is None:
+            due = self._book.due(peer, trio.current_time())
+            if not due:
+                known = "failed a moment ago" if self._book.known(peer) else "known"
+                raise TransportError(f"cannot reach {peer}: no address of it is {known}")
+            connection = await self._dial(peer, due)
+        return self._open(connection, protocol)
+
+    async def identified(self, peer: str) -> None:
+        """Wait until a connected peer has told who it is, or has failed to."""
+        if peer in self._identified:
+            await self._identified[peer].wait()
+
+    # ---- connections
+
+    async def _dial(self, peer: str, addresses: Sequence[Address]) -> Connection:
+        if peer == self.peer_id:
+            raise TransportError("that is this node itself")
+        if self._gate.is_banned(peer, trio.current_time()):
+            raise TransportError(f"{peer} is banned for its faults")
+
+        async def dial() -> Connection:
+            with trio.move_on_after(DIAL_S):
+                return await race(
+                    addresses,
+                    lambda address: self._attempt(peer, address),
+                    failed=lambda address: self._book.failed(peer, address, trio.current_time()),
+                    give_up=lambda connection: connection.mux.close(),
+                )
+            raise TransportError(f"no answer within {DIAL_S:.0f} s")
+
+        return await self._dials.run(peer, addresses, dial)
+
+    async def _attempt(self, peer: str, address: Address) -> Connection:
+        sock = await connect_tcp(address)
         try:
-            await handler(stream)
-        except (RemoteError, TransportError, Refused):
-            await stream.reset()
+            upgraded = await upgrade_dialed(sock, self._identity, peer, self._scratch)
+        except BaseException:
+            sock.close()
+            raise
+        self._book.worked(peer, address, trio.current_time())
+        return self._take_up(upgraded, (address.host, address.port), dialer=True)
+
+    async def accept_forever(self, listener: socket.socket) -> None:
+        """Welcome whoever connects to this listener."""
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(listener.fileno())
+                sock, remote = listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    log.warning("no descriptor for another connection", reason=error.strerror)
+                    await trio.sleep(PAUSE_S)  # nothing tells when one is free again
+                continue  # or the peer had left already
+            self._make_room()
+            if self._gate.admits(remote[0]):
+                self._nursery.start_soon(self._welcome, sock, (remote[0], remote[1]))
+            else:
+                sock.close()
+
+    async def _welcome(self, sock: socket.socket, remote: tuple[str, int]) -> None:
+        """Shake hands with whoever has connected."""
+        upgraded: Upgraded | None = None
+        try:
+            sock.setblocking(False)
+            tune(sock)
+            with (
+                self._gate.handshake(remote[0]),
+                trio.move_on_after(self._config.limits.handshake_s),
+            ):
+                upgraded = await upgrade_accepted(sock, self._identity, self._scratch)
+        except (RemoteError, TransportError, OSError) as error:
+            log.debug("handshake failed", remote=remote[0], reason=str(error))
         finally:
-            done.set()
+            if upgraded is None:
+                sock.close()
+        if upgraded is None:
+            return
+        if self._gate.is_banned(upgraded.link.peer, trio.current_time()):
+            upgraded.link.close()
+            return
+        self._take_up(upgraded, remote, dialer=False)
+
+    def _take_up(self, up: Upgraded, remote: tuple[str, int], *, dialer: bool) -> Connection:
+        mux = Mux(
+            up.link,
+            dialer=dialer,
+            config=self._config.mux,
+            unread=self._unread,
+            accept=self._on_stream,
+            rtt_s=up.rtt_s,
+            early=up.early,
+        )
+        connection = Connection(mux, trio.current_time(), remote)
+        self._peers.add(connection)
+        self._identified.setdefault(mux.peer, trio.Event())
+        self._nursery.start_soon(self._run, connection)
+        return connection
+
+    async def _run(self, connection: Connection) -> None:
+        """One connection's whole life."""
+        peer = connection.mux.peer
+        try:
+            with self._gate.connection(connection.remote[0]):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._ask_who_it_is, connection)
+                    await connection.mux.run()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._peers.remove(connection)
+            log.debug("connection over", peer=peer, reason=str(connection.mux.failure))
+            if not self._peers.of(peer):
+                self._claims.pop(peer, None)
+                self._identified.pop(peer).set()
+
+    def _make_room(self) -> None:
+        if self._gate.is_full and (idlest := self._peers.idlest()) is not None:
+            idlest.mux.close()
+
+    async def tick_forever(self) -> None:
+        """Once a second: look after every connection."""
+        while True:
+            await trio.sleep(TICK_S)
+            self._peers.tick()
+
+    def close_all(self) -> None:
+        for connection in self._peers.all():
+            connection.mux.close()
+
+    # ---- streams
+
+    def _open(self, connection: Connection, protocol: str) -> MuxStream:
+        stream = connection.mux.open()
+        stream.preface = proposal(protocol)
+        stream.answer = Answer(protocol)
+        return stream
+
+    def _on_stream(self, stream: MuxStream) -> None:
+        if self._inbound_streams >= self._config.limits.inbound_streams_max:
+            stream.reset_now("too many streams")
+            return
+        self._inbound_streams += 1
+        self._nursery.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: MuxStream) -> None:
+        """Negotiate a peer's stream, and run its handler."""
+        done = False
+        try:
+            handler: Handler | None = None
+            with trio.move_on_after(self._config.limits.negotiation_s):
+                handler = await self._negotiate(stream)
+            if handler is not None:
+                await handler(stream)
+                done = True
+        except (RemoteError, TransportError, Refused) as error:
+            self._blame(stream, error)
+        except BaseExceptionGroup as group:
+            theirs, ours = group.split((RemoteError, TransportError, Refused))
+            if ours is not None:
+                raise
+            for fault in theirs.exceptions if theirs else ():
+                self._blame(stream, fault)
+        finally:
+            self._inbound_streams -= 1
+            if done:
+                stream.close_now()
+            else:
+                stream.reset_now("its handler failed")
+
+    async def _negotiate(self, stream: MuxStream) -> Handler:
+        listener = Listener(self._handlers.__contains__)
+        while True:
+            piece = await stream.receive()
+            if not piece:
+                raise TransportError("the peer left before it said what it wanted")
+            reply = listener.feed(piece)
+            if listener.chosen is not None:
+                break
+            if reply:
+                await stream.send(reply)
+        if listener.data:  # the dialer did not wait for our yes, so it may go with the answer
+            stream.push_back(bytes(listener.data))
+            stream.preface = reply
+        else:
+            await stream.send(reply)
+        return self._handlers[listener.chosen]
+
+    def _blame(self, stream: MuxStream, error: BaseException) -> None:
+        log.debug("stream failed", peer=stream.peer, reason=str(error))
+        if isinstance(error, RemoteError) and self._gate.fault(stream.peer, trio.current_time()):
+            log.warning("banned", peer=stream.peer, reason=str(error))
+            for connection in self._peers.of(stream.peer):
+                connection.mux.close()
+
+    async def _say_who_we_are(self, stream: Stream) -> None:
+        connection = self._peers.best(stream.peer)
+        observed = None
+        if connection is not None:
+            host, port = connection.remote
+            observed = parse(
+                f"/{'ip6' if ':' in host else 'ip4'}/{host.partition('%')[0]}/tcp/{port}"
+            )
+        await stream.send(
+            identify.describe(
+                self._identity.key.public,
+                agent=AGENT,
+                protocols=sorted(self._handlers),
+                addresses=reachable(self._listeners),
+                observed=observed,
+            )
+        )
+
+    async def _ask_who_it_is(self, connection: Connection) -> None:
+        peer = connection.mux.peer
+        try:
+            stream = self._open(connection, identify.IDENTIFY)
+            try:
+                with trio.move_on_after(identify.ANSWER_S):
+                    claims = await identify.ask(stream)
+                    self._claims[peer] = claims
+                    self._book.learn(peer, claims.addresses)
+            finally:
+                stream.close_now()
+        except (RemoteError, TransportError) as error:
+            log.debug("not identified", peer=peer, reason=str(error))
+        self._identified[peer].set()
 
 
 @asynccontextmanager
 async def open_host(config: HostConfig) -> AsyncIterator[Host]:
-    """Listen, and close everything on leaving. Raises UserError when a port is in use."""
-    keys = create_new_key_pair(config.seed)
-    noise = NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)
-    listen = [multiaddr.Multiaddr(address) for address in config.listen]
-    libp2p = new_host(key_pair=keys, sec_opt={NOISE: noise}, listen_addrs=listen)
-    async with libp2p.run(listen), trio.open_nursery() as nursery:
-        if not libp2p.get_transport_addrs():
-            raise UserError(f"cannot listen on {', '.join(config.listen)}: is the port in use?")
-        yield Host(libp2p, nursery)
-        nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
-            await libp2p.close()
+    """Listen, and close everything on leaving. Raises UserError when a port is in use.
+
+    A fault of a handler cancels the body and is raised here.
+    """
+    listeners = listening(config.listen)
+    try:
+        async with trio.open_nursery() as nursery:
+            host = Host(config, listeners, nursery)
+            for listener in listeners:
+                nursery.start_soon(host.accept_forever, listener)
+            nursery.start_soon(host.tick_forever)
+            try:
+                yield host
+            finally:
+                host.close_all()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _only(group) from None
+    finally:
+        for listener in listeners:
+            trio.lowlevel.notify_closing(listener.fileno())
+            listener.close()
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in a group of one, so that callers can catch it by its name."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found

@@ -1,0 +1,153 @@
+"""Where a peer listens: multiaddrs over TCP, and the interfaces behind 0.0.0.0.
+
+Source: multiformats.io/multiaddr. Of the many kinds, these can be dialed here:
+
+    /ip4/192.0.2.7/tcp/4001[/p2p/12D3KooW...]    also ip6, dns, dns4, dns6
+"""
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import ifaddr
+
+from ...crypto.keys import public_of
+from ...errors import RemoteError, UserError
+
+IP_KINDS = {"ip4": 4, "ip6": 6}
+NAME_KINDS = frozenset(("dns", "dns4", "dns6"))
+TEXT_CHARS_MAX = 400  # a DNS name has at most 253
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One TCP end point, and who is said to listen there."""
+
+    kind: str  # ip4, ip6, dns, dns4 or dns6
+    host: str
+    port: int
+    peer: str | None = None
+
+    def __str__(self) -> str:
+        tail = f"/p2p/{self.peer}" if self.peer else ""
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{tail}"
+
+    @property
+    def is_ip(self) -> bool:
+        return self.kind in IP_KINDS
+
+
+def parse(text: str) -> Address:
+    """The address that a multiaddr means. Raises RemoteError for any that cannot be dialed."""
+    if len(text) > TEXT_CHARS_MAX:
+        raise RemoteError(f"an address of {len(text)} characters")
+    parts = text.split("/")
+    if len(parts) not in (5, 7) or parts[0] or parts[3] != "tcp":
+        raise RemoteError(f"{text!r} is no TCP address such as /ip4/192.0.2.7/tcp/4001/p2p/...")
+    kind, host, port = parts[1], parts[2], parts[4]
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise RemoteError(f"{text!r} has no port")
+    if kind in IP_KINDS:
+        host = _checked_ip(host, IP_KINDS[kind], text)
+    elif kind not in NAME_KINDS or not host.isascii() or not host.isprintable() or not host:
+        raise RemoteError(f"{text!r} is neither an IP address nor a name")
+    peer = None
+    if len(parts) == 7:
+        peer = parts[6]
+        if parts[5] not in ("p2p", "ipfs"):  # ipfs: the same, before 2019
+            raise RemoteError(f"{text!r} goes on after the port with {parts[5]!r}")
+        public_of(peer)
+    return Address(kind, host, int(port), peer)
+
+
+def parse_known(texts: Iterable[str], peer: str) -> list[Address]:
+    """Of addresses that somebody gave for `peer`, those that can be dialed."""
+    found = []
+    for text in texts:
+        try:
+            address = parse(text)
+        except RemoteError:
+            continue  # another transport, a newer kind, or nonsense: no use to us
+        if address.peer in (None, peer) and address.port:
+            found.append(address)
+    return found
+
+
+def listening(texts: Sequence[str]) -> list[socket.socket]:
+    """Sockets that listen on these multiaddrs. Raises UserError."""
+    opened: list[socket.socket] = []
+    try:
+        for text in texts:
+            opened.append(_listen(text))
+    except UserError:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def reachable(sockets: Sequence[socket.socket]) -> list[Address]:
+    """Where these sockets can be dialed: a wildcard stands for every interface's address."""
+    found: list[Address] = []
+    for sock in sockets:
+        host, port = sock.getsockname()[:2]
+        kind = "ip6" if sock.family == socket.AF_INET6 else "ip4"
+        hosts = _interfaces(kind) if ipaddress.ip_address(host).is_unspecified else [host]
+        found += [Address(kind, each, port) for each in hosts]
+    return sorted(set(found), key=lambda address: (_is_loopback(address.host), str(address)))
+
+
+def _listen(text: str) -> socket.socket:
+    try:
+        address = parse(text)
+    except RemoteError as error:
+        raise UserError(f"cannot listen on {text}: {error}") from error
+    if not address.is_ip:
+        raise UserError(f"cannot listen on {text}: give an IP address, such as /ip4/0.0.0.0/tcp/0")
+    sock = socket.socket(socket.AF_INET6 if address.kind == "ip6" else socket.AF_INET)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.kind == "ip6":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        raise UserError(f"cannot listen on {text}: {_remedy(error, address.port)}") from error
+    return sock
+
+
+def _remedy(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use; stop what uses it, or choose another port"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges; choose one above 1023"
+    return f"{error.strerror}; choose an address of this machine"
+
+
+def _interfaces(kind: str) -> list[str]:
+    hosts = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            address = ipaddress.ip_address(host)
+            if address.version == IP_KINDS[kind] and not address.is_link_local:
+                hosts.append(host)
+    return hosts or ["127.0.0.1" if kind == "ip4" else "::1"]
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
+
+
+def _checked_ip(host: str, version: int, text: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        raise RemoteError(f"{text!r} has no IP address") from error
+    if address.version != version or getattr(address, "scope_id", None):
+        raise RemoteError(f"{text!r} has no IPv{version} address")
+    return str(address)

@@ -1,0 +1,194 @@
+"""What keeps peers from harming us: bounds on what they may hold, and on what they may break.
+
+A peer can hold connections, streams and memory; and its bytes can make a parser raise. Stock
+py-libp2p 0.8.1 bounds little of it (S1, H1 to H3, C1 of the audit in DECISIONS.md).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import PotluckError, RemoteError
+
+if TYPE_CHECKING:
+    from .mux import Mux
+
+if sys.platform != "win32":
+    import resource
+
+
+REMEMBERED_MAX = 4096  # peers whose faults or bans are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one host lets its peers take."""
+
+    connections_max: int = 512  # go-libp2p's high watermark is 192; relays and bootstraps see more
+    connections_per_subnet_max: int = 64  # a /24 or /56: a university behind few addresses
+    handshakes_max: int = 64  # unfinished ones, in all
+    handshakes_per_subnet_max: int = 16
+    handshake_s: float = 10.0  # three round trips of a satellite, and a busy machine
+    negotiation_s: float = 10.0  # for the first words of a stream
+    inbound_streams_max: int = 8192  # in all; a task of 10 KiB each
+    unread_bytes_per_connection_max: int = 64 * 1024 * 1024  # guess: eight streams of 8 MiB
+    unread_bytes_max: int = 256 * 1024 * 1024  # guess: a quarter of a small machine
+    faults_max: int = 64  # guess: an honest peer makes none, a broken one many at once
+    fault_forgiven_s: float = 5.0  # one every so often
+    ban_s: float = 60.0
+
+
+@contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """Turn whatever py-libp2p raises over a peer's bytes into RemoteError.
+
+    Its parsers raise UnicodeDecodeError, AssertionError, protobuf's DecodeError and more, each of
+    which ended the whole host (H1 to H3 of the audit). Nowhere else is Exception caught.
+    """
+    try:
+        yield
+    except PotluckError:
+        raise
+    except Exception as error:
+        raise RemoteError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+class Unread:
+    """Bytes that have arrived and that nobody has read: bounded per connection, and in all.
+
+    Windows alone do not bound them: a thousand streams of 256 KiB are 256 MiB. When there are too
+    many, the stream that holds most loses them; its reader was the slowest.
+    """
+
+    def __init__(self, *, connection_bytes_max: int, total_bytes_max: int) -> None:
+        self._connection_bytes_max = connection_bytes_max
+        self._total_bytes_max = total_bytes_max
+        self.total_bytes = 0
+        self._holders: set[Mux] = set()
+
+    def add(self, mux: Mux, size: int) -> None:
+        """Count bytes that came (or, below zero, went); reset the fullest stream if too many."""
+        if mux.failure is not None:
+            return  # forgotten already
+        mux.unread_bytes += size
+        self.total_bytes += size
+        if mux.unread_bytes > self._connection_bytes_max:
+            self._shed(mux)
+        elif self.total_bytes > self._total_bytes_max:
+            self._shed(max(self._holders, key=lambda holder: holder.unread_bytes))
+
+    def watch(self, mux: Mux) -> None:
+        self._holders.add(mux)
+
+    def forget(self, mux: Mux) -> None:
+        """The connection is over: what it held is gone, or goes with its readers."""
+        self.total_bytes -= mux.unread_bytes
+        mux.unread_bytes = 0
+        self._holders.discard(mux)
+
+    def _shed(self, mux: Mux) -> None:
+        fullest = max(mux.streams.values(), key=lambda stream: stream.unread)
+        fullest.reset_now(f"{fullest.unread} bytes came that nobody read, too many for this node")
+
+
+class Gate:
+    """Who may connect: counts by subnet, unfinished handshakes, and peers that misbehaved.
+
+    Loopback has no subnet limit: a whole swarm may run on one machine.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._connections_max = min(limits.connections_max, _descriptors() // 2)
+        self._connected: Counter[str] = Counter()
+        self._shaking: Counter[str] = Counter()
+        self._faults: dict[str, tuple[float, float]] = {}  # how many, as of when
+        self._banned: dict[str, float] = {}  # until when
+
+    def admits(self, host: str) -> bool:
+        """Whether a connection from there may start its handshake."""
+        subnet = _subnet(host)
+        if self._shaking.total() >= self._limits.handshakes_max:
+            return False
+        if self.is_full:
+            return False
+        if subnet is None:
+            return True
+        return (
+            self._shaking[subnet] < self._limits.handshakes_per_subnet_max
+            and self._connected[subnet] < self._limits.connections_per_subnet_max
+        )
+
+    @property
+    def is_full(self) -> bool:
+        return self._connected.total() >= self._connections_max
+
+    @contextmanager
+    def handshake(self, host: str) -> Iterator[None]:
+        """Hold one unfinished handshake."""
+        with _counted(self._shaking, _subnet(host) or ""):
+            yield
+
+    @contextmanager
+    def connection(self, host: str) -> Iterator[None]:
+        """Hold one place, until the connection is over (C1: stock holds it for ever)."""
+        with _counted(self._connected, _subnet(host) or ""):
+            yield
+
+    def fault(self, peer: str, now: float) -> bool:
+        """Note a fault of a peer; True when that was one too many and it is banned."""
+        count, since = self._faults.get(peer, (0.0, now))
+        count = max(0.0, count - (now - since) / self._limits.fault_forgiven_s) + 1
+        self._faults[peer] = (count, now)
+        if len(self._faults) > REMEMBERED_MAX:
+            del self._faults[next(iter(self._faults))]
+        if count <= self._limits.faults_max:
+            return False
+        del self._faults[peer]
+        self._banned[peer] = now + self._limits.ban_s
+        if len(self._banned) > REMEMBERED_MAX:
+            del self._banned[next(iter(self._banned))]
+        return True
+
+    def is_banned(self, peer: str, now: float) -> bool:
+        until = self._banned.get(peer)
+        if until is not None and until <= now:
+            del self._banned[peer]
+            return False
+        return until is not None
+
+
+@contextmanager
+def _counted(counter: Counter[str], key: str) -> Iterator[None]:
+    counter[key] += 1
+    try:
+        yield
+    finally:
+        counter[key] -= 1
+        if not counter[key]:
+            del counter[key]
+
+
+def _subnet(host: str) -> str | None:
+    """What one party can hold many addresses of; None for this machine."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return None
+    bits = 24 if address.version == 4 else 56
+    return str(ipaddress.ip_network((address, bits), strict=False))
+
+
+def _descriptors() -> int:
+    """How many files and sockets this process may have open."""
+    if sys.platform == "win32":
+        return 8192  # sockets are no file descriptors there; the C runtime's limit for files
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft > 0 else 1 << 20

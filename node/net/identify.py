@@ -1,0 +1,159 @@
+"""What two peers tell each other about themselves: libp2p's identify and ping.
+
+Source: github.com/libp2p/specs, identify and ping. Each side asks once per connection; the answer
+says where the other may be dialed, and from which address it sees us. Whatever it says is its own
+claim: only the peer id is proved, by the handshake.
+"""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+import trio
+
+from ...errors import RemoteError, TransportError
+from . import protobuf
+from .address import Address, parse
+from .noise import ED25519_KEY
+from .stream import Stream
+
+IDENTIFY = "/ipfs/id/1.0.0"
+PING = "/ipfs/ping/1.0.0"
+PROTOCOL_VERSION = "ipfs/0.1.0"  # what all implementations say
+MESSAGE_BYTES_MAX = 64 * 1024  # go-libp2p sends up to 8 KiB
+PING_BYTES = 32
+PING_IDLE_S = 60.0  # then the stream is closed; go-libp2p's own
+ANSWER_S = 10.0
+
+# fields of the message
+PUBLIC_KEY, LISTENS, PROTOCOLS, OBSERVED, PROTOCOL_OF, AGENT = 1, 2, 3, 4, 5, 6
+
+# multiaddr codes, github.com/multiformats/multicodec
+IP4, TCP, DNS, DNS4, DNS6, IP6 = 4, 6, 53, 54, 55, 41
+_IP_BYTES = {IP4: 4, IP6: 16}
+_NAMES = {IP4: "ip4", IP6: "ip6", DNS: "dns", DNS4: "dns4", DNS6: "dns6"}
+_CODES = {name: code for code, name in _NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a peer said about itself, bounded and parsed, but not proved."""
+
+    agent: str
+    protocols: tuple[str, ...]
+    addresses: tuple[Address, ...]
+    observed: Address | None  # where it sees us
+
+
+def describe(
+    public: bytes,
+    *,
+    agent: str,
+    protocols: list[str],
+    addresses: list[Address],
+    observed: Address | None,
+) -> bytes:
+    """Our own message, with its length in front."""
+    body = b"".join(
+        (
+            protobuf.field(PUBLIC_KEY, ED25519_KEY + public),
+            *(protobuf.field(LISTENS, to_binary(address)) for address in addresses),
+            *(protobuf.field(PROTOCOLS, protocol.encode()) for protocol in protocols),
+            protobuf.field(OBSERVED, to_binary(observed)) if observed else b"",
+            protobuf.field(PROTOCOL_OF, PROTOCOL_VERSION.encode()),
+            protobuf.field(AGENT, agent.encode()),
+        )
+    )
+    return protobuf.varint(len(body)) + body
+
+
+def understand(message: bytes) -> Claims:
+    """A peer's message, without its length. Addresses that cannot be dialed are left out."""
+    found = protobuf.fields(message)
+    observed = [_from_binary(value) for value in found.get(OBSERVED, ())]
+    return Claims(
+        agent=_text(found.get(AGENT, [b""])[-1]),
+        protocols=tuple(_text(value) for value in found.get(PROTOCOLS, ())),
+        addresses=tuple(
+            address for value in found.get(LISTENS, ()) if (address := _from_binary(value))
+        ),
+        observed=observed[-1] if observed else None,
+    )
+
+
+async def ask(stream: Stream) -> Claims:
+    """What the other end of an identify stream says. Raises RemoteError, TransportError."""
+    data = bytearray()
+    while True:
+        piece = await stream.receive(MESSAGE_BYTES_MAX)
+        data += piece
+        if len(data) > MESSAGE_BYTES_MAX:
+            raise RemoteError(f"an identify message of more than {MESSAGE_BYTES_MAX} bytes")
+        if (whole := _whole(bytes(data))) is not None:
+            return understand(whole)
+        if not piece:
+            raise TransportError(f"{stream.peer} did not say who it is")
+
+
+async def echo_pings(stream: Stream) -> None:
+    """Send every 32 bytes back, until the peer ends or is silent for a minute."""
+    data = bytearray()
+    while True:
+        piece: bytes | bytearray | memoryview = b""
+        with trio.move_on_after(PING_IDLE_S):
+            piece = await stream.receive(PING_BYTES - len(data))
+        if not piece:
+            await stream.close()
+            return
+        data += piece
+        if len(data) == PING_BYTES:
+            await stream.send(data)
+            data = bytearray()
+
+
+def to_binary(address: Address) -> bytes:
+    """A multiaddr in its binary form, without the peer."""
+    code = _CODES[address.kind]
+    if code in _IP_BYTES:
+        family = socket.AF_INET if code == IP4 else socket.AF_INET6
+        host = socket.inet_pton(family, address.host)
+    else:
+        host = protobuf.varint(len(address.host)) + address.host.encode()
+    return protobuf.varint(code) + host + protobuf.varint(TCP) + address.port.to_bytes(2)
+
+
+def _from_binary(data: bytes | int) -> Address | None:
+    """The TCP address in a binary multiaddr; None when it is another kind, or nonsense."""
+    if isinstance(data, int):
+        return None
+    try:
+        code, at = protobuf.read_varint(data, 0)
+        if code in _IP_BYTES:
+            raw, at = data[at : at + _IP_BYTES[code]], at + _IP_BYTES[code]
+            host = str(ipaddress.ip_address(raw))
+        elif code in _NAMES:
+            size, at = protobuf.read_varint(data, at)
+            host, at = data[at : at + size].decode("ascii"), at + size
+        else:
+            return None
+        code_of_port, at = protobuf.read_varint(data, at)
+        if code_of_port != TCP or len(data) != at + 2:
+            return None
+        return parse(f"/{_NAMES[code]}/{host}/tcp/{int.from_bytes(data[at : at + 2])}")
+    except (RemoteError, ValueError):
+        return None
+
+
+def _whole(data: bytes) -> bytes | None:
+    """The message in `data` behind its length, once it is all there."""
+    try:
+        size, at = protobuf.read_varint(data, 0)
+    except RemoteError:
+        return None
+    if size > MESSAGE_BYTES_MAX:
+        raise RemoteError(f"an identify message of {size} bytes")
+    return data[at : at + size] if len(data) >= at + size else None
+
+
+def _text(value: bytes | int) -> str:
+    return value[:256].decode(errors="replace") if isinstance(value, bytes) else ""

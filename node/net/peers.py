@@ -1,0 +1,90 @@
+"""Which connections there are, and which of two to the same peer is used. Nothing here waits.
+
+When both ends dial at once, two connections come up. Both ends must choose the same: the one that
+the smaller peer id dialed. When the second comes later than that, its dialer had lost the first, so
+the newer is chosen. The other is closed once nothing uses it.
+"""
+
+from dataclasses import dataclass
+
+from .mux import Mux
+
+AT_ONCE_S = 5.0  # two handshakes that cross are at most one dial's deadline apart
+SURPLUS_TICKS = 3  # the other end may be opening a stream on it this very moment
+PER_PEER_MAX = 4
+
+
+@dataclass(slots=True)
+class Connection:
+    """A connection with what the host knows of it."""
+
+    mux: Mux
+    since: float  # by trio's clock
+    remote: tuple[str, int]  # where its packets come from
+    idle_ticks: int = 0
+
+
+class Peers:
+    """Every live connection, by peer."""
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+        self._by_peer: dict[str, list[Connection]] = {}
+        self.count = 0
+
+    def add(self, connection: Connection) -> None:
+        """Take a new connection; a peer with too many loses its oldest."""
+        found = self._by_peer.setdefault(connection.mux.peer, [])
+        found.append(connection)
+        self.count += 1
+        if len(found) > PER_PEER_MAX:
+            found[0].mux.close()
+
+    def remove(self, connection: Connection) -> None:
+        found = self._by_peer.get(connection.mux.peer, [])
+        if connection in found:
+            found.remove(connection)
+            self.count -= 1
+            if not found:
+                del self._by_peer[connection.mux.peer]
+
+    def best(self, peer: str) -> Connection | None:
+        """The connection for new streams to a peer."""
+        best: Connection | None = None
+        for connection in self._by_peer.get(peer, ()):  # oldest first
+            if connection.mux.failure or connection.mux.leaving:
+                continue
+            if best is None or self._is_better(connection, best):
+                best = connection
+        return best
+
+    def of(self, peer: str) -> list[Connection]:
+        return list(self._by_peer.get(peer, ()))
+
+    def all(self) -> list[Connection]:
+        return [connection for found in self._by_peer.values() for connection in found]
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._by_peer)
+
+    def tick(self) -> None:
+        """Once a second: tick every connection, close those that another one replaces."""
+        for connection in self.all():
+            connection.mux.tick()
+            connection.idle_ticks = 0 if connection.mux.streams else connection.idle_ticks + 1
+        for peer, found in list(self._by_peer.items()):
+            if len(found) > 1:
+                best = self.best(peer)
+                for connection in list(found):
+                    if connection is not best and connection.idle_ticks >= SURPLUS_TICKS:
+                        connection.mux.close()
+
+    def idlest(self) -> Connection | None:
+        """The connection that has gone longest without a stream, if any is without one."""
+        idle = [connection for connection in self.all() if not connection.mux.streams]
+        return max(idle, key=lambda connection: connection.idle_ticks, default=None)
+
+    def _is_better(self, newer: Connection, older: Connection) -> bool:
+        if newer.since - older.since > AT_ONCE_S or newer.mux.dialer == older.mux.dialer:
+            return True
+        return newer.mux.dialer == (self._me < newer.mux.peer)

@@ -1,0 +1,93 @@
+"""From a bare socket to a secured one that speaks yamux: the first second of a connection.
+
+    dialer                                            listener
+    multistream /noise, noise message 1     ──▶
+                                            ◀──       multistream /noise, noise message 2
+    noise message 3, multistream /yamux     ──▶
+                                            ◀──       multistream /yamux
+
+Two round trips after TCP's one; py-libp2p takes seven, for it waits for each word. Stock peers on
+either end are served: they only read more slowly.
+"""
+
+import socket
+from dataclasses import dataclass
+
+import trio
+
+from ...errors import RemoteError
+from . import mux, noise
+from .negotiate import Answer, Listener, proposal
+from .noise import Identity, Link, Scratch, Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """A connection that is ready for its streams."""
+
+    link: Link
+    early: bytes  # the first bytes of yamux, if some came already
+    rtt_s: float  # seconds for the last round trip of the handshake
+
+
+async def upgrade_dialed(
+    sock: socket.socket, identity: Identity, peer: str, scratch: Scratch
+) -> Upgraded:
+    """Secure a connection that we dialed. Raises RemoteError, TransportError; the socket stays."""
+    wire = _ExpectingWire(sock, Answer(noise.PROTOCOL))
+    await wire.write(proposal(noise.PROTOCOL))
+    session = await noise.shake_hands(wire, identity, peer)
+    await wire.flush()
+    link = Link(wire, session, scratch)
+    asked_at = trio.current_time()
+    await _say(link, proposal(mux.PROTOCOL))
+    answer = Answer(mux.PROTOCOL)
+    while not answer.agreed:
+        for piece in await link.receive():
+            answer.feed(piece)
+    return Upgraded(link, bytes(answer.data), trio.current_time() - asked_at)
+
+
+async def upgrade_accepted(sock: socket.socket, identity: Identity, scratch: Scratch) -> Upgraded:
+    """Secure a connection that a peer dialed. Raises RemoteError, TransportError."""
+    wire = Wire(sock)
+    listener = Listener(noise.PROTOCOL.__eq__)
+    while listener.chosen is None:
+        await wire.more()
+        await wire.write(listener.feed(wire.arrived))
+        wire.arrived.clear()
+    wire.arrived += listener.data
+    answered_at = trio.current_time()
+    session = await noise.shake_hands(wire, identity, None)
+    rtt_s = trio.current_time() - answered_at
+    link = Link(wire, session, scratch)
+    listener = Listener(mux.PROTOCOL.__eq__)
+    while listener.chosen is None:
+        for piece in await link.receive():
+            reply = listener.feed(piece)
+            if reply:
+                await _say(link, reply)
+    return Upgraded(link, bytes(listener.data), rtt_s)
+
+
+class _ExpectingWire(Wire):
+    """The dialer's: takes the answer to its proposal out of what arrives first."""
+
+    def __init__(self, sock: socket.socket, answer: Answer) -> None:
+        super().__init__(sock)
+        self._answer = answer
+
+    async def read(self, size: int) -> bytes:
+        while not self._answer.agreed:
+            await self.more()
+            self._answer.feed(self.arrived)
+            self.arrived.clear()
+            if self._answer.agreed:
+                self.arrived += self._answer.data
+        return await super().read(size)
+
+
+async def _say(link: Link, words: bytes) -> None:
+    if link.blocked:
+        raise RemoteError("a peer that does not read our handshake")
+    link.push([words])
