@@ -72,8 +72,9 @@ class Lookup:
         self._paths = [_Path() for _ in range(PATHS)]
         self._owner: dict[str, _Path] = {}
         self._never = {me, *shunned}
-        for turn, seed in enumerate(seeds):
-            self._add(self._paths[turn % PATHS], seed)
+        self._dealt = 0  # how many peers were dealt out
+        for seed in seeds:
+            self._deal(seed)
 
     def next(self, now: float) -> list[Contact]:
         """Whom to ask now. Each is named once; `answered` or `failed` must follow for each."""
@@ -95,7 +96,10 @@ class Lookup:
         path = self._owner[peer]
         path.candidates[peer].state = "answered"
         for contact in closer:
-            self._add(path, contact)
+            if self._dealt < PATHS * WIDTH:  # a newcomer, who knows too few to start four paths
+                self._deal(contact)
+            else:
+                self._add(path, contact)
 
     def failed(self, peer: str) -> None:
         self._owner[peer].candidates[peer].state = "failed"
@@ -118,6 +122,11 @@ class Lookup:
         ]
         answered.sort(key=lambda candidate: candidate.distance)
         return list(diverse_first(((c.contact, c.networks) for c in answered), count))
+
+    def _deal(self, contact: Contact) -> None:
+        if contact.peer not in self._never and contact.peer not in self._owner:
+            self._add(self._paths[self._dealt % PATHS], contact)
+            self._dealt += 1
 
     def _add(self, path: _Path, contact: Contact) -> None:
         peer = contact.peer

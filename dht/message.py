@@ -5,7 +5,8 @@ is its length (4 bytes, big-endian) and its canonical bytes. Answers carry the n
 question and may come in any order.
 
     opener                                      other
-    Hello{addresses, serving}  ──────────────▶          once, and again when they change
+    Hello{addresses, serving}  ──────────────▶          first, and again when they change
+                               ◀──────────────  Hello
     Find{id, place, want, have} ─────────────▶
                                ◀──────────────  Found{id, closer, records}
     Put{id, records}           ──────────────▶
@@ -49,7 +50,7 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who asks. serving: whether it keeps records for others and may be told to others."""
+    """Who speaks. serving: whether it keeps records for others and may be told to others."""
 
     TAG: ClassVar[str] = "hello"
 
@@ -100,9 +101,10 @@ class Kept:
 
 Request = Hello | Find | Put
 Answer = Found | Kept
+Reply = Hello | Found | Kept
 
 
-def to_frame(message: Request | Answer) -> bytes:
+def to_frame(message: Request | Reply) -> bytes:
     raw = encode(message)
     return len(raw).to_bytes(LENGTH_BYTES) + raw
 
@@ -113,10 +115,10 @@ def read_request(raw: bytes) -> Request:
     return request
 
 
-def read_answer(raw: bytes) -> Answer:
+def read_reply(raw: bytes) -> Reply:
     """Raises RemoteError."""
-    answer: Answer = decode_any(raw, (Found, Kept), max_bytes=ANSWER_BYTES_MAX)
-    return answer
+    reply: Reply = decode_any(raw, (Hello, Found, Kept), max_bytes=ANSWER_BYTES_MAX)
+    return reply
 
 
 class FrameReader:

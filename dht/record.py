@@ -37,6 +37,10 @@ Rate = Annotated[float, Range(0, 1e12)]
 State = Literal["joining", "online", "draining", "gone"]
 
 
+class Stale(RemoteError):
+    """Rightly signed, but not of now: an honest keeper may still have it. Ignore the record."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stamped:
     """Where a record came from and when; told by the record around the body, not by the body."""
@@ -144,10 +148,10 @@ def sign_fact(
     return Record(fact.KIND, slot, boot, seq, now, expires_s, body, raw, digest(DOMAIN, signed))
 
 
-def check_record(raw: bytes, place: bytes, now: float, *, peer: str | None = None) -> Record:
+def check_record(raw: bytes, place: bytes | None, now: float, *, peer: str | None = None) -> Record:
     """The record of any kind that these bytes are, if it may be kept under `place`.
 
-    peer: the only signer to be accepted, when the reader knows whom it asks after.
+    place: None for whichever it names; peer: the only signer to be accepted, None for any.
     Raises RemoteError when it is oversize, not canonical, forged, someone else's, of another place,
     expired, from the future, or claims to live longer than 90 s.
     """
@@ -155,18 +159,24 @@ def check_record(raw: bytes, place: bytes, now: float, *, peer: str | None = Non
     if peer is not None and signer != peer:
         raise RemoteError(f"a record of {peer} signed by {signer}")
     told = decode(signed, Signed, max_bytes=BODY_BYTES_MAX + 512)
-    if told.place != place:
+    if place is not None and told.place != place:
         raise RemoteError("a record of another place")
-    if told.issued_s > now + SKEW_MAX_S:
-        raise RemoteError(f"a record from {told.issued_s - now:.0f} s in the future")
     if not 0 < told.expires_s - told.issued_s <= TTL_MAX_S + 1e-3:  # floats round
         raise RemoteError(f"a record that lives {told.expires_s - told.issued_s:.0f} s")
-    if now >= told.expires_s:
-        raise RemoteError(f"a record that expired {now - told.expires_s:.0f} s ago")
-    return Record(
-        told.kind, Slot(place, signer), told.boot, told.seq, told.issued_s, told.expires_s,
+    record = Record(
+        told.kind, Slot(told.place, signer), told.boot, told.seq, told.issued_s, told.expires_s,
         told.body, bytes(raw), digest(DOMAIN, signed),
     )  # fmt: skip
+    check_times(record, now)
+    return record
+
+
+def check_times(record: Record, now: float) -> None:
+    """Raises Stale when a record has expired, or is from more than 30 s in the future."""
+    if record.issued_s > now + SKEW_MAX_S:
+        raise Stale(f"a record from {record.issued_s - now:.0f} s in the future")
+    if now >= record.expires_s:
+        raise Stale(f"a record that expired {now - record.expires_s:.0f} s ago")
 
 
 def read(record: Record, kind: type[Fact]) -> Fact:
@@ -221,7 +231,7 @@ class Registry:
     def admit(self, record: Record) -> bool:
         """Remember a checked record; whether it is news. The same once more is no news, no fault.
 
-        Raises RemoteError when a newer one has been seen, or another of the same boot and seq.
+        Raises Stale when a newer one has been seen, RemoteError at another of this boot and seq.
         """
         until_s = record.issued_s + TTL_MAX_S + SKEW_MAX_S
         mark = self._marks.pop(record.slot, None)
@@ -231,7 +241,7 @@ class Registry:
             return True
         self._marks[record.slot] = mark  # popped and put: the last one touched is the last evicted
         if record.order < mark.order:
-            raise RemoteError(f"a record {record.order} after {mark.order}: rolled back")
+            raise Stale(f"a record {record.order} after {mark.order}: rolled back")
         if record.order == mark.order:
             if record.digest != mark.digest:
                 raise RemoteError(f"two records {record.order} of one slot: a contradiction")

@@ -63,6 +63,14 @@ class RoutingTable:
             del spares[next(iter(spares))]
         return False
 
+    def touch(self, peer: str, now: float) -> None:
+        """A peer that may be in the table is alive."""
+        bucket = self._buckets.get(self._index(_point(peer)), {})
+        entry = bucket.pop(peer, None)
+        if entry is not None:
+            entry.heard_s, entry.failures = now, 0
+            bucket[peer] = entry
+
     def failed(self, peer: str) -> None:
         """A peer did not answer. After three times in a row a spare takes its place, if any."""
         index = self._index(_point(peer))

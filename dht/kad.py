@@ -1,0 +1,289 @@
+"""The directory over the swarm: a Kademlia of our own, on a protocol id of our own.
+
+A place keeps *many* records, one of each signer, so the index of a model and its span records are
+read in one look-up; py-libp2p's Kademlia keeps one value a key, answers from a stale local copy,
+and stops at twelve silent streams (DECISIONS.md).
+
+    announce   sign, look up the 20 closest peers to the place, put at all of them, count who keeps
+    find       look up along 4 disjoint paths, merge what the keepers say, check every record
+    keep       announce anew each 30 s +-20 %, at once when peers appear
+
+The rules never wait: record, reading, lookup, table, shelf. Peers are neighbours' business, streams
+are calls' and answers'.
+"""
+
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ..crypto.keys import IdentityKey
+from ..errors import Refused, RemoteError, TransportError
+from .answers import Answers
+from .calls import Host
+from .directory import ModelOffer, offers
+from .keyspace import MODELS, spans_of
+from .message import (
+    ANSWER_RECORD_BYTES_MAX,
+    CONTACTS_MAX,
+    PROTOCOL,
+    Answer,
+    Contact,
+    Find,
+    Found,
+    Hello,
+    Kept,
+    Put,
+    Request,
+)
+from .neighbours import TEND_S, Neighbours
+from .reading import Checker, Reading
+from .record import (
+    REFRESH_S,
+    Announcement,
+    ModelList,
+    ModelName,
+    Record,
+    Registry,
+    Stale,
+    read,
+    sign_fact,
+)
+from .shelf import Shelf
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
+
+KEEPERS_AGE_S: Final = 5 * REFRESH_S  # how long a place's keepers are put to without a look-up
+KEEPERS_LOST: Final = 0.25  # of them gone: look up anew at once
+PUT_S: Final = 2.0
+RETRY_S: Final = 1.0  # after an announcement that nobody kept; doubled each time
+
+
+class KadDirectory:
+    """Implements directory.Directory; made by `open_directory`."""
+
+    def __init__(
+        self, key: IdentityKey, neighbours: Neighbours, *, boot: int, wall: Callable[[], float],
+        salt: bytes,
+    ) -> None:  # fmt: skip
+        self._key = key
+        self._boot = boot
+        self._wall = wall
+        self._seq = 0
+        self._announced: dict[str, Announcement] = {}
+        self._neighbours = neighbours
+        self._shelf = Shelf(key.peer_id, salt=salt)
+        self._registry = Registry()
+        self._checker = Checker()
+        self._keepers: dict[bytes, tuple[float, list[Contact]]] = {}  # when looked up, whom
+        self.answers = Answers(neighbours.hello, self._answer)
+
+    async def announce(self, announcement: Announcement) -> int:
+        self._announced[announcement.model] = announcement
+        names = (ModelName(a.model, a.name, a.blocks) for a in self._announced.values())
+        kept = await self._put_all([announcement, ModelList(tuple(names))])
+        return kept[0]
+
+    async def withdraw(self) -> None:
+        gone = [replace(announced, state="gone") for announced in self._announced.values()]
+        if gone:
+            self._announced.clear()
+            await self._put_all([*gone, ModelList(())])
+
+    async def keep(
+        self,
+        make: Callable[[], Announcement],
+        *,
+        task_status: "TaskStatus[int]" = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        kept = await self.announce(make())
+        task_status.started(kept)
+        retry_s = RETRY_S
+        while True:
+            if kept == 0 and self.peers():
+                wait_s, retry_s = min(retry_s, REFRESH_S), retry_s * 2
+            else:
+                wait_s, retry_s = self._neighbours.jittered(REFRESH_S), RETRY_S
+            with trio.move_on_after(wait_s):
+                await self._neighbours.came.wait()
+            kept = await self.announce(make())
+
+    async def find(self, model: str) -> tuple[Announcement, ...]:
+        found = []
+        for record in await self._read(spans_of(model)):
+            try:
+                told = read(record, Announcement)
+            except RemoteError:
+                continue  # rightly signed nonsense: its signer serves nothing
+            if told.state != "gone":
+                found.append(told)
+        return tuple(found)
+
+    async def models(self) -> tuple[ModelOffer, ...]:
+        lists = []
+        for record in await self._read(MODELS):
+            try:
+                lists.append(read(record, ModelList))
+            except RemoteError:
+                continue  # rightly signed nonsense
+        return offers(lists)
+
+    async def bootstrap(self, addresses: Sequence[str]) -> int:
+        return await self._neighbours.join(addresses)
+
+    def peers(self) -> tuple[str, ...]:
+        return self._neighbours.table.peers()
+
+    async def tend(self) -> None:
+        """Upkeep, for ever: forget what has expired."""
+        while True:
+            await trio.sleep(self._neighbours.jittered(TEND_S))
+            self._shelf.forget_expired(self._wall())
+            self._registry.forget_expired(self._wall())
+
+    async def _read(self, place: bytes) -> list[Record]:
+        """Each signer's newest record at a place: what the swarm says, and what we keep for it."""
+        reading = Reading(place, self._checker)
+        now = self._wall()
+        reading.add((record.raw for record in self._shelf.at(place, now)), now)
+        await self._neighbours.lookup(
+            place,
+            take=lambda found: reading.add(found.records, self._wall()),
+            have=reading.have,
+        )
+        return reading.result(self._registry)
+
+    async def _put_all(self, facts: Sequence[Announcement | ModelList]) -> list[int]:
+        """Sign and put each; how many other peers keep each."""
+        kept = [0] * len(facts)
+
+        async def put(at: int, record: Record) -> None:
+            kept[at] = await self._put(record)
+
+        async with trio.open_nursery() as nursery:
+            for at, fact in enumerate(facts):
+                self._seq += 1
+                now = self._wall()
+                record = sign_fact(self._key, fact, boot=self._boot, seq=self._seq, now=now)
+                self._registry.admit(record)
+                self._shelf.put(record)
+                nursery.start_soon(put, at, record)
+        return kept
+
+    async def _put(self, record: Record) -> int:
+        """Put at the closest peers; how many keep it.
+
+        Between look-ups it goes to those who kept the last one and to whoever came closer since.
+        """
+        place, now = record.slot.place, trio.current_time()
+        looked_s, keepers = self._keepers.get(place, (-math.inf, []))
+        kept: set[str] = set()
+        if now - looked_s < KEEPERS_AGE_S:
+            near = [*self._neighbours.table.closest(place), *keepers]
+            kept = await self._put_at({contact.peer: contact for contact in near}, record)
+            if len(kept) >= (1 - KEEPERS_LOST) * len(keepers):
+                return len(kept)
+        keepers = await self._neighbours.lookup(place)
+        self._keepers[place] = (now, keepers)
+        rest = {contact.peer: contact for contact in keepers if contact.peer not in kept}
+        return len(kept | await self._put_at(rest, record))
+
+    async def _put_at(self, contacts: dict[str, Contact], record: Record) -> set[str]:
+        """The peers that keep the record now."""
+        kept: set[str] = set()
+
+        async def put(contact: Contact) -> None:
+            question = Put(0, (record.raw,))
+            try:
+                answer = await self._neighbours.ask(contact, question, deadline_s=PUT_S)
+            except (TransportError, RemoteError):
+                return  # a keeper less, as the count tells
+            if isinstance(answer, Kept) and answer.kept == (True,):
+                kept.add(contact.peer)
+
+        async with trio.open_nursery() as nursery:
+            for contact in contacts.values():
+                nursery.start_soon(put, contact)
+        return kept
+
+    def _answer(self, peer: str, request: Request) -> Answer | None:
+        """What a peer is answered. Raises RemoteError when it lies."""
+        table = self._neighbours.table
+        table.touch(peer, trio.current_time())
+        match request:
+            case Hello():
+                self._neighbours.met(peer, request)
+                return None
+            case Find():
+                near = table.closest(request.place, CONTACTS_MAX + 1)
+                closer = [contact for contact in near if contact.peer != peer][:CONTACTS_MAX]
+                return Found(request.id, tuple(closer), self._held(request) if request.want else ())
+            case Put():
+                return Kept(request.id, tuple([self._take(peer, raw) for raw in request.records]))
+
+    def _held(self, request: Find) -> tuple[bytes, ...]:
+        records = self._shelf.at(
+            request.place, self._wall(), have=request.have, bytes_max=ANSWER_RECORD_BYTES_MAX
+        )
+        return tuple([record.raw for record in records])
+
+    def _take(self, peer: str, raw: bytes) -> bool:
+        """Keep a peer's own record; whether it is kept. Raises RemoteError at a forged one."""
+        try:
+            record = self._checker.check(raw, None, self._wall(), peer=peer)
+            self._registry.admit(record)
+            self._shelf.put(record)
+        except (Stale, Refused):
+            return False
+        return True
+
+
+@asynccontextmanager
+async def open_directory(
+    host: Host,
+    key: IdentityKey,
+    *,
+    boot: int,
+    serve: bool = True,
+    bootstrap: Sequence[str] = (),
+    wall: Callable[[], float] = time.time,
+    dice: random.Random | None = None,
+) -> AsyncIterator[KadDirectory]:
+    """The directory of this host, until left; leaving withdraws nothing.
+
+    boot: the number of this run (node/identity.py). serve: keep records for others and be told to
+    others; False for a client that is soon gone. wall: unix seconds; dice: for jitter and salt.
+    Raises TransportError when there is somebody to join and none of them answers.
+    """
+    dice = dice or random.SystemRandom()  # the salt must not be guessed
+    neighbours = Neighbours(host, serve=serve, dice=dice)
+    directory = KadDirectory(key, neighbours, boot=boot, wall=wall, salt=dice.randbytes(16))
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(neighbours.calls.run)
+            if serve:
+                host.handle(PROTOCOL, directory.answers.serve)
+            if bootstrap:
+                await directory.bootstrap(bootstrap)
+            nursery.start_soon(neighbours.tend)
+            nursery.start_soon(directory.tend)
+            yield directory
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _only(group) from None
+    finally:
+        directory.answers.close()
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error in nested groups of one: what the caller's own body raised passes as it is."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,226 @@
+"""Who is around us in the key space: meeting peers, asking them, looking up, staying in touch.
+
+The table, the look-up and the streams put together; what is kept at a place is not its business.
+Whoever is met says itself, on a stream that proves its id, where it is; what others say of it is
+hearsay, good for one try. Whoever answers with lies is shunned for ten minutes.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+import trio
+
+from ..crypto.keys import public_of
+from ..errors import Refused, RemoteError, TransportError
+from .calls import ASK_S, Calls, Host
+from .keyspace import PLACE_BYTES, peer_point
+from .lookup import Lookup
+from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Put
+from .table import RoutingTable
+
+SHUN_S: Final = 600.0  # of whoever told lies; a guess
+SHUNNED_MAX: Final = 4096
+TEND_S: Final = 10.0
+SILENT_S: Final = 60.0  # after which a peer is asked whether it is there
+REFRESH_BUCKET_S: Final = 600.0  # libp2p's; each look-up in a small swarm meets every peer anyway
+JITTER: Final = 0.2  # algorithms 3.5: +-20 %, so that a swarm started at once spreads out
+BOOTSTRAP_S: Final = 10.0
+ADDRESSES_MAX: Final = 8
+ADDRESS_CHARS_MAX: Final = 256
+
+T = TypeVar("T")
+
+
+class Neighbours:
+    """The peers that this one knows and asks."""
+
+    def __init__(self, host: Host, *, serve: bool, dice: random.Random) -> None:
+        self.table = RoutingTable(host.peer_id)
+        self.came = trio.Event()  # set, and replaced, when the table stops being empty
+        self._host = host
+        self._serve = serve
+        self._dice = dice
+        self._point = peer_point(host.peer_id)
+        self._shunned: dict[str, float] = {}
+        self._refreshed: dict[int, float] = {}
+        self._join: tuple[str, ...] = ()
+        self.calls = Calls(host, self.hello, self.met)
+
+    def hello(self) -> Hello:
+        short = [a for a in self._host.addresses() if len(a) <= ADDRESS_CHARS_MAX]
+        return Hello(tuple(short[:ADDRESSES_MAX]), self._serve)
+
+    def met(self, peer: str, hello: Hello) -> None:
+        """A peer said where it is, on a stream that proves who it is."""
+        if not hello.serving or peer in self._shunned:
+            return
+        own = tuple(a for a in hello.addresses if a.endswith(f"/p2p/{peer}"))
+        alone = len(self.table) == 0
+        if self.table.heard(Contact(peer, own), trio.current_time()):
+            self._learn(peer, own)
+            if alone:
+                self.came.set()
+                self.came = trio.Event()
+
+    async def join(self, addresses: Sequence[str]) -> int:
+        """Meet these peers and those close to us; how many we know then.
+
+        Raises TransportError when none of them answers.
+        """
+        self._join = tuple(addresses)
+        groups: dict[str, list[str]] = {}
+        for address in addresses:
+            _, named, peer = address.rpartition("/p2p/")
+            if not named or peer != self._host.peer_id:
+                groups.setdefault(peer if named else address, []).append(address)
+        failures: list[str] = []
+        async with trio.open_nursery() as nursery:
+            for group in groups.values():
+                nursery.start_soon(self._greet, group, failures)
+        if groups and len(failures) == len(groups):
+            raise TransportError("; ".join(failures))
+        await self.lookup(self._point)
+        return len(self.table)
+
+    async def lookup(
+        self, place: bytes, take: Callable[[Found], None] | None = None,
+        have: Callable[[], bytes] = bytes,
+    ) -> list[Contact]:  # fmt: skip
+        """The 20 closest peers to a place that answer, closest first.
+
+        take: is given each answer, with the records there, and raises RemoteError at a lie;
+        have: names those that need not be sent again. Without `take` no records are asked for.
+        """
+        seeds = self.table.closest(place)
+        lookup = Lookup(place, seeds, me=self._host.peer_id, shunned=self._shunned)
+        heard = trio.Event()
+
+        async def ask(contact: Contact) -> None:
+            try:
+                found = await self.find(contact, Find(0, place, take is not None, have()))
+                if take is not None:
+                    self._believe(contact.peer, lambda: take(found))
+            except (TransportError, RemoteError):
+                lookup.failed(contact.peer)
+            else:
+                lookup.answered(contact.peer, found.closer)
+            heard.set()
+
+        async with trio.open_nursery() as asking:
+            while not lookup.done():
+                for contact in lookup.next(trio.current_time()):
+                    asking.start_soon(ask, contact)
+                with trio.move_on_at(lookup.wake_s()):
+                    await heard.wait()
+                heard = trio.Event()
+            asking.cancel_scope.cancel()  # those who are slow are not waited for
+        return lookup.closest(CONTACTS_MAX)
+
+    async def find(self, contact: Contact, question: Find) -> Found:
+        """Raises TransportError, or RemoteError at nonsense; the table knows of either."""
+        answer = await self.ask(contact, question)
+
+        def check() -> Found:
+            if not isinstance(answer, Found):
+                raise RemoteError("an answer to another question")
+            for closer in answer.closer:
+                public_of(closer.peer)
+            return answer
+
+        return self._believe(contact.peer, check)
+
+    async def ask(
+        self, contact: Contact, question: Find | Put, *, deadline_s: float = ASK_S
+    ) -> Answer:
+        """Raises TransportError, or RemoteError at nonsense; the table knows of either."""
+        peer = contact.peer
+        if contact.addresses and peer not in self.table:
+            self._learn(peer, contact.addresses)
+        try:
+            answer = await self.calls.ask(peer, question, deadline_s=deadline_s)
+        except TransportError:
+            self.table.failed(peer)
+            raise
+        except RemoteError:
+            self._shun(peer)
+            raise
+        self.table.touch(peer, trio.current_time())
+        return answer
+
+    async def tend(self) -> None:
+        """Upkeep, for ever: ask after the silent, look into old buckets, join again when alone."""
+        while True:
+            await trio.sleep(self.jittered(TEND_S))
+            now = trio.current_time()
+            self._shunned = {peer: until for peer, until in self._shunned.items() if until > now}
+            if not len(self.table) and self._join:
+                await self._join_again()
+            await self._ask_the_stalest(now)
+            await self._refresh_a_bucket(now)
+
+    def jittered(self, seconds: float) -> float:
+        return seconds * self._dice.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _greet(self, addresses: list[str], failures: list[str]) -> None:
+        """Connect, exchange Hellos, and hear of the peer's neighbours."""
+        try:
+            with trio.move_on_after(BOOTSTRAP_S):
+                peer = await self._host.connect(addresses)
+                await self.find(Contact(peer, ()), Find(0, self._point, False, b""))
+                return
+            failures.append(f"{addresses[0]}: no answer within {BOOTSTRAP_S:.0f} s")
+        except (TransportError, RemoteError, Refused) as error:
+            failures.append(f"{addresses[0]}: {error}")
+
+    async def _join_again(self) -> None:
+        try:
+            await self.join(self._join)
+        except TransportError:
+            return  # nobody is there yet; the next round tries again
+
+    async def _ask_the_stalest(self, now: float) -> None:
+        stalest = self.table.stalest()
+        if stalest is None or now - stalest[1] < SILENT_S:
+            return
+        try:
+            await self.find(stalest[0], Find(0, self._point, False, b""))
+        except (TransportError, RemoteError):
+            return  # the table knows of it
+
+    async def _refresh_a_bucket(self, now: float) -> None:
+        """Look up a random place in a bucket that is due."""
+        prefixes = self.table.prefixes()
+        due = [p for p in prefixes if now - self._refreshed.get(p, -math.inf) >= REFRESH_BUCKET_S]
+        if due:
+            self._refreshed[due[0]] = now
+            await self.lookup(self._place_with_prefix(due[0]))
+
+    def _place_with_prefix(self, bits: int) -> bytes:
+        """A random place that shares exactly `bits` bits with our own point."""
+        rest = PLACE_BYTES * 8 - bits  # at least 1, because nobody shares all with us
+        mine = int.from_bytes(self._point)
+        first_other = 1 << (rest - 1)
+        return (mine ^ first_other ^ self._dice.getrandbits(rest - 1)).to_bytes(PLACE_BYTES)
+
+    def _learn(self, peer: str, addresses: Sequence[str]) -> None:
+        try:
+            self._host.learn(peer, addresses)
+        except RemoteError:
+            return  # no addresses that can be dialled: the peer will be unreachable, no more
+
+    def _believe(self, peer: str, check: Callable[[], T]) -> T:
+        """What `check` gives; a peer whose answer it refuses is shunned."""
+        try:
+            return check()
+        except RemoteError:
+            self._shun(peer)
+            raise
+
+    def _shun(self, peer: str) -> None:
+        """Neither ask nor tell of this peer for a while."""
+        self.table.remove(peer)
+        self._shunned[peer] = trio.current_time() + SHUN_S
+        while len(self._shunned) > SHUNNED_MAX:
+            del self._shunned[next(iter(self._shunned))]
