@@ -113,6 +113,8 @@ class Answer:
     def feed(self, piece: bytes | bytearray | memoryview) -> None:
         """Take the next bytes. Raises TransportError for a no, RemoteError for nonsense."""
         self.data += piece
+        if self.agreed:
+            return
         size = min(len(self.data), len(self._expected))
         if self.data[:size] != self._expected[:size]:
             if REFUSAL in self.data:
