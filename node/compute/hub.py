@@ -39,13 +39,23 @@ class Hub:
         self._revision = revision or "main"
         self._offline = offline or huggingface_hub.constants.HF_HUB_OFFLINE
         self._home = home
+        self._pinned = False
         config = self.path("config.json")
         if config is None:
             raise UserError(f"{model}@{self._revision}: has no config.json; check the id")
         self._commit = config.parent.name  # snapshots/<commit>/config.json
         self._revision = self._commit  # every later file comes from the same commit
+        self._pinned = True
 
     def path(self, file: str) -> Path | None:
+        if self._pinned:  # then what the cache knows stays true, absence included
+            cached = huggingface_hub.try_to_load_from_cache(
+                self._model, file, revision=self._revision
+            )
+            if isinstance(cached, str):
+                return Path(cached)
+            if cached is not None:  # the cache knows that the commit has no such file
+                return None
         try:
             found = huggingface_hub.hf_hub_download(
                 self._model, file, revision=self._revision, local_files_only=self._offline
