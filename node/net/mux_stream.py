@@ -4,9 +4,9 @@
     frames ──▶ incoming (at most the window that we granted) ──▶ receive
 
 A small send on an idle connection goes straight into the socket, without a task switch; everything
-else waits its turn in `Mux`. Windows start at 1 MiB and double, up to 8 MiB, while half a window is
-read in less than a round trip and a half: only then is the window what holds the peer back
-(go-yamux doubles within four round trips, which on loopback buys latency for nothing).
+else waits its turn in `Mux`. A window doubles when half of it is read within one round trip of the
+path: only then is it the window that holds the peer back. go-yamux doubles within four, which on a
+short path fills buffers and delays small messages for nothing.
 """
 
 from __future__ import annotations
@@ -351,7 +351,7 @@ class MuxStream:
             return
         now = trio.current_time()
         more = self._consumed
-        if now - self._granted_at < 1.5 * self.mux.rtt_s and self.mux.may_double(self.size):
+        if self.mux.holds_back(self.size, now - self._granted_at):
             more += self.size
             self.mux.grant(self.size)
             self.size *= 2

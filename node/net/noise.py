@@ -13,6 +13,7 @@ Neither side of a link has a lock: one task receives, and `push` never waits.
 
 import socket
 import struct
+import sys
 from typing import Any
 
 import trio
@@ -39,6 +40,10 @@ RECEIVE_BYTES = 256 * 1024
 # An Ed25519 payload has about 120 bytes, with extensions some more; stop whoever announces 8 KiB.
 HANDSHAKE_BYTES_MAX = 8 * 1024
 
+TCP_INFO_BYTES = 152  # Linux's struct tcp_info up to and with tcpi_min_rtt, in it since 4.6
+UNKNOWN_RTT = 0xFFFFFFFF
+
+_MIN_RTT = struct.Struct("=I")
 _NONCE = struct.Struct("<IQ")
 _LENGTH = struct.Struct(">H")
 
@@ -234,6 +239,19 @@ class Link:
             raise TransportError("connection closed") from error
         self._unsent = self._unsent[self._send(memoryview(self._unsent)) :]
         self.blocked = bool(self._unsent)
+
+    def path_rtt_s(self) -> float:
+        """The shortest round trip that the kernel has seen, in seconds; 0 where it does not tell.
+
+        No queue of ours is in it, as it would be in a ping's that passes beside bulk.
+        """
+        if sys.platform != "linux" or self.closed:
+            return 0.0
+        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        if len(info) < TCP_INFO_BYTES:
+            return 0.0
+        microseconds: int = _MIN_RTT.unpack_from(info, TCP_INFO_BYTES - _MIN_RTT.size)[0]
+        return microseconds / 1e6 if microseconds < UNKNOWN_RTT else 0.0
 
     def close(self) -> None:
         """Close the socket; whoever waits on it gets TransportError."""
