@@ -15,6 +15,7 @@ import trio
 from ..errors import TransportError
 from .calls import IDLE_S, Stream
 from .message import (
+    ANSWER_BYTES_MAX,
     REQUEST_BYTES_MAX,
     Answer,
     FrameReader,
@@ -100,17 +101,25 @@ class Answers:
                 return
             self._open.move_to_end(name)
             frames.feed(piece)
+            replies: list[bytes] = []  # to all questions that came together, in one flush
             while (raw := frames.next()) is not None:
-                await trio.sleep(self._allowance(stream.peer).take(trio.current_time()))
+                wait_s = self._allowance(stream.peer).take(trio.current_time())
+                if wait_s or sum(map(len, replies)) > ANSWER_BYTES_MAX:
+                    await self._send(stream, replies)
+                    replies.clear()
+                    await trio.sleep(wait_s)
                 request = read_request(raw)
                 answer = self._answer(stream.peer, request)
                 reply: Reply | None = self._hello() if isinstance(request, Hello) else answer
                 if reply is not None:
-                    await self._send(stream, to_frame(reply))
+                    replies.append(to_frame(reply))
+            await self._send(stream, replies)
 
-    async def _send(self, stream: Stream, raw: bytes) -> None:
+    async def _send(self, stream: Stream, replies: list[bytes]) -> None:
+        if not replies:
+            return
         with trio.move_on_after(PART_S):
-            await stream.send(raw)
+            await stream.send(*replies)
             return
         raise TransportError(f"{stream.peer} did not take its answer within {PART_S:.0f} s")
 

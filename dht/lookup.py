@@ -24,7 +24,7 @@ from .network import diverse_first, networks_of
 PATHS: Final = 4  # algorithms 3.5: d = 4 disjoint paths
 WIDTH: Final = 5  # of each path; four of five are Kademlia's k = 20
 ALPHA: Final = 3  # Kademlia's alpha, for each path
-PATIENCE_S: Final = 0.4  # a round trip across the world and a busy peer; a guess
+PATIENCE_S: Final = 0.4  # a round trip across the world, while nothing has been measured
 ASKS_MAX: Final = 24  # of one path: no liar can lead it on for ever; 64 honest peers need 8
 CANDIDATES_MAX: Final = 64  # of one path
 
@@ -57,8 +57,6 @@ class _Path:
     def finished(self) -> bool:
         if self.count("asked"):
             return False
-        if self.count("slow") and not self.count("answered"):
-            return False  # all are slow: wait for them
         return self.asks >= ASKS_MAX or all(c.state == "answered" for c in self.front())
 
 
@@ -66,9 +64,11 @@ class Lookup:
     """One search for the peers closest to `place`."""
 
     def __init__(
-        self, place: bytes, seeds: Iterable[Contact], *, me: str, shunned: Iterable[str] = ()
-    ) -> None:
+        self, place: bytes, seeds: Iterable[Contact], *, me: str, shunned: Iterable[str] = (),
+        patience_s: float = PATIENCE_S,
+    ) -> None:  # fmt: skip
         self._place = place
+        self._patience_s = patience_s
         self._paths = [_Path() for _ in range(PATHS)]
         self._owner: dict[str, _Path] = {}
         self._never = {me, *shunned}
@@ -81,7 +81,7 @@ class Lookup:
         asking = []
         for path in self._paths:
             for candidate in path.candidates.values():
-                if candidate.state == "asked" and now >= candidate.asked_s + PATIENCE_S:
+                if candidate.state == "asked" and now >= candidate.asked_s + self._patience_s:
                     candidate.state = "slow"
             for candidate in path.front():
                 if path.count("asked") >= ALPHA or path.asks >= ASKS_MAX:
@@ -105,12 +105,15 @@ class Lookup:
         self._owner[peer].candidates[peer].state = "failed"
 
     def done(self) -> bool:
-        return all(path.finished() for path in self._paths)
+        if not all(path.finished() for path in self._paths):
+            return False
+        # When everybody is slow, somebody is waited for.
+        return self._count("answered") > 0 or self._count("slow") == 0
 
     def wake_s(self) -> float:
         """When the next peer that was asked becomes slow; infinity when none will."""
         asked = (c for path in self._paths for c in path.candidates.values() if c.state == "asked")
-        return min((c.asked_s + PATIENCE_S for c in asked), default=float("inf"))
+        return min((c.asked_s + self._patience_s for c in asked), default=float("inf"))
 
     def closest(self, count: int) -> list[Contact]:
         """Those who answered, closest first."""
@@ -122,6 +125,9 @@ class Lookup:
         ]
         answered.sort(key=lambda candidate: candidate.distance)
         return list(diverse_first(((c.contact, c.networks) for c in answered), count))
+
+    def _count(self, state: State) -> int:
+        return sum(path.count(state) for path in self._paths)
 
     def _deal(self, contact: Contact) -> None:
         if contact.peer not in self._never and contact.peer not in self._owner:

@@ -18,6 +18,7 @@ from .calls import ASK_S, Calls, Host
 from .keyspace import PLACE_BYTES, peer_point
 from .lookup import Lookup
 from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Put
+from .pace import Pace
 from .table import RoutingTable
 
 SHUN_S: Final = 600.0  # of whoever told lies; a guess
@@ -46,6 +47,7 @@ class Neighbours:
         self._shunned: dict[str, float] = {}
         self._refreshed: dict[int, float] = {}
         self._join: tuple[str, ...] = ()
+        self._pace = Pace()
         self.calls = Calls(host, self.hello, self.met)
 
     def hello(self) -> Hello:
@@ -94,7 +96,10 @@ class Neighbours:
         have: names those that need not be sent again. Without `take` no records are asked for.
         """
         seeds = self.table.closest(place)
-        lookup = Lookup(place, seeds, me=self._host.peer_id, shunned=self._shunned)
+        lookup = Lookup(
+            place, seeds, me=self._host.peer_id, shunned=self._shunned,
+            patience_s=self._pace.patience_s(),
+        )  # fmt: skip
         heard = trio.Event()
 
         async def ask(contact: Contact) -> None:
@@ -109,9 +114,11 @@ class Neighbours:
             heard.set()
 
         async with trio.open_nursery() as asking:
-            while not lookup.done():
+            while True:
                 for contact in lookup.next(trio.current_time()):
                     asking.start_soon(ask, contact)
+                if lookup.done():
+                    break
                 with trio.move_on_at(lookup.wake_s()):
                     await heard.wait()
                 heard = trio.Event()
@@ -139,7 +146,9 @@ class Neighbours:
         if contact.addresses and peer not in self.table:
             self._learn(peer, contact.addresses)
         try:
+            begun_s = trio.current_time()
             answer = await self.calls.ask(peer, question, deadline_s=deadline_s)
+            self._pace.took(trio.current_time() - begun_s)
         except TransportError:
             self.table.failed(peer)
             raise
