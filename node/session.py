@@ -74,7 +74,8 @@ class SessionPlan:
 @dataclass(slots=True, eq=False)
 class _Link:
     hop: Hop
-    scope: trio.CancelScope
+    reading: trio.CancelScope = field(default_factory=trio.CancelScope)
+    writing: trio.CancelScope = field(default_factory=trio.CancelScope)
     frames: FrameStream | None = None
     outbox: deque[SendStep | Renew] = field(default_factory=deque)
     pending: trio.Event = field(default_factory=trio.Event)
@@ -156,6 +157,9 @@ class LiveSession:
     async def close(self) -> None:
         """Close every stream, so that the servers free their caches at once."""
         for link in self._links.values():
+            link.reading.cancel()  # an end that we make is no loss
+            link.writing.cancel()
+        for link in list(self._links.values()):
             if link.frames is not None:
                 await link.frames.close()
 
@@ -179,7 +183,7 @@ class LiveSession:
                 case FindRoute(gap, blocks):
                     self._nursery.start_soon(self._find_route, gap, blocks)
                 case OpenLink(number, hop):
-                    link = _Link(hop, trio.CancelScope())
+                    link = _Link(hop)
                     self._links[number] = link
                     self._nursery.start_soon(self._read, number, link)
                 case CloseLink(number, peer, reason):
@@ -195,7 +199,8 @@ class LiveSession:
             self._router.history(peer).failed(now)
         self.recoveries.append(Recovery(peer, link.hop.blocks, reason, now))
         log.debug("hop lost", peer=peer, blocks=str(link.hop.blocks), reason=reason)
-        link.scope.cancel()
+        link.reading.cancel()
+        link.writing.cancel()
         if link.frames is not None:
             self._nursery.start_soon(link.frames.reset)
 
@@ -224,7 +229,7 @@ class LiveSession:
 
     async def _read(self, number: int, link: _Link) -> None:
         """Open the link's stream, then hand in its answers until it ends."""
-        with link.scope:
+        with link.reading:
             try:
                 await self._open(number, link)
                 assert link.frames is not None
@@ -295,7 +300,7 @@ class LiveSession:
     async def _write(self, number: int, link: _Link) -> None:
         """Send what the machine posts to this link, in order."""
         assert link.frames is not None
-        with link.scope:
+        with link.writing:
             try:
                 while True:
                     while link.outbox:
@@ -332,7 +337,7 @@ class LiveSession:
         if link is None:
             return
         every_s = link.lease_s * RENEW_SHARE
-        if now - link.quiet_since_s >= every_s:
+        if now >= link.quiet_since_s + every_s:  # the sum the timer was set by, to the last bit
             self._post(link, Renew())
             link.quiet_since_s = now
         self._timers[("renew", number)] = link.quiet_since_s + every_s

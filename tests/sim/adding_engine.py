@@ -1,0 +1,89 @@
+"""A stage that adds: output row = input row + sum over its blocks of (block + 1) * f(cache).
+
+Its hidden states are f32 rows like a real one's. What comes out depends on every row remembered, on
+the order and on the piece sizes, so a wrong replay shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from potluck.errors import RemoteError
+from potluck.swarm.blocks import BlockRange
+from potluck.swarm.wire import Step
+
+WIDTH = 4
+
+
+@dataclass
+class AddingCache:
+    blocks: BlockRange
+    rows: dict[int, list[bytes]] = field(default_factory=dict)
+
+
+class AddingEngine:
+    """Implements server.Engine without a device."""
+
+    width = WIDTH
+    context = 4096
+    numerics = "adding"
+
+    def __init__(self, blocks: BlockRange) -> None:
+        self.blocks = blocks
+        self.caches: list[AddingCache] = []
+
+    def open_cache(self, blocks: BlockRange, tokens: int) -> AddingCache:
+        cache = AddingCache(blocks, {b: [] for b in range(blocks.start, blocks.stop)})
+        self.caches.append(cache)
+        return cache
+
+    def run(
+        self, cache: AddingCache, payload: memoryview, step: Step, dtype: str
+    ) -> tuple[memoryview, float]:
+        if len(payload) != sum(step.sizes) * WIDTH * 4:
+            raise RemoteError("payload of the wrong size")
+        rows = np.frombuffer(payload, "<f4").reshape(-1, WIDTH)
+        at, out, start = step.at, [], 0
+        for size in step.sizes:
+            piece = rows[start : start + size]
+            for block in range(cache.blocks.start, cache.blocks.stop):
+                piece = self._block(cache.rows[block], block, at, piece)
+            out.append(piece)
+            at, start = at + size, start + size
+        whole = np.concatenate(out).astype("<f4")
+        return memoryview(whole[len(whole) - step.rows :].tobytes()), 0.0
+
+    def _block(self, kept: list[bytes], block: int, at: int, piece: np.ndarray) -> np.ndarray:
+        assert len(kept) >= at, "a hole in the cache"
+        del kept[at:]
+        outputs = []
+        for row in piece:
+            kept.append(row.tobytes() + bytes([len(piece) % 256]))
+            digest = hashlib.blake2b(b"".join(kept), digest_size=WIDTH).digest()
+            outputs.append((row + np.frombuffer(digest, "u1") * (block + 1)) % 65536)
+        return np.stack(outputs).astype("<f4")
+
+    def truncate(self, cache: AddingCache, at: int) -> None:
+        for kept in cache.rows.values():
+            del kept[at:]
+
+
+class InstantDevice:
+    """A worker that runs at once, or takes `step_s` of virtual time."""
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self.step_s = step_s
+        self.waiting = 0
+
+    async def run(self, function, *args):  # type: ignore[no-untyped-def]
+        import trio
+
+        self.waiting += 1
+        try:
+            await trio.sleep(self.step_s)
+            return function(*args)
+        finally:
+            self.waiting -= 1

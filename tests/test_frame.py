@@ -1,0 +1,84 @@
+"""Frames: any pieces in, the same frames out; whatever is too large or unknown is refused."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potluck.errors import RemoteError
+from potluck.swarm.frame import HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, FrameReader, pack_frame
+from potluck.swarm.wire import Busy, Fault, Message, Open, Opened, Output, Renew, Step, Truncate
+
+EXAMPLES: list[tuple[Message, bytes]] = [
+    (Open(bytes(range(16)), "ab" * 32, 0, 8, 2048, "f32"), b""),
+    (Opened(120.0, 256, "none/float32/torch2.13.0/cpu/1"), b""),
+    (Step(17, (1,), 1), bytes(range(8))),
+    (Step(0, (128, 128, 1), 0), b"x" * 100),
+    (Output(17, 1, 1, 0.0015, 0.0, 3), bytes(range(8))),
+    (Truncate(5), b""),
+    (Renew(), b""),
+    (Busy("the cache is full", 1.5), b""),
+    (Fault("another model is served here"), b""),
+]
+
+
+@given(
+    chosen=st.lists(st.sampled_from(EXAMPLES), max_size=5),
+    cuts=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+)
+def test_any_pieces_give_the_same_frames(
+    chosen: list[tuple[Message, bytes]], cuts: list[int]
+) -> None:
+    stream = b"".join(pack_frame(message, len(body)) + body for message, body in chosen)
+    reader, found, place, turn = FrameReader(), [], 0, 0
+    while place < len(stream):
+        size = cuts[turn % len(cuts)]
+        found += [(m, bytes(b)) for m, b in reader.feed(stream[place : place + size])]
+        place, turn = place + size, turn + 1
+    assert found == chosen
+    assert not reader.unfinished
+
+
+@given(data=st.binary(max_size=200))
+def test_random_bytes_are_refused_or_waited_for_never_a_crash(data: bytes) -> None:
+    reader = FrameReader()
+    try:
+        list(reader.feed(data))
+    except RemoteError:
+        return
+    assert len(data) < 8 or reader.unfinished or not data
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        struct.pack(">BBHI", 3, 0, 10, 0xFFFFFFFF),  # four gibibytes
+        struct.pack(">BBHI", 3, 0, 10, PAYLOAD_BYTES_MAX + 1),
+        struct.pack(">BBHI", 3, 0, HEADER_BYTES_MAX + 1, 0),
+        struct.pack(">BBHI", 99, 0, 10, 0),
+        struct.pack(">BBHI", 3, 1, 10, 0),
+    ],
+)
+def test_a_bad_prefix_is_refused_before_its_body(prefix: bytes) -> None:
+    with pytest.raises(RemoteError):
+        list(FrameReader().feed(prefix))
+
+
+def test_no_payload_is_taken_before_it_is_allowed() -> None:
+    frame = pack_frame(Step(0, (1,), 1), 8)
+    with pytest.raises(RemoteError, match="too large"):
+        list(FrameReader(payload_bytes_max=0).feed(frame))
+
+
+def test_the_bytes_of_every_message_are_those_on_file() -> None:
+    """A change of schema shows in review: the file has one line a message, as hex."""
+    lines = [
+        f"{type(message).__name__} {(pack_frame(message, len(body)) + body).hex()}"
+        for message, body in EXAMPLES
+    ]
+    golden = Path(__file__).parent / "golden" / "session.hex"
+    assert lines == golden.read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,82 @@
+"""What is remembered of a peer: its time, its failures, and how long it is waited for."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potluck.swarm.history import (
+    BAN_FIRST_S,
+    BAN_LONGEST_S,
+    FIRST_STEP_S,
+    OBSERVATIONS_TO_TRUST,
+    PATIENCE_CEILING_S,
+    PATIENCE_FLOOR_S,
+    PeerHistory,
+)
+
+
+def taught(elapsed_s: float, *, tokens: int = 1, blocks: int = 4) -> PeerHistory:
+    history = PeerHistory()
+    for _ in range(OBSERVATIONS_TO_TRUST):
+        history.answered(elapsed_s, tokens, blocks)
+    return history
+
+
+def test_a_stranger_gets_time_for_a_slow_machine() -> None:
+    assert PeerHistory().patience_s(1, 8) == FIRST_STEP_S
+    assert PeerHistory().patience_s(128, 8) > FIRST_STEP_S
+
+
+def test_a_known_peer_is_waited_for_three_times_its_own_time() -> None:
+    assert taught(4.0).patience_s(1, 4) >= 12.0
+    assert taught(0.002).patience_s(1, 4) == PATIENCE_FLOOR_S
+    assert taught(1000.0).patience_s(1, 4) == PATIENCE_CEILING_S
+
+
+def test_time_scales_with_the_blocks_asked_for() -> None:
+    assert taught(4.0, blocks=4).patience_s(1, 8) == 2 * taught(4.0, blocks=4).patience_s(1, 4)
+
+
+def test_a_jittery_peer_is_waited_for_longer_than_a_steady_one() -> None:
+    steady, jittery = taught(4.0), PeerHistory()
+    for elapsed_s in (1.0, 7.0) * 20:
+        jittery.answered(elapsed_s, 1, 4)
+    assert jittery.patience_s(1, 4) > steady.patience_s(1, 4)
+
+
+@given(failures=st.integers(1, 40))
+def test_bans_double_up_to_a_longest(failures: int) -> None:
+    history = PeerHistory()
+    for _ in range(failures):
+        history.failed(100.0)
+    ban_s = min(BAN_FIRST_S * 2 ** (failures - 1), BAN_LONGEST_S)
+    assert history.banned(100.0 + ban_s - 0.01)
+    assert not history.banned(100.0 + ban_s)
+
+
+def test_an_answer_or_a_restart_ends_a_ban_and_an_old_record_does_not() -> None:
+    for pardon, still_banned in (
+        (lambda h: h.answered(0.1, 1, 1), False),
+        (lambda h: h.announced(8), False),
+        (lambda h: h.announced(7), True),
+        (lambda h: h.announced(6), True),
+    ):
+        history = PeerHistory()
+        history.announced(7)
+        history.failed(0.0)
+        pardon(history)
+        assert history.banned(0.1) == still_banned
+
+
+def test_being_full_is_no_failure_and_ends_by_itself() -> None:
+    history = PeerHistory()
+    history.refused(10.0, 1.5)
+    assert history.busy(11.0) and not history.busy(11.6) and not history.banned(11.0)
+
+
+def test_a_claim_counts_half_until_the_peer_was_seen_and_never_above_what_was_seen() -> None:
+    stranger = PeerHistory()
+    assert stranger.block_s(1000.0) == 2 / 1000
+    slow = taught(0.4, blocks=4)
+    assert slow.block_s(1e9) == 0.1  # claims the moon, was seen to take 100 ms a block

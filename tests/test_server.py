@@ -1,0 +1,430 @@
+"""The server and the session driver over memory roads, under a virtual clock."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import trio
+from sim.adding_engine import WIDTH, AddingEngine, InstantDevice
+from sim.memory_host import MemoryHost, MemoryNet, MemoryStream
+
+from potluck.crypto.keys import IdentityKey
+from potluck.dht.memory import MemoryDirectory, MemoryShelf
+from potluck.dht.record import Announcement
+from potluck.errors import MissingBlocks, Refused, RemoteError, TransportError
+from potluck.node.frames import FrameStream
+from potluck.node.router import GRACE_S, Router
+from potluck.node.server import OPEN_S, Server
+from potluck.node.session import SessionPlan, open_session
+from potluck.swarm.admission import Admission, AdmissionConfig
+from potluck.swarm.blocks import BlockRange
+from potluck.swarm.history import FIRST_STEP_S
+from potluck.swarm.wire import PROTOCOL, Busy, Fault, Open, Opened, Output, Step, Truncate
+
+MODEL = "ab" * 32
+BLOCKS = 6
+ROW_BYTES = WIDTH * 4
+
+
+@dataclass
+class Node:
+    key: IdentityKey
+    host: MemoryHost
+    server: Server
+    engine: AddingEngine
+    admission: Admission
+    device: InstantDevice
+
+
+@dataclass
+class World:
+    """A swarm in memory. `add` starts a server; `client` is a router to use it with."""
+
+    net: MemoryNet
+    shelf: MemoryShelf = field(default_factory=MemoryShelf)
+    nodes: list[Node] = field(default_factory=list)
+
+    async def add(self, start: int, stop: int, *, cache_tokens: int = 10_000) -> Node:
+        key = IdentityKey.generate()
+        host = self.net.host(key.peer_id)
+        engine, device = AddingEngine(BlockRange(start, stop)), InstantDevice(0.001)
+        admission = Admission(AdmissionConfig(cache_tokens))
+        server = Server(engine, device, admission, MODEL)
+        host.handle(PROTOCOL, server.serve)
+        await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host))
+        self.nodes.append(Node(key, host, server, engine, admission, device))
+        return self.nodes[-1]
+
+    def client(self) -> tuple[MemoryHost, Router]:
+        key = IdentityKey.generate()
+        host = self.net.host(key.peer_id)
+        directory = MemoryDirectory(key, self.shelf)
+        return host, Router(host, directory, random.Random(1))  # type: ignore[arg-type]
+
+    def serving(self, start: int) -> Node:
+        """The node that serves the live session's hop that begins at this block."""
+        return next(
+            node
+            for node in self.nodes
+            if node.server.sessions and not node.host.dead and node.engine.blocks.start == start
+        )
+
+
+def announcement(start: int, stop: int, host: MemoryHost) -> Announcement:
+    return Announcement(
+        model=MODEL,
+        name="adding",
+        start=start,
+        stop=stop,
+        blocks=BLOCKS,
+        state="online",
+        device="cpu",
+        dtype="float32",
+        quantization="none",
+        decode_tokens_s=1000.0,
+        prefill_tokens_s=1000.0,
+        addresses=host.addresses(),
+        cache_tokens_free=10_000,
+        context_tokens_max=4096,
+        version="0",
+    )
+
+
+@asynccontextmanager
+async def world(*spans: tuple[int, int]) -> AsyncIterator[World]:
+    async with trio.open_nursery() as nursery:
+        made = World(MemoryNet(nursery))
+        for start, stop in spans:
+            await made.add(start, stop)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def plan(tokens: int = 64, wait_s: float = 0.0) -> SessionPlan:
+    return SessionPlan(MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s)
+
+
+def rows(number: int, tokens: int = 1) -> bytes:
+    return np.full((tokens, WIDTH), number, "<f4").tobytes()
+
+
+THREE_STAGES = ((0, 2), (2, 4), (4, 6), (0, 2), (2, 4), (4, 6))
+
+
+async def talk(made: World, kill_at: dict[int, list[int]]) -> list[bytes]:
+    """A prompt in two chunks and eight steps. kill_at: before which step to kill which stages."""
+    host, router = made.client()
+    out = []
+    async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+        session.feed(rows(100, 5), 5, 0)
+        session.feed(rows(200, 3), 3, 1)
+        await session.output()
+        out.append(bytes(await session.output()))
+        for number in range(8):
+            for start in kill_at.get(number, []):
+                await made.serving(start).host.die()
+            session.feed(rows(number), 1, 1)
+            out.append(bytes(await session.output()))
+    return out
+
+
+async def undisturbed() -> list[bytes]:
+    async with world(*THREE_STAGES) as made:
+        return await talk(made, {})
+
+
+@pytest.mark.parametrize("kills", [{3: [0]}, {0: [2]}, {7: [4]}, {2: [0, 2]}, {1: [2], 5: [4]}])
+async def test_killed_servers_change_no_answer(
+    autojump_clock: trio.testing.MockClock, kills: dict[int, list[int]]
+) -> None:
+    expected = await undisturbed()
+    async with world(*THREE_STAGES) as made:
+        assert await talk(made, kills) == expected
+
+
+async def test_a_stalled_server_is_left_at_its_deadline(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    expected = await undisturbed()
+    async with world(*THREE_STAGES) as made:
+        host, router = made.client()
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(100, 5), 5, 0)
+            session.feed(rows(200, 3), 3, 1)
+            await session.output()
+            await session.output()
+            made.serving(2).host.stall()
+            began = trio.current_time()
+            session.feed(rows(0), 1, 1)
+            assert bytes(await session.output()) == expected[1]
+            assert FIRST_STEP_S <= trio.current_time() - began <= FIRST_STEP_S + 1
+            assert [lost.reason for lost in session.recoveries] == ["no answer before its deadline"]
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        lambda data: data[:-4] + struct.pack("<f", float("nan")),
+        lambda data: b"\xff" * len(data),
+        lambda data: data[:8] + b"\xc1" + data[9:],
+    ],
+)
+async def test_a_server_that_answers_rubbish_is_replaced(
+    autojump_clock: trio.testing.MockClock, rubbish: object
+) -> None:
+    expected = await undisturbed()
+    async with world(*THREE_STAGES) as made:
+        host, router = made.client()
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(100, 5), 5, 0)
+            session.feed(rows(200, 3), 3, 1)
+            await session.output()
+            await session.output()
+            for stream in made.serving(4).host.streams:
+                stream.bend = rubbish  # type: ignore[assignment]
+            session.feed(rows(0), 1, 1)
+            assert bytes(await session.output()) == expected[1]
+            assert len(session.recoveries) == 1
+
+
+async def test_missing_blocks_are_named_when_no_cover_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 2), (4, 6)) as made:
+        host, router = made.client()
+        began = trio.current_time()
+        with pytest.raises(MissingBlocks, match="blocks 2:4 of adding") as caught:
+            async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+                await session.output()
+        assert caught.value.missing == ((2, 4),)
+        assert trio.current_time() - began < GRACE_S + 1
+
+
+async def test_with_wait_a_session_goes_on_when_cover_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    expected = await undisturbed()
+    async with world((0, 2), (4, 6)) as made:
+        host, router = made.client()
+        async with trio.open_nursery() as nursery:
+
+            async def bring() -> None:
+                await trio.sleep(20)
+                await made.add(2, 4)
+
+            nursery.start_soon(bring)
+            async with open_session(host, router, plan(wait_s=60)) as session:  # type: ignore[arg-type]
+                session.feed(rows(100, 5), 5, 0)
+                session.feed(rows(200, 3), 3, 1)
+                await session.output()
+                assert bytes(await session.output()) == expected[0]
+
+
+async def test_the_only_replica_is_tried_again_after_a_hiccup(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """One stream breaks, its peer lives: after its first ban it serves the session again."""
+    expected = await undisturbed()
+    async with world((0, 2), (2, 4), (4, 6)) as made:
+        host, router = made.client()
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(100, 5), 5, 0)
+            session.feed(rows(200, 3), 3, 1)
+            await session.output()
+            await session.output()
+            await made.serving(2).host.streams[0].reset()
+            session.feed(rows(0), 1, 1)
+            assert bytes(await session.output()) == expected[1]
+
+
+async def test_leaving_a_session_frees_every_cache_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 3), (3, 6)) as made:
+        host, router = made.client()
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(1), 1, 1)
+            await session.output()
+            assert [node.admission.sessions for node in made.nodes] == [1, 1]
+        await trio.testing.wait_all_tasks_blocked()
+        assert [node.admission.free_tokens for node in made.nodes] == [10_000, 10_000]
+        assert made.net.faults == []
+
+
+async def test_a_full_swarm_refuses_and_says_when_to_return(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world() as made:
+        await made.add(0, 6, cache_tokens=10)
+        host, router = made.client()
+        with pytest.raises(Refused) as caught:
+            async with open_session(host, router, plan(tokens=64)) as session:  # type: ignore[arg-type]
+                session.feed(rows(1), 1, 1)
+                await session.output()
+        assert caught.value.retry_after_s > 0
+
+
+async def test_a_draining_server_hands_its_sessions_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Drained with no patience, the server cuts its session; the client goes on elsewhere with the
+    same answer, and does not hold it against the peer."""
+    expected = await undisturbed()
+    async with world(*THREE_STAGES) as made:
+        host, router = made.client()
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(100, 5), 5, 0)
+            session.feed(rows(200, 3), 3, 1)
+            await session.output()
+            await session.output()
+            leaving = made.serving(2)
+            await leaving.server.drain(0.0)
+            session.feed(rows(0), 1, 1)
+            assert bytes(await session.output()) == expected[1]
+            assert leaving.server.sessions == 0
+            assert not router.history(leaving.host.peer_id).banned(trio.current_time())
+
+
+async def test_a_session_that_waits_longer_than_its_lease_is_kept_by_renewal(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 6)) as made:
+        host, router = made.client()
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(1), 1, 1)
+            await session.output()
+            await trio.sleep(1000)
+            session.feed(rows(2), 1, 1)
+            await session.output()
+            assert session.recoveries == []
+
+
+async def dial(made: World) -> FrameStream:
+    host, _ = made.client()
+    return FrameStream(await host.open_stream(made.nodes[0].host.peer_id, PROTOCOL))
+
+
+def opening(**changes: object) -> Open:
+    asked = {
+        "session": bytes(16),
+        "model": MODEL,
+        "start": 0,
+        "stop": 6,
+        "tokens": 32,
+        "dtype": "f32",
+    }
+    return Open(**(asked | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        opening(model="cd" * 32),
+        opening(stop=7),
+        opening(start=3, stop=3),
+        opening(tokens=0),
+        opening(tokens=5000),
+        opening(dtype="f64"),
+        Step(0, (1,), 1),
+        Opened(1.0, 4, "x"),
+    ],
+)
+async def test_a_bad_opening_is_answered_with_its_fault_and_closed(
+    autojump_clock: trio.testing.MockClock, first: object
+) -> None:
+    async with world((0, 6)) as made:
+        frames = await dial(made)
+        await frames.send(first)  # type: ignore[arg-type]
+        received = await frames.receive()
+        assert received is not None and isinstance(received[0], Fault)
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.nodes[0].admission.sessions == 0
+        assert isinstance(made.net.faults[0][1], RemoteError)
+
+
+@pytest.mark.parametrize(
+    ("step", "payload"),
+    [
+        (Step(1, (1,), 1), rows(1)),  # a hole
+        (Step(0, (1,), 2), rows(1)),  # more rows than tokens
+        (Step(0, (0, 1), 1), rows(1)),  # an empty piece
+        (Step(0, (33,), 1), rows(1, 33)),  # beyond what was reserved
+        (Step(0, (2,), 1), rows(1)),  # a payload too short
+        (Truncate(1), b""),
+        (opening(), b""),
+    ],
+)
+async def test_a_bad_step_ends_the_session_and_frees_its_cache(
+    autojump_clock: trio.testing.MockClock, step: object, payload: bytes
+) -> None:
+    async with world((0, 6)) as made:
+        frames = await dial(made)
+        await frames.send(opening())
+        assert isinstance((await frames.receive() or [None])[0], Opened)
+        await frames.send(step, payload)  # type: ignore[arg-type]
+        received = await frames.receive()
+        assert received is not None and isinstance(received[0], Fault)
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.nodes[0].admission.sessions == 0
+
+
+async def test_a_silent_client_is_let_go_before_and_after_opening(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 6)) as made:
+        await dial(made)
+        frames = await dial(made)
+        await frames.send(opening())
+        assert isinstance((await frames.receive() or [None])[0], Opened)
+        await trio.sleep(OPEN_S + 1)
+        assert len(made.nodes[0].host.streams) == 1
+        received = await frames.receive()
+        assert received is not None and isinstance(received[0], Busy)
+        assert made.nodes[0].admission.sessions == 0
+
+
+async def test_a_step_may_truncate_and_a_truncation_may_be_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 6)) as made:
+        frames = await dial(made)
+        await frames.send(opening())
+        await frames.receive()
+        answers = []
+        for message in (Step(0, (2,), 1), Step(2, (1,), 1), Step(2, (1,), 1), Truncate(2)):
+            await frames.send(
+                message, *([rows(7, message.sizes[0])] if hasattr(message, "sizes") else [])
+            )
+            if not isinstance(message, Truncate):
+                received = await frames.receive()
+                assert received is not None and isinstance(received[0], Output)
+                answers.append(bytes(received[1]))
+        assert answers[1] == answers[2]
+        await frames.send(Step(3, (1,), 1), rows(7))
+        assert isinstance((await frames.receive() or [None])[0], Fault)
+
+
+async def test_an_honest_client_is_served_beside_streams_of_random_bytes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    rng = random.Random(5)
+    expected = await undisturbed()
+    async with world(*THREE_STAGES) as made:
+        host, _ = made.client()
+        for _ in range(300):
+            peer = rng.choice(made.nodes).host.peer_id
+            stream: MemoryStream = await host.open_stream(peer, PROTOCOL)
+            with_open = rng.random() < 0.5
+            try:
+                if with_open:
+                    await FrameStream(stream).send(opening(start=0, stop=rng.randint(1, 6)))
+                await stream.send(rng.randbytes(rng.randint(0, 200)))
+            except TransportError:
+                pass  # refused before the rubbish was sent
+        assert await talk(made, {}) == expected
