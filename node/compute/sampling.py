@@ -4,9 +4,9 @@ The noise is a pure function of (seed, position): it does not matter which peers
 logits, how often a hop was replayed, or in how many goes a text was made. The draw is the
 Gumbel-max trick: the largest of `logit + noise` is distributed as softmax(logits).
 
-Noise of position p: Philox-4x64-10 with key `seed` and counter p * 2**64 (Salmon et al., 2011;
-numpy keeps its bit stream fixed), the i-th 64 bits for token i, of which the upper 53 give a
-number u strictly between 0 and 1, and the noise -log(-log u).
+The noise of token i at position p: the i-th raw 64 bits of numpy's `Philox(key=seed,
+counter=[0, p, 0, 0])` (Philox-4x64-10, Salmon et al., 2011; numpy keeps its bit stream fixed), of
+which the upper 53 give a number u strictly between 0 and 1, and the noise -log(-log u).
 
 Filters follow transformers' logits processors, in its order: repetition penalty, temperature,
 top-k, top-p, min-p.
@@ -67,8 +67,9 @@ def pick(logits: Tensor, settings: Settings, position: int, history: Sequence[in
     if settings.temperature == 0:
         return int(scores.argmax())
     kept = keep(scores / settings.temperature, settings)
+    alive = np.flatnonzero(kept > -np.inf)
     assert settings.seed is not None  # checked at birth
-    return int((kept + noise(settings.seed, position, len(kept))).argmax())
+    return int(alive[(kept[alive] + noise(settings.seed, position, alive)).argmax()])
 
 
 def keep(scores: Logits, settings: Settings) -> Logits:
@@ -89,9 +90,10 @@ def keep(scores: Logits, settings: Settings) -> Logits:
     return scores
 
 
-def noise(seed: int, position: int, count: int) -> Logits:
-    """Gumbel noise for `count` tokens at `position`."""
-    bits = np.random.Philox(key=seed, counter=[0, position, 0, 0]).random_raw(count)
+def noise(seed: int, position: int, tokens: NDArray[np.int64]) -> Logits:
+    """Gumbel noise of these tokens, in rising order, at `position`."""
+    philox = np.random.Philox(key=seed, counter=[0, position, 0, 0])
+    bits = philox.random_raw(int(tokens[-1]) + 1)[tokens]
     even = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return np.asarray(-np.log(-np.log(even)))
 

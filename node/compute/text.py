@@ -19,8 +19,18 @@ import tokenizers
 from ...errors import UserError
 from .checkpoint import Checkpoint
 
-_WINDOW = 6  # tokens decoded again as the left context of the next: transformers takes 6 too
+_CONTEXT = 6  # tokens of the prompt that are the left context of the first: as in transformers
+_WINDOW_MAX = 64  # tokens; guess: far more than any character, a small decode
 _BROKEN = "\ufffd"
+_TEMPLATE_ERRORS = (  # a template is a program of somebody else: whatever it may raise is its fault
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class Text:
@@ -100,19 +110,26 @@ class Text:
         try:
             template = environment.from_string(self._template or "")
             return str(template.render(messages=messages, add_generation_prompt=True, **specials))
-        except jinja2.TemplateError as error:
-            raise UserError(f"the model's chat template refuses this: {error}") from error
+        except _TEMPLATE_ERRORS as error:
+            why = str(error).partition("\n")[0]
+            raise UserError(f"the model's chat template refuses this: {why}") from error
 
 
 class Stream:
-    """Token ids in, certain text out."""
+    """Token ids in, certain text out.
+
+    Only a window of ids is decoded: those since the one before last point where nothing was held,
+    so that it starts at a whole character and has left context (some decoders strip the first
+    space they see).
+    """
 
     def __init__(self, text: Text, prompt: Sequence[int], stops: Sequence[str]) -> None:
         if any(not stop for stop in stops):
             raise UserError("a stop string is empty; give one with at least a character")
         self.stopped = False  # a stop string has appeared: nothing more comes
         self._text = text
-        self._ids = list(prompt[-_WINDOW:])
+        self._ids = _context(text, prompt)
+        self._settled = len(self._ids)  # how many of the window's ids are out as text
         self._shown = text.decode(self._ids)  # what of the window's text is already out
         self._stops = tuple(stops)
         self._held = ""  # may still become a stop string
@@ -121,11 +138,15 @@ class Stream:
         """The text that is certain now that `token` has come; often it is empty."""
         self._ids.append(token)
         now = self._text.decode(self._ids)
-        if now.endswith(_BROKEN) or len(now) <= len(self._shown):
-            return ""
-        new = now[len(self._shown) :]
-        self._ids = self._ids[-_WINDOW:]
-        self._shown = self._text.decode(self._ids)
+        # an endless run of broken bytes is shown as it is: no character needs so many tokens
+        patient = len(self._ids) < _WINDOW_MAX
+        sure = now.rstrip(_BROKEN) if patient else now
+        new = sure[len(self._shown) :]
+        self._shown += new
+        if sure == now:
+            self._ids = self._ids[self._settled :]
+            self._settled = len(self._ids)
+            self._shown = self._text.decode(self._ids)
         return self._release(new)
 
     def finish(self) -> str:
@@ -133,22 +154,32 @@ class Stream:
         if self.stopped:
             return ""
         new = self._text.decode(self._ids)[len(self._shown) :]
-        rest = self._release(new) + self._held
+        text = self._release(new)
+        rest = "" if self.stopped else self._held
         self._held = ""
-        return rest
+        return text + rest
 
     def _release(self, new: str) -> str:
         if self.stopped:
             return ""
         text = self._held + new
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        # the stop that is complete first; of several that end together the longest
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def _context(text: Text, prompt: Sequence[int]) -> list[int]:
+    """The last ids of a prompt, from where a character begins."""
+    for size in range(_CONTEXT, _CONTEXT + 4):  # a character is at most four bytes
+        if not text.decode(prompt[-size:]).startswith(_BROKEN):
+            return list(prompt[-size:])
+    return list(prompt[-_CONTEXT:])
 
 
 def _overlap(text: str, stop: str) -> int:
