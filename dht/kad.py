@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ..crypto.keys import IdentityKey
-from ..errors import Refused, RemoteError, TransportError
+from ..errors import LocalError, Refused, RemoteError, TransportError
 from .answers import Answers
 from .calls import Host
 from .directory import ModelOffer, offers
@@ -85,6 +85,9 @@ class KadDirectory:
         self.answers = Answers(neighbours.hello, self._answer)
 
     async def announce(self, announcement: Announcement) -> int:
+        own = f"/p2p/{self._key.peer_id}"
+        if not all(address.endswith(own) for address in announcement.addresses):
+            raise LocalError(f"announcing addresses that do not end in {own}: nobody would believe")
         self._announced[announcement.model] = announcement
         names = (ModelName(a.model, a.name, a.blocks) for a in self._announced.values())
         kept = await self._put_all([announcement, ModelList(tuple(names))])

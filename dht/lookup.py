@@ -2,8 +2,7 @@
 
 Kademlia's iterative look-up (Maymounkov and Mazières, 2002), run as S/Kademlia's disjoint paths
 (Baumgart and Mies, 2007): what we know at first is dealt out to `paths` paths, each asks ever
-closer peers, and a peer belongs to the path that found it first. A liar leads one path astray, not
-all.
+closer peers, and no peer is asked by two. A liar leads one path astray, not all.
 
     seeds ──▶ path 0: ask alpha of the closest ──▶ closer ones ──▶ ... until its `width` closest
           ──▶ path 1: ...                                          have answered
@@ -13,8 +12,9 @@ A peer that has not answered within `patience_s` no longer holds a path up, thou
 counts when it comes. A machine: the driver asks whom `next(now)` names and says how it went.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from bisect import insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from .keyspace import distance, peer_point
@@ -31,33 +31,49 @@ CANDIDATES_MAX: Final = 64  # of one path
 State = Literal["new", "asked", "slow", "answered", "failed"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Candidate:
     contact: Contact
     distance: int
     networks: frozenset[str]
     state: State = "new"
     asked_s: float = 0.0
+    path: int | None = None  # the one path that asked it
 
 
-@dataclass(slots=True)
 class _Path:
-    candidates: dict[str, _Candidate] = field(default_factory=dict)
-    asks: int = 0
+    """One way towards the place: whom it has heard of, closest first."""
 
-    def count(self, state: State) -> int:
-        return sum(candidate.state == state for candidate in self.candidates.values())
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ranked: list[_Candidate] = []
+        self.asked: list[_Candidate] = []
 
-    def front(self) -> list[_Candidate]:
-        """The closest that may still count."""
-        living = [c for c in self.candidates.values() if c.state not in ("failed", "slow")]
-        living.sort(key=lambda candidate: candidate.distance)
-        return list(diverse_first(((c, c.networks) for c in living), WIDTH))
+    def hear(self, candidate: _Candidate) -> None:
+        if candidate in self.ranked:
+            return
+        insort(self.ranked, candidate, key=lambda member: member.distance)
+        if len(self.ranked) > CANDIDATES_MAX:
+            del self.ranked[-1]
+
+    def front(self) -> Sequence[_Candidate]:
+        """The closest that this path asked, or may still ask."""
+        living = (
+            (member, member.networks)
+            for member in self.ranked
+            if member.path in (None, self.number) and member.state not in ("failed", "slow")
+        )
+        return diverse_first(living, WIDTH)
+
+    def in_flight(self) -> int:
+        return sum(member.state == "asked" for member in self.asked)
 
     def finished(self) -> bool:
-        if self.count("asked"):
+        if self.in_flight():
             return False
-        return self.asks >= ASKS_MAX or all(c.state == "answered" for c in self.front())
+        if len(self.asked) >= ASKS_MAX:
+            return True
+        return all(member.state == "answered" for member in self.front())
 
 
 class Lookup:
@@ -69,10 +85,9 @@ class Lookup:
     ) -> None:  # fmt: skip
         self._place = place
         self._patience_s = patience_s
-        self._paths = [_Path() for _ in range(PATHS)]
-        self._owner: dict[str, _Path] = {}
         self._never = {me, *shunned}
-        self._dealt = 0  # how many peers were dealt out
+        self._paths = [_Path(number) for number in range(PATHS)]
+        self._candidates: dict[str, _Candidate] = {}
         for seed in seeds:
             self._deal(seed)
 
@@ -80,70 +95,59 @@ class Lookup:
         """Whom to ask now. Each is named once; `answered` or `failed` must follow for each."""
         asking = []
         for path in self._paths:
-            for candidate in path.candidates.values():
-                if candidate.state == "asked" and now >= candidate.asked_s + self._patience_s:
-                    candidate.state = "slow"
-            for candidate in path.front():
-                if path.count("asked") >= ALPHA or path.asks >= ASKS_MAX:
+            for member in path.asked:
+                if member.state == "asked" and now >= member.asked_s + self._patience_s:
+                    member.state = "slow"
+            for member in path.front():
+                if path.in_flight() >= ALPHA or len(path.asked) >= ASKS_MAX:
                     break
-                if candidate.state == "new":
-                    candidate.state, candidate.asked_s = "asked", now
-                    path.asks += 1
-                    asking.append(candidate.contact)
+                if member.state == "new":
+                    member.state, member.asked_s, member.path = "asked", now, path.number
+                    path.asked.append(member)
+                    asking.append(member.contact)
         return asking
 
     def answered(self, peer: str, closer: Iterable[Contact]) -> None:
-        path = self._owner[peer]
-        path.candidates[peer].state = "answered"
+        member = self._candidates[peer]
+        assert member.path is not None, "an answer from one who was not asked"
+        member.state = "answered"
         for contact in closer:
-            if self._dealt < PATHS * WIDTH:  # a newcomer, who knows too few to start four paths
+            if len(self._candidates) < PATHS * WIDTH:  # who knows too few cannot start four paths
                 self._deal(contact)
-            else:
-                self._add(path, contact)
+            self._hear(self._paths[member.path], contact)
 
     def failed(self, peer: str) -> None:
-        self._owner[peer].candidates[peer].state = "failed"
+        self._candidates[peer].state = "failed"
 
     def done(self) -> bool:
         if not all(path.finished() for path in self._paths):
             return False
-        # When everybody is slow, somebody is waited for.
-        return self._count("answered") > 0 or self._count("slow") == 0
+        states = {member.state for path in self._paths for member in path.asked}
+        return "answered" in states or "slow" not in states  # if all are slow, wait for one
 
     def wake_s(self) -> float:
         """When the next peer that was asked becomes slow; infinity when none will."""
-        asked = (c for path in self._paths for c in path.candidates.values() if c.state == "asked")
-        return min((c.asked_s + self._patience_s for c in asked), default=float("inf"))
+        waits = (m.asked_s for path in self._paths for m in path.asked if m.state == "asked")
+        return min(waits, default=float("inf")) + self._patience_s
 
     def closest(self, count: int) -> list[Contact]:
         """Those who answered, closest first."""
-        answered = [
-            candidate
-            for path in self._paths
-            for candidate in path.candidates.values()
-            if candidate.state == "answered"
-        ]
-        answered.sort(key=lambda candidate: candidate.distance)
-        return list(diverse_first(((c.contact, c.networks) for c in answered), count))
-
-    def _count(self, state: State) -> int:
-        return sum(path.count(state) for path in self._paths)
+        answered = [m for path in self._paths for m in path.asked if m.state == "answered"]
+        answered.sort(key=lambda member: member.distance)
+        return list(diverse_first(((m.contact, m.networks) for m in answered), count))
 
     def _deal(self, contact: Contact) -> None:
-        if contact.peer not in self._never and contact.peer not in self._owner:
-            self._add(self._paths[self._dealt % PATHS], contact)
-            self._dealt += 1
+        """Give a newly heard contact to the next path in turn."""
+        if contact.peer not in self._candidates:
+            self._hear(self._paths[len(self._candidates) % PATHS], contact)
 
-    def _add(self, path: _Path, contact: Contact) -> None:
+    def _hear(self, path: _Path, contact: Contact) -> None:
         peer = contact.peer
-        if peer in self._never or peer in self._owner:
+        if peer in self._never:
             return
-        away = distance(peer_point(peer), self._place)
-        if len(path.candidates) >= CANDIDATES_MAX:
-            new = (c for c in path.candidates.values() if c.state == "new")
-            farthest = max(new, key=lambda c: c.distance, default=None)
-            if farthest is None or farthest.distance <= away:
-                return
-            del path.candidates[farthest.contact.peer], self._owner[farthest.contact.peer]
-        path.candidates[peer] = _Candidate(contact, away, networks_of(contact.addresses))
-        self._owner[peer] = path
+        member = self._candidates.get(peer)
+        if member is None:
+            away = distance(peer_point(peer), self._place)
+            member = _Candidate(contact, away, networks_of(contact.addresses))
+            self._candidates[peer] = member
+        path.hear(member)

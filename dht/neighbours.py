@@ -60,11 +60,11 @@ class Neighbours:
             return
         own = tuple(a for a in hello.addresses if a.endswith(f"/p2p/{peer}"))
         alone = len(self.table) == 0
-        if self.table.heard(Contact(peer, own), trio.current_time()):
+        if self.table.addresses(peer) != own:  # new, or back at another port
             self._learn(peer, own)
-            if alone:
-                self.came.set()
-                self.came = trio.Event()
+        if self.table.heard(Contact(peer, own), trio.current_time()) and alone:
+            self.came.set()
+            self.came = trio.Event()
 
     async def join(self, addresses: Sequence[str]) -> int:
         """Meet these peers and those close to us; how many we know then.

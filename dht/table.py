@@ -44,6 +44,11 @@ class RoutingTable:
     def __contains__(self, peer: str) -> bool:
         return peer in self._buckets.get(self._index(_point(peer)), {})
 
+    def addresses(self, peer: str) -> tuple[str, ...] | None:
+        """Where a peer of the table said to be; None for one that is not in it."""
+        entry = self._buckets.get(self._index(_point(peer)), {}).get(peer)
+        return None if entry is None else entry.contact.addresses
+
     def heard(self, contact: Contact, now: float) -> bool:
         """A peer spoke: keep it, or its word that it is alive. Whether it is new in the table."""
         if contact.peer == self._me:

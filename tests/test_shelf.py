@@ -1,0 +1,149 @@
+"""What a peer keeps for others: the newest of each, within bounds that nobody can aim at."""
+
+import random
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potluck.crypto.digest import digest
+from potluck.crypto.keys import IdentityKey
+from potluck.dht.keyspace import MODELS, Slot, distance, peer_point
+from potluck.dht.message import HAVE_BYTES
+from potluck.dht.reading import Checker, Reading
+from potluck.dht.record import ModelList, Record, Registry, Stale, sign_fact
+from potluck.dht.shelf import ENTRY_BYTES, PEER_PLACES_MAX, PLACE_RECORDS_MAX, Shelf
+from potluck.errors import Refused, RemoteError
+
+NOW = 1_790_000_000.0
+ALICE, BOB = (IdentityKey.from_bytes(bytes([n]) * 32) for n in (1, 2))
+
+
+def kept(peer: str, *, place: bytes = MODELS, seq: int = 1, size: int = 500) -> Record:
+    """A record as the shelf sees it: checked before."""
+    name = peer.encode() + place + bytes([seq])
+    raw = name.ljust(size, b".")
+    return Record("test", Slot(place, peer), 1, seq, NOW, NOW + 90, b"", raw, digest("test", name))
+
+
+def at(shelf: Shelf, place: bytes = MODELS, now: float = NOW) -> set[str]:
+    return {record.slot.peer for record in shelf.at(place, now)}
+
+
+@given(st.permutations(range(1, 7)))
+def test_only_the_newest_of_a_slot_is_kept(seqs: list[int]) -> None:
+    shelf = Shelf("me", salt=b"s")
+    for seq in seqs:
+        shelf.put(kept("alice", seq=seq))
+    (record,) = shelf.at(MODELS, NOW)
+    assert record.seq == 6 and len(shelf) == 1
+    assert shelf.bytes_held == 500 + ENTRY_BYTES
+
+
+def test_what_has_expired_is_not_told_and_then_forgotten() -> None:
+    shelf = Shelf("me", salt=b"s")
+    shelf.put(kept("alice"))
+    assert at(shelf, now=NOW + 89.9) and not at(shelf, now=NOW + 90)
+    shelf.forget_expired(NOW + 90)
+    assert len(shelf) == shelf.bytes_held == 0
+
+
+def test_a_full_place_keeps_a_sample_that_differs_from_keeper_to_keeper() -> None:
+    """1,000 want into 256 seats, ours is kept besides; two keepers share about a quarter."""
+    peers = [f"peer{n}" for n in range(1000)]
+    samples = []
+    for salt in (b"one", b"two"):
+        shelf = Shelf("me", salt=salt)
+        shelf.put(kept("me"))
+        refused = 0
+        for peer in peers:
+            try:
+                shelf.put(kept(peer))
+            except Refused:
+                refused += 1
+        assert refused > 0 and len(shelf) == PLACE_RECORDS_MAX + 1 and "me" in at(shelf)
+        samples.append(at(shelf))
+    assert 30 < len(samples[0] & samples[1]) < 110  # 256 * 256 / 1000 = 66
+
+
+def test_one_peer_fills_so_many_places_and_no_more() -> None:
+    shelf = Shelf("me", salt=b"s")
+    for n in range(PEER_PLACES_MAX):
+        shelf.put(kept("mallory", place=bytes([n]) * 32))
+    with pytest.raises(Refused):
+        shelf.put(kept("mallory", place=b"x" * 32))
+    shelf.put(kept("mallory", place=bytes(32), seq=2))  # a newer one of an old place
+    shelf.put(kept("alice", place=b"x" * 32))
+
+
+def test_a_full_shelf_gives_up_what_is_farthest_from_us() -> None:
+    dice = random.Random(1)
+    places = sorted(
+        (dice.randbytes(32) for _ in range(40)), key=lambda place: distance(place, peer_point("me"))
+    )
+    shelf = Shelf("me", salt=b"s", bytes_max=20 * (500 + ENTRY_BYTES))
+    for n, place in enumerate(dice.sample(places, 40)):
+        try:
+            shelf.put(kept(f"peer{n}", place=place))
+        except Refused:
+            assert place in places[20:]
+        assert shelf.bytes_held <= 20 * (500 + ENTRY_BYTES)
+    assert all(at(shelf, place) for place in places[:20])
+
+
+def test_what_the_reader_has_is_not_sent_again_and_answers_are_bounded() -> None:
+    shelf = Shelf("me", salt=b"s")
+    for n in range(30):
+        shelf.put(kept(f"peer{n}"))
+    some = list(shelf.at(MODELS, NOW, bytes_max=5200))
+    assert len(some) == 10  # of 508 bytes each
+    have = b"".join(record.digest[:HAVE_BYTES] for record in some)
+    rest = list(shelf.at(MODELS, NOW, have=have))
+    assert len(rest) == 20 and not {r.slot for r in rest} & {r.slot for r in some}
+
+
+def signed(key: IdentityKey, seq: int, now: float = NOW) -> bytes:
+    return sign_fact(key, ModelList(()), boot=1, seq=seq, now=now).raw
+
+
+def read(answers: Iterable[list[bytes]], registry: Registry) -> list[tuple[str, int]]:
+    reading = Reading(MODELS, Checker())
+    for raws in answers:
+        reading.add(raws, NOW)
+    return [(record.slot.peer, record.seq) for record in reading.result(registry)]
+
+
+@given(st.permutations([[1], [3, 1], [2], [], [2, 3]]))
+def test_a_reading_is_the_newest_of_each_in_whatever_order(seqs: list[list[int]]) -> None:
+    answers = [[signed(ALICE, seq) for seq in several] for several in seqs]
+    answers[0].append(signed(BOB, 5))
+    assert set(read(answers, Registry())) == {(ALICE.peer_id, 3), (BOB.peer_id, 5)}
+
+
+def test_a_reader_that_saw_a_newer_one_takes_no_older() -> None:
+    registry = Registry()
+    assert read([[signed(ALICE, 4)]], registry) == [(ALICE.peer_id, 4)]
+    assert read([[signed(ALICE, 3), signed(BOB, 1)]], registry) == [(BOB.peer_id, 1)]
+    assert read([[signed(ALICE, 4)]], registry) == [(ALICE.peer_id, 4)]
+
+
+def test_a_stale_record_is_passed_over_and_a_forged_one_tells_of_its_keeper() -> None:
+    stale = signed(ALICE, 1, now=NOW - 100)
+    assert read([[stale, signed(BOB, 1)]], Registry()) == [(BOB.peer_id, 1)]
+    forged = bytearray(signed(ALICE, 1))
+    forged[30] ^= 1
+    with pytest.raises(RemoteError):
+        read([[bytes(forged)]], Registry())
+
+
+def test_a_remembered_signature_does_not_stop_the_clock() -> None:
+    checker, raw = Checker(), signed(ALICE, 1)
+    for _ in range(2):
+        assert checker.check(raw, MODELS, NOW + 89).seq == 1
+    with pytest.raises(Stale):
+        checker.check(raw, MODELS, NOW + 90)
+    with pytest.raises(RemoteError):
+        checker.check(raw, bytes(32), NOW)
+    with pytest.raises(RemoteError):
+        checker.check(raw, None, NOW, peer=BOB.peer_id)
