@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from potluck.node.compute import block
 from potluck.node.compute.block import Plan, plan_step
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.head import Ends
@@ -239,14 +240,48 @@ def plan(window: int | None, at: int, stop: int) -> Plan:
 @pytest.mark.parametrize(("at", "stop"), [(0, 1), (0, 9), (3, 4), (5, 12), (20, 21), (20, 29)])
 def test_a_row_sees_what_its_window_lets_it_see(window: int | None, at: int, stop: int) -> None:
     """Against the definition: row p sees position j when j <= p and j > p - window."""
-    sight = plan(window, at, stop).sights[window]
+    shown = seen_by(plan(window, at, stop), window)
     for row in range(at, stop):
-        seen = {j for j in range(row + 1) if window is None or j > row - window}
-        shown = range(sight.start, stop)
-        if sight.mask is not None:
-            found = {j for j in shown if bool(sight.mask[row - at, j - sight.start])}
-        elif sight.causal:
-            found = {j for j in shown if j - sight.start <= row - at}
-        else:
-            found = set(shown)
-        assert found == seen
+        assert shown[row] == {j for j in range(row + 1) if window is None or j > row - window}
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_a_long_step_is_seen_in_parts(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "_MASK_MAX", 1000)
+    monkeypatch.setattr(block, "_MASK_ROWS_MIN", 3)
+    step = plan(window, 5, 60)
+    assert len(step.sights[window]) > 2
+    assert all(one.mask is None or one.mask.numel() <= 1000 for one in step.sights[window])
+    shown = seen_by(step, window)
+    for row in range(5, 60):
+        assert shown[row] == {j for j in range(row + 1) if window is None or j > row - window}
+
+
+def seen_by(step: Plan, window: int | None) -> dict[int, set[int]]:
+    """For each row's position, the positions that it sees."""
+    found: dict[int, set[int]] = {}
+    for sight in step.sights[window]:
+        for row in range(sight.first, sight.last):
+            shown = set(range(sight.start, sight.stop))
+            if sight.mask is not None:
+                shown = {j for j in shown if bool(sight.mask[row - sight.first, j - sight.start])}
+            elif sight.causal:
+                shown = {j for j in shown if j - sight.start <= row - sight.first}
+            assert step.at + row not in found
+            found[step.at + row] = shown
+    assert sorted(found) == list(range(step.at, step.stop))
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama3", "mistral"])
+def test_parts_change_no_number_by_more_than_rounding(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, settings = MODELS[name]
+    save_random(tmp_path, family, **settings)
+    stage = Stage.load(open_checkpoint(tmp_path), 0, 3, device="cpu")
+    hidden = torch.randn(90, 48)
+    whole = stage.forward_steps(hidden, stage.open_cache(0, 3, 90), 0, [7, 83])
+    monkeypatch.setattr(block, "_MASK_MAX", 1500)
+    parts = stage.forward_steps(hidden, stage.open_cache(0, 3, 90), 0, [7, 83])
+    torch.testing.assert_close(parts, whole, atol=TOLERANCE, rtol=0)

