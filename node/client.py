@@ -106,12 +106,17 @@ class Swarm:
 
 @asynccontextmanager
 async def open_swarm(
-    join: Sequence[str] = (), *, home: str | Path | None = None, offline: bool = False
+    join: Sequence[str] = (),
+    *,
+    home: str | Path | None = None,
+    offline: bool = False,
+    threads: int | None = None,
 ) -> AsyncIterator[Swarm]:
     """Join as a client.
 
     join: addresses of any peers; by default POTLUCK_JOIN, the config file, or what runs under this
-    home. Raises UserError when there is none or none answers.
+    home. threads: for the embedding and the head; None: the library's own choice.
+    Raises UserError when there is nobody to join by, or nobody answers.
     """
     place = home_of(home)
     addresses = find_join(join, place)
@@ -121,7 +126,7 @@ async def open_swarm(
         )
     failure: Exception | None = None
     async with (
-        open_worker() as worker,
+        open_worker(threads=threads) as worker,
         open_member(
             IdentityKey.generate(),
             listen=(),
@@ -195,6 +200,10 @@ class BlockingSwarm:
         finally:
             trio.from_thread.run_sync(scope.cancel, trio_token=self._token)
             done.wait()
+
+    def voice(self, model: str) -> Voice:
+        """The tokenizer and the two ends of a model, loaded once. Raises UserError."""
+        return trio.from_thread.run(self._swarm.voice, model, trio_token=self._token)
 
     def models(self) -> tuple[ModelOffer, ...]:
         """The models that the swarm serves, by name."""

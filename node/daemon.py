@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from .. import __version__
@@ -36,13 +35,14 @@ from .compute.worker import open_worker
 from .config import RUNNING, NodeConfig
 from .identity import load_or_create, next_boot
 from .library import find_model
+from .log import get_logger
 from .member import Member, open_member
 from .server import Server
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
 
-log = structlog.get_logger()
+log = get_logger()
 
 CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
 MIB = 1 << 20

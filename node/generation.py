@@ -82,6 +82,11 @@ class Generation:
     def route(self) -> tuple[Hop, ...]:
         return self._session.route
 
+    @property
+    def flowing(self) -> bool:
+        """True from when the prompt has begun to go down the first hop."""
+        return self._session.flowing
+
     def __aiter__(self) -> Generation:
         return self
 

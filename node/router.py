@@ -22,6 +22,7 @@ from ..swarm.view import RTT_UNKNOWN_S, Span, SwarmView
 from .net.host import Host
 
 FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
+HURRY_S = 60.0  # most peers of a minute ago are there still; one that is not costs one dial
 GRACE_S = 3.0  # longer than a first ban: one hiccup of the only replica is survived
 LOOK_AGAIN_S = 0.25  # between two looks for cover that is not there
 
@@ -87,14 +88,17 @@ class Router:
         *,
         cache_tokens: int,
         wait_s: float = 0.0,
+        hurry: bool = False,
     ) -> Route:
         """Hops for these blocks, around every peer that lately failed.
 
-        Where none is found the directory is read again, for GRACE_S or `wait_s`, whichever is
-        longer; then MissingBlocks, or Refused when all that serve the blocks are full.
+        hurry: somebody waits for this hop's successor, so an older view will do at first: the dead
+        peer's neighbour is in it. Where no route is found the directory is read again, for GRACE_S
+        or `wait_s`, whichever is longer; then MissingBlocks, or Refused when all that serve the
+        blocks are full.
         """
         deadline_s = trio.current_time() + max(GRACE_S, wait_s)
-        within_s = 10 * FRESH_S  # a dead peer's neighbour is known already: go at once
+        within_s = HURRY_S if hurry else FRESH_S
         while True:
             view = await self.view(model, total, within_s=within_s)
             now = trio.current_time()

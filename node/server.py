@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import structlog
 import trio
 
 from ..errors import Refused, RemoteError, TransportError
@@ -21,9 +20,10 @@ from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.wire import Busy, Fault, Open, Opened, Output, Renew, Step, Truncate
 from .frames import FrameStream
+from .log import get_logger
 from .net.stream import Stream
 
-log = structlog.get_logger()
+log = get_logger()
 
 OPEN_S = 10.0  # for the first frame; a good client sends it with the stream's opening
 ANSWER_S = 30.0  # for a client to take one answer: 8 MiB over 2 Mbit/s

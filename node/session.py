@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import structlog
 import trio
 
 from ..errors import MissingBlocks, PotluckError, Refused, RemoteError, TransportError
@@ -47,10 +46,11 @@ from ..swarm.wire import PROTOCOL, Busy, Fault, Open, Output, Renew, Step
 from ..swarm.wire import Opened as OpenedMessage
 from .compute.tensor import unpack
 from .frames import FrameStream
+from .log import get_logger
 from .net.host import Host
 from .router import Router
 
-log = structlog.get_logger()
+log = get_logger()
 
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
 RENEW_SHARE = 1 / 3  # of a lease, after which a silent link is renewed
@@ -132,6 +132,11 @@ class LiveSession:
     @property
     def route(self) -> tuple[Hop, ...]:
         return self._machine.route
+
+    @property
+    def flowing(self) -> bool:
+        """True once a step was sent on the way."""
+        return any(link.sent_s for link in self._links.values())
 
     def feed(self, payload: Payload, tokens: int, rows: int, at: int | None = None) -> None:
         """Hand in the next step: `tokens` rows of hidden states, of which the last `rows` outputs
@@ -215,6 +220,7 @@ class LiveSession:
                 blocks,
                 cache_tokens=self._plan.tokens,
                 wait_s=self._plan.wait_s,
+                hurry=bool(self.recoveries),
             )
         except MissingBlocks as missing:
             self._fail(MissingBlocks(self._plan.name, missing.missing))

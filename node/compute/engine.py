@@ -12,6 +12,8 @@ from .cache import Cache
 from .stage import Stage
 from .tensor import pack, unpack
 
+NOTHING = memoryview(b"")
+
 
 class StageEngine:
     """What a server runs for its sessions."""
@@ -30,15 +32,15 @@ class StageEngine:
     def run(
         self, cache: Cache, payload: memoryview, step: Step, dtype: str
     ) -> tuple[memoryview, float]:
-        """The last `step.rows` rows that come out, packed as `dtype`, and the seconds it took.
+        """The last `step.rows` rows that come out, packed as `dtype`, and the blocks' own seconds.
 
         Raises RemoteError for a payload or position that no honest client sends.
         """
-        began = time.perf_counter()
         hidden = unpack(payload, sum(step.sizes), self.width, dtype)
+        began = time.perf_counter()
         out = self._stage.forward_steps(hidden, cache, step.at, step.sizes)
-        answer = pack(out[len(out) - step.rows :], dtype)
-        return answer, time.perf_counter() - began
+        spent = time.perf_counter() - began
+        return (pack(out[len(out) - step.rows :], dtype) if step.rows else NOTHING), spent
 
     def truncate(self, cache: Cache, at: int) -> None:
         """Forget positions from `at` on. Raises RemoteError when there are not that many."""

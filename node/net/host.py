@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import structlog
 import trio
 
 from ...errors import Refused, RemoteError, TransportError
+from ..log import get_logger
 from . import identify
 from .address import Address, listening, parse, parse_known, reachable
 from .book import AddressBook
@@ -39,7 +39,7 @@ DIAL_S = 10.0  # to reach a peer, all its addresses together
 PAUSE_S = 0.1  # after the system had no descriptor for another connection
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
