@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TELL_SIGNALS = (signal.SIGUSR1,) if sys.platform != "win32" else ()  # say what is open, as dd does
 CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
 MIB = 1 << 20
 STEPS_QUEUED_MAX = 4096  # one for each session that may be admitted
@@ -83,7 +85,7 @@ async def run_node(
     prepare_home(config.home)
     key = load_or_create(config.home)
     boot = next_boot(config.home, time.time())
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
         async with (
             open_worker(threads=config.threads or None, queued_max=STEPS_QUEUED_MAX) as worker,
             open_member(
@@ -105,6 +107,9 @@ async def run_node(
                 try:
                     task_status.started(ready)
                     async for number in signals:
+                        if number in TELL_SIGNALS:
+                            log.info("counts", **_counts(member, server, admission))
+                            continue
                         log.info("stopping", signal=signal.Signals(number).name)
                         break
                     services.cancel_scope.cancel()
@@ -198,6 +203,17 @@ def _announce(
         context_tokens_max=loaded.checkpoint.spec.context,
         version=__version__,
     )
+
+
+def _counts(member: Member, server: Server, admission: Admission) -> dict[str, int]:
+    """What is open now: a leak shows here."""
+    return {
+        "sessions": server.sessions,
+        "leases": admission.sessions,
+        "free_tokens": admission.free_tokens,
+        "streams": member.host.streams,
+        "connections": len(member.host.connected()),
+    }
 
 
 def _ready(member: Member, loaded: _Loaded, seconds: float) -> Ready:

@@ -90,6 +90,11 @@ class Host:
         """The peers that we are connected to."""
         return self._peers.names()
 
+    @property
+    def streams(self) -> int:
+        """How many streams are open on all connections, those included that only linger."""
+        return sum(len(connection.mux.streams) for connection in self._peers.all())
+
     def rtt_s(self, peer: str) -> float | None:
         """The shortest round trip seen on the connection in use; None when there is none."""
         connection = self._peers.best(peer)
