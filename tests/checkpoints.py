@@ -8,6 +8,8 @@ import tokenizers
 import torch
 import transformers
 
+transformers.utils.logging.disable_progress_bar()
+
 SMALL: dict[str, Any] = {
     "hidden_size": 48,
     "intermediate_size": 80,
