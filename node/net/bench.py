@@ -15,7 +15,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any, Protocol
 
 import trio
@@ -223,11 +225,8 @@ async def _child(certificate: Path) -> AsyncIterator[tuple[str, int]]:
     """The serving process: our address in it, and the TLS port."""
     command = [sys.executable, "-m", __name__, str(certificate)]
     async with trio.open_nursery() as nursery:
-        process: Any = await nursery.start(
-            lambda task_status: trio.run_process(
-                command, stdout=-1, stdin=-1, check=False, task_status=task_status
-            )
-        )
+        run = partial(trio.run_process, command, stdout=PIPE, stdin=PIPE, check=False)
+        process: Any = await nursery.start(run)
         line = b""
         while not line.endswith(b"\n"):
             piece = await process.stdout.receive_some()
@@ -265,7 +264,7 @@ async def _serve(certificate: Path) -> None:
 
 
 async def _answer(road: Road) -> None:
-    """Each request opens with its size; more than any single request is bulk, answered by a byte."""
+    """Each request opens with its size; bulk is swallowed, and answered by one byte."""
     left = b""
     while True:
         while len(left) < SIZE_BYTES:

@@ -190,6 +190,8 @@ class MuxStream:
         self.unread += size
         self._wake_receiver()
         self.mux.unread.add(self.mux, size)
+        if self.mux.has_lazy and self.unread > SMALL_BYTES:
+            self.mux.flush_lazy()  # a sender of much needs the window that came with our yes
 
     def acknowledge(self) -> None:
         if not self.acked:

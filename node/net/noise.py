@@ -247,7 +247,10 @@ class Link:
         """
         if sys.platform != "linux" or self.closed:
             return 0.0
-        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        try:
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except OSError:  # not TCP, but a pair of sockets in one machine
+            return 0.0
         if len(info) < TCP_INFO_BYTES:
             return 0.0
         microseconds: int = _MIN_RTT.unpack_from(info, TCP_INFO_BYTES - _MIN_RTT.size)[0]
