@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -26,9 +26,6 @@ from .message import (
     read_reply,
     to_frame,
 )
-
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
 
 OPEN_S: Final = 5.0  # a dial across the world, tried at several addresses
 ASK_S: Final = 3.0  # the deadline of a question
@@ -167,19 +164,16 @@ class _Link:
 
 
 class Calls:
-    """Asks peers. `run` must be running; what one peer does wrong ends its own stream only."""
+    """Asks peers. Streams live in `nursery`; what one peer does wrong ends its own stream only."""
 
-    def __init__(self, host: Host, hello: Callable[[], Hello], met: Met) -> None:
+    def __init__(
+        self, host: Host, nursery: trio.Nursery, hello: Callable[[], Hello], met: Met
+    ) -> None:
         self._host = host
+        self._nursery = nursery
         self._hello = hello
         self._met = met
         self._links: OrderedDict[str, _Link] = OrderedDict()
-        self._nursery: trio.Nursery | None = None
-
-    async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            await trio.sleep_forever()
 
     async def ask(self, peer: str, question: Find | Put, *, deadline_s: float = ASK_S) -> Answer:
         """The peer's answer. TransportError when none comes in time, RemoteError at nonsense."""
@@ -198,7 +192,6 @@ class Calls:
         link = self._links.get(peer)
         if link is None or link.ended is not None:
             link = self._links[peer] = _Link(peer)
-            assert self._nursery is not None, "Calls.run is not running"
             self._nursery.start_soon(self._run, link)
         self._links.move_to_end(peer)
         if len(self._links) > LINKS_MAX:

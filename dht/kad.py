@@ -265,23 +265,23 @@ async def open_directory(
     Raises TransportError when there is somebody to join and none of them answers.
     """
     dice = dice or random.SystemRandom()  # the salt must not be guessed
-    neighbours = Neighbours(host, serve=serve, dice=dice)
-    directory = KadDirectory(key, neighbours, boot=boot, wall=wall, salt=dice.randbytes(16))
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(neighbours.calls.run)
+            neighbours = Neighbours(host, nursery, serve=serve, dice=dice)
+            directory = KadDirectory(key, neighbours, boot=boot, wall=wall, salt=dice.randbytes(16))
             if serve:
                 host.handle(PROTOCOL, directory.answers.serve)
-            if bootstrap:
-                await directory.bootstrap(bootstrap)
-            nursery.start_soon(neighbours.tend)
-            nursery.start_soon(directory.tend)
-            yield directory
+            try:
+                if bootstrap:
+                    await directory.bootstrap(bootstrap)
+                nursery.start_soon(neighbours.tend)
+                nursery.start_soon(directory.tend)
+                yield directory
+            finally:
+                directory.answers.close()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _only(group) from None
-    finally:
-        directory.answers.close()
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:

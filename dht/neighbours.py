@@ -37,7 +37,9 @@ T = TypeVar("T")
 class Neighbours:
     """The peers that this one knows and asks."""
 
-    def __init__(self, host: Host, *, serve: bool, dice: random.Random) -> None:
+    def __init__(
+        self, host: Host, nursery: trio.Nursery, *, serve: bool, dice: random.Random
+    ) -> None:
         self.table = RoutingTable(host.peer_id)
         self.came = trio.Event()  # set, and replaced, when the table stops being empty
         self._host = host
@@ -48,7 +50,7 @@ class Neighbours:
         self._refreshed: dict[int, float] = {}
         self._join: tuple[str, ...] = ()
         self._pace = Pace()
-        self.calls = Calls(host, self.hello, self.met)
+        self.calls = Calls(host, nursery, self.hello, self.met)
 
     def hello(self) -> Hello:
         short = [a for a in self._host.addresses() if len(a) <= ADDRESS_CHARS_MAX]
