@@ -182,28 +182,28 @@ def _limited(plan: _Plan, limits: tuple[Any, ...]) -> _Plan:
         if isinstance(limit, Size):
             plan = _bounded(plan, len, limit.least, limit.most)
         elif isinstance(limit, Range):
-            plan = _bounded(plan, float, limit.least, limit.most)
+            plan = _bounded(plan, _itself, limit.least, limit.most)
         else:
             raise LocalError(f"the codec does not know the limit {limit!r}")
     return plan
 
 
+def _itself(value: float) -> float:
+    return value
+
+
 def _bounded(plan: _Plan, measure: Callable[[Any], float], least: float, most: float) -> _Plan:
-    read, write = plan.read, plan.write
+    def bounded(inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def check(value: Any) -> Any:
+            value = inner(value)
+            if not least <= measure(value) <= most:
+                raise _Mismatch(f"{measure(value)} is outside {least}..{most}")
+            return value
 
-    def checked_read(value: Any) -> Any:
-        value = read(value)
-        if not least <= measure(value) <= most:
-            raise _Mismatch(f"{measure(value)} is outside {least}..{most}")
-        return value
+        return check
 
-    def checked_write(value: Any) -> Any:
-        value = write(value)
-        if not least <= measure(value) <= most:
-            raise _Mismatch(f"{measure(value)} is outside {least}..{most}")
-        return value
-
-    return _Plan(checked_read, checked_write, plan.depth)
+    read = bounded(plan.read)
+    return _Plan(read, read if plan.write is plan.read else bounded(plan.write), plan.depth)
 
 
 def _literal(choices: tuple[Any, ...]) -> _Plan:
