@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import outcome
@@ -51,9 +52,10 @@ class Swarm:
         """The tokenizer and the two ends of a model, loaded once. Raises UserError."""
         if model not in self._voices:
             shelf = find_model(model, self._home)
-            self._voices[model] = await self._worker.run(
+            voice = await self._worker.run(
                 lambda: Voice.load(shelf.source, offline=self._offline, home=self._home)
             )
+            self._voices[model] = replace(voice, name=shelf.name)
         return self._voices[model]
 
     @asynccontextmanager

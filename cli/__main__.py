@@ -1,0 +1,7 @@
+"""python -m potluck.cli: the same as `potluck`."""
+
+import sys
+
+from .main import main
+
+sys.exit(main())

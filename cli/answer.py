@@ -1,0 +1,172 @@
+"""One question to the swarm, told as it comes or as one JSON object at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ..node.client import Swarm, open_swarm
+from ..node.generation import Piece
+from ..node.session import Recovery
+from ..swarm.routing import Hop
+from .edge import until_signalled
+from .options import note, print_json, say
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: the arguments of `Swarm.generation`."""
+
+    prompt: str
+    model: str
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    wait_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Told:
+    """What came so far."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
+    began_s: float = 0.0
+    finish: str = "failed"
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [piece.token for piece in self.pieces]
+
+    @property
+    def route(self) -> tuple[Hop, ...]:
+        return self.pieces[-1].route if self.pieces else ()
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """After the first token, whose time is that of the prompt."""
+        spent_s = sum(piece.seconds for piece in self.pieces[1:])
+        return (len(self.pieces) - 1) / spent_s if spent_s > 0 else None
+
+    def facts(self) -> dict[str, Any]:
+        rate = self.tokens_per_s
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "seconds": [round(piece.seconds, 6) for piece in self.pieces],
+            "time_to_first_token_s": round(self.pieces[0].seconds, 6) if self.pieces else None,
+            "tokens_per_s": None if rate is None else round(rate, 3),
+            "route": [_hop(hop) for hop in self.route],
+            "recoveries": [
+                {
+                    "peer": lost.peer,
+                    "blocks": [lost.blocks.start, lost.blocks.stop],
+                    "reason": lost.reason,
+                    "after_s": round(lost.at_s - self.began_s, 6),
+                }
+                for lost in self.recoveries
+            ],
+            "finish": self.finish,
+        }
+
+    def summary(self) -> str:
+        """One line for a reader."""
+        count, rate = len(self.pieces), self.tokens_per_s
+        parts = [f"{count} token{'' if count == 1 else 's'}"]
+        if rate is not None:
+            parts.append(f"{rate:.1f} tokens/s")
+        if self.pieces:
+            parts.append(f"first after {self.pieces[0].seconds * 1e3:.0f} ms")
+        parts.append(f"{len(self.route)} hop{'' if len(self.route) == 1 else 's'}")
+        if self.recoveries:
+            lost = ", ".join(short(one.peer) for one in self.recoveries)
+            parts.append(f"went on without {lost}")
+        return f"[{', '.join(parts)}; {self.finish}]"
+
+
+def tell_answer(
+    question: Question,
+    *,
+    join: Sequence[str],
+    home: Path | None,
+    offline: bool,
+    json: bool,
+    quiet: bool,
+) -> int:
+    """Ask, and print. Returns the exit code; raises what the swarm raised, after what came."""
+    told = Told()
+
+    async def ask() -> int:
+        with until_signalled() as interruption:
+            async with open_swarm(join, home=home, offline=offline) as swarm:
+                await follow(swarm, question, told, (lambda text: None) if json else _stream)
+        if interruption.number:
+            told.finish = "interrupted"
+        return interruption.exit_code
+
+    try:
+        return trio.run(ask)
+    finally:
+        if json:
+            print_json(told.facts())
+        elif told.pieces:
+            say(end="" if told.text.endswith("\n") else "\n")
+            if not quiet:
+                note(told.summary())
+
+
+async def follow(
+    swarm: Swarm,
+    question: Question,
+    told: Told,
+    show: Callable[[str], None],
+    after: Callable[[Piece], None] = lambda piece: None,
+) -> None:
+    """Put one answer into `told`, and its text to `show`, as it comes."""
+    async with swarm.generation(
+        question.model,
+        question.prompt,
+        max_new_tokens=question.max_new_tokens,
+        temperature=question.temperature,
+        top_k=question.top_k,
+        top_p=question.top_p,
+        min_p=question.min_p,
+        repetition_penalty=question.repetition_penalty,
+        seed=question.seed,
+        stop=question.stop,
+        wait_s=question.wait_s,
+    ) as answer:
+        told.began_s = trio.current_time()
+        told.recoveries = answer.recoveries
+        async for piece in answer:
+            told.pieces.append(piece)
+            show(piece.text)
+            after(piece)
+        told.finish = told.pieces[-1].finish or "failed"
+
+
+def short(peer: str) -> str:
+    """The end of a peer id: all of them begin alike."""
+    return peer[-8:]
+
+
+def _stream(text: str) -> None:
+    if text:
+        say(text, end="")
+
+
+def _hop(hop: Hop) -> dict[str, Any]:
+    return {"peer": hop.peer, "blocks": [hop.blocks.start, hop.blocks.stop]}

@@ -1,0 +1,83 @@
+"""Measure: one hop, one answer, the network alone."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated
+
+import typer
+
+from .options import Json, print_json
+
+bench = typer.Typer(help="Measure the software on this machine.")
+
+Measure = Callable[[], Awaitable[Mapping[str, object]]]
+
+
+@bench.command()
+def hop(json: Json = False) -> None:
+    """One token through one block at another process: the time beyond the block's own.
+
+    \b
+    Example:
+      potluck bench hop --json
+    """
+    from ..node.bench import bench_hop
+
+    _measure(bench_hop, json)
+
+
+@bench.command()
+def generate(
+    shape: Annotated[str, typer.Option(help="Of a random model: tiny.")] = "tiny",
+    servers: Annotated[int, typer.Option(min=1, help="Processes that share its blocks.")] = 2,
+    tokens: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 128,
+    json: Json = False,
+) -> None:
+    """Tokens a second through several server processes on this machine, one thread each.
+
+    \b
+    Example:
+      potluck bench generate --shape tiny --servers 2
+    """
+    from ..node.bench import bench_generate
+
+    _measure(lambda: bench_generate(shape=shape, servers=servers, tokens=tokens), json)
+
+
+@bench.command()
+def net(json: Json = False) -> None:
+    """Streams of ours beside TLS of trio's, in the same minute: requests, bulk, connecting.
+
+    \b
+    Example:
+      potluck bench net
+    """
+    from ..node.net.bench import bench_net
+
+    _measure(bench_net, json)
+
+
+def _measure(measure: Measure, json: bool) -> None:
+    import trio
+
+    from .edge import until_signalled
+    from .logs import show_logs
+
+    show_logs("warning")
+    found: dict[str, object] = {}
+
+    async def run() -> int:
+        with until_signalled() as interruption:
+            found.update(await measure())
+        return interruption.exit_code
+
+    code = trio.run(run)
+    if code:
+        raise typer.Exit(code)
+    if json:
+        print_json(found)
+        return
+    from .tables import print_table
+
+    print_table(("MEASURED", "VALUE>"), [(name, str(value)) for name, value in found.items()])

@@ -1,0 +1,134 @@
+"""Ask a model: once, or in a conversation."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+from .options import Home, Join, Json, Model, Offline
+
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", "-n", min=1, help="How long an answer may get.")
+]
+Temperature = Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")]
+TopK = Annotated[int, typer.Option(min=0, help="Draw from the k likeliest; 0: from all.")]
+TopP = Annotated[float, typer.Option(help="Draw from the likeliest that make up this share.")]
+MinP = Annotated[float, typer.Option(help="Draw from what has this share of the likeliest's.")]
+Penalty = Annotated[float, typer.Option(help="Above 1: repeat less.")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="The same seed gives the same text; default: any.")
+]
+Wait = Annotated[
+    float, typer.Option("--wait", min=0, metavar="SECONDS", help="For blocks that nobody serves.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No note on speed and route.")]
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from stdin.")
+    ],
+    model: Model,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: Penalty = 1.0,
+    seed: Seed = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be repeated.")
+    ] = None,
+    wait: Wait = 0.0,
+    join: Join = None,
+    home: Home = None,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a prompt, as a swarm's model would.
+
+    The text streams to stdout; a note on speed, hops and recoveries goes to stderr.
+
+    \b
+    Examples:
+      potluck generate "The function returns" -m demo
+      potluck generate "def " -m demo --temperature 0.8 --seed 7 --stop "\\n\\n"
+      cat question.txt | potluck generate - -m org/name --json
+    """
+    from .answer import Question, tell_answer
+    from .logs import show_logs
+
+    show_logs("warning")
+    question = Question(
+        prompt=_read_prompt() if prompt == "-" else prompt,
+        model=model,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(_unescape(one) for one in stop or ()),
+        wait_s=wait,
+    )
+    raise typer.Exit(
+        tell_answer(question, join=join or (), home=home, offline=offline, json=json, quiet=quiet)
+    )
+
+
+def chat(
+    model: Model,
+    system: Annotated[str, typer.Option(help="What the model is told before you speak.")] = "",
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.7,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: Penalty = 1.0,
+    seed: Seed = None,
+    wait: Wait = 0.0,
+    join: Join = None,
+    home: Home = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Talk to a model that has a chat template.
+
+    /reset begins anew, /quit or the end of input (Ctrl-D) ends, Ctrl-C stops an answer.
+
+    \b
+    Example:
+      potluck chat -m demo
+    """
+    from .logs import show_logs
+    from .talk import Habits, talk
+
+    show_logs("warning")
+    habits = Habits(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        wait_s=wait,
+    )
+    talk(model, habits, system=system, join=join or (), home=home, offline=offline, quiet=quiet)
+
+
+def _read_prompt() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the prompt on stdin is not UTF-8 ({error.reason})") from error
+
+
+def _unescape(stop: str) -> str:
+    """Shells have no easy way to write a new line: \\n and \\t stand for themselves here."""
+    return stop.replace("\\n", "\n").replace("\\t", "\t")

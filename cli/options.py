@@ -1,0 +1,55 @@
+"""The options that several commands share, and how answers reach the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Home = Annotated[
+    Path | None,
+    typer.Option(help="Where keys, digests and running nodes are kept. [env: POTLUCK_HOME]"),
+]
+Join = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--join",
+        metavar="MULTIADDR",
+        help="A peer to join by; may be repeated. Default: POTLUCK_JOIN, the config file, or what "
+        "runs under this home.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what the hub's cache holds.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="demo, a folder, a hub id (org/name or org/name@revision), or a name served here.",
+    ),
+]
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """To stdout, at once."""
+    typer.echo(text + end, nl=False, color=colour(sys.stdout))
+
+
+def note(text: str) -> None:
+    """An aside, to stderr."""
+    typer.echo(typer.style(text, dim=True), err=True, color=colour(sys.stderr))
+
+
+def print_json(facts: Any, *, indent: int | None = 2) -> None:
+    typer.echo(json.dumps(facts, indent=indent, ensure_ascii=False))
+
+
+def colour(stream: Any) -> bool:
+    """Whether this stream shows colours: a terminal, unless NO_COLOR says otherwise."""
+    return "NO_COLOR" not in os.environ and bool(stream.isatty())

@@ -1,0 +1,133 @@
+"""Start a node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UserError
+from .options import Home, Join, Json, Model, Offline, print_json, say
+
+if TYPE_CHECKING:
+    from ..node.config import NodeConfig
+    from ..node.daemon import Ready
+
+
+def node(
+    model: Model,
+    blocks: Annotated[
+        str, typer.Option(metavar="START:STOP", help="Which blocks to serve; : is all of them.")
+    ] = ":",
+    name: Annotated[str, typer.Option(help="What to call the model; default: as it is.")] = "",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="An IP address or a multiaddr; may be repeated."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 0,
+    join: Join = None,
+    home: Home = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16; default: by the device.")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="For the arithmetic; 0: all cores.")] = 0,
+    cache_mib: Annotated[
+        int, typer.Option(min=0, help="For sessions; 0: a quarter of what is free.")
+    ] = 0,
+    offline: Offline = False,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Seconds that live sessions may go on at the end.")
+    ] = 10.0,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    json: Json = False,
+) -> None:
+    """Serve blocks of a model until Ctrl-C.
+
+    \b
+    Examples:
+      potluck node -m demo --blocks 0:4
+      potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen 0.0.0.0 --port 4001
+    """
+    from ..node.config import NodeConfig, find_join, home_of
+    from ..node.process import refuse_second
+    from .logs import show_logs
+
+    show_logs(log_level)
+    place = home_of(home)
+    refuse_second(place)
+    config = NodeConfig(
+        home=place,
+        model=model,
+        blocks=blocks,
+        name=name,
+        listen=tuple(listen_address(host, port) for host in listen or ["127.0.0.1"]),
+        join=find_join(join or (), place),
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        cache_mib=cache_mib,
+        offline=offline,
+        drain_s=drain_s,
+    )
+    _serve(config, json)
+
+
+def listen_address(host: str, port: int) -> str:
+    """The multiaddr of an IP address and a port; one that is a multiaddr already stays as it is."""
+    import ipaddress
+
+    if host.startswith("/"):
+        return host
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        raise UserError(
+            f"--listen {host}: give an IP address, such as 0.0.0.0 for every interface, "
+            "or a multiaddr, such as /ip4/0.0.0.0/tcp/4001"
+        ) from None
+    return f"/ip{version}/{host}/tcp/{port}"
+
+
+def _serve(config: NodeConfig, json: bool) -> None:
+    import trio
+
+    from ..node.daemon import run_node
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            ready = await nursery.start(run_node, config)
+            if json:
+                print_json(facts(ready), indent=None)
+            else:
+                say(announcement(ready, config.model))
+
+    trio.run(serve)
+
+
+def facts(ready: Ready) -> dict[str, object]:
+    return {
+        "peer": ready.peer,
+        "name": ready.name,
+        "model": ready.model,
+        "blocks": [ready.blocks.start, ready.blocks.stop],
+        "total": ready.total,
+        "addresses": list(ready.addresses),
+        "seconds": round(ready.seconds, 3),
+    }
+
+
+def announcement(ready: Ready, model: str) -> str:
+    """What a node says when it serves: what it does, and the lines to copy."""
+    join = ready.addresses[0] if ready.addresses else "(nobody can dial this node)"
+    lines = [
+        f"Serving blocks {ready.blocks} of {ready.name}, which has {ready.total}, "
+        f"as {ready.peer} ({ready.seconds:.1f} s)",
+        f'  ask it:  potluck generate "Hello" -m {ready.name} --join {join}',
+    ]
+    if len(ready.blocks) < ready.total:
+        others = (
+            f"0:{ready.blocks.start}"
+            if ready.blocks.start
+            else f"{ready.blocks.stop}:{ready.total}"
+        )
+        lines.append(f"  add to it:  potluck node -m {model} --blocks {others} --join {join}")
+    return "\n".join(lines)

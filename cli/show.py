@@ -1,0 +1,38 @@
+"""Look at a swarm."""
+
+from __future__ import annotations
+
+import typer
+
+from .options import Home, Join, Json
+
+
+def status(join: Join = None, home: Home = None, json: Json = False) -> None:
+    """Who serves what, and how well it is covered.
+
+    TOKENS/S is through all blocks of that peer, by its own word; CACHE is free token positions.
+
+    \b
+    Example:
+      potluck status
+      potluck status --json | jq '.models[].missing'
+    """
+    from .logs import show_logs
+    from .picture import show_status
+
+    show_logs("warning")
+    raise typer.Exit(show_status(join or (), home, json=json))
+
+
+def models(join: Join = None, home: Home = None, json: Json = False) -> None:
+    """The models that the swarm serves.
+
+    \b
+    Example:
+      potluck models
+    """
+    from .logs import show_logs
+    from .picture import show_models
+
+    show_logs("warning")
+    raise typer.Exit(show_models(join or (), home, json=json))

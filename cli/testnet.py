@@ -1,0 +1,216 @@
+"""A swarm of several processes on this machine: start it, look at it, break it, end it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UserError
+from .edge import ended_by_signals
+from .options import Home, Json, Offline, note, print_json, say
+
+if TYPE_CHECKING:
+    from ..node.roster import Seat
+    from ..node.testnet import LocalSwarm
+
+testnet = typer.Typer(help="A swarm of several processes on this machine.")
+
+Name = Annotated[str, typer.Argument(help="Which node: n1, n2, ...")]
+
+
+@testnet.command()
+def up(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="demo, a folder, or a hub id (org/name).")
+    ] = "demo",
+    nodes: Annotated[int, typer.Option(min=1, help="How many processes.")] = 4,
+    replicas: Annotated[int, typer.Option(min=1, help="How many nodes serve each block.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each node.")] = 1,
+    ready_s: Annotated[float, typer.Option(min=1, help="How long to wait for all of them.")] = 120,
+    home: Home = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Start nodes that share a model's blocks evenly, and wait until they all serve.
+
+    They run on until `potluck testnet down`. Nodes beyond a multiple of --replicas become further
+    replicas of the first blocks.
+
+    \b
+    Example:
+      potluck testnet up --nodes 4 --model demo --replicas 2
+    """
+    from ..node.testnet import start_testnet
+
+    plan = make_plan(
+        model, home, nodes=nodes, replicas=replicas, threads=threads, offline=offline,
+        ready_s=ready_s,
+    )  # fmt: skip
+    with ended_by_signals():
+        net = start_testnet(plan, tell=lambda seat: note(f"{seat.name} serves {_blocks(seat)}"))
+    if json:
+        print_json(facts(net))
+        return
+    where = f" --home {home}" if home else ""
+    say(f"{nodes} nodes serve {plan.name}, {plan.blocks} blocks:")
+    show_seats(net)
+    say()
+    say(f'  ask it:    potluck generate "The function returns" -m {plan.name}{where}')
+    say(f"  elsewhere: --join {net.join[0]}")
+    say(f"  break it:  potluck testnet kill {net.seats[-1].name}{where}")
+    say(f"  end it:    potluck testnet down{where}")
+
+
+@testnet.command()
+def status(home: Home = None, json: Json = False) -> None:
+    """Each node: its process, its blocks, and whether it lives. Exit code 1 when one is dead.
+
+    \b
+    Example:
+      potluck testnet status
+    """
+    from ..node.testnet import find_testnet
+
+    net = find_testnet(_home(home))
+    if json:
+        print_json(facts(net))
+    else:
+        show_seats(net)
+    if any(seat.state == "dead" for seat in net.seats):
+        raise typer.Exit(1)
+
+
+@testnet.command()
+def kill(
+    name: Name,
+    signal_name: Annotated[
+        str, typer.Option("--signal", "-s", help="KILL, TERM, STOP, CONT, INT, ...")
+    ] = "KILL",
+    home: Home = None,
+) -> None:
+    """Send a node a signal: SIGKILL, unless told otherwise.
+
+    \b
+    Examples:
+      potluck testnet kill n2
+      potluck testnet kill n2 --signal STOP
+    """
+    from ..node.testnet import find_testnet
+
+    find_testnet(_home(home)).send(name, _signal(signal_name))
+    say(f"{name}: SIG{_signal(signal_name).name.removeprefix('SIG')} sent")
+
+
+@testnet.command()
+def restart(name: Name, home: Home = None) -> None:
+    """Start a dead node anew, under its old identity, and wait until it serves.
+
+    \b
+    Example:
+      potluck testnet restart n2
+    """
+    from ..node.testnet import find_testnet
+
+    seat = find_testnet(_home(home)).restart(name)
+    say(f"{seat.name} serves {_blocks(seat)}")
+
+
+@testnet.command()
+def logs(
+    name: Name,
+    lines: Annotated[int, typer.Option("-n", min=1, help="How many lines, from the end.")] = 20,
+    home: Home = None,
+) -> None:
+    """The last lines that a node wrote; also after the testnet is down.
+
+    \b
+    Example:
+      potluck testnet logs n1 -n 50
+    """
+    from ..node.testnet import LOG, folder_of, last_lines
+
+    log = folder_of(_home(home)) / name / LOG
+    if not log.is_file():
+        raise UserError(f"no log of a node {name} under {log.parent.parent}")
+    for line in last_lines(log, lines):
+        say(line)
+
+
+@testnet.command()
+def down(home: Home = None) -> None:
+    """End every process of the testnet, whatever became of it. Keys and logs stay.
+
+    \b
+    Example:
+      potluck testnet down
+    """
+    from ..node.testnet import take_down
+
+    place = _home(home)
+    ended = take_down(place)
+    say(f"{ended} node{'' if ended == 1 else 's'} ended" if ended else "no testnet runs here")
+
+
+def make_plan(model: str, home: Path | None, **options: Any) -> Any:
+    """The plan of a testnet for a model, whose files are looked at first. Raises UserError."""
+    from ..node.compute.checkpoint import open_checkpoint
+    from ..node.library import find_model
+    from ..node.testnet import Plan
+
+    place = _home(home)
+    shelf = find_model(model, place)
+    checkpoint = open_checkpoint(shelf.source, offline=options.get("offline", False), home=place)
+    return Plan(
+        home=place, source=shelf.source, name=shelf.name, blocks=checkpoint.spec.blocks, **options
+    )
+
+
+def facts(net: LocalSwarm) -> dict[str, Any]:
+    return {
+        "model": net.roster.model,
+        "blocks": net.roster.blocks,
+        "join": list(net.join),
+        "nodes": [
+            {
+                "name": seat.name,
+                "state": seat.state,
+                "pid": seat.pid,
+                "blocks": [seat.start, seat.stop],
+                "peer": seat.peer,
+                "addresses": list(seat.addresses),
+            }
+            for seat in net.seats
+        ],
+    }
+
+
+def show_seats(net: LocalSwarm) -> None:
+    from .tables import print_table
+
+    print_table(
+        ("  NODE", "STATE", "BLOCKS", "PROCESS>", "PEER"),
+        [
+            (f"  {seat.name}", seat.state, f"{seat.start}:{seat.stop}", str(seat.pid), seat.peer)
+            for seat in net.seats
+        ],
+    )
+
+
+def _blocks(seat: Seat) -> str:
+    return f"blocks {seat.start}:{seat.stop}"
+
+
+def _home(home: Path | None) -> Path:
+    from ..node.config import home_of
+
+    return home_of(home)
+
+
+def _signal(name: str) -> signal.Signals:
+    try:
+        return signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"]
+    except KeyError:
+        raise UserError(f"no signal {name}: give KILL, TERM, STOP, CONT or INT") from None
