@@ -1,0 +1,45 @@
+# Each target works alone on a fresh clone: what it needs is installed into .venv first, once.
+#
+# torch is whatever build pip finds for constraints.txt. Without a GPU the CPU build is enough and
+# much smaller: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bars dev clean
+
+help:
+	@echo "make demo    a model in six processes answers, and loses one in mid-answer"
+	@echo "make test    every test, those with real processes too"
+	@echo "make check   format, lint, types, import contracts"
+	@echo "make bars    measure every bar, and print a table"
+	@echo "make dev     only install into .venv"
+
+demo: $(INSTALLED)
+	@$(BIN)/potluck demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest tests integration
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bars: $(INSTALLED)
+	$(BIN)/python -m integration.bars
+
+dev: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv; this takes a few minutes, once."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
