@@ -72,6 +72,7 @@ class Announcement(Stamped):
     addresses: Annotated[tuple[Annotated[str, Size(256)], ...], Size(8)]
     cache_tokens_free: Count
     context_tokens_max: Count
+    numerics: Annotated[str, Size(128)]  # peers of one class give equal bits for equal steps
     version: Annotated[str, Size(32)]  # of the program
 
     def __post_init__(self) -> None:

@@ -201,6 +201,7 @@ def _announce(
         addresses=member.host.addresses()[:8],
         cache_tokens_free=admission.free_tokens,
         context_tokens_max=loaded.checkpoint.spec.context,
+        numerics=loaded.stage.numerics,
         version=__version__,
     )
 

@@ -79,6 +79,13 @@ class Generation:
         return self._session.recoveries
 
     @property
+    def exact(self) -> bool:
+        """True while every block has stayed in the numerics class that it began in: then the words
+        are, bit for bit, those of an undisturbed run. Otherwise no token is changed or lost either,
+        but a later one may differ from what the first peers would have said."""
+        return self._session.exact
+
+    @property
     def route(self) -> tuple[Hop, ...]:
         return self._session.route
 

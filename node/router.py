@@ -89,10 +89,12 @@ class Router:
         cache_tokens: int,
         wait_s: float = 0.0,
         hurry: bool = False,
+        numerics: str = "",
     ) -> Route:
         """Hops for these blocks, around every peer that lately failed.
 
-        hurry: somebody waits for this hop's successor, so an older view will do at first: the dead
+        numerics: the class to stay in, if peers of it serve the blocks: an answer then goes on bit
+        for bit. hurry: somebody waits for this hop's successor, so an older view will do at first: the dead
         peer's neighbour is in it. Where no route is found the directory is read again, for GRACE_S
         or `wait_s`, whichever is longer; then MissingBlocks, or Refused when all that serve the
         blocks are full.
@@ -105,13 +107,7 @@ class Router:
             failed = {span.peer for span in view.spans if self.history(span.peer).banned(now)}
             full = {span.peer for span in view.spans if self.history(span.peer).busy(now)}
             try:
-                return find_route(
-                    view,
-                    blocks,
-                    cache_tokens=cache_tokens,
-                    avoid=failed | full,
-                    draw=self._draw,
-                )
+                return self._cheapest(view, blocks, cache_tokens, failed | full, numerics)
             except MissingBlocks as missing:
                 if now >= deadline_s:
                     if full and not view.missing():
@@ -123,6 +119,21 @@ class Router:
             within_s = LOOK_AGAIN_S
             await trio.sleep(LOOK_AGAIN_S)
 
+    def _cheapest(
+        self, view: SwarmView, blocks: BlockRange, cache_tokens: int, avoid: set[str], numerics: str
+    ) -> Route:
+        """The cheapest route inside the numerics class, else the cheapest of all."""
+        others = {span.peer for span in view.spans if numerics and span.numerics != numerics}
+        for excluded in (avoid | others, avoid):
+            try:
+                return find_route(
+                    view, blocks, cache_tokens=cache_tokens, avoid=excluded, draw=self._draw
+                )
+            except MissingBlocks:
+                if excluded == avoid:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
     def _draw(self, mean: float) -> float:
         return self._rng.expovariate(1.0 / mean)
 
@@ -133,5 +144,6 @@ class Router:
             blocks=BlockRange(told.start, told.stop),
             block_s=history.block_s(told.decode_tokens_s),
             rtt_s=RTT_UNKNOWN_S if history.rtt_s is None else history.rtt_s,
+            numerics=told.numerics,
             cache_tokens_free=told.cache_tokens_free,
         )

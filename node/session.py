@@ -122,6 +122,8 @@ class LiveSession:
         self._outputs: deque[Payload] = deque()
         self._arrived = trio.Event()
         self._failure: PotluckError | None = None
+        self._classes: dict[int, str] = {}  # the numerics class that each block began in
+        self.exact = True
         self.recoveries: list[Recovery] = []
 
     @property
@@ -221,6 +223,7 @@ class LiveSession:
                 cache_tokens=self._plan.tokens,
                 wait_s=self._plan.wait_s,
                 hurry=bool(self.recoveries),
+                numerics=self._classes.get(blocks.start, ""),
             )
         except MissingBlocks as missing:
             self._fail(MissingBlocks(self._plan.name, missing.missing))
@@ -257,8 +260,11 @@ class LiveSession:
         )
         received = await link.frames.receive()
         match received:
-            case OpenedMessage(lease_s, width, _), _ if width == plan.width:
+            case OpenedMessage(lease_s, width, numerics), _ if width == plan.width:
                 link.lease_s = lease_s
+                for block in range(hop.blocks.start, hop.blocks.stop):
+                    if self._classes.setdefault(block, numerics) != numerics:
+                        self.exact = False
             case Busy(reason, retry_after_s), _:
                 self._busy(link, retry_after_s)
                 raise TransportError(reason)

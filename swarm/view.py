@@ -25,6 +25,7 @@ class Span:
     block_s: float  # seconds for one token through one block
     rtt_s: float = RTT_UNKNOWN_S  # seconds there and back
     queue_s: float = 0.0  # expected wait for its device
+    numerics: str = ""  # peers of one class give equal bits for equal steps
     cache_tokens_free: int = 1 << 40  # token positions in one block that it can still hold
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ def announcement(key: IdentityKey = ALICE, model: str = MODEL) -> Announcement:
         model=model, name="org/name", start=0, stop=8, blocks=16, state="online", device="cpu",
         dtype="float32", quantization="none", decode_tokens_s=900.0, prefill_tokens_s=9000.0,
         addresses=(f"/ip4/192.0.2.7/tcp/4001/p2p/{key.peer_id}",), cache_tokens_free=8192,
-        context_tokens_max=2048, version="0.1.0",
+        context_tokens_max=2048, numerics="none", version="0.1.0",
     )  # fmt: skip
 
 

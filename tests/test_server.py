@@ -50,14 +50,16 @@ class World:
     shelf: MemoryShelf = field(default_factory=MemoryShelf)
     nodes: list[Node] = field(default_factory=list)
 
-    async def add(self, start: int, stop: int, *, cache_tokens: int = 10_000) -> Node:
+    async def add(
+        self, start: int, stop: int, *, cache_tokens: int = 10_000, numerics: str = "adding"
+    ) -> Node:
         key = IdentityKey.generate()
         host = self.net.host(key.peer_id)
-        engine, device = AddingEngine(BlockRange(start, stop)), InstantDevice(0.001)
+        engine, device = AddingEngine(BlockRange(start, stop), numerics), InstantDevice(0.001)
         admission = Admission(AdmissionConfig(cache_tokens))
         server = Server(engine, device, admission, MODEL)
         host.handle(PROTOCOL, server.serve)
-        await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host))
+        await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host, numerics))
         self.nodes.append(Node(key, host, server, engine, admission, device))
         return self.nodes[-1]
 
@@ -76,7 +78,7 @@ class World:
         )
 
 
-def announcement(start: int, stop: int, host: MemoryHost) -> Announcement:
+def announcement(start: int, stop: int, host: MemoryHost, numerics: str = "adding") -> Announcement:
     return Announcement(
         model=MODEL,
         name="adding",
@@ -92,6 +94,7 @@ def announcement(start: int, stop: int, host: MemoryHost) -> Announcement:
         addresses=host.addresses(),
         cache_tokens_free=10_000,
         context_tokens_max=4096,
+        numerics=numerics,
         version="0",
     )
 
@@ -191,6 +194,26 @@ async def test_a_server_that_answers_rubbish_is_replaced(
             session.feed(rows(0), 1, 1)
             assert bytes(await session.output()) == expected[1]
             assert len(session.recoveries) == 1
+
+
+@pytest.mark.parametrize("others", ["adding", "another"])
+async def test_a_hop_is_replaced_inside_its_numerics_class_and_the_answer_says_if_not(
+    autojump_clock: trio.testing.MockClock, others: str
+) -> None:
+    """Beside three peers of another class stands one of the lost hop's own, or does not."""
+    async with world((0, 3), (3, 6)) as made:
+        host, router = made.client()
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(1), 1, 1)
+            await session.output()
+            for _ in range(3):
+                await made.add(0, 6, numerics="another")
+            await made.add(2, 6, numerics=others)
+            await router.announcements(MODEL, within_s=0)
+            await made.serving(3).host.die()
+            session.feed(rows(2), 1, 1)
+            await session.output()
+            assert session.exact == (others == "adding")
 
 
 async def test_missing_blocks_are_named_when_no_cover_comes(

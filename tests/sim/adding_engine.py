@@ -29,10 +29,10 @@ class AddingEngine:
 
     width = WIDTH
     context = 4096
-    numerics = "adding"
 
-    def __init__(self, blocks: BlockRange) -> None:
+    def __init__(self, blocks: BlockRange, numerics: str = "adding") -> None:
         self.blocks = blocks
+        self.numerics = numerics
         self.caches: list[AddingCache] = []
 
     def open_cache(self, blocks: BlockRange, tokens: int) -> AddingCache:
