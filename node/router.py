@@ -93,11 +93,11 @@ class Router:
     ) -> Route:
         """Hops for these blocks, around every peer that lately failed.
 
-        numerics: the class to stay in, if peers of it serve the blocks: an answer then goes on bit
-        for bit. hurry: somebody waits for this hop's successor, so an older view will do at first: the dead
-        peer's neighbour is in it. Where no route is found the directory is read again, for GRACE_S
-        or `wait_s`, whichever is longer; then MissingBlocks, or Refused when all that serve the
-        blocks are full.
+        numerics: the class to stay in, if peers of it serve the blocks, so that an answer goes on
+        bit for bit. hurry: somebody waits for this hop's successor, so an older view will do at
+        first: the dead peer's neighbour is in it. Where no route is found the directory is read
+        again, for GRACE_S or `wait_s`, whichever is longer; then MissingBlocks, or Refused when
+        all that serve the blocks are full.
         """
         deadline_s = trio.current_time() + max(GRACE_S, wait_s)
         within_s = HURRY_S if hurry else FRESH_S

@@ -49,7 +49,7 @@ def announcement(peer: str, *, model: str = MODEL, start: int = 0, stop: int = 8
         model=model, name="org/name", start=start, stop=stop, blocks=64, state="online",
         device="cpu", dtype="float32", quantization="none", decode_tokens_s=900.0,
         prefill_tokens_s=9000.0, addresses=(f"/ip4/127.0.0.1/tcp/4001/p2p/{peer}",),
-        cache_tokens_free=8192, context_tokens_max=2048, version="0.1.0",
+        cache_tokens_free=8192, context_tokens_max=2048, numerics="none", version="0.1.0",
     )  # fmt: skip
 
 

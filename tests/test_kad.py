@@ -27,7 +27,7 @@ class Peer:
             model=MODEL, name="org/name", start=0, stop=8, blocks=16, state="online",
             device="cpu", dtype="float32", quantization="none", decode_tokens_s=900.0,
             prefill_tokens_s=9000.0, addresses=self.host.addresses(), cache_tokens_free=8192,
-            context_tokens_max=2048, version="0.1.0",
+            context_tokens_max=2048, numerics="none", version="0.1.0",
         )  # fmt: skip
 
 
