@@ -1,0 +1,200 @@
+"""py-libp2p over our connections: its host, network and protocols run on every node.
+
+The host of py-libp2p keeps the peer store, the network and the handlers of the protocols that we
+take from it; what lies beneath (dialing, Noise, yamux, negotiation) is ours, because its own can
+be killed, dead-locked or used up by any peer. Each connection that we have secured is given
+to its network as a muxed connection, by its own interfaces (`IMuxedConn`, `Swarm.add_conn`), and so
+nothing inside it is patched.
+
+    libp2p protocol ── NetStream ── PluggedStream ─┐
+                                                   ├── Mux ── Link (Noise) ── socket
+    our protocols ─────────────────────── Stream ──┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from libp2p import new_host
+from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import (
+    MuxedConnUnavailable,
+    MuxedStreamEOF,
+    MuxedStreamReset,
+)
+from multiaddr import Multiaddr
+
+from ...errors import RemoteError, TransportError
+from .mux import Mux
+from .mux_stream import MuxStream
+
+Dial = Callable[[str], Awaitable[None]]
+
+
+class PluggedStream(IMuxedStream):  # type: ignore[misc]  # libp2p's types are not read strictly
+    """One of our streams, as libp2p's protocols see it."""
+
+    def __init__(self, conn: PluggedConn, stream: MuxStream) -> None:
+        self.muxed_conn = conn
+        self.stream = stream
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Up to n bytes. Raises MuxedStreamEOF at the end, as the stock muxer does."""
+        try:
+            piece = bytes(await self.stream.receive(n if n and n > 0 else 1 << 16))
+        except TransportError as error:
+            raise MuxedStreamReset(str(error)) from error
+        if not piece:
+            raise MuxedStreamEOF("the peer has finished")
+        return piece
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self.stream.send(data)
+        except TransportError as error:
+            raise MuxedStreamReset(str(error)) from error
+
+    async def close(self) -> None:
+        await self.stream.finish()
+
+    async def close_write(self) -> None:
+        await self.stream.finish()
+
+    async def reset(self) -> None:
+        await self.stream.reset()
+
+    def set_deadline(self, ttl: int) -> None:
+        raise NotImplementedError("deadlines are cancel scopes here")
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self.muxed_conn.remote
+
+    async def __aenter__(self) -> PluggedStream:
+        return self
+
+
+class PluggedConn(IMuxedConn):  # type: ignore[misc]
+    """One of our connections, as libp2p's network sees it. Streams that come in are negotiated by
+    us and handed to their handlers, so `accept_stream` waits for nothing but the end."""
+
+    on_close: Callable[[], Awaitable[None]] | None = None
+
+    def __init__(self, mux: Mux, remote: tuple[str, int], *, dialer: bool) -> None:
+        self.peer_id = ID.from_string(mux.peer)
+        self.event_started = trio.Event()
+        self.ended = trio.Event()
+        self.mux = mux
+        self.remote = remote
+        self._dialer = dialer
+
+    @property
+    def is_initiator(self) -> bool:
+        return self._dialer
+
+    @property
+    def is_established(self) -> bool:
+        return not self.is_closed
+
+    @property
+    def is_closed(self) -> bool:
+        return self.ended.is_set() or self.mux.failure is not None
+
+    async def start(self) -> None:
+        self.event_started.set()
+        await self.ended.wait()
+
+    async def close(self) -> None:
+        self.mux.close()
+
+    async def open_stream(self) -> PluggedStream:
+        try:
+            return PluggedStream(self, self.mux.open())
+        except TransportError as error:
+            raise MuxedConnUnavailable(str(error)) from error
+
+    async def accept_stream(self) -> PluggedStream:
+        await self.ended.wait()
+        raise MuxedConnUnavailable("the connection is over")
+
+    def get_transport_addresses(self) -> list[Multiaddr]:
+        host, port = self.remote
+        kind = "ip6" if ":" in host else "ip4"
+        return [Multiaddr(f"/{kind}/{host.partition('%')[0]}/tcp/{port}")]
+
+    def get_connection_type(self) -> ConnectionType:
+        return ConnectionType.DIRECT
+
+
+class Libp2p:
+    """The py-libp2p host of this node. Made by `open_libp2p`."""
+
+    def __init__(self, host: Any, dial: Dial) -> None:
+        self.host = host
+        self._network = host.get_network()
+        self._dial = dial
+        self._network.dial_peer = self._dial_peer  # whoever asks libp2p to dial, we do
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """What libp2p's handlers speak here."""
+        return tuple(str(name) for name in self.host.multiselect.handlers if name)
+
+    async def run(self, conn: PluggedConn) -> None:
+        """Have libp2p's network know this connection until it ends."""
+        direction = "outbound" if conn.is_initiator else "inbound"
+        try:
+            await self._network.add_conn(conn, direction)
+            await conn.ended.wait()
+        except BaseLibp2pError as error:
+            raise TransportError(f"libp2p took no more connections: {error}") from error
+
+    async def serve(self, conn: PluggedConn, stream: MuxStream, protocol: str) -> None:
+        """Run libp2p's handler of `protocol` on a stream that we negotiated.
+
+        Its handlers raise whatever a peer's bytes make them raise, which in libp2p ends the whole
+        host; here that is the peer's fault.
+        """
+        handler = self.host.multiselect.handlers[protocol]
+        known = [one for one in self._network.get_connections(conn.peer_id) if one.muxed_conn is conn]
+        if not known:
+            raise TransportError("libp2p does not know this connection yet")
+        net_stream = await known[0]._add_stream(PluggedStream(conn, stream))
+        net_stream.set_protocol(protocol)
+        try:
+            await handler(net_stream)
+        except Exception as error:  # of every kind: they are made by the peer's bytes
+            raise RemoteError(f"{protocol}: {error!r:.200}") from error
+        finally:
+            known[0].remove_stream(net_stream)
+
+    async def _dial_peer(self, peer: ID) -> list[Any]:
+        await self._dial(str(peer))
+        return list(self._network.get_connections(peer))
+
+
+@asynccontextmanager
+async def open_libp2p(seed: bytes, dial: Dial) -> AsyncIterator[Libp2p]:
+    """py-libp2p's host with our identity, listening nowhere itself.
+
+    Noise is the one security that it may offer: its defaults accept a forged identity. It is
+    closed on leaving: leaving `run` alone would keep its connections.
+    """
+    noise = NoiseTransport(
+        create_new_key_pair(seed), noise_privkey=create_noise_key_pair().private_key
+    )
+    host = new_host(key_pair=create_new_key_pair(seed), sec_opt={NOISE: noise})
+    async with host.run([]):
+        try:
+            yield Libp2p(host, dial)
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(2):
+                await host.close()
