@@ -62,7 +62,7 @@ def complain(message: str) -> None:
 def _reader_left() -> bool:
     """Whether whoever read our output went away (`| head`); then nothing more can be said there."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except BrokenPipeError:
         # the interpreter flushes once more at its end, and would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -169,10 +169,8 @@ class Stage:
         word = "yes" if same else "NO"
         tint = typer.colors.GREEN if same else typer.colors.RED
         painted = typer.style(word, fg=tint, bold=True) if self._colour else word
-        self._say(f"\n{self._bold('Same words:')} {painted}")
-        self._say("All processes have ended.")
-        if same:
-            self._say("\nYour own: potluck testnet up --nodes 4 --model demo")
+        self._say("\nAll processes have ended. A swarm of your own: potluck testnet up")
+        self._say(f"{self._bold('Same words:')} {painted}")
 
     def _put(self, text: str, *, bold: bool = False, colour: str | None = None) -> None:
         """A piece of the answer: indented, and broken at the first blank behind WIDTH."""

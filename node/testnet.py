@@ -307,19 +307,22 @@ def _claim(plan: Plan, program: Sequence[str]) -> LocalSwarm:
     folder = plan.folder
     roster = plan.roster(program, process_id())
     runs = UserError(f"a testnet runs already: potluck testnet down --home {plan.home} ends it")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}); give another --home"
+        ) from error
     old = Roster.read(folder)
     if old is not None and old.runs:
         raise runs
     take_down(plan.home)  # what a crash left behind
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         roster.create()
-    except FileExistsError:
+    except FileExistsError:  # another launcher was faster
         raise runs from None
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror}); give another --home"
-        ) from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); free the disk") from error
     for log in folder.glob(f"*/{LOG}"):
         log.unlink(missing_ok=True)
     return LocalSwarm(roster)
