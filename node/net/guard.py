@@ -116,8 +116,6 @@ class Gate:
         subnet = _subnet(host)
         if self._shaking.total() >= self._limits.handshakes_max:
             return False
-        if self.is_full:
-            return False
         if subnet is None:
             return True
         return (
