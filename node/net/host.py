@@ -3,9 +3,10 @@
     open_stream ──▶ connection, dialed when there is none ──▶ Stream
     listener ──▶ Gate ──▶ upgrade (noise, yamux) ──▶ Mux ──▶ negotiate ──▶ handler, a task each
 
-The wire is libp2p's (TCP, multistream, Noise XX, yamux, identify, ping; Ed25519 identities), so its
-other implementations are peers of ours. A handler's RemoteError, TransportError or Refused ends its
-stream; any other exception is our own fault and ends the host.
+The wire is libp2p's (TCP, multistream, Noise XX, yamux, identify, ping; Ed25519 identities), so
+its other implementations are peers of ours. Every connection is py-libp2p's too (plug.py): whatever
+protocol has a handler there is served beside our own. A handler's RemoteError, TransportError or
+Refused ends its stream; any other exception is our own fault and ends the host.
 """
 
 import errno
@@ -28,6 +29,7 @@ from .mux_stream import MuxStream
 from .negotiate import Answer, Listener, proposal
 from .noise import Identity, Scratch
 from .peers import Connection, Peers
+from .plug import Libp2p, PluggedConn, run_libp2p
 from .stream import Stream
 from .upgrade import Upgraded, upgrade_accepted, upgrade_dialed
 
@@ -36,6 +38,7 @@ Handler = Callable[[Stream], Awaitable[None]]
 AGENT = "potluck/0.1.0"
 TICK_S = 1.0
 DIAL_S = 10.0  # to reach a peer, all its addresses together
+IDLE_TICKS = 20  # go-libp2p's grace period: a full host may drop a connection unused for so long
 PAUSE_S = 0.1  # after the system had no descriptor for another connection
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -55,6 +58,8 @@ class HostConfig:
 class Host:
     """Opens streams to peers and hands theirs to handlers."""
 
+    libp2p: Libp2p  # set by open_host, before the first connection
+
     def __init__(
         self, config: HostConfig, listeners: Sequence[socket.socket], nursery: trio.Nursery
     ) -> None:
@@ -72,6 +77,7 @@ class Host:
         self._peers = Peers(self.peer_id)
         self._book = AddressBook()
         self._dials: Joined[Connection] = Joined(nursery)
+        self._plugged: dict[Mux, PluggedConn] = {}
         self._inbound_streams = 0
         self._claims: dict[str, identify.Claims] = {}
         self._identified: dict[str, trio.Event] = {}
@@ -137,14 +143,11 @@ class Host:
         The peer hears of it with the first bytes sent, or the first receive: no round trip is lost.
         That it does not speak `protocol` shows in the first receive, as TransportError.
         """
-        connection = self._peers.best(peer)
-        if connection is None:
-            due = self._book.due(peer, trio.current_time())
-            if not due:
-                known = "failed a moment ago" if self._book.known(peer) else "known"
-                raise TransportError(f"cannot reach {peer}: no address of it is {known}")
-            connection = await self._dial(peer, due)
-        return self._open(connection, protocol)
+        return self._open(await self._reach(peer), protocol)
+
+    async def dial_known(self, peer: str) -> None:
+        """Connect to a peer by the addresses that we know of it. Raises TransportError."""
+        await self._reach(peer)
 
     async def identified(self, peer: str) -> None:
         """Wait until a connected peer has told who it is, or has failed to."""
@@ -152,6 +155,18 @@ class Host:
             await self._identified[peer].wait()
 
     # ---- connections
+
+    async def _reach(self, peer: str) -> Connection:
+        connection = self._peers.best(peer)
+        if connection is None:
+            due = self._book.due(peer, trio.current_time())
+            if not due:
+                why = (
+                    "its addresses failed a moment ago" if self._book.known(peer) else "no address"
+                )
+                raise TransportError(f"cannot reach {peer}: {why}")
+            connection = await self._dial(peer, due)
+        return connection
 
     async def _dial(self, peer: str, addresses: Sequence[Address]) -> Connection:
         if peer == self.peer_id:
@@ -184,18 +199,15 @@ class Host:
     async def accept_forever(self, listener: socket.socket) -> None:
         """Welcome whoever connects to this listener."""
         while True:
+            await trio.lowlevel.wait_readable(listener.fileno())
             try:
-                await trio.lowlevel.wait_readable(listener.fileno())
                 sock, remote = listener.accept()
-            except BlockingIOError:
-                continue
             except OSError as error:
                 if error.errno in OUT_OF_DESCRIPTORS:
                     log.warning("no descriptor for another connection", reason=error.strerror)
                     await trio.sleep(PAUSE_S)  # nothing tells when one is free again
                 continue  # or the peer had left already
-            self._make_room()
-            if self._gate.admits(remote[0]):
+            if self._has_room() and self._gate.admits(remote[0]):
                 self._nursery.start_soon(self._welcome, sock, (remote[0], remote[1]))
             else:
                 sock.close()
@@ -233,6 +245,8 @@ class Host:
             rtt_s=up.rtt_s,
             early=up.early,
         )
+        plugged = PluggedConn(mux, remote, dialer=dialer)
+        self._plugged[mux] = plugged
         connection = Connection(mux, trio.current_time(), remote)
         self._peers.add(connection)
         self._identified.setdefault(mux.peer, trio.Event())
@@ -245,19 +259,27 @@ class Host:
         try:
             with self._gate.connection(connection.remote[0]):
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.libp2p.run, self._plugged[connection.mux])
                     nursery.start_soon(self._ask_who_it_is, connection)
                     await connection.mux.run()
                     nursery.cancel_scope.cancel()
         finally:
+            self._plugged.pop(connection.mux).ended.set()
             self._peers.remove(connection)
             log.debug("connection over", peer=peer, reason=str(connection.mux.failure))
             if not self._peers.of(peer):
                 self._claims.pop(peer, None)
                 self._identified.pop(peer).set()
 
-    def _make_room(self) -> None:
-        if self._gate.is_full and (idlest := self._peers.idlest()) is not None:
-            idlest.mux.close()
+    def _has_room(self) -> bool:
+        """Whether one more connection may come, if need be in the place of an idle one."""
+        if not self._gate.is_full:
+            return True
+        idlest = self._peers.idlest()
+        if idlest is None or idlest.idle_ticks < IDLE_TICKS:
+            return False
+        idlest.mux.close()
+        return True
 
     async def tick_forever(self) -> None:
         """Once a second: look after every connection."""
@@ -310,7 +332,7 @@ class Host:
                 stream.reset_now("its handler failed")
 
     async def _negotiate(self, stream: MuxStream) -> Handler:
-        listener = Listener(self._handlers.__contains__)
+        listener = Listener(self._speaks)
         while True:
             piece = await stream.receive()
             if not piece:
@@ -325,7 +347,14 @@ class Host:
             stream.preface = reply
         else:
             await stream.send(reply)
-        return self._handlers[listener.chosen]
+        return self._handlers.get(listener.chosen) or self._libp2p_handler(stream, listener.chosen)
+
+    def _speaks(self, protocol: str) -> bool:
+        return protocol in self._handlers or protocol in self.libp2p.protocols
+
+    def _libp2p_handler(self, stream: MuxStream, protocol: str) -> Handler:
+        plugged = self._plugged[stream.mux]
+        return lambda _: self.libp2p.serve(plugged, stream, protocol)
 
     def _blame(self, stream: MuxStream, error: BaseException) -> None:
         log.debug("stream failed", peer=stream.peer, reason=str(error))
@@ -346,7 +375,7 @@ class Host:
             identify.describe(
                 self._identity.key.public,
                 agent=AGENT,
-                protocols=sorted(self._handlers),
+                protocols=sorted({*self._handlers, *self.libp2p.protocols}),
                 addresses=reachable(self._listeners),
                 observed=observed,
             )
@@ -378,6 +407,7 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     try:
         async with trio.open_nursery() as nursery:
             host = Host(config, listeners, nursery)
+            host.libp2p = await nursery.start(run_libp2p, config.seed, host.dial_known)
             for listener in listeners:
                 nursery.start_soon(host.accept_forever, listener)
             nursery.start_soon(host.tick_forever)

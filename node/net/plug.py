@@ -4,7 +4,7 @@ The host of py-libp2p keeps the peer store, the network and the handlers of the 
 take from it; what lies beneath (dialing, Noise, yamux, negotiation) is ours, because its own can
 be killed, dead-locked or used up by any peer. Each connection that we have secured is given
 to its network as a muxed connection, by its own interfaces (`IMuxedConn`, `Swarm.add_conn`), and so
-nothing inside it is patched.
+nothing inside it is patched but whom it dials.
 
     libp2p protocol ── NetStream ── PluggedStream ─┐
                                                    ├── Mux ── Link (Noise) ── socket
@@ -13,9 +13,8 @@ nothing inside it is patched.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import trio
 from libp2p import new_host
@@ -23,6 +22,7 @@ from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
@@ -37,7 +37,12 @@ from ...errors import RemoteError, TransportError
 from .mux import Mux
 from .mux_stream import MuxStream
 
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
+
 Dial = Callable[[str], Awaitable[None]]
+
+UNLIMITED = 1 << 20  # connections: they are limited before libp2p hears of them (guard.py)
 
 
 class PluggedStream(IMuxedStream):  # type: ignore[misc]  # libp2p's types are not read strictly
@@ -135,13 +140,14 @@ class PluggedConn(IMuxedConn):  # type: ignore[misc]
 
 
 class Libp2p:
-    """The py-libp2p host of this node. Made by `open_libp2p`."""
+    """The py-libp2p host of this node. Made by `run_libp2p`."""
 
     def __init__(self, host: Any, dial: Dial) -> None:
         self.host = host
         self._network = host.get_network()
         self._dial = dial
         self._network.dial_peer = self._dial_peer  # whoever asks libp2p to dial, we do
+        self._network.auto_connector.maybe_connect = _seek_nobody
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -155,7 +161,8 @@ class Libp2p:
             await self._network.add_conn(conn, direction)
             await conn.ended.wait()
         except BaseLibp2pError as error:
-            raise TransportError(f"libp2p took no more connections: {error}") from error
+            if not conn.is_closed:  # else it was over before libp2p could look at it
+                raise TransportError(f"libp2p refused a connection: {error}") from error
 
     async def serve(self, conn: PluggedConn, stream: MuxStream, protocol: str) -> None:
         """Run libp2p's handler of `protocol` on a stream that we negotiated.
@@ -164,7 +171,9 @@ class Libp2p:
         host; here that is the peer's fault.
         """
         handler = self.host.multiselect.handlers[protocol]
-        known = [one for one in self._network.get_connections(conn.peer_id) if one.muxed_conn is conn]
+        known = [
+            one for one in self._network.get_connections(conn.peer_id) if one.muxed_conn is conn
+        ]
         if not known:
             raise TransportError("libp2p does not know this connection yet")
         net_stream = await known[0]._add_stream(PluggedStream(conn, stream))
@@ -181,20 +190,32 @@ class Libp2p:
         return list(self._network.get_connections(peer))
 
 
-@asynccontextmanager
-async def open_libp2p(seed: bytes, dial: Dial) -> AsyncIterator[Libp2p]:
-    """py-libp2p's host with our identity, listening nowhere itself.
+async def _seek_nobody() -> None:
+    """Instead of libp2p's own search for connections: it dials whoever its peer store knows."""
 
-    Noise is the one security that it may offer: its defaults accept a forged identity. It is
-    closed on leaving: leaving `run` alone would keep its connections.
+
+async def run_libp2p(
+    seed: bytes, dial: Dial, *, task_status: TaskStatus[Libp2p] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """A service: py-libp2p's host with our identity, listening nowhere itself.
+
+    Noise is the one security that it may offer, for its defaults accept a forged identity; and it
+    looks for no peers of its own. Cancelled, it is closed: leaving its `run` alone would not.
     """
     noise = NoiseTransport(
         create_new_key_pair(seed), noise_privkey=create_noise_key_pair().private_key
     )
-    host = new_host(key_pair=create_new_key_pair(seed), sec_opt={NOISE: noise})
+    host = new_host(
+        key_pair=create_new_key_pair(seed),
+        sec_opt={NOISE: noise},
+        connection_config=ConnectionConfig(
+            min_connections=0, low_watermark=0, high_watermark=UNLIMITED, max_connections=UNLIMITED
+        ),
+    )
     async with host.run([]):
         try:
-            yield Libp2p(host, dial)
+            task_status.started(Libp2p(host, dial))
+            await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(2):
                 await host.close()

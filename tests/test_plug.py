@@ -1,0 +1,103 @@
+"""py-libp2p over our connections: its protocols are served, its weak spots are not."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from libp2p.custom_types import TProtocol
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.peer.id import ID
+
+from potluck.crypto.keys import IdentityKey
+from potluck.errors import TransportError
+from potluck.node.net.host import Host, HostConfig, open_host
+
+SHOUT = TProtocol("/test/shout/1")
+
+
+def seeded(letter: str) -> HostConfig:
+    return HostConfig(seed=letter.encode() * 32)
+
+
+async def shout(stream) -> None:  # type: ignore[no-untyped-def]
+    """A handler as py-libp2p's users write them."""
+    while True:
+        try:
+            data = await stream.read(100)
+        except StreamEOF:
+            break
+        await stream.write(data.upper())
+    await stream.close()
+
+
+async def until_known(host: Host, peer: str) -> None:
+    """Until py-libp2p's network has heard of the connection."""
+    network = host.libp2p.host.get_network()
+    with trio.fail_after(5):
+        while not network.get_connections(ID.from_string(peer)):
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_protocol_of_py_libp2p_runs_over_our_connections_both_ways() -> None:
+    async with open_host(seeded("a")) as alice, open_host(seeded("b")) as bob:
+        for host in (alice, bob):
+            host.libp2p.host.set_stream_handler(SHOUT, shout)
+        await alice.connect(bob.addresses())
+        for here, there in ((alice, bob), (bob, alice)):
+            await until_known(here, there.peer_id)
+            await until_known(there, here.peer_id)
+            stream = await here.libp2p.host.new_stream(ID.from_string(there.peer_id), [SHOUT])
+            await stream.write(b"hello")
+            assert await stream.read(100) == b"HELLO"
+            await stream.close()
+
+
+async def test_py_libp2p_dials_through_us() -> None:
+    async with open_host(seeded("a")) as alice, open_host(seeded("b")) as bob:
+        bob.libp2p.host.set_stream_handler(SHOUT, shout)
+        alice.learn(bob.peer_id, bob.addresses())
+        await alice.libp2p.host.get_network().dial_peer(ID.from_string(bob.peer_id))
+        assert alice.connected() == (bob.peer_id,)
+        stranger = ID.from_string(IdentityKey.generate().peer_id)
+        with pytest.raises(TransportError):
+            await alice.libp2p.host.get_network().dial_peer(stranger)
+
+
+async def test_a_handler_of_py_libp2p_that_raises_ends_its_stream_alone() -> None:
+    """In py-libp2p any exception of a handler ends the host, for good."""
+
+    async def fall(stream) -> None:  # type: ignore[no-untyped-def]
+        await stream.read(1)
+        raise ValueError("whatever a peer's bytes do to a parser")
+
+    async with open_host(seeded("a")) as alice, open_host(seeded("b")) as bob:
+        bob.libp2p.host.set_stream_handler(TProtocol("/test/fall/1"), fall)
+        bob.libp2p.host.set_stream_handler(SHOUT, shout)
+        await alice.connect(bob.addresses())
+        await until_known(bob, alice.peer_id)
+        stream = await alice.open_stream(bob.peer_id, "/test/fall/1")
+        await stream.send(b"x")
+        with pytest.raises(TransportError):
+            while await stream.receive():
+                pass
+        again = await alice.open_stream(bob.peer_id, SHOUT)
+        await again.send(b"still here")
+        assert bytes(await again.receive()) == b"STILL HERE"
+
+
+async def test_the_network_forgets_a_connection_that_is_over() -> None:
+    async with open_host(seeded("b")) as bob:
+        async with open_host(seeded("a")) as alice:
+            await alice.connect(bob.addresses())
+            await until_known(bob, alice.peer_id)
+        network = bob.libp2p.host.get_network()
+        with trio.fail_after(5):
+            while network.get_connections(ID.from_string(alice.peer_id)):
+                await trio.lowlevel.checkpoint()
+
+
+async def test_noise_is_the_only_security_that_is_offered() -> None:
+    """py-libp2p's defaults offer plaintext, over which any identity can be claimed."""
+    async with open_host(seeded("a")) as alice:
+        upgrader = alice.libp2p.host.get_network().upgrader
+        assert list(upgrader.security_multistream.transports) == ["/noise"]
