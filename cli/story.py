@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +55,9 @@ def play(script: Script, home: Path | None, *, json: bool) -> int:
         plan = make_plan(script.model, place, nodes=NODES, replicas=REPLICAS)
         stage.title(f"{NODES} processes on this machine share {plan.name}, of {plan.blocks} blocks")
         began_s = time.monotonic()
-        with open_testnet(plan) as net:
+        with open_testnet(plan, tell=stage.node) as net:
             ready_s = time.monotonic() - began_s
-            stage.nodes(net, ready_s)
+            stage.ready(ready_s)
             told, again = Told(), Told()
             loss: list[Loss] = []
             code = trio.run(_ask_twice, script, net, stage, told, again, loss)
@@ -128,12 +127,10 @@ class Stage:
         self._steps += 1
         self._say(f"\n{self._bold(f'{self._steps}. {text}')}")
 
-    def nodes(self, net: LocalSwarm, ready_s: float) -> None:
-        spans: dict[tuple[int, int], list[str]] = defaultdict(list)
-        for seat in net.seats:
-            spans[seat.start, seat.stop].append(seat.name)
-        for (start, stop), names in sorted(spans.items()):
-            self._say(f"   {' and '.join(names)} hold blocks {start}:{stop}")
+    def node(self, seat: Seat) -> None:
+        self._say(f"   {seat.name} holds blocks {seat.start}:{seat.stop}")
+
+    def ready(self, ready_s: float) -> None:
         self._say(f"   None of them holds the model. All serve after {ready_s:.1f} s.")
 
     def begin(self, prompt: str) -> None:

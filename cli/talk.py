@@ -95,6 +95,7 @@ def _answer(
 ) -> str | None:
     """Print an answer as it comes; None when there was none."""
     pieces: list[Piece] = []
+    text, shown = "", 0
     try:
         ids, room = _fit(voice, messages)
         asked = {name: getattr(habits, name) for name in Habits.__dataclass_fields__}
@@ -102,7 +103,9 @@ def _answer(
         with closing(swarm.generate(model, ids, **asked)) as answer:  # type: ignore[type-var]
             for piece in answer:
                 pieces.append(piece)
-                say(piece.text, end="")
+                text += piece.text if text else piece.text.lstrip()
+                say(text[shown:], end="")
+                shown = len(text)
     except KeyboardInterrupt:
         pass  # enough of this answer
     except LocalError:
@@ -114,7 +117,7 @@ def _answer(
     say()
     if pieces and not quiet:
         note(_summary(pieces))
-    return "".join(piece.text for piece in pieces).strip() or None
+    return text.strip() or None
 
 
 def _fit(voice: Voice, messages: list[Message]) -> tuple[list[int], int]:
