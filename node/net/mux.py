@@ -347,6 +347,8 @@ class Mux:
             for stream in fresh:
                 if stream.failure is None:
                     self._accept(stream)
+                else:
+                    stream.close_now()  # reset in the same breath: nobody will read it
         if self._has_more():
             self.flush()
 
