@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
+from .loading import loading
 from .options import Home, Join, Json, Model, Offline
 
 MaxNewTokens = Annotated[
@@ -59,8 +60,9 @@ def generate(
       potluck generate "def " -m demo --temperature 0.8 --seed 7 --stop "\\n\\n"
       cat question.txt | potluck generate - -m org/name --json
     """
-    from .answer import Question, tell_answer
-    from .logs import show_logs
+    with loading():
+        from .answer import Question, tell_answer
+        from .logs import show_logs
 
     show_logs("warning")
     question = Question(
@@ -105,8 +107,9 @@ def chat(
     Example:
       potluck chat -m demo
     """
-    from .logs import show_logs
-    from .talk import Habits, talk
+    with loading():
+        from .logs import show_logs
+        from .talk import Habits, talk
 
     show_logs("warning")
     habits = Habits(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
+from .loading import loading
 from .options import Home, Join, Json, Model, Offline, print_json, say
 
 if TYPE_CHECKING:
@@ -88,9 +89,10 @@ def listen_address(host: str, port: int) -> str:
 
 
 def _serve(config: NodeConfig, json: bool) -> None:
-    import trio
+    with loading():
+        import trio
 
-    from ..node.daemon import run_node
+        from ..node.daemon import run_node
 
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
