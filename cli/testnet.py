@@ -57,6 +57,8 @@ def up(
     where = f" --home {home}" if home else ""
     say(f"{nodes} nodes serve {plan.name}, {plan.blocks} blocks:")
     show_seats(net)
+    if nodes % replicas:
+        say(f"  ({nodes} is no multiple of {replicas}: the first blocks have a replica more)")
     say()
     say(f'  ask it:    potluck generate "The function returns" -m {plan.name}{where}')
     say(f"  elsewhere: --join {net.join[0]}")
