@@ -42,6 +42,8 @@ class Told:
     recoveries: list[Recovery] = field(default_factory=list)
     began_s: float = 0.0
     finish: str = "failed"
+    seed: int | None = None
+    exact: bool = True
 
     @property
     def text(self) -> str:
@@ -79,6 +81,8 @@ class Told:
                 }
                 for lost in self.recoveries
             ],
+            "exact": self.exact,
+            "seed": self.seed,
             "finish": self.finish,
         }
 
@@ -94,6 +98,10 @@ class Told:
         if self.recoveries:
             lost = ", ".join(short(one.peer) for one in self.recoveries)
             parts.append(f"went on without {lost}")
+        if not self.exact:
+            parts.append("by a peer that rounds otherwise")
+        if self.seed is not None:
+            parts.append(f"seed {self.seed}")
         return f"[{', '.join(parts)}; {self.finish}]"
 
 
@@ -151,11 +159,13 @@ async def follow(
     ) as answer:
         told.began_s = trio.current_time()
         told.recoveries = answer.recoveries
+        told.seed = answer.seed
         async for piece in answer:
             told.pieces.append(piece)
             show(piece.text)
             after(piece)
         told.finish = told.pieces[-1].finish or "failed"
+        told.exact = answer.exact
 
 
 def short(peer: str) -> str:

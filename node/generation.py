@@ -79,6 +79,11 @@ class Generation:
         return self._session.recoveries
 
     @property
+    def seed(self) -> int | None:
+        """The seed that was used, drawn or given; None when nothing is drawn."""
+        return self._request.settings.seed
+
+    @property
     def exact(self) -> bool:
         """True while every block has stayed in the numerics class that it began in: then the words
         are, bit for bit, those of an undisturbed run. Otherwise no token is changed or lost either,

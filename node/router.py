@@ -21,6 +21,7 @@ from ..swarm.routing import Route, find_route
 from ..swarm.view import RTT_UNKNOWN_S, Span, SwarmView
 from .net.host import Host
 
+HISTORIES_MAX = 8192  # about 8 MB; strangers can make up as many peers as they like
 FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
 HURRY_S = 60.0  # most peers of a minute ago are there still; one that is not costs one dial
 GRACE_S = 3.0  # longer than a first ban: one hiccup of the only replica is survived
@@ -51,7 +52,12 @@ class Router:
         self._histories: dict[str, PeerHistory] = {}
 
     def history(self, peer: str) -> PeerHistory:
-        return self._histories.setdefault(peer, PeerHistory())
+        """What we saw of this peer; the longest unseen are forgotten."""
+        found = self._histories.pop(peer, None) or PeerHistory()
+        self._histories[peer] = found  # put last: what is first was not asked for longest
+        if len(self._histories) > HISTORIES_MAX:
+            del self._histories[next(iter(self._histories))]
+        return found
 
     async def announcements(
         self, model: str, *, within_s: float = FRESH_S
