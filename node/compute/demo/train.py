@@ -53,7 +53,7 @@ class Plan:
     """How the training goes. The rates were chosen by short runs on one core."""
 
     tokens_per_step: int = 2048
-    short_context: int = 256  # most of the run: attention over 1,024 tokens costs a third more
+    short_context: int = 256  # most of the run: a step on 1,024 takes about 1.4 times as long
     long_from: float = 0.85  # the share of the run after which windows are as long as the context
     warm_up: float = 0.02
     matrix_rate: float = 0.02
