@@ -31,6 +31,5 @@ def show_logs(level: str) -> None:
             structlog.dev.ConsoleRenderer(colors=colour(sys.stderr), pad_event_to=24),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # whatever it is by then
     )
-    logging.basicConfig(level=max(LEVELS[level], logging.WARNING), stream=sys.stderr)

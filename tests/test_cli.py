@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 from checkpoints import save_random, save_tokenizer
 from hypothesis import given
@@ -55,6 +56,14 @@ def commands() -> list[list[str]]:
             yield from walk(inner, [*words, name])
 
     return list(walk(get_command(app), []))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A command sets the level of the process's logs, which is other tests' process too."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
