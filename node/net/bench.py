@@ -54,7 +54,7 @@ class Road(Protocol):
 class _Tls:
     """trio's TLS stream with our two methods."""
 
-    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+    def __init__(self, stream: trio.SSLStream) -> None:
         self.stream = stream
 
     async def send(self, *parts: Bytes) -> None:
@@ -80,7 +80,10 @@ async def _measure(ours_at: str, tls_port: int, context: ssl.SSLContext) -> dict
     def note(name: str, values: list[float]) -> None:
         found.setdefault(name, []).extend(values)
 
-    async with open_host(HostConfig(seed=os.urandom(32))) as host:
+    async with (
+        open_host(HostConfig(seed=os.urandom(32))) as host,
+        open_host(HostConfig(seed=os.urandom(32))) as other,
+    ):
         peer = await host.connect([ours_at])
         tls = _Tls(await _open_tls(tls_port, context))
         ours = await host.open_stream(peer, ECHO)
@@ -93,7 +96,7 @@ async def _measure(ours_at: str, tls_port: int, context: ssl.SSLContext) -> dict
             note("ours_rate", [await _bulk(await host.open_stream(peer, SINK))])
             note("ours_beside_bulk", await _beside_bulk(host, peer, ours))
             note("tls_connect", await _timed(CONNECTS, lambda: _connect_tls(tls_port, context)))
-            note("ours_connect", await _timed(CONNECTS, lambda: _connect(ours_at)))
+            note("ours_connect", await _timed(CONNECTS, lambda: _connect(other, ours_at)))
     return _summary(found)
 
 
@@ -191,9 +194,11 @@ async def _requests_in_a_row(road: Road) -> list[float]:
     return [taken]
 
 
-async def _connect(ours_at: str) -> None:
-    async with open_host(HostConfig(seed=os.urandom(32))) as host:
-        await host.identified(await host.connect([ours_at]))
+async def _connect(host: Host, ours_at: str) -> None:
+    """TCP, security, muxer and identify, as a new connection has them."""
+    peer = await host.connect([ours_at])
+    await host.identified(peer)
+    host.disconnect(peer)
 
 
 async def _connect_tls(port: int, context: ssl.SSLContext) -> None:
@@ -201,7 +206,7 @@ async def _connect_tls(port: int, context: ssl.SSLContext) -> None:
     await trio.aclose_forcefully(stream)
 
 
-async def _open_tls(port: int, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+async def _open_tls(port: int, context: ssl.SSLContext) -> trio.SSLStream:
     stream = await trio.open_ssl_over_tcp_stream(
         "127.0.0.1", port, ssl_context=context, https_compatible=True
     )
@@ -243,7 +248,7 @@ async def _serve(certificate: Path) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
-    async def tls(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    async def tls(stream: trio.SSLStream) -> None:
         road = _Tls(stream)
         try:
             await _answer(road)
@@ -257,7 +262,8 @@ async def _serve(certificate: Path) -> None:
             0, context, host="127.0.0.1", https_compatible=True
         )
         nursery.start_soon(trio.serve_listeners, tls, listeners)
-        port = listeners[0].transport_listener.socket.getsockname()[1]
+        bound: Any = listeners[0].transport_listener
+        port = bound.socket.getsockname()[1]
         print(host.addresses()[0], port, flush=True)
         await trio.to_thread.run_sync(sys.stdin.read)
         nursery.cancel_scope.cancel()

@@ -127,17 +127,18 @@ class Gate:
     def is_full(self) -> bool:
         return self._connected.total() >= self._connections_max
 
-    @contextmanager
-    def handshake(self, host: str) -> Iterator[None]:
-        """Hold one unfinished handshake."""
-        with _counted(self._shaking, _subnet(host) or ""):
-            yield
+    def handshake_began(self, host: str) -> None:
+        self._shaking[_subnet(host) or ""] += 1
 
-    @contextmanager
-    def connection(self, host: str) -> Iterator[None]:
-        """Hold one place, until the connection is over (C1: stock holds it for ever)."""
-        with _counted(self._connected, _subnet(host) or ""):
-            yield
+    def handshake_over(self, host: str) -> None:
+        _release(self._shaking, _subnet(host) or "")
+
+    def connection_began(self, host: str) -> None:
+        self._connected[_subnet(host) or ""] += 1
+
+    def connection_over(self, host: str) -> None:
+        """Its place is free again (C1: stock keeps it until the host ends)."""
+        _release(self._connected, _subnet(host) or "")
 
     def fault(self, peer: str, now: float) -> bool:
         """Note a fault of a peer; True when that was one too many and it is banned."""
@@ -162,15 +163,10 @@ class Gate:
         return until is not None
 
 
-@contextmanager
-def _counted(counter: Counter[str], key: str) -> Iterator[None]:
-    counter[key] += 1
-    try:
-        yield
-    finally:
-        counter[key] -= 1
-        if not counter[key]:
-            del counter[key]
+def _release(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _subnet(host: str) -> str | None:

@@ -79,8 +79,6 @@ class Host:
         self._dials: Joined[Connection] = Joined(nursery)
         self._plugged: dict[Mux, PluggedConn] = {}
         self._inbound_streams = 0
-        self._claims: dict[str, identify.Claims] = {}
-        self._identified: dict[str, trio.Event] = {}
         self._handlers: dict[str, Handler] = {
             identify.IDENTIFY: self._say_who_we_are,
             identify.PING: identify.echo_pings,
@@ -108,7 +106,8 @@ class Host:
 
     def claims(self, peer: str) -> identify.Claims | None:
         """What a connected peer says about itself, once it has."""
-        return self._claims.get(peer)
+        connection = self._peers.best(peer)
+        return connection.claims if connection else None
 
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
         """Remember where a peer may be dialed; what cannot be dialed is passed over."""
@@ -149,10 +148,16 @@ class Host:
         """Connect to a peer by the addresses that we know of it. Raises TransportError."""
         await self._reach(peer)
 
+    def disconnect(self, peer: str) -> None:
+        """End every connection to a peer, and all streams on them."""
+        for connection in self._peers.of(peer):
+            connection.mux.close()
+
     async def identified(self, peer: str) -> None:
         """Wait until a connected peer has told who it is, or has failed to."""
-        if peer in self._identified:
-            await self._identified[peer].wait()
+        connection = self._peers.best(peer)
+        if connection is not None:
+            await connection.asked.wait()
 
     # ---- connections
 
@@ -208,6 +213,7 @@ class Host:
                     await trio.sleep(PAUSE_S)  # nothing tells when one is free again
                 continue  # or the peer had left already
             if self._has_room() and self._gate.admits(remote[0]):
+                self._gate.handshake_began(remote[0])
                 self._nursery.start_soon(self._welcome, sock, (remote[0], remote[1]))
             else:
                 sock.close()
@@ -218,14 +224,12 @@ class Host:
         try:
             sock.setblocking(False)
             tune(sock)
-            with (
-                self._gate.handshake(remote[0]),
-                trio.move_on_after(self._config.limits.handshake_s),
-            ):
+            with trio.move_on_after(self._config.limits.handshake_s):
                 upgraded = await upgrade_accepted(sock, self._identity, self._scratch)
         except (RemoteError, TransportError, OSError) as error:
             log.debug("handshake failed", remote=remote[0], reason=str(error))
         finally:
+            self._gate.handshake_over(remote[0])
             if upgraded is None:
                 sock.close()
         if upgraded is None:
@@ -249,27 +253,25 @@ class Host:
         self._plugged[mux] = plugged
         connection = Connection(mux, trio.current_time(), remote)
         self._peers.add(connection)
-        self._identified.setdefault(mux.peer, trio.Event())
+        self._gate.connection_began(remote[0])
         self._nursery.start_soon(self._run, connection)
+        self._nursery.start_soon(self.libp2p.run, plugged)
         return connection
 
     async def _run(self, connection: Connection) -> None:
         """One connection's whole life."""
         peer = connection.mux.peer
         try:
-            with self._gate.connection(connection.remote[0]):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self.libp2p.run, self._plugged[connection.mux])
-                    nursery.start_soon(self._ask_who_it_is, connection)
-                    await connection.mux.run()
-                    nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ask_who_it_is, connection)
+                await connection.mux.run()
+                nursery.cancel_scope.cancel()
         finally:
+            self._gate.connection_over(connection.remote[0])
             self._plugged.pop(connection.mux).ended.set()
             self._peers.remove(connection)
             log.debug("connection over", peer=peer, reason=str(connection.mux.failure))
-            if not self._peers.of(peer):
-                self._claims.pop(peer, None)
-                self._identified.pop(peer).set()
+            connection.asked.set()
 
     def _has_room(self) -> bool:
         """Whether one more connection may come, if need be in the place of an idle one."""
@@ -360,8 +362,7 @@ class Host:
         log.debug("stream failed", peer=stream.peer, reason=str(error))
         if isinstance(error, RemoteError) and self._gate.fault(stream.peer, trio.current_time()):
             log.warning("banned", peer=stream.peer, reason=str(error))
-            for connection in self._peers.of(stream.peer):
-                connection.mux.close()
+            self.disconnect(stream.peer)
 
     async def _say_who_we_are(self, stream: Stream) -> None:
         connection = self._peers.best(stream.peer)
@@ -388,13 +389,14 @@ class Host:
             try:
                 with trio.move_on_after(identify.ANSWER_S):
                     claims = await identify.ask(stream)
-                    self._claims[peer] = claims
+                    connection.claims = claims
                     self._book.learn(peer, claims.addresses)
+                    self.libp2p.learn(claims, peer)
             finally:
                 stream.close_now()
         except (RemoteError, TransportError) as error:
             log.debug("not identified", peer=peer, reason=str(error))
-        self._identified[peer].set()
+        connection.asked.set()
 
 
 @asynccontextmanager

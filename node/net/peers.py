@@ -5,8 +5,11 @@ the smaller peer id dialed. When the second comes later than that, its dialer ha
 the newer is chosen. The other is closed once nothing uses it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import trio
+
+from .identify import Claims
 from .mux import Mux
 
 AT_ONCE_S = 5.0  # two handshakes that cross are at most one dial's deadline apart
@@ -14,7 +17,7 @@ SURPLUS_TICKS = 3  # the other end may be opening a stream on it this very momen
 PER_PEER_MAX = 4
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Connection:
     """A connection with what the host knows of it."""
 
@@ -22,6 +25,8 @@ class Connection:
     since: float  # by trio's clock
     remote: tuple[str, int]  # where its packets come from
     idle_ticks: int = 0
+    claims: Claims | None = None
+    asked: trio.Event = field(default_factory=trio.Event)  # its claims are there, or will not come
 
 
 class Peers:

@@ -13,15 +13,18 @@ nothing inside it is patched but whom it dials.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 from libp2p import new_host
 from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.host.basic_host import _IdentifyNotifee
 from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
@@ -34,6 +37,7 @@ from libp2p.stream_muxer.exceptions import (
 from multiaddr import Multiaddr
 
 from ...errors import RemoteError, TransportError
+from .identify import Claims
 from .mux import Mux
 from .mux_stream import MuxStream
 
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 
 Dial = Callable[[str], Awaitable[None]]
 
+log = structlog.get_logger()
+
+STORED_S = 3600  # guess: how long libp2p's peer store keeps where a peer listens
 UNLIMITED = 1 << 20  # connections: they are limited before libp2p hears of them (guard.py)
 
 
@@ -148,6 +155,10 @@ class Libp2p:
         self._dial = dial
         self._network.dial_peer = self._dial_peer  # whoever asks libp2p to dial, we do
         self._network.auto_connector.maybe_connect = _seek_nobody
+        self._network.set_resource_manager(None)  # its limits are per 5 s; ours are in guard.py
+        for notifee in list(self._network.notifees):
+            if isinstance(notifee, _IdentifyNotifee):  # it would ask each peer a second time
+                self._network.remove_notifee(notifee)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -155,14 +166,24 @@ class Libp2p:
         return tuple(str(name) for name in self.host.multiselect.handlers if name)
 
     async def run(self, conn: PluggedConn) -> None:
-        """Have libp2p's network know this connection until it ends."""
+        """Have libp2p's network know this connection until it ends.
+
+        Nothing of ours waits for it, or ends when it declines: it needs some milliseconds to take a
+        connection up, and 100 to let it go.
+        """
         direction = "outbound" if conn.is_initiator else "inbound"
         try:
             await self._network.add_conn(conn, direction)
-            await conn.ended.wait()
         except BaseLibp2pError as error:
-            if not conn.is_closed:  # else it was over before libp2p could look at it
-                raise TransportError(f"libp2p refused a connection: {error}") from error
+            log.debug("not known to libp2p", peer=str(conn.peer_id), reason=str(error))
+        await conn.ended.wait()
+
+    def learn(self, claims: Claims, peer: str) -> None:
+        """Tell libp2p's peer store what a peer says about itself."""
+        store = self.host.get_peerstore()
+        name = ID.from_string(peer)
+        store.set_protocols(name, claims.protocols)
+        store.add_addrs(name, [Multiaddr(str(address)) for address in claims.addresses], STORED_S)
 
     async def serve(self, conn: PluggedConn, stream: MuxStream, protocol: str) -> None:
         """Run libp2p's handler of `protocol` on a stream that we negotiated.
@@ -202,6 +223,7 @@ async def run_libp2p(
     Noise is the one security that it may offer, for its defaults accept a forged identity; and it
     looks for no peers of its own. Cancelled, it is closed: leaving its `run` alone would not.
     """
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # else each peer's fault, with a trace
     noise = NoiseTransport(
         create_new_key_pair(seed), noise_privkey=create_noise_key_pair().private_key
     )
