@@ -50,6 +50,9 @@ class MissingBlocks(PotluckError):
 
     def __init__(self, model: str, missing: tuple[tuple[int, int], ...]) -> None:
         spans = ", ".join(f"{start}:{stop}" for start, stop in missing)
-        super().__init__(f"no peer serves blocks {spans} of {model}")
+        super().__init__(
+            f"no peer serves blocks {spans} of {model}; start a node that does, or wait for one "
+            "(--wait 60; in Python wait_s=60)"
+        )
         self.model = model
         self.missing = missing

@@ -152,7 +152,13 @@ def _load(config: NodeConfig) -> _Loaded:
         checkpoint, blocks.start, blocks.stop, device=config.device, dtype=config.dtype or None
     )
     token_bytes = bytes_per_token(spec, 1, stage.dtype.itemsize)
-    cache_bytes = config.cache_mib * MIB or int(free_bytes(stage.device) * CACHE_SHARE)
+    free = free_bytes(stage.device)
+    if config.cache_mib * MIB > free:
+        raise UserError(
+            f"--cache-mib {config.cache_mib} is more than the {free // MIB} MiB that are free: "
+            "give less, or 0 for a quarter of what is free"
+        )
+    cache_bytes = config.cache_mib * MIB or int(free * CACHE_SHARE)
     cache_tokens = cache_bytes // token_bytes
     if cache_tokens < len(blocks):
         raise UserError(

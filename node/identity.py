@@ -58,10 +58,13 @@ def next_boot(home: Path, now: float) -> int:
 
 
 def _load(path: Path) -> IdentityKey:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    # a pipe of this name shall not be waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
         status = os.fstat(descriptor)
-        seed = file.read(SEED_BYTES + 1)
+        seed = os.read(descriptor, SEED_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
+    finally:
+        os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file: remove it, and a new identity is made")
     if status.st_uid != os.geteuid():

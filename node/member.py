@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
 from ..dht.kad import open_directory
-from ..errors import TransportError, UserError
+from ..errors import RemoteError, TransportError, UserError
+from .net.address import parse
 from .net.host import Host, HostConfig, open_host
 from .router import Router
 
@@ -37,6 +38,8 @@ async def open_member(
 
     Raises UserError when a port is in use, or when nobody in `join` can be reached.
     """
+    for address in join:
+        _check_join(address)
     async with (
         open_host(HostConfig(seed=key.seed(), listen=listen)) as host,
         open_directory(host, key, boot=boot, serve=serve) as directory,
@@ -45,8 +48,16 @@ async def open_member(
             try:
                 await directory.bootstrap(join)
             except TransportError as error:
-                raise UserError(
-                    f"nobody answers at {', '.join(join)}: check that a node runs there ({error})"
-                ) from error
+                raise UserError(f"nobody answers: {error}; check that a node runs there") from error
         # SystemRandom: which peer a client prefers must not be guessable by the peers
         yield Member(host, directory, Router(host, directory, random.SystemRandom()))
+
+
+def _check_join(text: str) -> None:
+    """Raise UserError for what is no address of a peer, before anybody is waited for."""
+    try:
+        peer = parse(text).peer
+    except RemoteError as error:
+        raise UserError(f"cannot join by {text}: {error}; copy what a node prints") from error
+    if peer is None:
+        raise UserError(f"cannot join by {text}: it ends in no /p2p/ id; copy what a node prints")

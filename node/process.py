@@ -108,7 +108,8 @@ def refuse_second(home: Path) -> None:
             f"a node runs under {home} already (process {process.pid}): "
             "give this one a --home of its own"
         )
-    running.unlink(missing_ok=True)
+    with suppress(OSError):  # a home that cannot be used is refused when it is made
+        running.unlink(missing_ok=True)
 
 
 def end(processes: Iterable[psutil.Process], *, grace_s: float) -> None:

@@ -245,7 +245,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--listen", "home"], "0.0.0.0"),
         (["--listen", "/ip4/127.0.0.1/udp/1"], "TCP"),
         (["--join", NOWHERE], "nobody answers"),
-        (["--join", "over there"], "nobody answers"),
+        (["--join", "over there"], "cannot join by over there"),
         (["--log-level", "shout"], "debug"),
     ],
 )

@@ -102,7 +102,7 @@ class Checkpoint:
     def _file(self, name: str) -> str:
         file = self._file_of.get(name)
         if file is None:
-            raise UserError(f"{self.name}: tensor {name} is missing; the checkpoint is not whole")
+            raise UserError(f"{self.name}: tensor {name} is missing; download the model again")
         return file
 
     def _shard_of(self, name: str) -> Shard:

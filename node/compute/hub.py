@@ -42,7 +42,10 @@ class Hub:
         self._pinned = False
         config = self.path("config.json")
         if config is None:
-            raise UserError(f"{model}@{self._revision}: has no config.json; check the id")
+            where = f"{model}@{self._revision}"
+            if self._offline:
+                raise UserError(f"{where}: is not in the hub's cache; run once without --offline")
+            raise UserError(f"{where}: has no config.json; check the id")
         self._commit = config.parent.name  # snapshots/<commit>/config.json
         self._revision = self._commit  # every later file comes from the same commit
         self._pinned = True

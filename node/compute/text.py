@@ -66,7 +66,7 @@ class Text:
         if top >= spec.vocab:
             raise UserError(
                 f"{path}: has token id {top}, but the model knows {spec.vocab} tokens;"
-                " the tokenizer is of another model"
+                " the tokenizer is of another model, put back the model's own"
             )
         tokenizer.no_truncation()
         tokenizer.no_padding()
