@@ -757,3 +757,32 @@ def test_a_header_is_twelve_bytes() -> None:
     assert header(PING, SYN, 0, 7) == bytes.fromhex("000200010000000000000007")
     assert len(header(DATA, 0, 1, 1)) == HEADER_BYTES
     assert Frame(DATA, 0, 1, 0).payload is None
+
+
+async def test_a_send_that_meets_a_broken_connection_says_so() -> None:
+    """Also when it goes straight into the socket, where nobody has noticed the end yet."""
+    left, right = await links()
+    async with trio.open_nursery() as nursery:
+        mux = make_mux(left, lambda _: None, dialer=True)
+        nursery.start_soon(mux.run)
+        stream = mux.open()
+        await stream.send(b"x")
+        right.close()
+        with pytest.raises(TransportError):
+            await stream.send(b"y")
+
+
+async def test_frames_behind_the_one_that_ends_a_connection_are_not_taken() -> None:
+    async with against_raw() as (peer, mux, accepted):
+        pings = header(PING, SYN, 0, 1) * 3000
+        await peer.say(pings + header(WINDOW, SYN, 1, 0) + pings + header(WINDOW, SYN, 3, 0))
+        await settled()
+        assert isinstance(mux.failure, RemoteError)
+        assert not accepted and not mux.streams
+
+
+async def test_an_empty_send_announces_a_stream() -> None:
+    async with muxes() as pair:
+        await pair.alice.open().send()
+        await settled()
+        assert len(pair.to_bob) == 1

@@ -49,7 +49,7 @@ log = get_logger()
 class HostConfig:
     """Who this host is, where it listens, and what it lets peers take."""
 
-    seed: bytes  # the Ed25519 seed of the identity key, 32 bytes
+    seed: bytes = field(repr=False)  # the Ed25519 seed of the identity key, 32 bytes
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     limits: Limits = field(default_factory=Limits)
     mux: MuxConfig = field(default_factory=MuxConfig)

@@ -342,6 +342,8 @@ class Mux:
         for piece in pieces:
             for frame in self._frames.feed(piece):
                 self._handle(frame)
+                if self.failure is not None:
+                    return
         if self._fresh:
             fresh, self._fresh = self._fresh, []
             for stream in fresh:

@@ -85,11 +85,34 @@ class MuxStream:
             self.preface = b""
         mux = self.mux
         if size <= self.window and not self.pending and mux.takes_now(HEADER_BYTES + size):
-            if size:
-                self.window -= size
-                mux.transmit(header(DATA, 0, self.stream_id, size), parts)
+            if not size:
+                mux.flush()
+                return
+            self.window -= size
+            mux.transmit(header(DATA, 0, self.stream_id, size), parts)
+            if self.failure:
+                raise self._broken("send on")
             return
         await self._send_in_turn(parts, size)
+
+    def offer(self, data: bytes) -> None:
+        """Queue bytes without waiting; only on an announced stream, with nothing `pending`."""
+        self._enqueue((data,), len(data))
+        self.mux.flush()
+
+    async def drained(self) -> None:
+        """Wait until all that was offered has left. Raises TransportError."""
+        if self.pending and self.failure is None:
+            waiting = (self._queued_total, trio.lowlevel.current_task())
+            self._senders.append(waiting)
+
+            def abort(_: Any) -> trio.lowlevel.Abort:
+                self._senders.remove(waiting)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        if self.failure is not None:
+            raise self._broken("send on")
 
     async def receive(self, max_bytes: int = 65536) -> Bytes:
         """Return 1 to `max_bytes` bytes, b"" at the end. Raises TransportError.
