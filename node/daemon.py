@@ -14,6 +14,7 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,40 +86,41 @@ async def run_node(
     prepare_home(config.home)
     key = load_or_create(config.home)
     boot = next_boot(config.home, time.time())
-    with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
-        async with (
-            open_worker(threads=config.threads or None, queued_max=STEPS_QUEUED_MAX) as worker,
-            open_member(
-                key, listen=config.listen, join=config.join, boot=boot, serve=True
-            ) as member,
-        ):
-            loaded = await worker.run(_load, config)
-            await _refuse_namesake(member, loaded)
-            admission = Admission(AdmissionConfig(loaded.cache_tokens))
-            server = Server(StageEngine(loaded.stage), worker, admission, loaded.digest)
-            member.host.handle(PROTOCOL, server.serve)
+    async with (
+        open_worker(threads=config.threads or None, queued_max=STEPS_QUEUED_MAX) as worker,
+        open_member(key, listen=config.listen, join=config.join, boot=boot, serve=True) as member,
+    ):
+        loaded = await worker.run(_load, config)
+        await _refuse_namesake(member, loaded)
+        admission = Admission(AdmissionConfig(loaded.cache_tokens))
+        server = Server(StageEngine(loaded.stage), worker, admission, loaded.digest)
+        member.host.handle(PROTOCOL, server.serve)
+        # Until here a signal has its usual effect, and ends us: nobody counts on us yet.
+        with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
             async with trio.open_nursery() as services:
                 await services.start(
                     member.directory.keep, lambda: _announce(config, member, loaded, admission)
                 )
                 ready = _ready(member, loaded, time.monotonic() - began_s)
-                running = config.home / RUNNING
-                write_whole(running, json.dumps(_facts(ready)))
                 try:
+                    write_whole(config.home / RUNNING, json.dumps(_facts(ready)))
                     task_status.started(ready)
-                    async for number in signals:
-                        if number in TELL_SIGNALS:
-                            log.info("counts", **_counts(member, server, admission))
-                            continue
-                        log.info("stopping", signal=signal.Signals(number).name)
-                        break
+                    await _until_stopped(signals, lambda: _counts(member, server, admission))
                     services.cancel_scope.cancel()
                 finally:
-                    running.unlink(missing_ok=True)
+                    (config.home / RUNNING).unlink(missing_ok=True)
                     with trio.CancelScope(shield=True):
                         with trio.move_on_after(2):
                             await member.directory.withdraw()
                         await server.drain(config.drain_s)
+
+
+async def _until_stopped(signals: AsyncIterator[int], counts: Callable[[], dict[str, int]]) -> None:
+    async for number in signals:
+        if number not in TELL_SIGNALS:
+            log.info("stopping", signal=signal.Signals(number).name)
+            return
+        log.info("counts", **counts())
 
 
 def prepare_home(home: Path) -> None:
