@@ -82,7 +82,7 @@ def _configured(home: Path) -> tuple[str, ...]:
     path = home / "config.toml"
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home that is a file is refused later
         return ()
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); mend or remove it") from error
