@@ -17,6 +17,7 @@ from potluck.dht import message as directory
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net import identify
 from potluck.node.net.address import parse
+from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.dialer import connect_tcp
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.mux_stream import MuxStream
@@ -93,7 +94,7 @@ class Foe:
         sock = await connect_tcp(parse(self.target.address))
         identity = Identity(self.dice.randbytes(32))
         try:
-            up = await upgrade_dialed(sock, identity, self.target.peer, Scratch())
+            up = await upgrade_dialed(SocketCarrier(sock), identity, self.target.peer, Scratch())
         except BaseException:
             sock.close()
             raise

@@ -137,7 +137,7 @@ async def sealed_garbage(foe: Foe) -> int:
     with trio.move_on_after(ANSWER_S):
         try:
             size = foe.dice.randrange(1, 2000)
-            link.sock.send(size.to_bytes(2) + foe.dice.randbytes(size))
+            link.carrier.send(size.to_bytes(2) + foe.dice.randbytes(size))
             while True:
                 await link.receive()
         except (PotluckError, OSError):

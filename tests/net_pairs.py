@@ -12,6 +12,7 @@ import trio.testing
 
 from potluck.errors import TransportError
 from potluck.node.net import noise
+from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.guard import Unread
 from potluck.node.net.mux import Mux, MuxConfig
 from potluck.node.net.mux_frame import Frame, FrameReader
@@ -39,7 +40,7 @@ async def links(
     over: tuple[socket.socket, socket.socket] | None = None,
 ) -> tuple[Link, Link]:
     """Both ends after the noise handshake. Raises whatever either end raises."""
-    left, right = (Wire(sock) for sock in over or sockets())
+    left, right = (Wire(SocketCarrier(sock)) for sock in over or sockets())
     found: dict[str, Link] = {}
 
     async def shake(name: str, wire: Wire, me: Identity, peer: str | None) -> None:
@@ -53,8 +54,8 @@ async def links(
             nursery.start_soon(shake, "right", right, listener, None)
     finally:
         if len(found) < 2:
-            left.sock.close()
-            right.sock.close()
+            left.carrier.close()
+            right.carrier.close()
     return found["left"], found["right"]
 
 

@@ -44,7 +44,6 @@ def test_an_address_that_can_be_dialed_is_the_same_again(text: str) -> None:
         "/ip4/127.0.0.1",
         "/ip4/127.0.0.1/udp/4001/quic-v1",
         "/ip4/127.0.0.1/tcp/4001/ws",
-        f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}/p2p-circuit",
         "/ip4/127.0.0.1/tcp/65536",
         "/ip4/127.0.0.1/tcp/-1",
         "/ip4/127.0.0.1/tcp/٣",

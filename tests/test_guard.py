@@ -25,6 +25,7 @@ from stock import at, stock_host
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net import noise
 from potluck.node.net.address import listening, parse
+from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.dialer import connect_tcp
 from potluck.node.net.guard import Gate, Limits, foreign
 from potluck.node.net.host import IDLE_TICKS, Host, HostConfig, open_host
@@ -84,7 +85,7 @@ async def raw_peer(victim: Host, letter: str = "m") -> AsyncIterator[noise.Link]
     sock = await tcp(victim)
     with sock:
         identity = Identity(letter.encode() * 32)
-        upgraded = await upgrade_dialed(sock, identity, victim.peer_id, Scratch())
+        upgraded = await upgrade_dialed(SocketCarrier(sock), identity, victim.peer_id, Scratch())
         yield upgraded.link
         upgraded.link.close()
 

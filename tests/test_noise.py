@@ -20,6 +20,7 @@ from net_pairs import ALICE, BOB, links, relayed, sockets
 
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net import noise, protobuf
+from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.noise import (
     BATCH_MESSAGES_MAX,
     ED25519_KEY,
@@ -69,7 +70,7 @@ async def handshake_error(left: Identity, right: Identity, dialed: str | None = 
 async def test_stock_py_libp2p_shakes_hands_and_talks_with_us(stock_dials: bool) -> None:
     """Every size that needs one message, a full one, or several, there and back."""
     left, right = sockets()
-    theirs, wire = stock(b"s" * 32), Wire(right)
+    theirs, wire = stock(b"s" * 32), Wire(SocketCarrier(right))
     found = {}
 
     async def stock_side() -> None:
@@ -232,7 +233,9 @@ async def garbage_handshake(garbage: bytes, dialing: bool) -> None:
         near.send(garbage)
         near.shutdown(socket.SHUT_WR)
         with pytest.raises((RemoteError, TransportError)):
-            await noise.shake_hands(Wire(far), ALICE, BOB.peer_id if dialing else None)
+            await noise.shake_hands(
+                Wire(SocketCarrier(far)), ALICE, BOB.peer_id if dialing else None
+            )
 
 
 async def test_a_huge_handshake_message_is_not_awaited() -> None:
@@ -240,4 +243,4 @@ async def test_a_huge_handshake_message_is_not_awaited() -> None:
     with near, far:
         near.send((HANDSHAKE_BYTES_MAX + 1).to_bytes(2))
         with pytest.raises(RemoteError, match=str(HANDSHAKE_BYTES_MAX + 1)):
-            await noise.shake_hands(Wire(far), ALICE, None)
+            await noise.shake_hands(Wire(SocketCarrier(far)), ALICE, None)

@@ -3,6 +3,7 @@
 Source: multiformats.io/multiaddr. Of the many kinds, these can be dialed here:
 
     /ip4/192.0.2.7/tcp/4001[/p2p/12D3KooW...]    also ip6, dns, dns4, dns6
+    /ip4/192.0.2.7/tcp/4001/p2p/RELAY/p2p-circuit[/p2p/12D3KooW...]    through a relay that is there
 """
 
 import errno
@@ -18,21 +19,29 @@ from ...errors import RemoteError, UserError
 
 IP_KINDS = {"ip4": 4, "ip6": 6}
 NAME_KINDS = frozenset(("dns", "dns4", "dns6"))
+CIRCUIT = "p2p-circuit"
 TEXT_CHARS_MAX = 400  # a DNS name has at most 253
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One TCP end point, and who is said to listen there."""
+    """One TCP end point, and who is said to listen there, or behind the relay that does."""
 
     kind: str  # ip4, ip6, dns, dns4 or dns6
     host: str
     port: int
     peer: str | None = None
+    relay: str | None = None  # who listens there and passes on to `peer`; None: `peer` itself
 
     def __str__(self) -> str:
+        over = f"/p2p/{self.relay}/p2p-circuit" if self.relay else ""
         tail = f"/p2p/{self.peer}" if self.peer else ""
-        return f"/{self.kind}/{self.host}/tcp/{self.port}{tail}"
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{over}{tail}"
+
+    @property
+    def bare(self) -> "Address":
+        """The same place, without saying who is there."""
+        return Address(self.kind, self.host, self.port, None, self.relay)
 
     @property
     def is_ip(self) -> bool:
@@ -44,6 +53,11 @@ def parse(text: str) -> Address:
     if len(text) > TEXT_CHARS_MAX:
         raise RemoteError(f"an address of {len(text)} characters")
     parts = text.split("/")
+    relay = None
+    if len(parts) in (8, 10) and parts[7] == CIRCUIT and parts[5] == "p2p":
+        relay = parts[6]
+        public_of(relay)
+        parts[5:8] = []
     if len(parts) not in (5, 7) or parts[0] or parts[3] != "tcp":
         raise RemoteError(f"{text!r} is no TCP address such as /ip4/192.0.2.7/tcp/4001/p2p/...")
     kind, host, port = parts[1], parts[2], parts[4]
@@ -59,7 +73,7 @@ def parse(text: str) -> Address:
         if parts[5] not in ("p2p", "ipfs"):  # ipfs: the same, before 2019
             raise RemoteError(f"{text!r} goes on after the port with {parts[5]!r}")
         public_of(peer)
-    return Address(kind, host, int(port), peer)
+    return Address(kind, host, int(port), peer, relay)
 
 
 def parse_known(texts: Iterable[str], peer: str) -> list[Address]:
@@ -114,10 +128,27 @@ def _listen(text: str) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address.host, address.port))
         sock.listen(128)
+        share_port(sock)  # after the bind: another listener here is still refused
     except OSError as error:
         sock.close()
         raise UserError(f"cannot listen on {text}: {_remedy(error, address.port)}") from error
     return sock
+
+
+def share_port(sock: socket.socket) -> None:
+    """Let a socket have the port of another one of this user: a dial from where we listen.
+
+    Only so does the NAT in front of us give the dial the mapping that the listener has.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT"):  # Windows has none: SO_REUSEADDR means as much there
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def address_of(end_point: tuple[str, int]) -> Address:
+    """The address of a socket's end."""
+    host = end_point[0].partition("%")[0]
+    return Address("ip6" if ":" in host else "ip4", host, end_point[1])
 
 
 def _remedy(error: OSError, port: int) -> str:

@@ -34,7 +34,7 @@ class AddressBook:
         known = self._peers.setdefault(peer, OrderedDict())
         self._peers.move_to_end(peer)
         for address in addresses:
-            key = Address(address.kind, address.host, address.port)
+            key = address.bare
             known.setdefault(key, _Known())
             known.move_to_end(key)
         while len(known) > ADDRESSES_MAX:
@@ -55,11 +55,11 @@ class AddressBook:
     def worked(self, peer: str, address: Address, now: float) -> None:
         """Remember that this one led to the peer."""
         self.learn(peer, [address])
-        key = Address(address.kind, address.host, address.port)
+        key = address.bare
         self._peers[peer][key] = _Known(worked_at=now)
 
     def failed(self, peer: str, address: Address, now: float) -> None:
-        key = Address(address.kind, address.host, address.port)
+        key = address.bare
         known = self._of(peer).get(key)
         if known is not None:
             wait_s = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2**known.failures)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Buffer
 from typing import Protocol
 
 import trio
@@ -36,7 +35,7 @@ class Carrier(Protocol):
     def recv_into(self, buffer: memoryview, /) -> int:
         """The same, into a buffer."""
 
-    def send(self, data: Buffer, /) -> int:
+    def send(self, data: bytes | bytearray | memoryview, /) -> int:
         """Take what there is room for. Raises BlockingIOError, OSError."""
 
     async def readable(self) -> None:
@@ -119,7 +118,7 @@ class StreamCarrier:
         self._arrived = self._arrived[size:]
         return size
 
-    def send(self, data: Buffer, /) -> int:
+    def send(self, data: bytes | bytearray | memoryview, /) -> int:
         if self.stream.failure is not None:
             raise OSError(str(self.stream.failure))
         if self.stream.pending:

@@ -15,8 +15,9 @@ from typing import Generic, TypeVar
 import trio
 
 from ...errors import RemoteError, TransportError
-from .address import Address
+from .address import Address, share_port
 
+LATE_S = 0.3  # guess: what direct addresses get ahead of a relay, which must not win by a hair
 STAGGER_S = 0.03  # RFC 8305 has 0.25 for pages; a hop's whole deadline is about one second
 TRIES_MAX = 16  # addresses of one dial
 SEND_AHEAD_BYTES = 256 * 1024  # unsent bytes in the kernel: what a small message may stand behind
@@ -32,9 +33,11 @@ async def race(
     failed: Callable[[Address], None],
     give_up: Callable[[Won], None],
     stagger_s: float = STAGGER_S,
+    late: Sequence[Address] = (),
 ) -> Won:
     """The first attempt that succeeds; the others are cancelled, or given up if they succeed too.
 
+    late: addresses to be tried once the others have failed, or have had LATE_S.
     Raises TransportError, with every address's reason, when all have failed.
     """
     won: list[Won] = []
@@ -55,7 +58,17 @@ async def race(
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
+        events: list[trio.Event] = []
         for address in addresses[:TRIES_MAX]:
+            events.append(over := trio.Event())
+            nursery.start_soon(run, address, over)
+            with trio.move_on_after(stagger_s):
+                await over.wait()
+        if late:
+            with trio.move_on_after(LATE_S):
+                for event in events:
+                    await event.wait()
+        for address in late[:TRIES_MAX]:
             over = trio.Event()
             nursery.start_soon(run, address, over)
             with trio.move_on_after(stagger_s):
@@ -65,14 +78,20 @@ async def race(
     return won[0]
 
 
-async def connect_tcp(address: Address) -> socket.socket:
-    """A connected socket, not blocking. Raises TransportError."""
+async def connect_tcp(address: Address, source: tuple[str, int] | None = None) -> socket.socket:
+    """A connected socket, not blocking. Raises TransportError.
+
+    source: where we listen, to dial from there; None for any free port.
+    """
     reason = "no such name"
     for family, end_point in await _resolve(address):
         sock = socket.socket(family)
         try:
             sock.setblocking(False)
             tune(sock)
+            if source is not None:
+                share_port(sock)
+                sock.bind(source)
             await _connect(sock, end_point)
             return sock
         except OSError as error:

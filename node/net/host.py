@@ -20,8 +20,10 @@ import trio
 from ...errors import Refused, RemoteError, TransportError
 from ..log import get_logger
 from . import identify
-from .address import Address, listening, parse, parse_known, reachable
+from .address import Address, address_of, listening, parse, parse_known, reachable
 from .book import AddressBook
+from .carrier import Carrier, SocketCarrier, StreamCarrier
+from .circuit import HOP, call_through
 from .dialer import Joined, connect_tcp, race, tune
 from .guard import Gate, Limits, Unread
 from .mux import Mux, MuxConfig
@@ -31,14 +33,16 @@ from .noise import Identity, Scratch
 from .peers import Connection, Peers
 from .plug import Libp2p, PluggedConn, run_libp2p
 from .stream import Stream
-from .upgrade import Upgraded, upgrade_accepted, upgrade_dialed
+from .upgrade import upgrade_accepted, upgrade_dialed
 
 Handler = Callable[[Stream], Awaitable[None]]
+Yielding = Callable[[Carrier, str], Awaitable[str | None]]
 
 AGENT = "potluck/0.1.0"
 TICK_S = 1.0
 DIAL_S = 10.0  # to reach a peer, all its addresses together
 IDLE_TICKS = 20  # go-libp2p's grace period: a full host may drop a connection unused for so long
+LOOPBACK = "127.0.0.1"
 PAUSE_S = 0.1  # after the system had no descriptor for another connection
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -79,6 +83,10 @@ class Host:
         self._dials: Joined[Connection] = Joined(nursery)
         self._plugged: dict[Mux, PluggedConn] = {}
         self._inbound_streams = 0
+        self._published: tuple[Address, ...] = ()
+        self._kept: dict[str, set[str]] = {}
+        self.came: list[Callable[[Connection], None]] = []  # told of each new connection
+        self.yields_to: Yielding | None = None  # whom to dial back on a connection they dialed
         self._handlers: dict[str, Handler] = {
             identify.IDENTIFY: self._say_who_we_are,
             identify.PING: identify.echo_pings,
@@ -88,7 +96,11 @@ class Host:
 
     def addresses(self) -> tuple[str, ...]:
         """Where we can be dialed: full multiaddrs, those of other machines' reach first."""
-        return tuple(f"{address}/p2p/{self.peer_id}" for address in reachable(self._listeners))
+        return tuple(f"{address}/p2p/{self.peer_id}" for address in self.places())
+
+    def places(self) -> list[Address]:
+        """The same, parsed and without our id."""
+        return list(dict.fromkeys([*self._published, *reachable(self._listeners)]))
 
     def connected(self) -> tuple[str, ...]:
         """The peers that we are connected to."""
@@ -118,6 +130,10 @@ class Host:
     def handle(self, protocol: str, handler: Handler) -> None:
         """Give every stream that a peer opens for `protocol` to `handler`, in a task of its own."""
         self._handlers[protocol] = handler
+
+    def unhandle(self, protocol: str) -> None:
+        """Serve `protocol` no more; streams that are open go on."""
+        self._handlers.pop(protocol, None)
 
     async def connect(self, addresses: Sequence[str]) -> str:
         """Connect to the one peer that all these addresses name; return its id.
@@ -159,6 +175,81 @@ class Host:
         if connection is not None:
             await connection.asked.wait()
 
+    # ---- for what crosses NATs: nat.py and its parts
+
+    @property
+    def listeners(self) -> tuple[socket.socket, ...]:
+        """Where we listen."""
+        return tuple(self._listeners)
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Of tasks that live as long as the host."""
+        return self._nursery
+
+    def publish(self, addresses: Sequence[Address]) -> None:
+        """Where else we can be dialed: beyond a NAT, through a relay. Replaces the last ones."""
+        self._published = tuple(addresses)
+
+    def connections(self, peer: str | None = None) -> list[Connection]:
+        """All that are open, or those to one peer."""
+        return self._peers.all() if peer is None else self._peers.of(peer)
+
+    def best(self, peer: str) -> Connection | None:
+        """The connection that new streams to a peer take: a direct one, if there is any."""
+        return self._peers.best(peer)
+
+    def keep(self, why: str, peers: set[str]) -> None:
+        """Whose connections are not to be given up while idle. Replaces the last of this reason."""
+        self._kept[why] = peers
+        self._peers.kept = set().union(*self._kept.values())
+
+    def open_on(self, connection: Connection, protocol: str) -> MuxStream:
+        """As `open_stream`, on this very connection. Raises TransportError."""
+        return self._open(connection, protocol)
+
+    async def dial_from(self, source: tuple[str, int], peer: str, address: Address) -> Connection:
+        """One more connection to a peer, from a port where we listen. Raises TransportError."""
+        sock = await connect_tcp(address, source)
+        remote = (address.host, address.port)
+        return await self.adopt(SocketCarrier(sock), remote, dialed=peer, from_port=source[1])
+
+    async def adopt(
+        self,
+        carrier: Carrier,
+        remote: tuple[str, int],
+        *,
+        dialed: str | None,
+        relay: str | None = None,
+        from_port: int = 0,
+    ) -> Connection:
+        """Secure a carrier and take it up: as the dialer of a peer or, with None, as the dialed.
+
+        Raises TransportError, RemoteError; the carrier is closed then, as when cancelled.
+        """
+        upgraded = None
+        try:
+            if dialed is None:
+                upgraded = await upgrade_accepted(carrier, self._identity, self._scratch)
+            else:
+                upgraded = await upgrade_dialed(carrier, self._identity, dialed, self._scratch)
+            if self._gate.is_banned(upgraded.link.peer, trio.current_time()):
+                upgraded = None
+                raise TransportError("it is banned for its faults")
+        finally:
+            if upgraded is None:
+                carrier.close()
+        mux = Mux(
+            upgraded.link,
+            dialer=dialed is not None,
+            config=self._config.mux,
+            unread=self._unread,
+            accept=self._on_stream,
+            rtt_s=upgraded.rtt_s,
+            early=upgraded.early,
+        )
+        return self._take_up(Connection(mux, trio.current_time(), remote, relay, from_port))
+
     # ---- connections
 
     async def _reach(self, peer: str) -> Connection:
@@ -182,24 +273,44 @@ class Host:
         async def dial() -> Connection:
             with trio.move_on_after(DIAL_S):
                 return await race(
-                    addresses,
+                    [address for address in addresses if address.relay is None],
                     lambda address: self._attempt(peer, address),
                     failed=lambda address: self._book.failed(peer, address, trio.current_time()),
                     give_up=lambda connection: connection.mux.close(),
+                    late=[address for address in addresses if address.relay is not None],
                 )
             raise TransportError(f"no answer within {DIAL_S:.0f} s")
 
         return await self._dials.run(peer, addresses, dial)
 
     async def _attempt(self, peer: str, address: Address) -> Connection:
-        sock = await connect_tcp(address)
-        try:
-            upgraded = await upgrade_dialed(sock, self._identity, peer, self._scratch)
-        except BaseException:
-            sock.close()
-            raise
+        carrier: Carrier
+        remote = (address.host, address.port)
+        if address.relay is None:
+            carrier = SocketCarrier(await connect_tcp(address))
+        else:
+            carrier, remote = await self._through(address.relay, address, peer)
+        connection = await self.adopt(carrier, remote, dialed=peer, relay=address.relay)
         self._book.worked(peer, address, trio.current_time())
-        return self._take_up(upgraded, (address.host, address.port), dialer=True)
+        return connection
+
+    async def _through(
+        self, relay: str, address: Address, peer: str
+    ) -> tuple[Carrier, tuple[str, int]]:
+        """A stream that a relay passes on to `peer`, and where the relay is."""
+        if relay in (self.peer_id, peer):
+            raise TransportError("a relay cannot be one of the two ends")
+        connection = self._peers.best(relay)
+        if connection is None or connection.relay is not None:
+            place = Address(address.kind, address.host, address.port)
+            connection = await self._dial(relay, [place])
+        stream = self._open(connection, HOP)
+        try:
+            await call_through(stream, peer)
+        except BaseException:
+            stream.reset_now("no way through the relay")
+            raise
+        return StreamCarrier(stream), connection.remote
 
     async def accept_forever(self, listener: socket.socket) -> None:
         """Welcome whoever connects to this listener."""
@@ -220,42 +331,29 @@ class Host:
 
     async def _welcome(self, sock: socket.socket, remote: tuple[str, int]) -> None:
         """Shake hands with whoever has connected."""
-        upgraded: Upgraded | None = None
+        carrier = SocketCarrier(sock)
         try:
             sock.setblocking(False)
             tune(sock)
             with trio.move_on_after(self._config.limits.handshake_s):
-                upgraded = await upgrade_accepted(sock, self._identity, self._scratch)
+                dialed = await self.yields_to(carrier, remote[0]) if self.yields_to else None
+                await self.adopt(carrier, remote, dialed=dialed)
         except (RemoteError, TransportError, OSError) as error:
+            carrier.close()
             log.debug("handshake failed", remote=remote[0], reason=str(error))
         finally:
             self._gate.handshake_over(remote[0])
-            if upgraded is None:
-                sock.close()
-        if upgraded is None:
-            return
-        if self._gate.is_banned(upgraded.link.peer, trio.current_time()):
-            upgraded.link.close()
-            return
-        self._take_up(upgraded, remote, dialer=False)
 
-    def _take_up(self, up: Upgraded, remote: tuple[str, int], *, dialer: bool) -> Connection:
-        mux = Mux(
-            up.link,
-            dialer=dialer,
-            config=self._config.mux,
-            unread=self._unread,
-            accept=self._on_stream,
-            rtt_s=up.rtt_s,
-            early=up.early,
-        )
-        plugged = PluggedConn(mux, remote, dialer=dialer)
+    def _take_up(self, connection: Connection) -> Connection:
+        mux = connection.mux
+        plugged = PluggedConn(mux, connection.remote, dialer=mux.dialer)
         self._plugged[mux] = plugged
-        connection = Connection(mux, trio.current_time(), remote)
         self._peers.add(connection)
-        self._gate.connection_began(remote[0])
+        self._gate.connection_began(_seat(connection))
         self._nursery.start_soon(self._run, connection)
         self._nursery.start_soon(self.libp2p.run, plugged)
+        for tell in self.came:
+            tell(connection)
         return connection
 
     async def _run(self, connection: Connection) -> None:
@@ -267,11 +365,12 @@ class Host:
                 await connection.mux.run()
                 nursery.cancel_scope.cancel()
         finally:
-            self._gate.connection_over(connection.remote[0])
+            self._gate.connection_over(_seat(connection))
             self._plugged.pop(connection.mux).ended.set()
             self._peers.remove(connection)
             log.debug("connection over", peer=peer, reason=str(connection.mux.failure))
             connection.asked.set()
+            connection.over.set()
 
     def _has_room(self) -> bool:
         """Whether one more connection may come, if need be in the place of an idle one."""
@@ -365,20 +464,15 @@ class Host:
             self.disconnect(stream.peer)
 
     async def _say_who_we_are(self, stream: Stream) -> None:
-        connection = self._peers.best(stream.peer)
-        observed = None
-        if connection is not None:
-            host, port = connection.remote
-            observed = parse(
-                f"/{'ip6' if ':' in host else 'ip4'}/{host.partition('%')[0]}/tcp/{port}"
-            )
+        on = [one for one in self._peers.of(stream.peer) if stream in one.mux.streams.values()]
+        direct = bool(on) and on[0].relay is None  # over a relay we see the relay's address
         await stream.send(
             identify.describe(
                 self._identity.key.public,
                 agent=AGENT,
                 protocols=sorted({*self._handlers, *self.libp2p.protocols}),
-                addresses=reachable(self._listeners),
-                observed=observed,
+                addresses=self.places(),
+                observed=address_of(on[0].remote) if direct else None,
             )
         )
 
@@ -424,6 +518,11 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         for listener in listeners:
             trio.lowlevel.notify_closing(listener.fileno())
             listener.close()
+
+
+def _seat(connection: Connection) -> str:
+    """From where a connection is counted: over a relay, from nowhere, for reservations bound it."""
+    return LOOPBACK if connection.relay else connection.remote[0]
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:

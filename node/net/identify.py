@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import trio
 
+from ...crypto.keys import PUBLIC_BYTES, peer_id_of, public_of
 from ...errors import RemoteError, TransportError
 from . import protobuf
-from .address import Address, parse
+from .address import CIRCUIT, Address, parse
 from .noise import ED25519_KEY
 from .stream import Stream
 
@@ -29,7 +30,8 @@ ANSWER_S = 10.0
 PUBLIC_KEY, LISTENS, PROTOCOLS, OBSERVED, PROTOCOL_OF, AGENT = 1, 2, 3, 4, 5, 6
 
 # multiaddr codes, github.com/multiformats/multicodec
-IP4, TCP, DNS, DNS4, DNS6, IP6 = 4, 6, 53, 54, 55, 41
+IP4, TCP, DNS, DNS4, DNS6, IP6, P2P, P2P_CIRCUIT = 4, 6, 53, 54, 55, 41, 421, 290
+IDENTITY_MULTIHASH = b"\x00\x24"  # the key itself, 36 bytes, and no hash of it
 _IP_BYTES = {IP4: 4, IP6: 16}
 _NAMES = {IP4: "ip4", IP6: "ip6", DNS: "dns", DNS4: "dns4", DNS6: "dns6"}
 _CODES = {name: code for code, name in _NAMES.items()}
@@ -70,12 +72,12 @@ def describe(
 def understand(message: bytes) -> Claims:
     """A peer's message, without its length. Addresses that cannot be dialed are left out."""
     found = protobuf.fields(message)
-    observed = [_from_binary(value) for value in found.get(OBSERVED, ())]
+    observed = [from_binary(value) for value in found.get(OBSERVED, ())]
     return Claims(
         agent=_text(found.get(AGENT, [b""])[-1]),
         protocols=tuple(_text(value) for value in found.get(PROTOCOLS, ())),
         addresses=tuple(
-            address for value in found.get(LISTENS, ()) if (address := _from_binary(value))
+            address for value in found.get(LISTENS, ()) if (address := from_binary(value))
         ),
         observed=observed[-1] if observed else None,
     )
@@ -112,18 +114,40 @@ async def echo_pings(stream: Stream) -> None:
 
 
 def to_binary(address: Address) -> bytes:
-    """A multiaddr in its binary form, without the peer."""
+    """A multiaddr in its binary form, without the peer; with the relay that it leads over."""
     code = _CODES[address.kind]
     if code in _IP_BYTES:
         family = socket.AF_INET if code == IP4 else socket.AF_INET6
         host = socket.inet_pton(family, address.host)
     else:
         host = protobuf.varint(len(address.host)) + address.host.encode()
-    return protobuf.varint(code) + host + protobuf.varint(TCP) + address.port.to_bytes(2)
+    place = protobuf.varint(code) + host + protobuf.varint(TCP) + address.port.to_bytes(2)
+    if address.relay is None:
+        return place
+    return place + peer_to_binary(address.relay) + protobuf.varint(P2P_CIRCUIT)
 
 
-def _from_binary(data: bytes | int) -> Address | None:
-    """The TCP address in a binary multiaddr; None when it is another kind, or nonsense."""
+def peer_to_binary(peer: str) -> bytes:
+    """The /p2p/ part of a multiaddr."""
+    raw = peer_bytes(peer)
+    return protobuf.varint(P2P) + protobuf.varint(len(raw)) + raw
+
+
+def peer_bytes(peer: str) -> bytes:
+    """A peer id as libp2p sends it: the identity multihash of its key."""
+    return IDENTITY_MULTIHASH + ED25519_KEY + public_of(peer)
+
+
+def peer_from_bytes(raw: bytes) -> str:
+    """Raises RemoteError when it is not that of an Ed25519 key."""
+    head = IDENTITY_MULTIHASH + ED25519_KEY
+    if not raw.startswith(head) or len(raw) != len(head) + PUBLIC_BYTES:
+        raise RemoteError("a peer id that is not an Ed25519 key's")
+    return peer_id_of(raw[len(head) :])
+
+
+def from_binary(data: bytes | int) -> Address | None:
+    """The TCP address in a binary multiaddr, perhaps over a relay; None for any other."""
     if isinstance(data, int):
         return None
     try:
@@ -137,11 +161,28 @@ def _from_binary(data: bytes | int) -> Address | None:
         else:
             return None
         code_of_port, at = protobuf.read_varint(data, at)
-        if code_of_port != TCP or len(data) != at + 2:
+        if code_of_port != TCP or len(data) < at + 2:
             return None
-        return parse(f"/{_NAMES[code]}/{host}/tcp/{int.from_bytes(data[at : at + 2])}")
+        place = f"/{_NAMES[code]}/{host}/tcp/{int.from_bytes(data[at : at + 2])}"
+        return parse(place + _tail(data[at + 2 :]))
     except (RemoteError, ValueError):
         return None
+
+
+def _tail(data: bytes) -> str:
+    """What follows the port: peers, and that one passes on to the other. Raises RemoteError."""
+    text, at = "", 0
+    while at < len(data):
+        code, at = protobuf.read_varint(data, at)
+        if code == P2P:
+            size, at = protobuf.read_varint(data, at)
+            text += f"/p2p/{peer_from_bytes(data[at : at + size])}"
+            at += size
+        elif code == P2P_CIRCUIT:
+            text += f"/{CIRCUIT}"
+        else:
+            raise RemoteError(f"a multiaddr with code {code}")
+    return text
 
 
 def _whole(data: bytes) -> bytes | None:

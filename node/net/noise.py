@@ -11,12 +11,9 @@ a length of 2 bytes, at most 65,535, and the ciphertext with its 16-byte tag:
 Neither side of a link has a lock: one task receives, and `push` never waits.
 """
 
-import socket
 import struct
-import sys
 from typing import Any
 
-import trio
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -25,6 +22,7 @@ from noise.connection import Keypair, NoiseConnection
 from ...crypto.keys import IdentityKey, peer_id_of, verify
 from ...errors import RemoteError, TransportError
 from . import protobuf
+from .carrier import Carrier
 from .guard import foreign
 
 PROTOCOL = "/noise"
@@ -40,10 +38,6 @@ RECEIVE_BYTES = 256 * 1024
 # An Ed25519 payload has about 120 bytes, with extensions some more; stop whoever announces 8 KiB.
 HANDSHAKE_BYTES_MAX = 8 * 1024
 
-TCP_INFO_BYTES = 152  # Linux's struct tcp_info up to and with tcpi_min_rtt, in it since 4.6
-UNKNOWN_RTT = 0xFFFFFFFF
-
-_MIN_RTT = struct.Struct("=I")
 _NONCE = struct.Struct("<IQ")
 _LENGTH = struct.Struct(">H")
 
@@ -134,10 +128,10 @@ class Scratch:
 
 
 class Wire:
-    """A socket during the handshake: what is written leaves with the next read, in one send."""
+    """A carrier during the handshake: what is written leaves with the next read, in one send."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, carrier: Carrier) -> None:
+        self.carrier = carrier
         self.arrived = bytearray()
         self._corked = bytearray()
 
@@ -159,10 +153,10 @@ class Wire:
         await self.flush()
         while True:
             try:
-                piece = self.sock.recv(HANDSHAKE_BYTES_MAX)
+                piece = self.carrier.recv(HANDSHAKE_BYTES_MAX)
                 break
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.sock.fileno())
+                await self.carrier.readable()
             except OSError as error:
                 raise TransportError(f"connection broke in the handshake: {error}") from error
         if not piece:
@@ -172,9 +166,9 @@ class Wire:
     async def flush(self) -> None:
         while self._corked:
             try:
-                del self._corked[: self.sock.send(self._corked)]
+                del self._corked[: self.carrier.send(self._corked)]
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self.sock.fileno())
+                await self.carrier.writable()
             except OSError as error:
                 raise TransportError(f"connection broke in the handshake: {error}") from error
 
@@ -184,9 +178,9 @@ class Link:
 
     def __init__(self, wire: Wire, session: Session, scratch: Scratch) -> None:
         self.peer = session.peer
-        self.sock = wire.sock
+        self.carrier = wire.carrier
         self.closed = False
-        self.blocked = False  # sealed bytes wait for room in the socket
+        self.blocked = False  # sealed bytes wait for room in the carrier
         self._rest = bytes(wire.arrived)  # ciphertext that is not a whole message yet
         self._fresh = bool(self._rest)
         self._unsent = b""
@@ -213,7 +207,7 @@ class Link:
         return pieces
 
     def push(self, messages: list[bytes]) -> None:
-        """Seal up to BATCH_MESSAGES_MAX messages and send what the socket takes, at once.
+        """Seal up to BATCH_MESSAGES_MAX messages and send what the carrier takes, at once.
 
         Not while `blocked`. Raises TransportError.
         """
@@ -232,36 +226,19 @@ class Link:
             self.blocked = True
 
     async def resume(self) -> None:
-        """Wait for room in the socket, and send more of what is sealed. Raises TransportError."""
-        try:
-            await trio.lowlevel.wait_writable(self.sock.fileno())
-        except (trio.ClosedResourceError, OSError) as error:
-            raise TransportError("connection closed") from error
+        """Wait for room in the carrier, and send more of what is sealed. Raises TransportError."""
+        await self.carrier.writable()
         self._unsent = self._unsent[self._send(memoryview(self._unsent)) :]
         self.blocked = bool(self._unsent)
 
     def path_rtt_s(self) -> float:
-        """The shortest round trip that the kernel has seen, in seconds; 0 where it does not tell.
-
-        No queue of ours is in it, as it would be in a ping's that passes beside bulk.
-        """
-        if sys.platform != "linux" or self.closed:
-            return 0.0
-        try:
-            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-        except OSError:  # not TCP, but a pair of sockets in one machine
-            return 0.0
-        if len(info) < TCP_INFO_BYTES:
-            return 0.0
-        microseconds: int = _MIN_RTT.unpack_from(info, TCP_INFO_BYTES - _MIN_RTT.size)[0]
-        return microseconds / 1e6 if microseconds < UNKNOWN_RTT else 0.0
+        """The shortest round trip seen below, in seconds; 0 where nobody knows."""
+        return self.carrier.path_rtt_s()
 
     def close(self) -> None:
-        """Close the socket; whoever waits on it gets TransportError."""
-        if not self.closed:
-            self.closed = True
-            trio.lowlevel.notify_closing(self.sock.fileno())
-            self.sock.close()
+        """Close the carrier; whoever waits on it gets TransportError."""
+        self.closed = True
+        self.carrier.close()
 
     async def _fill(self) -> int:
         """Put the kept rest and one recv into the shared buffer; return how much is there."""
@@ -270,13 +247,13 @@ class Link:
         buffer = self._scratch.received
         while True:
             try:
-                await trio.lowlevel.wait_readable(self.sock.fileno())
+                await self.carrier.readable()
                 kept = len(self._rest)
-                size = self.sock.recv_into(buffer[kept : kept + RECEIVE_BYTES])
+                size = self.carrier.recv_into(buffer[kept : kept + RECEIVE_BYTES])
                 break
             except BlockingIOError:
                 continue
-            except (trio.ClosedResourceError, OSError) as error:
+            except OSError as error:
                 raise TransportError(f"connection broke: {error}") from error
         if not size:
             raise TransportError("connection closed by the peer")
@@ -306,7 +283,7 @@ class Link:
 
     def _send(self, data: memoryview) -> int:
         try:
-            return self.sock.send(data)
+            return self.carrier.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:

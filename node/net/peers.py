@@ -1,5 +1,7 @@
 """Which connections there are, and which of two to the same peer is used. Nothing here waits.
 
+A direct one goes before one over a relay.
+
 When both ends dial at once, two connections come up. Both ends must choose the same: the one that
 the smaller peer id dialed. When the second comes later than that, its dialer had lost the first, so
 the newer is chosen. The other is closed once nothing uses it.
@@ -23,9 +25,12 @@ class Connection:
 
     mux: Mux
     since: float  # by trio's clock
-    remote: tuple[str, int]  # where its packets come from
+    remote: tuple[str, int]  # where its packets come from: the peer, or the relay
+    relay: str | None = None  # the peer that passes it on; None: it is direct
+    from_port: int = 0  # the port of ours that we dialed from, if we listen there
     idle_ticks: int = 0
     claims: Claims | None = None
+    over: trio.Event = field(default_factory=trio.Event)
     asked: trio.Event = field(default_factory=trio.Event)  # its claims are there, or will not come
 
 
@@ -36,6 +41,7 @@ class Peers:
         self._me = me
         self._by_peer: dict[str, list[Connection]] = {}
         self.count = 0
+        self.kept: set[str] = set()  # peers whose connection is not to be given up while idle
 
     def add(self, connection: Connection) -> None:
         """Take a new connection; a peer with too many loses its oldest."""
@@ -86,10 +92,16 @@ class Peers:
 
     def idlest(self) -> Connection | None:
         """The connection that has gone longest without a stream, if any is without one."""
-        idle = [connection for connection in self.all() if not connection.mux.streams]
+        idle = [
+            connection
+            for connection in self.all()
+            if not connection.mux.streams and connection.mux.peer not in self.kept
+        ]
         return max(idle, key=lambda connection: connection.idle_ticks, default=None)
 
     def _is_better(self, newer: Connection, older: Connection) -> bool:
+        if (newer.relay is None) != (older.relay is None):
+            return newer.relay is None
         if newer.since - older.since > AT_ONCE_S or newer.mux.dialer == older.mux.dialer:
             return True
         return newer.mux.dialer == (self._me < newer.mux.peer)

@@ -1,4 +1,4 @@
-"""From a bare socket to a secured one that speaks yamux: the first second of a connection.
+"""From a bare carrier to a secured one that speaks yamux: the first second of a connection.
 
     dialer                                            listener
     multistream /noise, noise message 1     ──▶
@@ -10,13 +10,13 @@ Two round trips after TCP's one; py-libp2p takes seven, for it waits for each wo
 either end are served: they only read more slowly.
 """
 
-import socket
 from dataclasses import dataclass
 
 import trio
 
 from ...errors import RemoteError
 from . import mux, noise
+from .carrier import Carrier
 from .negotiate import Answer, Listener, proposal
 from .noise import Identity, Link, Scratch, Wire
 
@@ -31,10 +31,10 @@ class Upgraded:
 
 
 async def upgrade_dialed(
-    sock: socket.socket, identity: Identity, peer: str, scratch: Scratch
+    carrier: Carrier, identity: Identity, peer: str, scratch: Scratch
 ) -> Upgraded:
-    """Secure a connection that we dialed. Raises RemoteError, TransportError; the socket stays."""
-    wire = _ExpectingWire(sock, Answer(noise.PROTOCOL))
+    """Secure a connection that we dialed. Raises RemoteError, TransportError; the carrier stays."""
+    wire = _ExpectingWire(carrier, Answer(noise.PROTOCOL))
     await wire.write(proposal(noise.PROTOCOL))
     session = await noise.shake_hands(wire, identity, peer)
     await wire.flush()
@@ -48,9 +48,9 @@ async def upgrade_dialed(
     return Upgraded(link, bytes(answer.data), trio.current_time() - asked_at)
 
 
-async def upgrade_accepted(sock: socket.socket, identity: Identity, scratch: Scratch) -> Upgraded:
+async def upgrade_accepted(carrier: Carrier, identity: Identity, scratch: Scratch) -> Upgraded:
     """Secure a connection that a peer dialed. Raises RemoteError, TransportError."""
-    wire = Wire(sock)
+    wire = Wire(carrier)
     listener = Listener(noise.PROTOCOL.__eq__)
     while listener.chosen is None:
         await wire.more()
@@ -73,8 +73,8 @@ async def upgrade_accepted(sock: socket.socket, identity: Identity, scratch: Scr
 class _ExpectingWire(Wire):
     """The dialer's: takes the answer to its proposal out of what arrives first."""
 
-    def __init__(self, sock: socket.socket, answer: Answer) -> None:
-        super().__init__(sock)
+    def __init__(self, carrier: Carrier, answer: Answer) -> None:
+        super().__init__(carrier)
         self._answer = answer
 
     async def read(self, size: int) -> bytes:
