@@ -1,6 +1,7 @@
 """A stage: what it loads, what it refuses, and that a replay gives the very same bits."""
 
 import gc
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from potluck.errors import RemoteError, UserError
 from potluck.node.compute import memory
+from potluck.node.compute import stage as stage_module
 from potluck.node.compute.cache import Cache
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.stage import Stage
@@ -227,9 +229,14 @@ def test_a_tensor_of_another_shape_or_type_is_named(small: Path) -> None:
         load(small)
 
 
-def test_a_stage_measures_itself(small: Path) -> None:
+def test_a_stage_measures_itself(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that moves 10 ms at each look: one token through all 3 blocks, then a prefill as
+    long as the context of 128 allows through one."""
+    looks = itertools.count()
+    monkeypatch.setattr(stage_module.time, "perf_counter", lambda: next(looks) * 0.01)
     decode, prefill = load(small).measure()
-    assert 0 < decode < prefill
+    assert decode == pytest.approx(3 / 0.01)
+    assert prefill == pytest.approx(128 / 0.01)
 
 
 def test_numerics_name_what_bits_depend_on(small: Path) -> None:
