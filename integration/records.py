@@ -83,8 +83,11 @@ class Book:
         self.robbed += [f"{kind}: {one.peer}" for one in self.nodes if one.peer not in heard]
 
 
-def measure(rounds: int = 20, seed: int = 1) -> dict[str, Any]:
-    """Show each kind of record `rounds` times to each kind of reader."""
+def measure(rounds: int = 20, seed: int = 1, processes: int = 3) -> dict[str, Any]:
+    """Show each kind of record `rounds` times to each kind of reader.
+
+    processes: how often a whole process reads, which takes seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="potluck-records-") as folder:
         home = Path(folder)
         write_random(home / "model", "tiny")
@@ -93,7 +96,7 @@ def measure(rounds: int = 20, seed: int = 1) -> dict[str, Any]:
             join = ("--join", first.addresses[0])
             with open_node(home / "n2", home / "model", *half, "4:8", *join) as second:
                 book = Book(str(first.facts["model"]), (first, second))
-                trio.run(_measure, book, rounds, seed, home)
+                trio.run(_measure, book, rounds, seed, processes, home)
                 lives = first.lives and second.lives
     return {
         "holds": lives and not book.taken and not book.robbed,
@@ -109,7 +112,7 @@ def measure(rounds: int = 20, seed: int = 1) -> dict[str, Any]:
     }
 
 
-async def _measure(book: Book, rounds: int, seed: int, home: Path) -> None:
+async def _measure(book: Book, rounds: int, seed: int, processes: int, home: Path) -> None:
     dice = random.Random(seed)
     for _ in range(rounds):
         await _on_shelves(book, dice)
@@ -117,7 +120,8 @@ async def _measure(book: Book, rounds: int, seed: int, home: Path) -> None:
         await _told_by_a_keeper(book, dice)
         await _replayed_by_a_keeper(book)
         await _rolled_back_for_one_reader(book)
-    await _told_to_processes(book, dice, home)
+    for number in range(processes):
+        await _told_to_processes(book, dice, home, number)
 
 
 async def _read(book: Book, join: Sequence[str]) -> tuple[Announcement, ...]:
@@ -229,21 +233,21 @@ async def _rolled_back_for_one_reader(book: Book) -> None:
                 book.taken += [f"rolled back for one reader: {told}" for told in found]
 
 
-async def _told_to_processes(book: Book, dice: random.Random, home: Path) -> None:
+async def _told_to_processes(book: Book, dice: random.Random, home: Path, number: int) -> None:
     """`potluck status`, and a node that starts, beside a keeper that lies."""
-    for number in range(3):
-        async with open_liar(book.model, [book.nodes[0].addresses]) as liar:
-            liar.records = (forged_records(dice, liar.key, book.model, now=unix_s())[number].raw,)
-            liar.lists = (_forged_list(liar),)
-            join = [*book.join, *liar.addresses]
-            found = await trio.to_thread.run_sync(_status, home, join)
-            book.reads += 1
-            heard = {span["peer"] for one in found["models"] for span in one["spans"]}
-            honest = {node.peer for node in book.nodes}
-            book.taken += [f"by potluck status: {peer}" for peer in heard - honest]
-            book.robbed += [f"by potluck status: {peer}" for peer in honest - heard]
-            await trio.to_thread.run_sync(_start_beside, home, number, join)
-            book.hostile["shown to potluck status and potluck node"] += liar.told
+    async with open_liar(book.model, [book.nodes[0].addresses]) as liar:
+        forged = forged_records(dice, liar.key, book.model, now=unix_s())
+        liar.records = (forged[number].raw,)
+        liar.lists = (_forged_list(liar),)
+        join = [*book.join, *liar.addresses]
+        found = await trio.to_thread.run_sync(_status, home, join)
+        book.reads += 1
+        heard = {span["peer"] for one in found["models"] for span in one["spans"]}
+        honest = {node.peer for node in book.nodes}
+        book.taken += [f"by potluck status: {peer}" for peer in heard - honest]
+        book.robbed += [f"by potluck status: {peer}" for peer in honest - heard]
+        await trio.to_thread.run_sync(_start_beside, home, number, join)
+        book.hostile["shown to potluck status and potluck node"] += liar.told
 
 
 def _forged_list(liar: Liar) -> bytes:
