@@ -7,13 +7,11 @@ py-libp2p's own (M1 to M3 of the audit) dead-locks because its reader waits for 
 an answer while the other end's reader does the same. Here nobody waits to write but one task, the
 pump, and it only while the socket is full; so both ends go on reading, always.
 
-What goes first: control frames, then streams with little to send, then bulk, one frame each in
-turn; small and bulk alternate when both wait, so that neither starves the other.
+Control frames go first, then data in turn (mux_turns.py).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +25,6 @@ from .mux_frame import (
     FIRST_WINDOW_BYTES,
     GO_AWAY,
     GOOD_BYE,
-    HEADER_BYTES,
     PING,
     PROTOCOL_FAULT,
     RST,
@@ -37,7 +34,9 @@ from .mux_frame import (
     FrameReader,
     header,
 )
-from .mux_stream import SMALL_BYTES, Bytes, MuxStream
+from .mux_inbox import Bytes
+from .mux_stream import MuxStream
+from .mux_turns import Turns
 from .noise import BATCH_MESSAGES_MAX, PLAINTEXT_BYTES_MAX, Link
 
 PROTOCOL = "/yamux/1.0.0"
@@ -94,9 +93,7 @@ class Mux:
         self._next_id = 1 if dialer else 2
         self._control = bytearray()  # frames that go first
         self._lazy = bytearray()  # frames that go along with the next flush
-        self._small: deque[MuxStream] = deque()
-        self._bulk: deque[MuxStream] = deque()
-        self._bulk_turn = False
+        self._turns = Turns()
         self._fresh: list[MuxStream] = []
         self._unacked = 0
         self._inbound = 0
@@ -175,8 +172,7 @@ class Mux:
         """Whether a frame of this size, header included, can go straight out."""
         return (
             not self._link.blocked
-            and not self._small
-            and not self._bulk
+            and not self._turns
             and size + len(self._control) + len(self._lazy) <= PLAINTEXT_BYTES_MAX
         )
 
@@ -202,9 +198,8 @@ class Mux:
 
     def enqueue(self, stream: MuxStream) -> None:
         """Give a stream with something to send its place in a queue."""
-        if not stream.queued and self.failure is None:
-            stream.queued = True
-            (self._small if stream.pending <= SMALL_BYTES else self._bulk).append(stream)
+        if self.failure is None:
+            self._turns.add(stream)
 
     def flush(self) -> None:
         """Send what the socket takes now; the pump sends the rest. Never waits."""
@@ -276,7 +271,7 @@ class Mux:
             self.fail(RemoteError(f"{self.peer} asks for more answers than it reads"))
 
     def _has_more(self) -> bool:
-        return bool(self._control or self._small or self._bulk)
+        return bool(self._control or self._turns)
 
     def _next_message(self) -> bytes:
         """One noise message: control frames, then as many data frames as have room."""
@@ -288,16 +283,7 @@ class Mux:
             self._control.clear()
             self._lazy.clear()
             self.has_lazy = False
-        bulk_first = bool(self._bulk) and (self._bulk_turn or not self._small)
-        self._bulk_turn = not bulk_first
-        for queue in (self._bulk, self._small) if bulk_first else (self._small, self._bulk):
-            while queue and room > HEADER_BYTES:
-                stream = queue.popleft()
-                stream.queued = False
-                if stream.pending and stream.window:
-                    room -= stream.put_frame(parts, room - HEADER_BYTES)
-                    if stream.pending and stream.window:
-                        self.enqueue(stream)
+        self._turns.fill(parts, room)
         return b"".join(parts)
 
     def _push(self, messages: list[bytes]) -> None:

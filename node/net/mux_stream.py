@@ -18,16 +18,13 @@ import trio
 
 from ...errors import LocalError, RemoteError, TransportError
 from .mux_frame import ACK, DATA, FIN, FIRST_WINDOW_BYTES, HEADER_BYTES, RST, SYN, WINDOW, header
+from .mux_inbox import Bytes, Inbox
 from .negotiate import Answer
 
 if TYPE_CHECKING:
     from .mux import Mux
 
-Bytes = bytes | bytearray | memoryview
-
-SMALL_BYTES = 16 * 1024  # a stream with no more than this to send goes before bulk
-JOIN_BELOW_BYTES = 4 * 1024  # smaller pieces are joined, so that they cost what they weigh
-JOINED_BYTES_MAX = 64 * 1024
+LAZY_UNREAD_BYTES = 16 * 1024  # beyond it, a new stream's window is not left to the answer
 DISCARDED_BYTES_MAX = 64 * 1024  # after our close: an answer to a negotiation passes, bulk does not
 
 
@@ -41,7 +38,6 @@ class MuxStream:
         self.mux = mux
         self.failure: Exception | None = None
         self.pending = 0  # bytes of `outgoing`
-        self.unread = 0  # bytes of `incoming`
         self.queued = False  # stands in one of the connection's queues
         self.closed = False  # forgotten by its owner
         self.acked = inbound
@@ -54,7 +50,7 @@ class MuxStream:
         self._fin_wanted = False
         self._remote_done = False
         self._outgoing: deque[memoryview] = deque()
-        self._incoming: deque[Bytes] = deque()
+        self._inbox = Inbox()
         self.size = FIRST_WINDOW_BYTES  # the window we keep granting
         self._granted = FIRST_WINDOW_BYTES  # bytes that the peer may still send
         self._consumed = 0  # bytes read since the last grant
@@ -64,6 +60,11 @@ class MuxStream:
         self._taken_total = 0
         self._senders: deque[tuple[int, trio.lowlevel.Task]] = deque()
         self._receiver: trio.lowlevel.Task | None = None
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have come and are not read."""
+        return self._inbox.size
 
     # ---- the owner's side
 
@@ -121,15 +122,11 @@ class MuxStream:
         """
         if self.answer is not None:
             await self._settle()
-        incoming = self._incoming
-        while not incoming:
+        inbox = self._inbox
+        while not inbox.size:
             if not await self._wait():
                 return b""
-        piece = incoming.popleft()
-        if len(piece) > max_bytes:
-            view = memoryview(piece)
-            incoming.appendleft(view[max_bytes:])
-            piece = view[:max_bytes]
+        piece = inbox.take(max_bytes)
         self._consume(len(piece))
         return piece
 
@@ -184,8 +181,7 @@ class MuxStream:
 
     def push_back(self, rest: Bytes) -> None:
         """Give back bytes that were received but not meant for the receiver."""
-        self._incoming.appendleft(rest)
-        self.unread += len(rest)
+        self._inbox.put_back(rest)
         self.mux.unread.add(self.mux, len(rest))
         self._consumed -= len(rest)
 
@@ -202,18 +198,10 @@ class MuxStream:
             if self._discarded > DISCARDED_BYTES_MAX:
                 self.reset_now("the peer went on after our close")
             return
-        incoming = self._incoming
-        if size >= JOIN_BELOW_BYTES or not incoming:
-            # A view keeps its whole noise message alive: worth it for most of one only.
-            incoming.append(payload if 2 * size >= len(payload.obj) else bytes(payload))  # type: ignore[arg-type]
-        elif type(last := incoming[-1]) is bytearray and len(last) < JOINED_BYTES_MAX:
-            last += payload
-        else:
-            incoming.append(bytearray(payload))
-        self.unread += size
+        self._inbox.put(payload)
         self._wake_receiver()
         self.mux.unread.add(self.mux, size)
-        if self.mux.has_lazy and self.unread > SMALL_BYTES:
+        if self.mux.has_lazy and self._inbox.size > LAZY_UNREAD_BYTES:
             self.mux.flush_lazy()  # a sender of much needs the window that came with our yes
 
     def acknowledge(self) -> None:
@@ -326,20 +314,17 @@ class MuxStream:
         """Wait for the peer's answer to our protocol. Raises TransportError, RemoteError."""
         answer = self.answer
         while answer is not None and not answer.agreed:
-            while not self._incoming:
+            while not self._inbox.size:
                 if not await self._wait():
                     raise TransportError(f"{self.peer} closed the stream without an answer")
-            piece = self._incoming.popleft()
+            piece = self._inbox.take(answer.missing)
             self._consume(len(piece))
             try:
                 answer.feed(piece)
             except (RemoteError, TransportError) as error:
                 self.reset_now(str(error))
                 raise
-        if self.answer is not None and answer is not None:
-            self.answer = None
-            if answer.data:
-                self.push_back(bytes(answer.data))
+        self.answer = None
 
     async def _wait(self) -> bool:
         """Wait until bytes are there; False at the end. Raises TransportError."""
@@ -369,7 +354,6 @@ class MuxStream:
 
     def _consume(self, size: int) -> None:
         """Bytes have been read: let the peer send more once half a window is."""
-        self.unread -= size
         self.mux.unread.add(self.mux, -size)
         self._consumed += size
         if 2 * self._consumed < self.size or self._remote_done or self.failure:
@@ -387,9 +371,7 @@ class MuxStream:
         self.mux.flush()
 
     def _drop_incoming(self) -> None:
-        self._incoming.clear()
-        self.mux.unread.add(self.mux, -self.unread)
-        self.unread = 0
+        self.mux.unread.add(self.mux, -self._inbox.clear())
 
     def _leave_if_done(self) -> None:
         if self._finished and self._remote_done and not self.pending:

@@ -110,6 +110,11 @@ class Answer:
         self.data = bytearray()  # once agreed, what follows the negotiation
         self.agreed = False
 
+    @property
+    def missing(self) -> int:
+        """How many bytes of a yes are still to come."""
+        return len(self._expected) - len(self.data)
+
     def feed(self, piece: bytes | bytearray | memoryview) -> None:
         """Take the next bytes. Raises TransportError for a no, RemoteError for nonsense."""
         self.data += piece
