@@ -53,8 +53,8 @@ from .router import Router
 log = get_logger()
 
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
+OPEN_S = 5.0  # guess: a dial over a bad road; a server that answers slowly opens slowly too
 RENEW_SHARE = 1 / 3  # of a lease, after which a silent link is renewed
-WINDOW_BYTES = 256 * 1024  # answers are read into pieces of this size
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class LiveSession:
                 row_bytes,
                 max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_bytes),
                 self._patience_s,
+                lambda hop: max(OPEN_S, 2 * self._patience_s(hop, 1)),
             )
         )
         self._links: dict[int, _Link] = {}

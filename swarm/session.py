@@ -139,14 +139,15 @@ Effect = FindRoute | OpenLink | SendStep | CloseLink | Deliver | SetTimer | Stop
 class SessionConfig:
     """row_bytes: bytes of one token's hidden state. group_tokens: rows in one replay frame.
 
-    patience_s: (hop, tokens) -> seconds that an answer may take; open_patience_s likewise.
+    patience_s: (hop, tokens) -> seconds that an answer may take. open_patience_s: hop -> seconds
+    that a dial and the reservation of cache may take.
     """
 
     blocks: BlockRange
     row_bytes: int
     group_tokens: int
     patience_s: Callable[[Hop, int], float]
-    open_patience_s: float = 5.0  # guess: a dial over a bad road and a busy server
+    open_patience_s: Callable[[Hop], float]
 
 
 @dataclass(slots=True)
@@ -399,7 +400,7 @@ class Session:
         effects: list[Effect] = []
         for link in links:
             self._links[link.number] = link
-            effects.append(SetTimer(link.number, now + self._config.open_patience_s))
+            effects.append(SetTimer(link.number, now + self._config.open_patience_s(link.hop)))
             effects.append(OpenLink(link.number, link.hop))
         return effects
 

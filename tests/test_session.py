@@ -41,7 +41,7 @@ BLOCKS = BlockRange(0, 6)
 
 
 def config(group_tokens: int = 8) -> SessionConfig:
-    return SessionConfig(BLOCKS, ROW, group_tokens, patience_s=lambda hop, tokens: 2.0)
+    return SessionConfig(BLOCKS, ROW, group_tokens, lambda hop, tokens: 2.0, lambda hop: 5.0)
 
 
 def fold(*parts: bytes) -> bytes:
