@@ -360,7 +360,33 @@ async def test_stock_dials_us_and_talks() -> None:
         assert len(await PingService(stock).ping(me, 2)) == 2
 
 
-# ---- cost
+async def test_stock_and_we_in_bulk_both_ways_at_once() -> None:
+    """Two stock hosts stop for ever here (M1); one is enough of ours that they do not."""
+    async with stock_host("s") as stock, open_host(seeded("a")) as alice:
+        stock.set_stream_handler(ECHO, stock_echo)
+        alice.handle(ECHO, echo)
+        peer = await alice.connect([str(address) for address in stock.get_addrs()])
+        me = ID.from_string(alice.peer_id)
+        with trio.fail_after(5):
+            while not stock.get_network().get_connections(me):
+                await trio.lowlevel.checkpoint()
+
+        async def ours(size: int) -> None:
+            await talk(await alice.open_stream(peer, ECHO), os.urandom(size))
+
+        async def theirs(size: int) -> None:
+            stream = await stock.new_stream(me, [ECHO])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.write, bytes(size))
+                while size:
+                    size -= len(await stream.read(65536))
+            await stream.close()
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for size in (2 * MIB, 2 * MIB, *[1000] * 20):
+                    nursery.start_soon(ours, size)
+                    nursery.start_soon(theirs, size)
 
 
 def test_a_mux_stream_is_a_stream() -> None:
