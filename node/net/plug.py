@@ -40,6 +40,7 @@ from ...errors import RemoteError, TransportError
 from .identify import Claims
 from .mux import Mux
 from .mux_stream import MuxStream
+from .service import run_service
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -149,8 +150,9 @@ class PluggedConn(IMuxedConn):  # type: ignore[misc]
 class Libp2p:
     """The py-libp2p host of this node. Made by `run_libp2p`."""
 
-    def __init__(self, host: Any, dial: Dial) -> None:
+    def __init__(self, host: Any, dial: Dial, nursery: trio.Nursery) -> None:
         self.host = host
+        self._nursery = nursery
         self._network = host.get_network()
         self._dial = dial
         self._network.dial_peer = self._dial_peer  # whoever asks libp2p to dial, we do
@@ -177,6 +179,13 @@ class Libp2p:
         except BaseLibp2pError as error:
             log.debug("not known to libp2p", peer=str(conn.peer_id), reason=str(error))
         await conn.ended.wait()
+
+    async def start(self, service: Any) -> None:
+        """Run one of libp2p's services (Pubsub, GossipSub, KadDHT) for as long as the host lives.
+
+        To be started before the first connection: libp2p tells a service of new peers alone.
+        """
+        await self._nursery.start(run_service, service)
 
     def learn(self, claims: Claims, peer: str) -> None:
         """Tell libp2p's peer store what a peer says about itself."""
@@ -234,9 +243,9 @@ async def run_libp2p(
             min_connections=0, low_watermark=0, high_watermark=UNLIMITED, max_connections=UNLIMITED
         ),
     )
-    async with host.run([]):
+    async with host.run([]), trio.open_nursery() as services:
         try:
-            task_status.started(Libp2p(host, dial))
+            task_status.started(Libp2p(host, dial, services))
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(2):
