@@ -30,6 +30,7 @@ from .mux import Mux, MuxConfig
 from .mux_stream import MuxStream
 from .negotiate import Answer, Listener, proposal
 from .noise import Identity, Scratch
+from .observed import NatReport
 from .peers import Connection, Peers
 from .plug import Libp2p, PluggedConn, run_libp2p
 from .stream import Stream
@@ -65,7 +66,7 @@ class Host:
     libp2p: Libp2p  # set by open_host, before the first connection
 
     def __init__(
-        self, config: HostConfig, listeners: Sequence[socket.socket], nursery: trio.Nursery
+        self, config: HostConfig, listeners: list[socket.socket], nursery: trio.Nursery
     ) -> None:
         self._config = config
         self._identity = Identity(config.seed)
@@ -85,6 +86,7 @@ class Host:
         self._inbound_streams = 0
         self._published: tuple[Address, ...] = ()
         self._kept: dict[str, set[str]] = {}
+        self.nat = NatReport()
         self.came: list[Callable[[Connection], None]] = []  # told of each new connection
         self.yields_to: Yielding | None = None  # whom to dial back on a connection they dialed
         self._handlers: dict[str, Handler] = {
@@ -182,6 +184,13 @@ class Host:
         """Where we listen."""
         return tuple(self._listeners)
 
+    def listen_more(self, text: str) -> None:
+        """Listen at one more address. Raises UserError."""
+        found = listening([text])
+        self._listeners.extend(found)
+        for listener in found:
+            self._nursery.start_soon(self.accept_forever, listener)
+
     @property
     def nursery(self) -> trio.Nursery:
         """Of tasks that live as long as the host."""
@@ -213,6 +222,10 @@ class Host:
         sock = await connect_tcp(address, source)
         remote = (address.host, address.port)
         return await self.adopt(SocketCarrier(sock), remote, dialed=peer, from_port=source[1])
+
+    async def dial_directly(self, peer: str, addresses: Sequence[Address]) -> Connection:
+        """A connection that no relay carries, though one that a relay does is there already."""
+        return await self._dial(peer, [one for one in addresses if one.relay is None])
 
     async def adopt(
         self,

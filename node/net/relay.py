@@ -10,7 +10,6 @@ peer's connection.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +42,7 @@ from .circuit import (
 )
 from .host import Host
 from .mux_stream import MuxStream
+from .observed import subnet
 from .peers import Connection
 from .stream import Stream
 
@@ -165,16 +165,18 @@ class Relay:
 
     def _seat(self, peer: str, connection: Connection) -> Status:
         live = self._live()
-        subnet = _subnet(connection.remote[0])
+        near = subnet(connection.remote[0])
         old = live.get(peer)
         if old is None:
-            near = sum(seat.subnet == subnet for seat in live.values())
-            if near >= self._limits.reservations_per_subnet_max:
+            if (
+                sum(seat.subnet == near for seat in live.values())
+                >= self._limits.reservations_per_subnet_max
+            ):
                 return Status.RESERVATION_REFUSED
             if len(live) >= self._limits.reservations_max:
                 return Status.RESERVATION_REFUSED
         expires = trio.current_time() + self._limits.reservation_s
-        self._seats[peer] = _Seat(connection, subnet, expires)
+        self._seats[peer] = _Seat(connection, near, expires)
         self._host.keep(HOP, set(self._seats))
         return Status.OK
 
@@ -301,10 +303,3 @@ class Relay:
 
     async def _say(self, stream: MuxStream, status: Status) -> None:
         await send_message(stream, encode_hop(Message(HOP_STATUS, status=status)))
-
-
-def _subnet(host: str) -> str:
-    """What one party can hold many addresses of."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    bits = 24 if address.version == 4 else 56
-    return str(ipaddress.ip_network((address, bits), strict=False))

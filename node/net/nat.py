@@ -1,0 +1,200 @@
+"""How others reach us when a NAT is in the way: everything that crosses one, in one service.
+
+    a peer is met ─▶ ask around (reach.py) ─▶ public:  publish where; relay for others (relay.py)
+                                           └▶ not:     reserve at relays (reservations.py), publish
+    a relayed connection ─▶ punch (punch.py) ─▶ direct
+    all the while: the router forwards a port (portmap.py); an address that changes starts it anew
+
+What is found stands in `host.nat`, and in `host.addresses()` as soon as it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import trio
+
+from ...crypto.keys import IdentityKey
+from ..log import get_logger
+from .address import Address, reachable
+from .host import Host
+from .observed import Kind, NatReport, is_public
+from .peers import Connection
+from .ports import Ports
+from .punch import Puncher
+from .reach import DialBack, Verdict, ask_around
+from .relay import Relay, RelayLimits
+from .reservations import Reservations
+
+log = get_logger()
+
+TEND_S: Final = 1.0
+ASK_AGAIN_S: Final = 300.0  # guess: mappings and firewalls change by the hour
+ASK_SOON_S: Final = 10.0  # while nothing certain is known
+SETTLED_S: Final = 6.0  # how long a node's first announcement waits for an address to tell
+
+
+@dataclass(frozen=True, slots=True)
+class NatConfig:
+    """What a node does about NATs.
+
+    relay: pass on for others: when proven public ("auto"), from the start, or never. local: take
+    loopback and private addresses for the internet's: a test on one machine.
+    """
+
+    relays: int = 2  # reservations to hold: one may leave at any time
+    relay: Literal["auto", "yes", "no"] = "auto"
+    limits: RelayLimits = field(default_factory=RelayLimits)
+    local: bool = False
+
+
+class Nat:
+    """The service; made by `start_nat`."""
+
+    def __init__(self, host: Host, key: IdentityKey, config: NatConfig) -> None:
+        self._host = host
+        self._config = config
+        self._own = frozenset(place.host for place in reachable(host.listeners))
+        self.ports = Ports(host, may_open=not host.listeners, local=config.local)
+        self.relay = Relay(host, key, config.limits)
+        self.puncher = Puncher(host, self.ports, local=config.local)
+        self.reservations = Reservations(
+            host, wanted=config.relays, source=self.ports.source, usable=self._usable
+        )
+        DialBack(host)
+        self.changed: list[Callable[[], None]] = []  # told when `host.addresses()` has changed
+        self._verdict = Verdict()
+        self._mapped: tuple[Address, ...] = ()
+        self._ask_at = 0.0
+        self._relaying = False
+        self._wake = trio.Event()
+        self._settled = trio.Event()
+        host.came.append(self._on_connection)
+        if config.relay == "yes":
+            self._offer(True)
+
+    async def settled(self) -> None:
+        """Wait until there is an address to tell others, or SETTLED_S have shown that there is not.
+
+        Who listens only on this machine, or knows no stranger, has nothing to wait for.
+        """
+        if self.ports.listens and self._strangers() and not self._has_public_interface():
+            with trio.move_on_after(SETTLED_S):
+                await self._settled.wait()
+
+    async def run(self) -> None:
+        """Find out, and keep it so, for ever."""
+        while True:
+            with trio.move_on_after(TEND_S):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            if not self.ports.listens or not self._strangers():
+                continue
+            if trio.current_time() >= self._ask_at:
+                await self._ask()
+            await self._tend()
+
+    def start_over(self) -> None:
+        """The interfaces have changed: what was found out is of the past."""
+        self._own = frozenset(place.host for place in reachable(self._host.listeners))
+        self.ports.forget()
+        self._verdict = Verdict()
+        self._ask_at = 0.0
+        self._wake.set()
+
+    def forwards(self, places: tuple[Address, ...]) -> None:
+        """The router forwards these to us now."""
+        if places != self._mapped:
+            self._mapped = places
+            self._ask_at = 0.0
+            self._wake.set()
+
+    async def _ask(self) -> None:
+        """Have strangers try, and draw the consequences."""
+        ports = [place.port for place in self._mapped] + list(self.ports.numbers())
+        verdict = await ask_around(
+            self._host,
+            tuple(dict.fromkeys(ports)),
+            touched=self.ports.touched(),
+            local=self._config.local,
+        )
+        now = trio.current_time()
+        if verdict.asked == 0 and self._verdict.asked:
+            self._ask_at = now + ASK_AGAIN_S  # all are known to our NAT: the old verdict stands
+            return
+        if verdict.reachability != self._verdict.reachability:
+            log.info(
+                "reachability",
+                verdict=verdict.reachability,
+                asked=verdict.asked,
+                reached=verdict.reached,
+            )
+        self._verdict = verdict
+        certain = verdict.reachability != "unknown"
+        self._ask_at = now + (ASK_AGAIN_S if certain else ASK_SOON_S)
+
+    async def _tend(self) -> None:
+        public = self._verdict.reachability == "public"
+        if self._config.relay == "auto":
+            self._offer(public)
+        if public or self._has_public_interface():
+            self.reservations.release()
+        else:
+            held = len(self.reservations.relays)
+            await self.reservations.tend()
+            if len(self.reservations.relays) > held:
+                self._ask_at = min(self._ask_at, trio.current_time() + ASK_SOON_S)
+        self._publish()
+
+    def _publish(self) -> None:
+        before = self._host.addresses()
+        self._host.publish([*self._verdict.places, *self._mapped, *self.reservations.addresses()])
+        self._host.nat = NatReport(
+            self._verdict.reachability,
+            self._kind(),
+            self.reservations.relays,
+            tuple(str(place) for place in self._host.places() if is_public(place.host)),
+            bool(self._mapped),
+        )
+        if self._verdict.reachability == "public" or self.reservations.relays:
+            self._settled.set()
+        if self._host.addresses() != before:
+            for tell in self.changed:
+                tell()
+
+    def _kind(self) -> Kind:
+        kinds = [seen.kind(self._own) for seen in self.ports.seen.values()]
+        return next((kind for kind in kinds if kind != "unknown"), "unknown")
+
+    def _offer(self, wanted: bool) -> None:
+        if wanted and not self._relaying:
+            self.relay.open()
+        elif self._relaying and not wanted:
+            self.relay.close()
+        self._relaying = wanted
+
+    def _has_public_interface(self) -> bool:
+        """Nobody has said that we cannot be dialed, and we have an address of the internet's."""
+        private = self._verdict.reachability == "private"
+        return not private and any(is_public(host) for host in self._own)
+
+    def _strangers(self) -> bool:
+        return any(self._usable(one.remote[0]) for one in self._host.connections())
+
+    def _usable(self, host: str) -> bool:
+        return self._config.local or is_public(host)
+
+    def _on_connection(self, connection: Connection) -> None:
+        if connection.relay is None and self._usable(connection.remote[0]):
+            if self._verdict.asked == 0:
+                self._ask_at = 0.0
+            self._wake.set()
+
+
+def start_nat(host: Host, key: IdentityKey, config: NatConfig | None = None) -> Nat:
+    """Cross NATs for this host, for as long as it lives."""
+    nat = Nat(host, key, config or NatConfig())
+    host.nursery.start_soon(nat.run)
+    return nat
