@@ -18,8 +18,10 @@ from .message import (
     ANSWER_BYTES_MAX,
     REQUEST_BYTES_MAX,
     Answer,
+    Fetch,
     FrameReader,
     Hello,
+    Put,
     Reply,
     Request,
     read_request,
@@ -31,6 +33,7 @@ STREAMS_PER_PEER: Final = 2  # one, and one to replace it before it is known to 
 STREAMS_MAX: Final = 1024
 RATE_S: Final = 50.0  # questions a second of one peer; keeping two records among 64 peers needs 3
 BURST: Final = 200.0  # joining: some look-ups at once
+PUT_RECORDS_FREE: Final = 8  # checking a signature costs 140 us: so many of them are one question
 PEERS_REMEMBERED: Final = 4096  # so that a peer does not renew its allowance by coming anew
 
 
@@ -43,9 +46,9 @@ class Allowance:
     left: float
     at_s: float
 
-    def take(self, now: float) -> float:
-        """Take one; how many seconds to wait before using it."""
-        self.left = min(self.burst, self.left + (now - self.at_s) * self.rate_s) - 1
+    def take(self, now: float, count: float = 1.0) -> float:
+        """Take some; how many seconds to wait before using them."""
+        self.left = min(self.burst, self.left + (now - self.at_s) * self.rate_s) - count
         self.at_s = now
         return max(0.0, -self.left / self.rate_s)
 
@@ -103,12 +106,12 @@ class Answers:
             frames.feed(piece)
             replies: list[bytes] = []  # to all questions that came together, in one flush
             while (raw := frames.next()) is not None:
-                wait_s = self._allowance(stream.peer).take(trio.current_time())
+                request = read_request(raw)
+                wait_s = self._allowance(stream.peer).take(trio.current_time(), _cost(request))
                 if wait_s or sum(map(len, replies)) > ANSWER_BYTES_MAX:
                     await self._send(stream, replies)
                     replies.clear()
                     await trio.sleep(wait_s)
-                request = read_request(raw)
                 answer = self._answer(stream.peer, request)
                 reply: Reply | None = self._hello() if isinstance(request, Hello) else answer
                 if reply is not None:
@@ -138,3 +141,13 @@ class Answers:
                 self._allowances.popitem(last=False)
         self._allowances[peer] = allowance
         return allowance
+
+
+def _cost(request: Request) -> float:
+    """In questions: what it makes us do."""
+    match request:
+        case Put():
+            return max(1.0, len(request.records) / PUT_RECORDS_FREE)
+        case Fetch():
+            return max(1.0, len(request.places) / PUT_RECORDS_FREE)
+    return 1.0

@@ -19,10 +19,9 @@ from .message import (
     ANSWER_BYTES_MAX,
     PROTOCOL,
     Answer,
-    Find,
     FrameReader,
     Hello,
-    Put,
+    Question,
     read_reply,
     to_frame,
 )
@@ -80,7 +79,7 @@ class _Link:
             trio.open_memory_channel(QUEUE)
         )
 
-    async def ask(self, question: Find | Put) -> Answer:
+    async def ask(self, question: Question) -> Answer:
         """Raises TransportError or RemoteError, whichever the stream ended with."""
         number, waiting = next(self._numbers), _Waiting(trio.Event())
         try:
@@ -175,7 +174,7 @@ class Calls:
         self._met = met
         self._links: OrderedDict[str, _Link] = OrderedDict()
 
-    async def ask(self, peer: str, question: Find | Put, *, deadline_s: float = ASK_S) -> Answer:
+    async def ask(self, peer: str, question: Question, *, deadline_s: float = ASK_S) -> Answer:
         """The peer's answer. TransportError when none comes in time, RemoteError at nonsense."""
         with trio.move_on_after(deadline_s):
             link = self._link(peer)

@@ -5,13 +5,14 @@ tests and simulations. What a directory returns has been checked: signature, sig
 order.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from .record import Announcement, ModelList, ModelName
+from .known import Known
+from .record import Announcement, ModelList, ModelName, Provider
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -45,6 +46,7 @@ class Directory(Protocol):
         """A service: announce what `make` returns, anew each 30 s +-20 %; started with the holders.
 
         Cancelled, it leaves the last announcement to expire: call `withdraw` to be gone at once.
+        Raises UserError when another process announces under our key.
         """
 
     async def find(self, model: str) -> tuple[Announcement, ...]:
@@ -53,11 +55,24 @@ class Directory(Protocol):
     async def models(self) -> tuple[ModelOffer, ...]:
         """The models that the swarm serves, by name."""
 
+    async def provide(self, chunks: Sequence[bytes]) -> int:
+        """Tell that we have the weights with these digests, for 30 minutes; of how many chunks at
+        least one other peer keeps that in mind."""
+
+    async def keep_providing(self, chunks: Callable[[], Sequence[bytes]]) -> None:
+        """A service: provide what `chunks` returns, anew each 10 minutes +-20 %."""
+
+    async def providers(self, chunks: Sequence[bytes]) -> Mapping[bytes, tuple[Provider, ...]]:
+        """Who has each of these chunks: a key for each that was asked for, none expired."""
+
     async def bootstrap(self, addresses: Sequence[str]) -> int:
         """Join by these peers; how many peers are known then. TransportError if none answers."""
 
     def peers(self) -> tuple[str, ...]:
         """The peers that the directory knows to be there, sorted."""
+
+    def answered(self) -> tuple[Known, ...]:
+        """The peers that answered lately, where, and when."""
 
 
 def offers(lists: Iterable[ModelList]) -> tuple[ModelOffer, ...]:

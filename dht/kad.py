@@ -15,7 +15,7 @@ are calls' and answers'.
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -23,17 +23,21 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ..crypto.keys import IdentityKey
-from ..errors import LocalError, Refused, RemoteError, TransportError
+from ..errors import LocalError, Refused, RemoteError, TransportError, UserError
 from .answers import Answers
 from .calls import Host
+from .chunks import Chunks
 from .directory import ModelOffer, offers
 from .keyspace import MODELS, spans_of
+from .known import Known
 from .message import (
     ANSWER_RECORD_BYTES_MAX,
     CONTACTS_MAX,
     PROTOCOL,
     Answer,
     Contact,
+    Fetch,
+    Fetched,
     Find,
     Found,
     Hello,
@@ -44,17 +48,20 @@ from .message import (
 from .neighbours import TEND_S, Neighbours
 from .reading import Checker, Reading
 from .record import (
+    CHUNK_REFRESH_S,
     REFRESH_S,
     Announcement,
+    AnyFact,
     ModelList,
     ModelName,
+    Provider,
     Record,
     Registry,
     Stale,
     read,
     sign_fact,
 )
-from .shelf import Shelf
+from .shelf import SHELF_BYTES_MAX, Limits, Shelf
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -70,7 +77,7 @@ class KadDirectory:
 
     def __init__(
         self, key: IdentityKey, neighbours: Neighbours, *, boot: int, wall: Callable[[], float],
-        salt: bytes,
+        salt: bytes, shelf_bytes_max: int,
     ) -> None:  # fmt: skip
         self._key = key
         self._boot = boot
@@ -78,9 +85,14 @@ class KadDirectory:
         self._seq = 0
         self._announced: dict[str, Announcement] = {}
         self._neighbours = neighbours
-        self._shelf = Shelf(key.peer_id, salt=salt)
+        self._shelf = Shelf(key.peer_id, salt=salt, limits=Limits(bytes_max=shelf_bytes_max))
         self._registry = Registry()
         self._checker = Checker()
+        self._chunks = Chunks(
+            key.peer_id, neighbours, self._checker,
+            sign=self._sign, wall=wall, salt=salt, bytes_max=shelf_bytes_max // 2,
+        )  # fmt: skip
+        self._began_s = wall()
         self._keepers: dict[bytes, tuple[float, list[Contact]]] = {}  # when looked up, whom
         self.answers = Answers(neighbours.hello, self._answer)
 
@@ -99,6 +111,11 @@ class KadDirectory:
             self._announced.clear()
             await self._put_all([*gone, ModelList(())])
 
+    def hurry(self) -> None:
+        """Have `keep` announce anew at once: what it would say has changed."""
+        self._neighbours.came.set()
+        self._neighbours.came = trio.Event()
+
     async def keep(
         self,
         make: Callable[[], Announcement],
@@ -116,6 +133,22 @@ class KadDirectory:
             with trio.move_on_after(wait_s):
                 await self._neighbours.came.wait()
             kept = await self.announce(make())
+            if kept == 0 and self.peers():
+                await self._refuse_double()
+
+    async def provide(self, chunks: Sequence[bytes]) -> int:
+        return await self._chunks.provide(chunks)
+
+    async def keep_providing(self, chunks: Callable[[], Sequence[bytes]]) -> None:
+        while True:
+            told = chunks()
+            kept = await self._chunks.provide(told)
+            wait_s = REFRESH_S if kept < len(set(told)) else CHUNK_REFRESH_S
+            with trio.move_on_after(self._neighbours.jittered(wait_s)):
+                await self._neighbours.came.wait()
+
+    async def providers(self, chunks: Sequence[bytes]) -> Mapping[bytes, tuple[Provider, ...]]:
+        return await self._chunks.providers(chunks)
 
     async def find(self, model: str) -> tuple[Announcement, ...]:
         found = []
@@ -143,12 +176,20 @@ class KadDirectory:
     def peers(self) -> tuple[str, ...]:
         return self._neighbours.table.peers()
 
+    def answered(self) -> tuple[Known, ...]:
+        ago = self._wall() - trio.current_time()
+        return tuple(
+            Known(contact.peer, contact.addresses, max(0.0, heard_s + ago))
+            for contact, heard_s in self._neighbours.table.heard_of()
+        )
+
     async def tend(self) -> None:
         """Upkeep, for ever: forget what has expired."""
         while True:
             await trio.sleep(self._neighbours.jittered(TEND_S))
             self._shelf.forget_expired(self._wall())
             self._registry.forget_expired(self._wall())
+            self._chunks.forget_expired()
 
     async def _read(self, place: bytes) -> list[Record]:
         """Each signer's newest record at a place: what the swarm says, and what we keep for it."""
@@ -171,13 +212,27 @@ class KadDirectory:
 
         async with trio.open_nursery() as nursery:
             for at, fact in enumerate(facts):
-                self._seq += 1
-                now = self._wall()
-                record = sign_fact(self._key, fact, boot=self._boot, seq=self._seq, now=now)
+                record = self._sign(fact)
                 self._registry.admit(record)
                 self._shelf.put(record)
                 nursery.start_soon(put, at, record)
         return kept
+
+    def _sign(self, fact: AnyFact) -> Record:
+        self._seq += 1
+        return sign_fact(self._key, fact, boot=self._boot, seq=self._seq, now=self._wall())
+
+    async def _refuse_double(self) -> None:
+        """Nobody takes our records: perhaps because another process signs newer ones as we do."""
+        order = (self._boot, self._seq)
+        for announced in list(self._announced.values()):
+            for record in await self._read(announced.place()):
+                ours = record.slot.peer == self._key.peer_id
+                if ours and record.order > order and record.issued_s > self._began_s:
+                    raise UserError(
+                        "another node announces under this node's key: a home was copied; give "
+                        "one of them a new identity by removing its identity.key"
+                    )
 
     async def _put(self, record: Record) -> int:
         """Put at the closest peers; how many keep it.
@@ -227,6 +282,8 @@ class KadDirectory:
                 near = table.closest(request.place, CONTACTS_MAX + 1)
                 closer = [contact for contact in near if contact.peer != peer][:CONTACTS_MAX]
                 return Found(request.id, tuple(closer), self._held(request) if request.want else ())
+            case Fetch():
+                return Fetched(request.id, self._chunks.held(request))
             case Put():
                 return Kept(request.id, tuple([self._take(peer, raw) for raw in request.records]))
 
@@ -240,8 +297,11 @@ class KadDirectory:
         """Keep a peer's own record; whether it is kept. Raises RemoteError at a forged one."""
         try:
             record = self._checker.check(raw, None, self._wall(), peer=peer)
-            self._registry.admit(record)
-            self._shelf.put(record)
+            if record.kind == Provider.KIND:
+                self._chunks.keep(record)
+            else:
+                self._registry.admit(record)
+                self._shelf.put(record)
         except (Stale, Refused):
             return False
         return True
@@ -257,18 +317,23 @@ async def open_directory(
     bootstrap: Sequence[str] = (),
     wall: Callable[[], float] = time.time,
     dice: random.Random | None = None,
+    shelf_bytes_max: int = SHELF_BYTES_MAX,
 ) -> AsyncIterator[KadDirectory]:
     """The directory of this host, until left; leaving withdraws nothing.
 
     boot: the number of this run (node/identity.py). serve: keep records for others and be told to
     others; False for a client that is soon gone. wall: unix seconds; dice: for jitter and salt.
+    shelf_bytes_max: what is kept for others; half as much again for chunks.
     Raises TransportError when there is somebody to join and none of them answers.
     """
     dice = dice or random.SystemRandom()  # the salt must not be guessed
     try:
         async with trio.open_nursery() as nursery:
             neighbours = Neighbours(host, nursery, serve=serve, dice=dice)
-            directory = KadDirectory(key, neighbours, boot=boot, wall=wall, salt=dice.randbytes(16))
+            directory = KadDirectory(
+                key, neighbours, boot=boot, wall=wall, salt=dice.randbytes(16),
+                shelf_bytes_max=shelf_bytes_max,
+            )  # fmt: skip
             if serve:
                 host.handle(PROTOCOL, directory.answers.serve)
             try:

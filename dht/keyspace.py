@@ -6,6 +6,7 @@ a record proves its own right to its slot (self-certifying), and nobody can fill
 
     spans_of(model)   who serves which blocks of this model      one record per peer
     MODELS            which models the swarm serves at all       one record per peer
+    chunk_of(digest)  who has this chunk of weights              one record per peer
     peer_point(id)    where a peer itself stands in the space
 
 One place holds the records of all peers that serve a model: the index of the model and its span
@@ -39,6 +40,11 @@ def spans_of(model: str) -> bytes:
 MODELS: Final = digest("potluck models")
 
 
+def chunk_of(chunk: bytes) -> bytes:
+    """The place of those who have the bytes with this digest."""
+    return digest("potluck chunk", chunk)
+
+
 @lru_cache(maxsize=8192)
 def peer_point(peer: str) -> bytes:
     """Where a peer stands: a digest of its id, so that nobody sits closer to a place for free."""
@@ -48,6 +54,11 @@ def peer_point(peer: str) -> bytes:
 def distance(one: bytes, other: bytes) -> int:
     """Kademlia's metric (Maymounkov and Mazières, 2002): exclusive or, as a number."""
     return int.from_bytes(one) ^ int.from_bytes(other)
+
+
+def shared_bits(one: bytes, other: bytes) -> int:
+    """How long a prefix two points have in common: two neighbours' is long."""
+    return PLACE_BYTES * 8 - distance(one, other).bit_length()
 
 
 def model_bytes(model: str) -> bytes:

@@ -4,7 +4,7 @@ Records are signed, kept and checked exactly as in the swarm; only the road is m
 trio clock, so that records expire under a MockClock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,16 @@ import trio
 
 from ..crypto.keys import IdentityKey
 from .directory import ModelOffer, offers
-from .keyspace import MODELS, Slot, spans_of
+from .keyspace import MODELS, Slot, chunk_of, spans_of
+from .known import Known
 from .record import (
+    CHUNK_REFRESH_S,
     REFRESH_S,
     Announcement,
+    AnyFact,
     ModelList,
     ModelName,
+    Provider,
     Record,
     Registry,
     check_record,
@@ -92,6 +96,24 @@ class MemoryDirectory:
         await trio.lowlevel.checkpoint()
         return offers(read(record, ModelList) for record in self._checked(MODELS))
 
+    async def provide(self, chunks: Sequence[bytes]) -> int:
+        await trio.lowlevel.checkpoint()
+        for chunk in chunks:
+            self._put(Provider(chunk, ()))
+        return len(set(chunks)) if len(self._shelf.peers) > 1 else 0
+
+    async def keep_providing(self, chunks: Callable[[], Sequence[bytes]]) -> None:
+        while True:
+            await self.provide(chunks())
+            await trio.sleep(CHUNK_REFRESH_S)
+
+    async def providers(self, chunks: Sequence[bytes]) -> Mapping[bytes, tuple[Provider, ...]]:
+        await trio.lowlevel.checkpoint()
+        return {
+            chunk: tuple(read(record, Provider) for record in self._checked(chunk_of(chunk)))
+            for chunk in chunks
+        }
+
     async def bootstrap(self, addresses: Sequence[str]) -> int:
         await trio.lowlevel.checkpoint()
         return len(self._shelf.peers) - 1
@@ -99,10 +121,13 @@ class MemoryDirectory:
     def peers(self) -> tuple[str, ...]:
         return tuple(sorted(self._shelf.peers - {self._key.peer_id}))
 
+    def answered(self) -> tuple[Known, ...]:
+        return ()
+
     def _names(self) -> list[ModelName]:
         return [ModelName(a.model, a.name, a.blocks) for a in self._announced.values()]
 
-    def _put(self, fact: Announcement | ModelList) -> None:
+    def _put(self, fact: AnyFact) -> None:
         self._seq += 1
         now = trio.current_time()
         self._shelf.put(sign_fact(self._key, fact, boot=self._boot, seq=self._seq, now=now))

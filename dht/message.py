@@ -11,6 +11,8 @@ question and may come in any order.
                                ◀──────────────  Found{id, closer, records}
     Put{id, records}           ──────────────▶
                                ◀──────────────  Kept{id, kept}
+    Fetch{id, places}          ──────────────▶          who has these chunks, many in one go
+                               ◀──────────────  Fetched{id, records}
 
 `have` names records that the reader has got in this look-up (8 bytes of each one's digest), so that
 twenty holders of one place do not all send the same.
@@ -29,8 +31,9 @@ PROTOCOL: Final = "/potluck/kad/1"
 LENGTH_BYTES: Final = 4
 CONTACTS_MAX: Final = 20  # Kademlia's k
 HAVE_BYTES: Final = 8  # enough that nobody makes a second record of the same eight
-PUT_RECORDS_MAX: Final = 8
+PUT_RECORDS_MAX: Final = 64  # small ones
 REQUEST_BYTES_MAX: Final = 48 * 1024  # eight records of the greatest size
+FETCH_PLACES_MAX: Final = 32  # 16 providers of each fill an answer
 ANSWER_BYTES_MAX: Final = 256 * 1024
 ANSWER_RECORD_BYTES_MAX: Final = 192 * 1024  # the rest is left for contacts and names
 
@@ -99,9 +102,28 @@ class Kept:
     kept: Annotated[tuple[bool, ...], Size(PUT_RECORDS_MAX)]
 
 
-Request = Hello | Find | Put
-Answer = Found | Kept
-Reply = Hello | Found | Kept
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Which records of chunks are at these places; where peers are is not answered."""
+
+    TAG: ClassVar[str] = "fetch"
+
+    id: Number
+    places: Annotated[tuple[Place, ...], Size(FETCH_PLACES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    TAG: ClassVar[str] = "fetched"
+
+    id: Number
+    records: Annotated[tuple[Raw, ...], Size(1024)]
+
+
+Question = Find | Put | Fetch
+Request = Hello | Question
+Answer = Found | Kept | Fetched
+Reply = Hello | Answer
 
 
 def to_frame(message: Request | Reply) -> bytes:
@@ -111,13 +133,13 @@ def to_frame(message: Request | Reply) -> bytes:
 
 def read_request(raw: bytes) -> Request:
     """Raises RemoteError."""
-    request: Request = decode_any(raw, (Hello, Find, Put), max_bytes=REQUEST_BYTES_MAX)
+    request: Request = decode_any(raw, (Hello, Find, Put, Fetch), max_bytes=REQUEST_BYTES_MAX)
     return request
 
 
 def read_reply(raw: bytes) -> Reply:
     """Raises RemoteError."""
-    reply: Reply = decode_any(raw, (Hello, Found, Kept), max_bytes=ANSWER_BYTES_MAX)
+    reply: Reply = decode_any(raw, (Hello, Found, Kept, Fetched), max_bytes=ANSWER_BYTES_MAX)
     return reply
 
 

@@ -7,6 +7,7 @@ hearsay, good for one try. Whoever answers with lies is shunned for ten minutes.
 
 import math
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -17,7 +18,7 @@ from ..errors import Refused, RemoteError, TransportError
 from .calls import ASK_S, Calls, Host
 from .keyspace import PLACE_BYTES, peer_point
 from .lookup import Lookup
-from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Put
+from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Question
 from .pace import Pace
 from .table import RoutingTable
 
@@ -28,6 +29,8 @@ SILENT_S: Final = 60.0  # after which a peer is asked whether it is there
 REFRESH_BUCKET_S: Final = 600.0  # libp2p's; each look-up in a small swarm meets every peer anyway
 JITTER: Final = 0.2  # algorithms 3.5: +-20 %, so that a swarm started at once spreads out
 BOOTSTRAP_S: Final = 10.0
+GRACE_S: Final = 1.0  # for the others, once one of those we join by has answered
+LOST_MAX: Final = 16  # peers that stopped answering, to be tried when nobody else is left
 ADDRESSES_MAX: Final = 8
 ADDRESS_CHARS_MAX: Final = 256
 
@@ -49,6 +52,7 @@ class Neighbours:
         self._shunned: dict[str, float] = {}
         self._refreshed: dict[int, float] = {}
         self._join: tuple[str, ...] = ()
+        self._lost: OrderedDict[str, Contact] = OrderedDict()  # the last one lost at the end
         self._pace = Pace()
         self.calls = Calls(host, nursery, self.hello, self.met)
 
@@ -73,7 +77,13 @@ class Neighbours:
 
         Raises TransportError when none of them answers.
         """
-        self._join = tuple(addresses)
+        self._join = tuple(dict.fromkeys((*self._join, *addresses)))
+        await self._meet(addresses)
+        await self.lookup(self._point)
+        return len(self.table)
+
+    async def _meet(self, addresses: Sequence[str]) -> None:
+        """Greet all; when one has answered, the others have a second. Raises TransportError."""
         groups: dict[str, list[str]] = {}
         for address in addresses:
             _, named, peer = address.rpartition("/p2p/")
@@ -81,12 +91,16 @@ class Neighbours:
                 groups.setdefault(peer if named else address, []).append(address)
         failures: list[str] = []
         async with trio.open_nursery() as nursery:
+
+            async def greet(group: list[str]) -> None:
+                if await self._greet(group, failures):
+                    enough_s = trio.current_time() + GRACE_S
+                    nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, enough_s)
+
             for group in groups.values():
-                nursery.start_soon(self._greet, group, failures)
+                nursery.start_soon(greet, group)
         if groups and len(failures) == len(groups):
             raise TransportError("; ".join(failures))
-        await self.lookup(self._point)
-        return len(self.table)
 
     async def lookup(
         self, place: bytes, take: Callable[[Found], None] | None = None,
@@ -108,7 +122,7 @@ class Neighbours:
             try:
                 found = await self.find(contact, Find(0, place, take is not None, have()))
                 if take is not None:
-                    self._believe(contact.peer, lambda: take(found))
+                    self.believe(contact.peer, lambda: take(found))
             except (TransportError, RemoteError):
                 lookup.failed(contact.peer)
             else:
@@ -138,10 +152,10 @@ class Neighbours:
                 public_of(closer.peer)
             return answer
 
-        return self._believe(contact.peer, check)
+        return self.believe(contact.peer, check)
 
     async def ask(
-        self, contact: Contact, question: Find | Put, *, deadline_s: float = ASK_S
+        self, contact: Contact, question: Question, *, deadline_s: float = ASK_S
     ) -> Answer:
         """Raises TransportError, or RemoteError at nonsense; the table knows of either."""
         peer = contact.peer
@@ -152,7 +166,10 @@ class Neighbours:
             answer = await self.calls.ask(peer, question, deadline_s=deadline_s)
             self._pace.took(trio.current_time() - begun_s)
         except TransportError:
+            addresses = self.table.addresses(peer)
             self.table.failed(peer)
+            if addresses is not None and peer not in self.table:
+                self._lose(Contact(peer, addresses))
             raise
         except RemoteError:
             self._shun(peer)
@@ -166,7 +183,7 @@ class Neighbours:
             await trio.sleep(self.jittered(TEND_S))
             now = trio.current_time()
             self._shunned = {peer: until for peer, until in self._shunned.items() if until > now}
-            if not len(self.table) and self._join:
+            if not len(self.table) and (self._join or self._lost):
                 await self._join_again()
             await self._ask_the_stalest(now)
             await self._refresh_a_bucket(now)
@@ -174,20 +191,23 @@ class Neighbours:
     def jittered(self, seconds: float) -> float:
         return seconds * self._dice.uniform(1 - JITTER, 1 + JITTER)
 
-    async def _greet(self, addresses: list[str], failures: list[str]) -> None:
-        """Connect, exchange Hellos, and hear of the peer's neighbours."""
+    async def _greet(self, addresses: list[str], failures: list[str]) -> bool:
+        """Connect, exchange Hellos, and hear of the peer's neighbours; whether it answered."""
         try:
             with trio.move_on_after(BOOTSTRAP_S):
                 peer = await self._host.connect(addresses)
                 await self.find(Contact(peer, ()), Find(0, self._point, False, b""))
-                return
+                return True
             failures.append(f"{addresses[0]}: no answer within {BOOTSTRAP_S:.0f} s")
         except (TransportError, RemoteError, Refused) as error:
             failures.append(f"{addresses[0]}: {error}")
+        return False
 
     async def _join_again(self) -> None:
+        lost = (address for contact in self._lost.values() for address in contact.addresses)
         try:
-            await self.join(self._join)
+            await self._meet((*self._join, *lost))
+            await self.lookup(self._point)
         except TransportError:
             return  # nobody is there yet; the next round tries again
 
@@ -215,13 +235,19 @@ class Neighbours:
         first_other = 1 << (rest - 1)
         return (mine ^ first_other ^ self._dice.getrandbits(rest - 1)).to_bytes(PLACE_BYTES)
 
+    def _lose(self, contact: Contact) -> None:
+        self._lost.pop(contact.peer, None)
+        self._lost[contact.peer] = contact
+        while len(self._lost) > LOST_MAX:
+            self._lost.popitem(last=False)
+
     def _learn(self, peer: str, addresses: Sequence[str]) -> None:
         try:
             self._host.learn(peer, addresses)
         except RemoteError:
             return  # no addresses that can be dialled: the peer will be unreachable, no more
 
-    def _believe(self, peer: str, check: Callable[[], T]) -> T:
+    def believe(self, peer: str, check: Callable[[], T]) -> T:
         """What `check` gives; a peer whose answer it refuses is shunned."""
         try:
             return check()

@@ -38,6 +38,13 @@ class Checker:
         check_times(known, now)
         return known
 
+    def place_of(self, raw: bytes, now: float) -> bytes | None:
+        """Where a record belongs; None when its time is wrong. Raises RemoteError."""
+        try:
+            return self.check(raw, None, now).slot.place
+        except Stale:
+            return None
+
 
 class Reading:
     """One read of one place, from several keepers."""
@@ -47,6 +54,11 @@ class Reading:
         self._checker = checker
         self._best: dict[str, Record] = {}
         self._have: set[bytes] = set()
+
+    @property
+    def found(self) -> bool:
+        """Whether anybody's record came."""
+        return bool(self._best)
 
     def have(self) -> bytes:
         """The names of the records that need not be sent again."""

@@ -1,12 +1,14 @@
 """One record, whether it may be believed, and which of two wins.
 
-A record is a fact that a peer signs about itself. It is expiring (at most 90 s) and monotonic
+A record is a fact that a peer signs about itself. It is expiring (at most 90 s; that a peer has a
+chunk of weights, which does not change by the minute: 30 min) and monotonic
 (`boot`, then `seq`); whoever reads one checks signature, signer, place, time and order, and merges
 by taking the newest, so that all who read the same records end with the same set (a CRDT).
 
     Record { kind, place, boot, seq, issued_s, expires_s, body }   signed in the domain "record"
         kind "span"    body = Announcement      under keyspace.spans_of(model)
         kind "models"  body = ModelList         under keyspace.MODELS
+        kind "chunk"   body = Provider          under keyspace.chunk_of(chunk)
 
 `boot` comes from the wall clock, max(unix seconds, last + 1), so that a disk restored from an old
 snapshot does not make an honest peer contradict itself. Nothing here reads a clock: `now` is unix
@@ -17,14 +19,16 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Final, Literal, TypeVar
 
 from ..crypto.codec import LOCAL, Range, Size, decode, encode
-from ..crypto.digest import digest
+from ..crypto.digest import DIGEST_BYTES, digest
 from ..crypto.envelope import OVERHEAD_BYTES, open_, sign
 from ..crypto.keys import IdentityKey
 from ..errors import RemoteError
-from .keyspace import MODEL_CHARS, MODELS, PLACE_BYTES, Slot, spans_of
+from .keyspace import MODEL_CHARS, MODELS, PLACE_BYTES, Slot, chunk_of, spans_of
 
 TTL_MAX_S: Final = 90.0  # with a refresh each 30 s two lost refreshes in a row are survived
 REFRESH_S: Final = TTL_MAX_S / 3
+CHUNK_TTL_MAX_S: Final = 1800.0  # a model has thousands: 90 s would cost a core (dht/chunks.py)
+CHUNK_REFRESH_S: Final = CHUNK_TTL_MAX_S / 3
 SKEW_MAX_S: Final = 30.0  # how far a peer's clock may be ahead of ours
 BODY_BYTES_MAX: Final = 4096
 RECORD_BYTES_MAX: Final = BODY_BYTES_MAX + 512 + OVERHEAD_BYTES
@@ -102,7 +106,26 @@ class ModelList(Stamped):
         return MODELS
 
 
-Fact = TypeVar("Fact", Announcement, ModelList)
+@dataclass(frozen=True, slots=True)
+class Provider(Stamped):
+    """That one peer has a chunk of weights, and where it may be asked for it."""
+
+    KIND: ClassVar[str] = "chunk"
+
+    chunk: Annotated[bytes, Size(DIGEST_BYTES, least=DIGEST_BYTES)]  # the digest of its bytes
+    addresses: Annotated[tuple[Annotated[str, Size(256)], ...], Size(4)]
+
+    def place(self) -> bytes:
+        return chunk_of(self.chunk)
+
+
+Fact = TypeVar("Fact", Announcement, ModelList, Provider)
+AnyFact = Announcement | ModelList | Provider
+
+
+def ttl_max_s(kind: str) -> float:
+    """How long a record of this kind may live."""
+    return CHUNK_TTL_MAX_S if kind == Provider.KIND else TTL_MAX_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +161,12 @@ class Record:
 
 
 def sign_fact(
-    key: IdentityKey, fact: Announcement | ModelList, *, boot: int, seq: int, now: float,
-    ttl_s: float = TTL_MAX_S,
+    key: IdentityKey, fact: AnyFact, *, boot: int, seq: int, now: float,
+    ttl_s: float = CHUNK_TTL_MAX_S,
 ) -> Record:  # fmt: skip
-    """`fact`, stamped and signed by `key`, good for `ttl_s` from `now`."""
-    place, body, expires_s = fact.place(), encode(fact), now + min(ttl_s, TTL_MAX_S)
+    """`fact`, stamped and signed by `key`, good for `ttl_s`, or for as long as its kind may."""
+    place, body = fact.place(), encode(fact)
+    expires_s = now + min(ttl_s, ttl_max_s(fact.KIND))
     signed = encode(Signed(fact.KIND, place, boot, seq, now, expires_s, body))
     raw = sign(key, DOMAIN, signed)
     slot = Slot(place, key.peer_id)
@@ -154,7 +178,7 @@ def check_record(raw: bytes, place: bytes | None, now: float, *, peer: str | Non
 
     place: None for whichever it names; peer: the only signer to be accepted, None for any.
     Raises RemoteError when it is oversize, not canonical, forged, someone else's, of another place,
-    expired, from the future, or claims to live longer than 90 s.
+    expired, from the future, or claims to live longer than its kind may.
     """
     signer, signed = open_(raw, DOMAIN, max_bytes=RECORD_BYTES_MAX)
     if peer is not None and signer != peer:
@@ -162,7 +186,7 @@ def check_record(raw: bytes, place: bytes | None, now: float, *, peer: str | Non
     told = decode(signed, Signed, max_bytes=BODY_BYTES_MAX + 512)
     if place is not None and told.place != place:
         raise RemoteError("a record of another place")
-    if not 0 < told.expires_s - told.issued_s <= TTL_MAX_S + 1e-3:  # floats round
+    if not 0 < told.expires_s - told.issued_s <= ttl_max_s(told.kind) + 1e-3:  # floats round
         raise RemoteError(f"a record that lives {told.expires_s - told.issued_s:.0f} s")
     record = Record(
         told.kind, Slot(told.place, signer), told.boot, told.seq, told.issued_s, told.expires_s,
@@ -188,7 +212,7 @@ def read(record: Record, kind: type[Fact]) -> Fact:
     if told.place() != record.slot.place:
         raise RemoteError("a record whose body belongs to another place")
     peer = record.slot.peer
-    if isinstance(told, Announcement):
+    if isinstance(told, Announcement | Provider):
         for address in told.addresses:
             if not address.endswith(f"/p2p/{peer}"):
                 raise RemoteError(f"an address that is not the signer's own: {address:.80}")
@@ -219,7 +243,7 @@ class Registry:
     """The newest (boot, seq) ever seen of each slot: nobody can roll a reader back.
 
     A mark may be forgotten once every older record of its slot has expired by itself: an older
-    one was issued before, up to SKEW_MAX_S of a clock set back, and lives TTL_MAX_S at most.
+    one was issued before, up to SKEW_MAX_S of a clock set back, and lives ttl_max_s at most.
     """
 
     def __init__(self, *, marks_max: int = 65_536) -> None:  # 64k peers' spans, about 20 MB
@@ -234,7 +258,7 @@ class Registry:
 
         Raises Stale when a newer one has been seen, RemoteError at another of this boot and seq.
         """
-        until_s = record.issued_s + TTL_MAX_S + SKEW_MAX_S
+        until_s = record.issued_s + ttl_max_s(record.kind) + SKEW_MAX_S
         mark = self._marks.pop(record.slot, None)
         if mark is None:
             self._make_room()

@@ -24,6 +24,16 @@ ENTRY_BYTES: Final = 1024  # what Python adds to a record's own bytes, measured,
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a shelf holds: of one place, of one peer, in all."""
+
+    place_records_max: int = PLACE_RECORDS_MAX
+    peer_places_max: int = PEER_PLACES_MAX
+    peer_bytes_max: int = SHELF_BYTES_MAX
+    bytes_max: int = SHELF_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
 class _Seat:
     record: Record
     rank: bytes
@@ -32,13 +42,14 @@ class _Seat:
 class Shelf:
     """Records by place, then by peer. What goes in has been checked and admitted."""
 
-    def __init__(self, me: str, *, salt: bytes, bytes_max: int = SHELF_BYTES_MAX) -> None:
+    def __init__(self, me: str, *, salt: bytes, limits: Limits | None = None) -> None:
         self._me = me
         self._point = peer_point(me)
         self._salt = salt
-        self._bytes_max = bytes_max
+        self._limits = limits or Limits()
         self._places: dict[bytes, dict[str, _Seat]] = {}
         self._places_of: dict[str, int] = {}
+        self._bytes_of: dict[str, int] = {}
         self.bytes_held = 0
 
     def __len__(self) -> int:
@@ -56,7 +67,7 @@ class Shelf:
             return
         rank = digest("potluck seat", self._salt, peer.encode())
         if peer != self._me:
-            self._make_room(place, peer, rank)
+            self._make_room(record, rank)
         self._seat(record, rank)
 
     def at(
@@ -85,17 +96,20 @@ class Shelf:
         for slot in expired:
             self._take(slot.place, slot.peer)
 
-    def _make_room(self, place: bytes, peer: str, rank: bytes) -> None:
-        if self._places_of.get(peer, 0) >= PEER_PLACES_MAX:
-            raise Refused(f"{peer} fills {PEER_PLACES_MAX} places", retry_after_s=REFRESH_S)
+    def _make_room(self, record: Record, rank: bytes) -> None:
+        place, peer, limits = record.slot.place, record.slot.peer, self._limits
+        if self._places_of.get(peer, 0) >= limits.peer_places_max:
+            raise Refused(f"{peer} fills {limits.peer_places_max} places", retry_after_s=REFRESH_S)
+        if self._bytes_of.get(peer, 0) + _size(record) > limits.peer_bytes_max:
+            raise Refused(f"{peer} fills {limits.peer_bytes_max} bytes", retry_after_s=REFRESH_S)
         seats = self._places.get(place, {})
         others = [name for name in seats if name != self._me]
-        if len(others) >= PLACE_RECORDS_MAX:
+        if len(others) >= limits.place_records_max:
             last = max(others, key=lambda name: seats[name].rank)
             if seats[last].rank <= rank:
                 raise Refused("the place is full", retry_after_s=REFRESH_S)
             self._take(place, last)
-        while self.bytes_held >= self._bytes_max:
+        while self.bytes_held >= limits.bytes_max:
             far = max(self._places, key=lambda at: distance(at, self._point))
             if distance(far, self._point) <= distance(place, self._point):
                 raise Refused("the shelf is full", retry_after_s=REFRESH_S)
@@ -106,13 +120,20 @@ class Shelf:
         slot = record.slot
         self._places.setdefault(slot.place, {})[slot.peer] = _Seat(record, rank)
         self._places_of[slot.peer] = self._places_of.get(slot.peer, 0) + 1
-        self.bytes_held += len(record.raw) + ENTRY_BYTES
+        self._bytes_of[slot.peer] = self._bytes_of.get(slot.peer, 0) + _size(record)
+        self.bytes_held += _size(record)
 
     def _take(self, place: bytes, peer: str) -> None:
         seats = self._places[place]
-        self.bytes_held -= len(seats.pop(peer).record.raw) + ENTRY_BYTES
+        size = _size(seats.pop(peer).record)
+        self.bytes_held -= size
+        self._bytes_of[peer] -= size
         if not seats:
             del self._places[place]
         self._places_of[peer] -= 1
         if not self._places_of[peer]:
-            del self._places_of[peer]
+            del self._places_of[peer], self._bytes_of[peer]
+
+
+def _size(record: Record) -> int:
+    return len(record.raw) + ENTRY_BYTES

@@ -109,6 +109,10 @@ class RoutingTable:
         entry = min(self._entries(), key=lambda entry: entry.heard_s, default=None)
         return None if entry is None else (entry.contact, entry.heard_s)
 
+    def heard_of(self) -> list[tuple[Contact, float]]:
+        """Those who did not fail to answer last, and when we heard of each."""
+        return [(e.contact, e.heard_s) for e in self._entries() if not e.failures]
+
     def peers(self) -> tuple[str, ...]:
         return tuple(sorted(entry.contact.peer for entry in self._entries()))
 

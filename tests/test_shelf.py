@@ -13,7 +13,7 @@ from potluck.dht.keyspace import MODELS, Slot, distance, peer_point
 from potluck.dht.message import HAVE_BYTES
 from potluck.dht.reading import Checker, Reading
 from potluck.dht.record import ModelList, Record, Registry, Stale, sign_fact
-from potluck.dht.shelf import ENTRY_BYTES, PEER_PLACES_MAX, PLACE_RECORDS_MAX, Shelf
+from potluck.dht.shelf import ENTRY_BYTES, PEER_PLACES_MAX, PLACE_RECORDS_MAX, Limits, Shelf
 from potluck.errors import Refused, RemoteError
 
 NOW = 1_790_000_000.0
@@ -82,7 +82,7 @@ def test_a_full_shelf_gives_up_what_is_farthest_from_us() -> None:
     places = sorted(
         (dice.randbytes(32) for _ in range(40)), key=lambda place: distance(place, peer_point("me"))
     )
-    shelf = Shelf("me", salt=b"s", bytes_max=20 * (500 + ENTRY_BYTES))
+    shelf = Shelf("me", salt=b"s", limits=Limits(bytes_max=20 * (500 + ENTRY_BYTES)))
     for n, place in enumerate(dice.sample(places, 40)):
         try:
             shelf.put(kept(f"peer{n}", place=place))
