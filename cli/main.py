@@ -14,6 +14,7 @@ import typer
 
 from .. import __version__
 from .bench import bench
+from .bootstrap import bootstrap
 from .chat import chat, generate
 from .demo import demo
 from .edge import complain, report
@@ -63,6 +64,7 @@ def welcome(
 
 
 app.command()(node)
+app.command()(bootstrap)
 app.command()(generate)
 app.command()(chat)
 app.command()(status)

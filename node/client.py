@@ -34,6 +34,7 @@ from .config import find_join, home_of
 from .generation import Generation, Piece, Request, encode_request, open_generation
 from .library import find_model
 from .member import Member, open_member
+from .peerstore import load_known
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
 
@@ -117,12 +118,13 @@ async def open_swarm(
     """Join as a client.
 
     join: addresses of any peers; by default POTLUCK_JOIN, the config file, or what runs under this
-    home. threads: for the embedding and the head; None: the library's own choice.
+    home; else the peers that its last node knew. threads: for the embedding and the head; None: the
+    library's own choice.
     Raises UserError when there is nobody to join by, or nobody answers.
     """
     place = home_of(home)
-    addresses = find_join(join, place)
-    if not addresses:
+    addresses, known = find_join(join, place), load_known(place)
+    if not addresses and not known:
         raise UserError(
             "no swarm to join: start one (potluck testnet up), or give --join or POTLUCK_JOIN"
         )
@@ -135,6 +137,7 @@ async def open_swarm(
             join=addresses,
             boot=int(time.time()),
             serve=False,
+            known=known,
         ) as member,
     ):
         try:

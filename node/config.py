@@ -3,6 +3,9 @@
 POTLUCK_HOME   where keys, digests and running nodes are kept
 POTLUCK_JOIN   addresses of peers to join by, separated by commas
 config.toml    in the home: `join = ["/ip4/.../tcp/.../p2p/..."]`
+
+Whom to join by when all of these name nobody, or nobody answers: the peers of the last run
+(peerstore.py).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
@@ -28,7 +31,8 @@ class NodeConfig:
     """One node. cache_mib: memory for sessions' keys and values; 0 takes a quarter of what is free.
 
     threads: 0 takes the library's own choice. drain_s: how long live sessions may go on after a
-    request to stop.
+    request to stop. relay: pass streams on for peers behind NATs: when strangers can dial us, from
+    the start, or never.
     """
 
     home: Path
@@ -43,6 +47,7 @@ class NodeConfig:
     cache_mib: int = 0
     offline: bool = False
     drain_s: float = 10.0
+    relay: Literal["auto", "yes", "no"] = "auto"
 
 
 def default_home() -> Path:

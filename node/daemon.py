@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -34,10 +33,12 @@ from .compute.memory import free_bytes
 from .compute.stage import Stage
 from .compute.worker import open_worker
 from .config import RUNNING, NodeConfig
+from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
 from .library import find_model
 from .log import get_logger
 from .member import Member, open_member
+from .peerstore import keep_known, load_known
 from .server import Server
 
 if TYPE_CHECKING:
@@ -84,11 +85,23 @@ async def run_node(
     """Serve until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend."""
     began_s = time.monotonic()
     prepare_home(config.home)
+    with hold_home(config.home):
+        await _run(config, began_s, task_status)
+
+
+async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready]) -> None:
     key = load_or_create(config.home)
     boot = next_boot(config.home, time.time())
     async with (
         open_worker(threads=config.threads or None, queued_max=STEPS_QUEUED_MAX) as worker,
-        open_member(key, listen=config.listen, join=config.join, boot=boot, serve=True) as member,
+        open_member(
+            key,
+            listen=config.listen,
+            join=config.join,
+            boot=boot,
+            serve=True,
+            known=load_known(config.home),
+        ) as member,
     ):
         loaded = await worker.run(_load, config)
         await _refuse_namesake(member, loaded)
@@ -98,6 +111,7 @@ async def run_node(
         # Until here a signal has its usual effect, and ends us: nobody counts on us yet.
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
             async with trio.open_nursery() as services:
+                services.start_soon(keep_known, config.home, member.directory)
                 await services.start(
                     member.directory.keep, lambda: _announce(config, member, loaded, admission)
                 )
@@ -121,27 +135,6 @@ async def _until_stopped(signals: AsyncIterator[int], counts: Callable[[], dict[
             log.info("stopping", signal=signal.Signals(number).name)
             return
         log.info("counts", **counts())
-
-
-def prepare_home(home: Path) -> None:
-    """Make the home, for its owner alone. Raises UserError."""
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{home}: cannot be made ({error.strerror}); give another --home"
-        ) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one go. Raises UserError when the disk refuses."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free the disk") from error
 
 
 def _load(config: NodeConfig) -> _Loaded:

@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
 from ..dht.kad import open_directory
+from ..dht.known import Known, to_join
+from ..dht.shelf import SHELF_BYTES_MAX
 from ..errors import RemoteError, TransportError, UserError
+from .log import get_logger
 from .net.address import parse
 from .net.host import Host, HostConfig, open_host
+from .net.nat import Nat, NatConfig, start_nat
 from .router import Router
+
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,7 @@ class Member:
     host: Host
     directory: Directory
     router: Router
+    nat: Nat
 
 
 @asynccontextmanager
@@ -33,24 +40,57 @@ async def open_member(
     join: Sequence[str],
     boot: int,
     serve: bool,
+    known: Sequence[Known] = (),
+    shelf_bytes_max: int = SHELF_BYTES_MAX,
+    nat: NatConfig | None = None,
 ) -> AsyncIterator[Member]:
     """Listen and join. serve: keep records for others (a node), or only ask (a client).
 
-    Raises UserError when a port is in use, or when nobody in `join` can be reached.
+    A node behind a NAT is reachable through relays when this yields, if any peer is one.
+
+    known: peers of the last run, to join by when there is nobody in `join`, or nobody answers.
+    Raises UserError when a port is in use, or when nobody can be reached; a node that was not told
+    to join anybody is its swarm's first then, and goes on asking those it knew.
     """
     for address in join:
         _check_join(address)
     async with (
         open_host(HostConfig(seed=key.seed(), listen=listen)) as host,
-        open_directory(host, key, boot=boot, serve=serve) as directory,
+        open_directory(
+            host, key, boot=boot, serve=serve, shelf_bytes_max=shelf_bytes_max
+        ) as directory,
     ):
-        if join:
-            try:
-                await directory.bootstrap(join)
-            except TransportError as error:
-                raise UserError(f"nobody answers: {error}; check that a node runs there") from error
+        crossing = start_nat(host, key, nat)
+        crossing.changed.append(directory.hurry)
+        await _join(directory, join, known, may_be_first=serve and not join)
+        if serve:
+            await crossing.settled()
         # SystemRandom: which peer a client prefers must not be guessable by the peers
-        yield Member(host, directory, Router(host, directory, random.SystemRandom()))
+        yield Member(host, directory, Router(host, directory, random.SystemRandom()), crossing)
+
+
+async def _join(
+    directory: Directory, join: Sequence[str], known: Sequence[Known], *, may_be_first: bool
+) -> None:
+    """Join by whoever was named, else by those of the last run."""
+    failure: TransportError | None = None
+    for addresses in (tuple(join), to_join(known)):
+        if not addresses:
+            continue
+        try:
+            await directory.bootstrap(addresses)
+        except TransportError as error:
+            failure = failure or error  # what the user named explains more
+            continue
+        if failure is not None:
+            log.warning("joined by peers of the last run", reason=str(failure))
+        return
+    if failure is None:
+        return
+    if may_be_first:
+        log.warning("alone: no peer of the last run answers", tried=len(known))
+        return
+    raise UserError(f"nobody answers: {failure}; check that a node runs there")
 
 
 def _check_join(text: str) -> None:

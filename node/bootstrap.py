@@ -1,0 +1,101 @@
+"""A light node: keeps records for others and is an address to join by. Knows no model, no torch.
+
+identity ▶ host ▶ directory ▶ ready ... SIGTERM ▶ gone
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from .config import RUNNING
+from .home import hold_home, prepare_home, write_whole
+from .identity import load_or_create, next_boot
+from .log import get_logger
+from .member import open_member
+from .peerstore import keep_known, load_known
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
+
+log = get_logger()
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SHELF_BYTES_MAX: Final = 8 * 1024 * 1024  # of either shelf: with 90 MiB of program, 110 at most
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapConfig:
+    """A light node's settings."""
+
+    home: Path
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    join: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a light node says once it answers. known: peers that it knows by then."""
+
+    peer: str
+    addresses: tuple[str, ...]
+    known: int
+    seconds: float
+
+
+async def run_bootstrap(
+    config: BootstrapConfig, *, task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend."""
+    began_s = time.monotonic()
+    prepare_home(config.home)
+    with hold_home(config.home), trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        key = load_or_create(config.home)
+        async with (
+            open_member(
+                key,
+                listen=config.listen,
+                join=config.join,
+                boot=next_boot(config.home, time.time()),
+                serve=True,
+                known=load_known(config.home),
+                shelf_bytes_max=SHELF_BYTES_MAX,
+            ) as member,
+            trio.open_nursery() as services,
+        ):
+            services.start_soon(keep_known, config.home, member.directory)
+            ready = Ready(
+                member.host.peer_id,
+                member.host.addresses(),
+                len(member.directory.peers()),
+                time.monotonic() - began_s,
+            )
+            running = config.home / RUNNING
+            write_whole(running, json.dumps(_facts(ready)))
+            try:
+                task_status.started(ready)
+                async for number in signals:
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    break
+            finally:
+                running.unlink(missing_ok=True)
+            services.cancel_scope.cancel()
+
+
+def _facts(ready: Ready) -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "python": sys.version.split()[0],
+        "role": "bootstrap",
+        "peer": ready.peer,
+        "addresses": list(ready.addresses),
+        "seconds": round(ready.seconds, 3),
+    }

@@ -1,0 +1,70 @@
+"""A node's home on disk: made for its owner alone, held by one process, written in one go.
+
+home/lock    held (flock) for as long as a process runs under this key: the kernel lets go of it
+             however the process ends, so nothing is left to clean up
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import UserError
+
+LOCK = "lock"
+
+
+def prepare_home(home: Path) -> None:
+    """Make the home, for its owner alone. Raises UserError."""
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{home}: cannot be made ({error.strerror}); give another --home"
+        ) from error
+
+
+@contextmanager
+def hold_home(home: Path) -> Iterator[None]:
+    """Be the only one to run under this home. Raises UserError when another process does."""
+    path = home / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be used ({error.strerror}); mend or remove it") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process runs under {home} already: give this one a --home of its own"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be locked ({error.strerror}); choose a --home on a local disk"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one go. Raises UserError when the disk refuses."""
+    try:
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free the disk") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """The file has its old content or the new one, never a part. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
