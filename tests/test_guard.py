@@ -226,13 +226,14 @@ async def test_silent_connections_are_dropped_after_a_while() -> None:
         await still_serves(victim)
 
 
-async def test_unfinished_handshakes_are_bounded() -> None:
+async def test_unfinished_handshakes_are_bounded_and_keep_nobody_out() -> None:
     async with serving(handshakes_max=3) as victim:
         with ExitStack() as open_ones:
             opened = [open_ones.enter_context(await tcp(victim)) for _ in range(6)]
-            for sock in opened[3:]:
-                assert await heard(sock) == b""  # turned away
-            assert victim._gate._shaking.total() == 3
+            for sock in opened[:3]:
+                assert await heard(sock) == b""  # given up, the oldest first
+            assert victim._gate._shaking.total() == len(victim._shaking) == 3
+            await still_serves(victim)
         with trio.fail_after(5):
             while victim._gate._shaking.total():
                 await trio.lowlevel.checkpoint()
@@ -248,6 +249,14 @@ async def test_a_stream_that_does_not_say_what_it_wants_is_dropped() -> None:
             while victim._inbound_streams:
                 await trio.lowlevel.checkpoint()
         assert victim.connected()
+
+
+async def test_whoever_holds_all_streams_gives_way_to_others() -> None:
+    async with serving(inbound_streams_max=5) as victim, raw_peer(victim) as link:
+        link.push([b"".join(header(DATA, SYN, 1 + 2 * n, 1) + b"\x13" for n in range(50))])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert victim._inbound_streams == 5
+        await still_serves(victim)
 
 
 async def test_streams_are_bounded_in_all() -> None:

@@ -84,6 +84,7 @@ class Host:
         self._dials: Joined[Connection] = Joined(nursery)
         self._plugged: dict[Mux, PluggedConn] = {}
         self._inbound_streams = 0
+        self._shaking: dict[socket.socket, trio.CancelScope] = {}  # handshakes, the oldest first
         self._published: tuple[Address, ...] = ()
         self._kept: dict[str, set[str]] = {}
         self.nat = NatReport()
@@ -338,23 +339,35 @@ class Host:
                 continue  # or the peer had left already
             if self._has_room() and self._gate.admits(remote[0]):
                 self._gate.handshake_began(remote[0])
-                self._nursery.start_soon(self._welcome, sock, (remote[0], remote[1]))
+                self._give_up_silent()
+                scope = self._shaking[sock] = trio.CancelScope()
+                self._nursery.start_soon(self._welcome, sock, (remote[0], remote[1]), scope)
             else:
                 sock.close()
 
-    async def _welcome(self, sock: socket.socket, remote: tuple[str, int]) -> None:
+    def _give_up_silent(self) -> None:
+        """Of too many handshakes the oldest goes: who says nothing cannot keep others out."""
+        if len(self._shaking) >= self._config.limits.handshakes_max:
+            oldest = next(iter(self._shaking))
+            self._shaking.pop(oldest).cancel()
+
+    async def _welcome(
+        self, sock: socket.socket, remote: tuple[str, int], scope: trio.CancelScope
+    ) -> None:
         """Shake hands with whoever has connected."""
         carrier = SocketCarrier(sock)
         try:
             sock.setblocking(False)
             tune(sock)
-            with trio.move_on_after(self._config.limits.handshake_s):
+            scope.deadline = trio.current_time() + self._config.limits.handshake_s
+            with scope:
                 dialed = await self.yields_to(carrier, remote[0]) if self.yields_to else None
                 await self.adopt(carrier, remote, dialed=dialed)
         except (RemoteError, TransportError, OSError) as error:
             carrier.close()
             log.debug("handshake failed", remote=remote[0], reason=str(error))
         finally:
+            self._shaking.pop(sock, None)
             self._gate.handshake_over(remote[0])
 
     def _take_up(self, connection: Connection) -> Connection:
@@ -415,8 +428,11 @@ class Host:
 
     def _on_stream(self, stream: MuxStream) -> None:
         if self._inbound_streams >= self._config.limits.inbound_streams_max:
-            stream.reset_now("too many streams")
-            return
+            crowd = max((one.mux for one in self._peers.all()), key=lambda mux: len(mux.streams))
+            if crowd is stream.mux:
+                stream.reset_now("too many streams")
+                return
+            crowd.shed("others want a stream too")
         self._inbound_streams += 1
         self._nursery.start_soon(self._serve, stream)
 
