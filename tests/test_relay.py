@@ -102,7 +102,7 @@ async def test_a_circuit_ends_with_its_bytes() -> None:
                 await exactly(stream, KIB * KIB)
         with trio.fail_after(5):
             while yard_.relay.circuits:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
 
 
 async def test_a_call_needs_a_reservation() -> None:
@@ -141,7 +141,7 @@ async def test_a_reservation_ends_with_its_connection() -> None:
         yard_.middle.disconnect(yard_.bob.peer_id)
         with trio.fail_after(5):
             while yard_.bob.connected():
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
         assert yard_.relay.peers == ()
         assert await yard_.held.tend()
         assert yard_.held.addresses() == ()
