@@ -112,13 +112,16 @@ class JsPeer:
 
 
 @asynccontextmanager
-async def open_js_peer(folder: Path, *, bare: bool = False) -> AsyncIterator[JsPeer]:
-    """A js-libp2p host on loopback; it ends with this. A bare one has no gossip and no DHT."""
+async def open_js_peer(folder: Path, *roles: str) -> AsyncIterator[JsPeer]:
+    """A js-libp2p host on loopback; it ends with this.
+
+    roles: "bare" for one without gossip and DHT, "relay" for one that relays.
+    """
     script = folder / "peer.mjs"  # there, for that is where node looks for what it imports
     shutil.copy(HERE / "peer.mjs", script)
     node = folder / "node_modules" / ".bin" / "node"
     process = await trio.lowlevel.open_process(
-        [str(node), str(script), *(["bare"] if bare else [])],
+        [str(node), str(script), *roles],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

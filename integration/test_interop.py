@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .interop import BARE, CASES, open_lab, run_case
+from .interop import BARE, CASES, run_case
+from .interop_lab import open_lab
 from .js_peer import Unavailable, install
 
 

@@ -4,14 +4,15 @@
 //
 // Everything in it is js-libp2p's own; nothing is tuned but its limits on streams of a
 // protocol and on connections a second.
-// With the argument "bare" it has neither gossip nor a DHT, which dial peers on their own account.
+// With the argument "bare" it has neither gossip nor a DHT, which dial peers on their own account;
+// with "relay" it is a relay.
 // It ends when its standard input does.
 
 import { createHash, randomBytes } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
-import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
+import { circuitRelayServer, circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { gossipsub } from '@libp2p/gossipsub'
 import { identify, identifyPush } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
@@ -37,7 +38,7 @@ async function checkRecord (key, value) {
   if (!lenient && name !== sha256(value).toString('hex').slice(0, 32)) throw new Error('not the digest of the value')
 }
 
-const talkative = process.argv[2] === 'bare' ? {} : {
+const talkative = process.argv.includes('bare') ? {} : {
   gossip: gossipsub({ allowPublishToZeroTopicPeers: false }),
   dht: kadDHT({
     protocol: '/ipfs/kad/1.0.0',
@@ -58,7 +59,8 @@ const node = await createLibp2p({
     identify: identify(),
     identifyPush: identifyPush(),
     ping: ping(),
-    ...talkative
+    ...talkative,
+    ...(process.argv.includes('relay') ? { relay: circuitRelayServer() } : {})
   }
 })
 
@@ -149,7 +151,10 @@ const deeds = {
 
   connection: ({ peer }) => {
     const [one] = node.getConnections(peerIdFromString(peer))
-    return { security: one.encryption, muxer: one.multiplexer, direction: one.direction }
+    const limits = one.limits == null
+      ? null // direct
+      : { bytes: Number(one.limits.bytes), seconds: Math.round(one.limits.seconds) }
+    return { security: one.encryption, muxer: one.multiplexer, direction: one.direction, limits }
   },
 
   identified: async ({ peer }) => {
@@ -267,20 +272,6 @@ const deeds = {
     const reserved = () => texts(node.getMultiaddrs()).filter((text) => text.includes('/p2p-circuit'))
     await until(() => reserved().length > 0)
     return reserved()
-  },
-
-  reservation: ({ relay }) => {
-    for (const listener of node.components.transportManager.getListeners()) {
-      const held = listener.reservationStore?.reservations?.get?.(peerIdFromString(relay))
-      if (held != null) {
-        return {
-          expire: Number(held.reservation.expire),
-          bytes: Number(held.limit?.data ?? 0),
-          seconds: Number(held.limit?.duration ?? 0)
-        }
-      }
-    }
-    return null
   }
 }
 
