@@ -1,0 +1,16 @@
+"""One line of the table of bars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    bar: str
+    goal: str
+    measured: str
+    holds: bool
+    command: str
