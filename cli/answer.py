@@ -78,6 +78,7 @@ class Told:
                     "blocks": [lost.blocks.start, lost.blocks.stop],
                     "reason": lost.reason,
                     "after_s": round(lost.at_s - self.began_s, 6),
+                    "moved": lost.moved,
                 }
                 for lost in self.recoveries
             ],
@@ -95,9 +96,11 @@ class Told:
         if self.pieces:
             parts.append(f"first after {self.pieces[0].seconds * 1e3:.0f} ms")
         parts.append(f"{len(self.route)} hop{'' if len(self.route) == 1 else 's'}")
-        if self.recoveries:
-            lost = ", ".join(short(one.peer) for one in self.recoveries)
+        lost = ", ".join(short(one.peer) for one in self.recoveries if not one.moved)
+        if lost:
             parts.append(f"went on without {lost}")
+        if any(one.moved for one in self.recoveries):
+            parts.append("left a relay for a direct way")
         if not self.exact:
             parts.append("by a peer that rounds otherwise")
         if self.seed is not None:

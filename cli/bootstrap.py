@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .loading import loading
-from .options import Home, Join, Json, print_json, say
+from .options import Home, Join, Json, Relay, print_json, say
 from .run import listen_address
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def bootstrap(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 0,
     join: Join = None,
     home: Home = None,
+    relay: Relay = "yes",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     json: Json = False,
 ) -> None:
@@ -47,6 +48,7 @@ def bootstrap(
             home=place,
             listen=tuple(listen_address(host, port) for host in listen or ["127.0.0.1"]),
             join=find_join(join or (), place),
+            relay=relay,
         ),
         json,
     )

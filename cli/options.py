@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,12 @@ Join = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what the hub's cache holds.")]
+Relay = Annotated[
+    Literal["auto", "yes", "no"],
+    typer.Option(
+        help="Pass on, within limits, for peers behind NATs: auto is once strangers can dial us."
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(

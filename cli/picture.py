@@ -14,6 +14,7 @@ from ..dht.record import Announcement
 from ..errors import RemoteError, TransportError
 from ..node.client import Swarm, open_swarm
 from ..swarm.blocks import BlockRange, replicas, uncovered
+from .answer import short
 from .edge import until_signalled
 from .options import print_json, say
 from .tables import print_table
@@ -27,6 +28,7 @@ class Link:
 
     kind: str  # direct, relayed or unreachable
     rtt_s: float | None
+    relay: str | None = None  # the peer that it leads over
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ async def _knock(swarm: Swarm, span: Announcement, links: dict[str, Link]) -> No
             await host.connect(span.addresses)
         except (TransportError, RemoteError):
             return  # it stays unreachable in the picture
-        relayed = all("/p2p-circuit" in address for address in span.addresses)
-        links[span.peer] = Link("relayed" if relayed else "direct", host.rtt_s(span.peer))
+        relay = host.relay_of(span.peer)
+        links[span.peer] = Link("relayed" if relay else "direct", host.rtt_s(span.peer), relay)
 
 
 def show_status(join: Sequence[str], home: Path | None, *, json: bool) -> int:
@@ -160,6 +162,7 @@ def _span_facts(span: Announcement, link: Link) -> dict[str, Any]:
         "blocks": [span.start, span.stop],
         "state": span.state,
         "link": link.kind,
+        "relay": link.relay,
         "rtt_s": None if link.rtt_s is None else round(link.rtt_s, 6),
         "device": span.device,
         "dtype": span.dtype,
@@ -190,7 +193,7 @@ def _row(span: Announcement, link: Link) -> tuple[str, ...]:
         f"  {span.start}:{span.stop}",
         span.peer,
         span.state,
-        link.kind,
+        f"{link.kind} by {short(link.relay)}" if link.relay else link.kind,
         "" if link.rtt_s is None else f"{link.rtt_s * 1e3:.1f} ms",
         f"{_rate(span):.0f}",
         _count(span.cache_tokens_free // (span.stop - span.start)),

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import UserError
 from .loading import loading
-from .options import Home, Join, Json, Model, Offline, print_json, say
+from .options import Home, Join, Json, Model, Offline, Relay, print_json, say
 
 if TYPE_CHECKING:
     from ..node.config import NodeConfig
@@ -38,6 +38,7 @@ def node(
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions may go on at the end.")
     ] = 10.0,
+    relay: Relay = "auto",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     json: Json = False,
 ) -> None:
@@ -68,6 +69,7 @@ def node(
         cache_mib=cache_mib,
         offline=offline,
         drain_s=drain_s,
+        relay=relay,
     )
     _serve(config, json)
 

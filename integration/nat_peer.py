@@ -1,8 +1,8 @@
 """One peer of the NAT laboratory: a host with all that crosses NATs, told what to do line by line.
 
-    {"do": "report"}                                  what it knows of itself
-    {"do": "meet", "peer": ..., "addresses": [...]}   connect, and wait for the direct path
-    {"do": "part", "peer": ...}                       disconnect
+{"do": "report"}                                  what it knows of itself
+{"do": "meet", "peer": ..., "addresses": [...]}   connect, and wait for the direct path
+{"do": "part", "peer": ...}                       disconnect
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from .identity import load_or_create, next_boot
 from .library import find_model
 from .log import get_logger
 from .member import Member, open_member
+from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
 from .server import Server
 
@@ -101,6 +102,7 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
             boot=boot,
             serve=True,
             known=load_known(config.home),
+            nat=NatConfig(relay=config.relay),
         ) as member,
     ):
         loaded = await worker.run(_load, config)

@@ -25,6 +25,7 @@ HISTORIES_MAX = 8192  # about 8 MB; strangers can make up as many peers as they 
 FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
 HURRY_S = 60.0  # most peers of a minute ago are there still; one that is not costs one dial
 GRACE_S = 3.0  # longer than a first ban: one hiccup of the only replica is survived
+RELAYED = 0.2  # of its rate is what a peer behind a relay counts for: Petals' own penalty
 LOOK_AGAIN_S = 0.25  # between two looks for cover that is not there
 
 
@@ -145,10 +146,13 @@ class Router:
 
     def _span(self, told: Announcement) -> Span:
         history = self.history(told.peer)
+        rate = told.decode_tokens_s
+        if self._host.relay_of(told.peer) is not None:
+            rate *= RELAYED
         return Span(
             peer=told.peer,
             blocks=BlockRange(told.start, told.stop),
-            block_s=history.block_s(told.decode_tokens_s),
+            block_s=history.block_s(rate),
             rtt_s=RTT_UNKNOWN_S if history.rtt_s is None else history.rtt_s,
             numerics=told.numerics,
             cache_tokens_free=told.cache_tokens_free,

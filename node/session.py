@@ -55,6 +55,7 @@ log = get_logger()
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
 OPEN_S = 5.0  # guess: a dial over a bad road; a server that answers slowly opens slowly too
 RENEW_SHARE = 1 / 3  # of a lease, after which a silent link is renewed
+LEASE_LEAST_S = 3.0  # guess: whoever lends for less would have us do nothing but renew
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +84,19 @@ class _Link:
     quiet_since_s: float = 0.0
     lease_s: float = 60.0
     blameless: bool = False
+    relayed: bool = False
+    moving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """One loss of a hop, as the session saw it."""
+    """One loss of a hop, as the session saw it. moved: it was left for the direct way to it."""
 
     peer: str
     blocks: BlockRange
     reason: str
     at_s: float
+    moved: bool = False
 
 
 class LiveSession:
@@ -159,11 +163,13 @@ class LiveSession:
         return self._outputs.popleft()
 
     def start(self) -> None:
+        self._host.on_direct.append(self._move)
         self._nursery.start_soon(self._keep_time)
         self._perform(self._machine.start(trio.current_time()))
 
     async def close(self) -> None:
         """Close every stream, so that the servers free their caches at once."""
+        self._host.on_direct.remove(self._move)
         for link in self._links.values():
             link.reading.cancel()  # an end that we make is no loss
             link.writing.cancel()
@@ -205,12 +211,23 @@ class LiveSession:
         now = trio.current_time()
         if not link.blameless:
             self._router.history(peer).failed(now)
-        self.recoveries.append(Recovery(peer, link.hop.blocks, reason, now))
+        self.recoveries.append(Recovery(peer, link.hop.blocks, reason, now, link.moving))
         log.debug("hop lost", peer=peer, blocks=str(link.hop.blocks), reason=reason)
         link.reading.cancel()
         link.writing.cancel()
         if link.frames is not None:
             self._nursery.start_soon(link.frames.reset)
+
+    def _move(self, peer: str) -> None:
+        """A relayed peer can be reached directly: leave the relay, without blame.
+
+        What is lost is its cache, which is replayed from here as after any loss; a relay's latency
+        and the end of its patience cost more (DECISIONS.md).
+        """
+        for number, link in list(self._links.items()):
+            if link.hop.peer == peer and link.relayed:
+                link.blameless = link.moving = True
+                self._dispatch(Lost(number, "the way to it is direct now"))
 
     def _patience_s(self, hop: Hop, tokens: int) -> float:
         return self._router.history(hop.peer).patience_s(tokens, len(hop.blocks))
@@ -254,6 +271,7 @@ class LiveSession:
         plan, hop = self._plan, link.hop
         began_s = trio.current_time()
         stream = await self._host.open_stream(hop.peer, PROTOCOL)
+        link.relayed = self._host.relay_of(hop.peer) is not None
         link.frames = FrameStream(stream)
         blocks = hop.blocks
         await link.frames.send(
@@ -262,7 +280,7 @@ class LiveSession:
         received = await link.frames.receive()
         match received:
             case OpenedMessage(lease_s, width, numerics), _ if width == plan.width:
-                link.lease_s = lease_s
+                link.lease_s = max(lease_s, LEASE_LEAST_S)
                 for block in range(hop.blocks.start, hop.blocks.stop):
                     if self._classes.setdefault(block, numerics) != numerics:
                         self.exact = False
@@ -295,9 +313,10 @@ class LiveSession:
                 if tokens != asked:
                     raise RemoteError(f"an answer to {tokens} tokens, asked for {asked}")
                 elapsed_s = trio.current_time() - sent_s
-                history = self._router.history(link.hop.peer)
-                history.answered(elapsed_s, tokens, len(link.hop.blocks))
                 self._dispatch(Answered(number, at, rows, payload))
+                if number in self._links:  # or it was a wrong answer, which must not end a ban
+                    history = self._router.history(link.hop.peer)
+                    history.answered(elapsed_s, tokens, len(link.hop.blocks))
             case Busy(reason, retry_after_s):
                 self._busy(link, retry_after_s)
                 raise TransportError(reason)

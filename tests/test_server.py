@@ -151,6 +151,34 @@ async def test_killed_servers_change_no_answer(
         assert await talk(made, kills) == expected
 
 
+async def test_a_session_leaves_the_relay_and_no_answer_changes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The way to each of two servers becomes direct while steps are under way."""
+    expected = await undisturbed()
+    async with world((0, 3), (3, 6)) as made:
+        host, router = made.client()
+        host.relays = {node.host.peer_id: "relay" for node in made.nodes}
+        out = []
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(100, 5), 5, 0)
+            session.feed(rows(200, 3), 3, 1)
+            await session.output()
+            out.append(bytes(await session.output()))
+            for number in range(8):
+                session.feed(rows(number), 1, 1)
+                if number in (2, 5):
+                    host.becomes_direct(made.nodes[number // 3].host.peer_id)
+                out.append(bytes(await session.output()))
+            assert [one.moved for one in session.recoveries] == [True, True]
+            assert all(
+                router.history(peer).banned(trio.current_time()) is False
+                for peer in (node.host.peer_id for node in made.nodes)
+            )
+        assert out == expected
+        assert host.on_direct == []
+
+
 async def test_a_stalled_server_is_left_at_its_deadline(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -88,6 +88,7 @@ class Host:
         self._published: tuple[Address, ...] = ()
         self._kept: dict[str, set[str]] = {}
         self.nat = NatReport()
+        self.on_direct: list[Callable[[str], None]] = []  # told of a peer that was relayed till now
         self.came: list[Callable[[Connection], None]] = []  # told of each new connection
         self.yields_to: Yielding | None = None  # whom to dial back on a connection they dialed
         self._handlers: dict[str, Handler] = {
@@ -118,6 +119,11 @@ class Host:
         """The shortest round trip seen on the connection in use; None when there is none."""
         connection = self._peers.best(peer)
         return connection.mux.rtt_s if connection else None
+
+    def relay_of(self, peer: str) -> str | None:
+        """The peer that passes on what we send to `peer`; None when it is direct, or not at all."""
+        connection = self._peers.best(peer)
+        return connection.relay if connection else None
 
     def claims(self, peer: str) -> identify.Claims | None:
         """What a connected peer says about itself, once it has."""
@@ -374,12 +380,16 @@ class Host:
         mux = connection.mux
         plugged = PluggedConn(mux, connection.remote, dialer=mux.dialer)
         self._plugged[mux] = plugged
+        relayed = any(other.relay for other in self._peers.of(mux.peer))
         self._peers.add(connection)
         self._gate.connection_began(_seat(connection))
         self._nursery.start_soon(self._run, connection)
         self._nursery.start_soon(self.libp2p.run, plugged)
         for tell in self.came:
             tell(connection)
+        if relayed and connection.relay is None:
+            for tell_of in list(self.on_direct):
+                tell_of(mux.peer)
         return connection
 
     async def _run(self, connection: Connection) -> None:

@@ -82,6 +82,17 @@ class MemoryHost:
         self.handlers: dict[str, Callable[[MemoryStream], Awaitable[None]]] = {}
         self.streams: list[MemoryStream] = []  # the ends that this peer serves
         self.dead = False
+        self.relays: dict[str, str] = {}  # peer: through whom we reach it
+        self.on_direct: list[Callable[[str], None]] = []
+
+    def relay_of(self, peer: str) -> str | None:
+        return self.relays.get(peer)
+
+    def becomes_direct(self, peer: str) -> None:
+        """A way to the peer without a relay has opened."""
+        del self.relays[peer]
+        for tell in list(self.on_direct):
+            tell(peer)
 
     def addresses(self) -> tuple[str, ...]:
         return (f"/memory/{self.peer_id}/p2p/{self.peer_id}",)
