@@ -58,6 +58,19 @@ def net(json: Json = False) -> None:
     _measure(bench_net, json)
 
 
+@bench.command()
+def dht(json: Json = False) -> None:
+    """64 hosts in seven processes: put, read, idle; then 30 % are killed at once, and read again.
+
+    \b
+    Example:
+      potluck bench dht
+    """
+    from ..node.bench_dht import bench_dht
+
+    _measure(bench_dht, json)
+
+
 def _measure(measure: Measure, json: bool) -> None:
     import trio
 
