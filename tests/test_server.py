@@ -25,7 +25,7 @@ from potluck.node.session import SessionPlan, open_session
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.history import FIRST_STEP_S
-from potluck.swarm.wire import PROTOCOL, Busy, Fault, Open, Opened, Output, Step, Truncate
+from potluck.swarm.wire import PROTOCOL, Busy, Fault, Open, Opened, Output, Renew, Step, Truncate
 
 MODEL = "ab" * 32
 BLOCKS = 6
@@ -354,6 +354,48 @@ async def test_a_session_that_waits_longer_than_its_lease_is_kept_by_renewal(
             session.feed(rows(2), 1, 1)
             await session.output()
             assert session.recoveries == []
+
+
+async def test_a_lease_of_no_time_does_not_make_a_client_renew_without_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    renewed = 0
+
+    async def lend_for_no_time(stream: MemoryStream) -> None:
+        nonlocal renewed
+        frames = FrameStream(stream)
+        await frames.receive()
+        await frames.send(Opened(0.0, WIDTH, "adding"))
+        while (received := await frames.receive()) is not None:
+            renewed += isinstance(received[0], Renew)
+
+    async with world((0, 6)) as made:
+        made.nodes[0].host.handle(PROTOCOL, lend_for_no_time)
+        host, router = made.client()
+        async with open_session(host, router, plan()):  # type: ignore[arg-type]
+            await trio.sleep(60)
+    assert 0 < renewed <= 60
+
+
+async def test_a_wrong_answer_ends_no_ban(autojump_clock: trio.testing.MockClock) -> None:
+    """Or a liar that is all alone would be asked for ever."""
+
+    async def answer_elsewhere(stream: MemoryStream) -> None:
+        frames = FrameStream(stream)
+        await frames.receive()
+        await frames.send(Opened(60.0, WIDTH, "adding"))
+        while (received := await frames.receive()) is not None:
+            step = received[0]
+            assert isinstance(step, Step)
+            await frames.send(Output(step.at + 1, 1, 1, 0.0, 0.0, 0), rows(0))
+
+    async with world((0, 6)) as made:
+        made.nodes[0].host.handle(PROTOCOL, answer_elsewhere)
+        host, router = made.client()
+        with trio.fail_after(60), pytest.raises(MissingBlocks):
+            async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+                session.feed(rows(0), tokens=1, rows=1)
+                await session.output()
 
 
 async def dial(made: World) -> FrameStream:
