@@ -114,9 +114,11 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
             async with trio.open_nursery() as services:
                 services.start_soon(keep_known, config.home, member.directory)
-                await services.start(
+                kept = await services.start(
                     member.directory.keep, lambda: _announce(config, member, loaded, admission)
                 )
+                if not kept and member.directory.peers():
+                    log.warning("no peer keeps our announcement: is this machine's clock right?")
                 ready = _ready(member, loaded, time.monotonic() - began_s)
                 try:
                     write_whole(config.home / RUNNING, json.dumps(_facts(ready)))

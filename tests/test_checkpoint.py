@@ -94,6 +94,12 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
     assert len(hashed) == 3
 
 
+def test_a_home_that_cannot_be_written_costs_only_hashing(single: Path, tmp_path: Path) -> None:
+    home = tmp_path / "file"
+    home.write_text("no folder")
+    assert open_checkpoint(single, home=home).digest() == open_checkpoint(single).digest()
+
+
 def refused(path: Path, said: str) -> None:
     """Opening the checkpoint and reading it all ends in one line that says `said`."""
     with pytest.raises(UserError, match=said) as failure:

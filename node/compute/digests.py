@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,18 +62,22 @@ def recall(home: Path | None) -> dict[str, Any]:
 
 
 def remember(home: Path | None, known: dict[str, Any]) -> None:
-    """Write all of it anew, in one step: a reader sees the old or the new file."""
+    """Write all of it anew, in one step: a reader sees the old or the new file.
+
+    Where that cannot be (a full disk, one that may only be read), the next run hashes again.
+    """
     if home is None:
         return
-    home.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_MEMORY, dir=home)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(known, file, indent=1, sort_keys=True)
-        os.replace(name, home / _MEMORY)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with suppress(OSError):
+        home.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_MEMORY, dir=home)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(known, file, indent=1, sort_keys=True)
+            os.replace(name, home / _MEMORY)
+        except BaseException:
+            os.unlink(name)
+            raise
 
 
 def _sha256(path: Path) -> str:
