@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+ROOT = Path(__file__).parent.parent
 Kind = Literal["full-cone", "address", "port", "symmetric", "double", "udp-blocked"]
 KINDS: tuple[Kind, ...] = ("full-cone", "address", "port", "symmetric", "double", "udp-blocked")
 
@@ -140,12 +143,17 @@ class Ground:
 
 
 @contextmanager
-def open_ground() -> Iterator[Ground]:
-    """An empty internet. On leaving, whatever still runs in it is ended and all is removed."""
+def open_ground(rtt_s: float = 0.0) -> Iterator[Ground]:
+    """An empty internet. On leaving, whatever still runs in it is ended and all is removed.
+
+    rtt_s: what a packet takes through the internet and back.
+    """
     ground = Ground(f"potluck-{os.getpid()}-", [])
     try:
         net = ground.add("net")
         ground.inside(net, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        if rtt_s:
+            _delay(ground.command(net, [sys.executable, "-m", f"{__package__}.nat_delay"]), rtt_s)
         yield ground
     finally:
         for name in reversed(ground.names):
@@ -153,6 +161,16 @@ def open_ground() -> Iterator[Ground]:
             for pid in found.stdout.split():
                 subprocess.run(["kill", "-9", pid], capture_output=True)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def _delay(command: list[str], rtt_s: float) -> None:
+    """Start the process that delays; it is ended with the namespace."""
+    process = subprocess.Popen(
+        [*command, str(rtt_s / 2)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        raise RuntimeError(f"nat_delay ended: {process.wait()}")
 
 
 def _run(*command: str, stdin: str = "") -> str:

@@ -27,6 +27,7 @@ from .nat_ground import KINDS, Ground, Kind, open_ground, why_not
 
 ROOT = Path(__file__).parent.parent
 RELAYS = 3
+RTT_S = 0.04  # between any two networks: two homes of one country
 STARTED_S = 60.0
 READY_S = 60.0  # until every home has its reservations
 OPEN: frozenset[Kind] = frozenset(("full-cone", "address"))  # take any port of a peer they dialed
@@ -136,9 +137,9 @@ def until_ready(town: Town, names: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def matrix(level: str, logs: Path) -> dict[str, Any]:
+def matrix(level: str, logs: Path, rtt_s: float) -> dict[str, Any]:
     """Every kind on the left dials every kind on the right."""
-    with open_ground() as ground:
+    with open_ground(rtt_s) as ground:
         town = Town(ground, logs, directory=False, level=level)
         try:
             town.relays()
@@ -200,7 +201,9 @@ def _cell(row: dict[str, Any]) -> str:
     return f"direct {row['direct_s']:.1f} s"
 
 
-def measure(*, level: str = "info", logs: Path | None = None) -> dict[str, Any]:
+def measure(
+    *, rtt_s: float = RTT_S, level: str = "info", logs: Path | None = None
+) -> dict[str, Any]:
     """Bar 3: the matrix, and a session that moves. Raises RuntimeError where it cannot be run."""
     reason = why_not()
     if reason is not None:
@@ -208,7 +211,7 @@ def measure(*, level: str = "info", logs: Path | None = None) -> dict[str, Any]:
     with TemporaryDirectory(prefix="potluck-nat-") as folder:
         place = logs or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        found = matrix(level, place)
+        found = matrix(level, place, rtt_s)
     return {**summary(found["rows"]), **found}
 
 
@@ -217,8 +220,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--logs", type=Path)
     parser.add_argument("--log", default="info")
+    parser.add_argument("--rtt-ms", type=float, default=RTT_S * 1e3)
     asked = parser.parse_args()
-    found = measure(level=asked.log, logs=asked.logs)
+    found = measure(rtt_s=asked.rtt_ms / 1e3, level=asked.log, logs=asked.logs)
     print(table(found["rows"]))
     print(json.dumps(summary(found["rows"])))
     if asked.json:
