@@ -31,6 +31,7 @@ from .interop_lab import (
     Figures,
     Lab,
     Watch,
+    echo,
     echo_of,
     open_lab,
     p50,
@@ -53,7 +54,8 @@ CASE_S: Final = 40.0
 
 async def case_dial(lab: Lab) -> Figures:
     """Both dial; the connection is noise and yamux by js's own account; both hang up."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for _ in range(DIALS):
         with Watch(ours):
             assert await lab.host.connect(lab.js.addresses) == lab.js.peer
@@ -90,6 +92,25 @@ async def case_identify(lab: Lab) -> Figures:
         "js_protocols": len(told.protocols),
         "our_protocols": len(said["protocols"]),
     }
+
+
+async def case_identify_push(lab: Lab) -> Figures:
+    """A protocol that a side begins to serve is known to the other, unasked."""
+    new = "/interop/new/1"
+    host, js = lab.host, lab.js
+    await host.identified(js.peer)
+    await js.do("identified", peer=host.peer_id)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with Watch(ours):
+        host.handle(new, echo)
+        await js.do("speaks", peer=host.peer_id, protocol=new)
+    with Watch(theirs):
+        await js.do("serve", protocol=new)
+        await until(lambda: (told := host.claims(js.peer)) is not None and new in told.protocols)
+    told = host.claims(js.peer)
+    assert told is not None and ECHO in told.protocols and told.agent.startswith("js-libp2p")
+    return {"us_to_js_ms": p50(ours), "js_to_us_ms": p50(theirs)}
 
 
 async def case_ping(lab: Lab) -> Figures:
@@ -272,6 +293,7 @@ Case = Callable[[Lab], Awaitable[Figures]]
 CASES: Final[dict[str, Case]] = {
     "dial": case_dial,
     "identify": case_identify,
+    "identify_push": case_identify_push,
     "ping": case_ping,
     "echo": case_echo,
     "streams": case_streams,

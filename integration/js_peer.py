@@ -18,10 +18,13 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
 import trio
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
 
 HERE: Final = Path(__file__).parent / "js"
 INSTALL_S: Final = 300.0  # 138 packages, 60 MB; 15 s on a good line
@@ -94,7 +97,7 @@ class JsPeer:
             return told["value"]
         raise JsError(f"{deed} was not done in {ANSWER_S:.0f} s")
 
-    async def read(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def read(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """A service: ready when the process is."""
         assert self.process.stdout is not None
         data = bytearray()

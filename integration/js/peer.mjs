@@ -168,6 +168,18 @@ const deeds = {
     }
   },
 
+  // one more protocol, of which identify push tells
+  serve: async ({ protocol }) => { await node.handle(protocol, (stream) => stream.close()) },
+
+  // until the peer has said that it speaks a protocol
+  speaks: async ({ peer, protocol }) => {
+    for (;;) {
+      const { protocols } = await node.peerStore.get(peerIdFromString(peer))
+      if (protocols.includes(protocol)) return
+      await new Promise((resolve) => node.addEventListener('peer:update', resolve, { once: true }))
+    }
+  },
+
   hangUp: async ({ peer }) => {
     await node.hangUp(peerIdFromString(peer))
     peersKnown.delete(peer)

@@ -20,12 +20,13 @@ import trio
 from ...errors import Refused, RemoteError, TransportError
 from ..log import get_logger
 from . import identify
-from .address import Address, address_of, listening, parse, parse_known, reachable
+from .address import Address, listening, parse, parse_known, reachable
 from .book import AddressBook
 from .carrier import Carrier, SocketCarrier, StreamCarrier
 from .circuit import HOP, call_through
 from .dialer import Joined, connect_tcp, race, tune
 from .guard import Gate, Limits, Unread
+from .introductions import Introductions
 from .mux import Mux, MuxConfig
 from .mux_stream import MuxStream
 from .negotiate import Answer, Listener, proposal
@@ -39,7 +40,6 @@ from .upgrade import upgrade_accepted, upgrade_dialed
 Handler = Callable[[Stream], Awaitable[None]]
 Yielding = Callable[[Carrier, str], Awaitable[str | None]]
 
-AGENT = "potluck/0.1.0"
 TICK_S = 1.0
 DIAL_S = 10.0  # to reach a peer, all its addresses together
 IDLE_TICKS = 20  # go-libp2p's grace period: a full host may drop a connection unused for so long
@@ -91,8 +91,12 @@ class Host:
         self.on_direct: list[Callable[[str], None]] = []  # told of a peer that was relayed till now
         self.came: list[Callable[[Connection], None]] = []  # told of each new connection
         self.yields_to: Yielding | None = None  # whom to dial back on a connection they dialed
+        self._introductions = Introductions(
+            self, self._identity.key.public, protocols=self._protocols, heard=self._heard
+        )
         self._handlers: dict[str, Handler] = {
-            identify.IDENTIFY: self._say_who_we_are,
+            identify.IDENTIFY: self._introductions.say,
+            identify.PUSH: self._introductions.hear,
             identify.PING: identify.echo_pings,
         }
 
@@ -397,7 +401,7 @@ class Host:
         peer = connection.mux.peer
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._ask_who_it_is, connection)
+                nursery.start_soon(self._introductions.ask, connection)
                 await connection.mux.run()
                 nursery.cancel_scope.cancel()
         finally:
@@ -423,6 +427,7 @@ class Host:
         while True:
             await trio.sleep(TICK_S)
             self._peers.tick()
+            self._introductions.tick()
 
     def close_all(self) -> None:
         for connection in self._peers.all():
@@ -502,34 +507,14 @@ class Host:
             log.warning("banned", peer=stream.peer, reason=str(error))
             self.disconnect(stream.peer)
 
-    async def _say_who_we_are(self, stream: Stream) -> None:
-        on = [one for one in self._peers.of(stream.peer) if stream in one.mux.streams.values()]
-        direct = bool(on) and on[0].relay is None  # over a relay we see the relay's address
-        await stream.send(
-            identify.describe(
-                self._identity.key.public,
-                agent=AGENT,
-                protocols=sorted({*self._handlers, *self.libp2p.protocols}),
-                addresses=self.places(),
-                observed=address_of(on[0].remote) if direct else None,
-            )
-        )
+    def _protocols(self) -> list[str]:
+        return sorted({*self._handlers, *self.libp2p.protocols})
 
-    async def _ask_who_it_is(self, connection: Connection) -> None:
-        peer = connection.mux.peer
-        try:
-            stream = self._open(connection, identify.IDENTIFY)
-            try:
-                with trio.move_on_after(identify.ANSWER_S):
-                    claims = await identify.ask(stream)
-                    connection.claims = claims
-                    self._book.learn(peer, claims.addresses)
-                    self.libp2p.learn(claims, peer)
-            finally:
-                stream.close_now()
-        except (RemoteError, TransportError) as error:
-            log.debug("not identified", peer=peer, reason=str(error))
-        connection.asked.set()
+    def _heard(self, connection: Connection, claims: identify.Claims) -> None:
+        """What a peer has said about itself."""
+        connection.claims = claims
+        self._book.learn(connection.mux.peer, claims.addresses)
+        self.libp2p.learn(claims, connection.mux.peer)
 
 
 @asynccontextmanager

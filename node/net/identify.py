@@ -19,6 +19,7 @@ from .noise import ED25519_KEY
 from .stream import Stream
 
 IDENTIFY = "/ipfs/id/1.0.0"
+PUSH = "/ipfs/id/push/1.0.0"
 PING = "/ipfs/ping/1.0.0"
 PROTOCOL_VERSION = "ipfs/0.1.0"  # what all implementations say
 MESSAGE_BYTES_MAX = 64 * 1024  # go-libp2p sends up to 8 KiB

@@ -30,6 +30,7 @@ class Connection:
     from_port: int = 0  # the port of ours that we dialed from, if we listen there
     idle_ticks: int = 0
     claims: Claims | None = None
+    told: bytes = b""  # what we last said of ourselves; empty: it has not asked
     over: trio.Event = field(default_factory=trio.Event)
     asked: trio.Event = field(default_factory=trio.Event)  # its claims are there, or will not come
 

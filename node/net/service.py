@@ -31,6 +31,7 @@ log = structlog.get_logger()
 class GuardedManager(TrioManager):  # type: ignore[misc]  # libp2p's types are not read strictly
     """Runs a service; what one of its tasks raises ends that task alone.
 
+    Nobody is blamed: it may be what a third peer signed, or a stream that broke while we sent.
     A daemon task (a heartbeat, say) is a loop over what peers have said: it starts anew.
     """
 
