@@ -92,6 +92,8 @@ def test_errors_come_to_the_caller_plain(net: LocalSwarm, tmp_path: Path) -> Non
             list(swarm.generate("demo", ""))
         with pytest.raises(UserError, match="context"):
             list(swarm.generate("demo", "word " * 3000))
+        with pytest.raises(UserError, match="no option max_tokens: there are max_new_tokens"):
+            list(swarm.generate("demo", "x", max_tokens=3))  # type: ignore[call-arg]
         with pytest.raises(UserError, match="no such directory"):
             list(swarm.generate("nonesuch", "x"))
         assert list(swarm.generate("demo", PROMPT, max_new_tokens=1))

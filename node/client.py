@@ -13,12 +13,14 @@ road, frees the servers' caches at once.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import outcome
 import trio
@@ -37,6 +39,22 @@ from .member import Member, open_member
 from .peerstore import load_known
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
+
+
+class Options(TypedDict, total=False):
+    """What may be said of an answer. The same seed gives the same text whatever the route; without
+    one, a fresh seed is drawn. temperature 0, the default, is greedy."""
+
+    max_new_tokens: int  # 64
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: Sequence[str]  # strings before which the text ends
+    wait_s: float  # how long to wait for cover when blocks are missing
+    ignore_eos: bool  # go on to max_new_tokens, whatever the model says
 
 
 class Swarm:
@@ -61,39 +79,14 @@ class Swarm:
 
     @asynccontextmanager
     async def generation(
-        self,
-        model: str,
-        prompt: str | Sequence[int],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        wait_s: float = 0.0,
-        ignore_eos: bool = False,
+        self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]
     ) -> AsyncIterator[Generation]:
         """An answer to iterate over. prompt: text, or token ids as they are.
 
-        The same seed gives the same text whatever the route; without one a fresh seed is drawn.
-        wait_s: how long to wait for cover when blocks are missing. Raises UserError, MissingBlocks
-        or Refused.
+        Raises UserError, MissingBlocks or Refused.
         """
-        if temperature > 0 and seed is None:
-            seed = time.time_ns() & 0xFFFFFFFF
         voice = await self.voice(model)
-        request = Request(
-            voice=voice,
-            ids=encode_request(voice, prompt),
-            settings=Settings(temperature, top_k, top_p, min_p, repetition_penalty, seed),
-            max_new_tokens=max_new_tokens,
-            stops=tuple(stop),
-            wait_s=wait_s,
-            ignore_eos=ignore_eos,
-        )
+        request = _request(voice, prompt, options)
         member = self.member
         async with open_generation(member.host, member.router, self._worker, request) as answer:
             yield answer
@@ -157,37 +150,13 @@ class BlockingSwarm:
         self._nursery = nursery
 
     def generate(
-        self,
-        model: str,
-        prompt: str | Sequence[int],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        wait_s: float = 0.0,
+        self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]
     ) -> Iterator[Piece]:
         """The answer, piece by piece. Arguments and errors as `Swarm.generation`.
 
         Closing the iterator, or leaving its loop, frees the servers' caches at once.
         """
-        answer = self._swarm.generation(
-            model,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            wait_s=wait_s,
-        )
+        answer = self._swarm.generation(model, prompt, **options)
         scope, done = trio.CancelScope(), threading.Event()
         send, receive = trio.open_memory_channel[outcome.Value[Piece] | outcome.Error](1)
 
@@ -217,6 +186,32 @@ class BlockingSwarm:
     def spans(self, model: str) -> tuple[Announcement, ...]:
         """Who serves which blocks of the model with this digest."""
         return trio.from_thread.run(self._swarm.spans, model, trio_token=self._token)
+
+
+def _request(voice: Voice, prompt: str | Sequence[int], options: Options) -> Request:
+    if unknown := options.keys() - Options.__annotations__.keys():
+        known = ", ".join(Options.__annotations__)
+        raise UserError(f"no option {', '.join(sorted(unknown))}: there are {known}")
+    temperature, seed = options.get("temperature", 0.0), options.get("seed")
+    if temperature > 0 and seed is None:
+        seed = secrets.randbits(32)
+    settings = Settings(
+        temperature,
+        options.get("top_k", 0),
+        options.get("top_p", 1.0),
+        options.get("min_p", 0.0),
+        options.get("repetition_penalty", 1.0),
+        seed,
+    )
+    return Request(
+        voice=voice,
+        ids=encode_request(voice, prompt),
+        settings=settings,
+        max_new_tokens=options.get("max_new_tokens", 64),
+        stops=tuple(options.get("stop", ())),
+        wait_s=options.get("wait_s", 0.0),
+        ignore_eos=options.get("ignore_eos", False),
+    )
 
 
 async def _pump(
