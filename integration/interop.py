@@ -38,7 +38,7 @@ from .interop_lab import (
     read_exactly,
     until,
 )
-from .interop_relay import case_relay, case_relay_of_js
+from .interop_relay import case_relay, case_relay_limits, case_relay_of_js
 from .interop_services import digest_of
 from .js_peer import JsError, install
 
@@ -303,11 +303,12 @@ CASES: Final[dict[str, Case]] = {
     "gossip": case_gossip,
     "dht": case_dht,
     "relay": case_relay,
+    "relay_limits": case_relay_limits,
     "relay_of_js": case_relay_of_js,
 }
 # without gossip and DHT: these dial and ping peers when they like, and js-libp2p lets one ping
 # go out at a time
-BARE: Final = ("dial", "ping", "relay", "relay_of_js")
+BARE: Final = ("dial", "ping", "relay", "relay_limits", "relay_of_js")
 
 
 async def run_case(lab: Lab, name: str) -> Figures:

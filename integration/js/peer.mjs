@@ -5,7 +5,7 @@
 // Everything in it is js-libp2p's own; nothing is tuned but its limits on streams of a
 // protocol and on connections a second.
 // With the argument "bare" it has neither gossip nor a DHT, which dial peers on their own account;
-// with "relay" it is a relay.
+// with "relay" it is a relay, with "hidden" it listens nowhere.
 // It ends when its standard input does.
 
 import { createHash, randomBytes } from 'node:crypto'
@@ -50,7 +50,7 @@ const talkative = process.argv.includes('bare') ? {} : {
 }
 
 const node = await createLibp2p({
-  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
+  addresses: { listen: process.argv.includes('hidden') ? [] : ['/ip4/127.0.0.1/tcp/0'] },
   transports: [tcp(), circuitRelayTransport()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
@@ -97,8 +97,12 @@ await node.handle(RESET, async (stream) => {
   for await (const _ of stream) stream.abort(new Error('as asked'))
 }, MANY)
 
-const open = (peer, protocol) =>
-  node.dialProtocol(peerIdFromString(peer), protocol, { runOnLimitedConnection: true })
+// on the connection that there is; `node.dialProtocol` would look for a direct one first
+const open = (peer, protocol) => {
+  const [connection] = node.getConnections(peerIdFromString(peer))
+  if (connection == null) throw new Error(`not connected to ${peer}`)
+  return connection.newStream(protocol, { runOnLimitedConnection: true })
+}
 
 // ---- gossip: what came, and who waits for it
 
@@ -156,6 +160,9 @@ const deeds = {
       : { bytes: Number(one.limits.bytes), seconds: Math.round(one.limits.seconds) }
     return { security: one.encryption, muxer: one.multiplexer, direction: one.direction, limits }
   },
+
+  // whether any connection is
+  direct: ({ peer }) => node.getConnections(peerIdFromString(peer)).some((one) => one.limits == null),
 
   identified: async ({ peer }) => {
     await until(() => peersKnown.has(peer))
