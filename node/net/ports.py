@@ -16,7 +16,7 @@ import trio
 
 from ...errors import RemoteError, TransportError, UserError
 from ..log import get_logger
-from .address import Address, reachable
+from .address import Address, address_of, reachable
 from .host import Host
 from .observed import Observations, is_public
 from .peers import Connection
@@ -39,6 +39,7 @@ class Ports:
         self._local = local
         self.seen = {kind: Observations() for kind in FAMILIES}
         self._touched: dict[str, float] = {}
+        self._looking = trio.Lock()
         host.came.append(self._on_connection)
 
     def source(self, address: Address) -> tuple[str, int] | None:
@@ -87,26 +88,31 @@ class Ports:
         return list(dict.fromkeys(found))
 
     async def ensure(self, observers: Iterable[Connection]) -> None:
-        """Have a port, and somebody's word on its mapping, if that can be had soon."""
-        for connection in observers:
-            host, port = connection.remote
-            kind = "ip6" if ":" in host else "ip4"
-            if self.seen[kind].latest is not None:
-                continue
-            place = Address(kind, host.partition("%")[0], port)
-            if self.source(place) is None and not self._open(kind):
-                continue
-            source = self.source(place)
-            if source is None or not connection.mux.dialer:
-                continue  # who dialed us did so from a port where it may not listen
-            with trio.move_on_after(OBSERVE_S):
-                try:
-                    self.touch(place.host)
-                    dialed = await self._host.dial_from(source, connection.mux.peer, place)
-                    await dialed.asked.wait()
-                    await trio.lowlevel.checkpoint()  # `_watch` was woken before us, and runs now
-                except (TransportError, RemoteError, OSError) as error:
-                    log.debug("no observer", place=str(place), reason=str(error))
+        """Have a port, and somebody's word on its mapping, if that can be had soon.
+
+        Whoever comes while another is looking waits for what that one finds.
+        """
+        async with self._looking:
+            for connection in observers:
+                place = address_of(connection.remote)
+                if self.seen[place.kind].latest is not None:
+                    continue
+                if self.source(place) is None and not self._open(place.kind):
+                    continue
+                source = self.source(place)
+                if source is not None and connection.mux.dialer:
+                    # who dialed us did so from a port where it may not listen
+                    await self._look(source, connection.mux.peer, place)
+
+    async def _look(self, source: tuple[str, int], peer: str, place: Address) -> None:
+        with trio.move_on_after(OBSERVE_S):
+            try:
+                self.touch(place.host)
+                connection = await self._host.dial_from(source, peer, place)
+                await connection.asked.wait()
+                self._note(connection)
+            except (TransportError, RemoteError) as error:
+                log.debug("no observer", place=str(place), reason=str(error))
 
     def forget(self) -> None:
         """Our address has changed: what was seen is of the past."""
@@ -131,6 +137,9 @@ class Ports:
 
     async def _watch(self, connection: Connection) -> None:
         await connection.asked.wait()
+        self._note(connection)
+
+    def _note(self, connection: Connection) -> None:
         if connection.claims is None or connection.claims.observed is None:
             return
         seen = connection.claims.observed
