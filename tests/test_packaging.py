@@ -1,0 +1,49 @@
+"""What is installed is what is here: a folder that is not named would be missing from the wheel."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import potluck
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NOT_SHIPPED = {"tests", "integration", "build", "dist"}
+
+
+def test_every_package_is_named_and_every_name_is_a_package() -> None:
+    found = {"potluck"}
+    for marker in ROOT.rglob("__init__.py"):
+        parts = marker.parent.relative_to(ROOT).parts
+        if parts and parts[0] not in NOT_SHIPPED and not parts[0].startswith("."):
+            found.add(".".join(("potluck", *parts)))
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+
+
+def test_every_python_file_stands_in_a_package() -> None:
+    for file in ROOT.rglob("*.py"):
+        parts = file.relative_to(ROOT).parts
+        if parts[0] in NOT_SHIPPED or parts[0].startswith("."):
+            continue
+        assert (file.parent / "__init__.py").exists(), f"{file} would not be installed"
+
+
+def test_only_what_belongs_there_stands_at_the_root() -> None:
+    """Any other module at the root would be shipped as one of ours."""
+    assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "errors.py"}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
+    allowed = {"node", "dht", "swarm", "crypto", "cli", "tests", "integration"}
+    assert folders - {"build", "dist", "potluck.egg-info", "__pycache__"} == allowed
+
+
+def test_the_demo_model_is_shipped_and_small() -> None:
+    folder = ROOT / "node" / "compute" / "demo"
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["potluck.node.compute.demo"]
+    data = [file for file in folder.iterdir() if file.is_file() and file.suffix != ".py"]
+    assert all(any(file.match(pattern) for pattern in patterns) for file in data)
+    assert sum(file.stat().st_size for file in data) <= 8 * 2**20
+
+
+def test_the_version_is_said_once() -> None:
+    assert PROJECT["project"]["version"] == potluck.__version__
