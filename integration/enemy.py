@@ -45,7 +45,8 @@ ATTACKS: dict[str, tuple[Attack, float]] = {  # and its share of all units
     "directory: hostile keepers": (foe_words.keeper, 0.005),
     "identify and ping": (foe_words.claims, 0.04),
     "negotiation": (foe_words.negotiation, 0.06),
-    "yamux: mutated frames": (foe_links.yamux, 0.14),
+    "yamux: mutated frames": (foe_links.yamux, 0.09),
+    "yamux: rapid resets": (foe_links.rapid_resets, 0.05),
     "noise: garbage": (foe_links.noise_garbage, 0.02),
     "noise: unsealed": (foe_links.sealed_garbage, 0.01),
 }

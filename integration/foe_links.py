@@ -46,8 +46,6 @@ async def yamux(foe: Foe) -> int:
     """Frames by hand, each followed by a ping, until the node has had enough."""
     link = await foe.link()
     try:
-        if foe.dice.random() < 0.1:
-            return await _rapid_resets(foe, link)
         reader = mux_frame.FrameReader()
         for number in range(FRAMES_A_LINK):
             with trio.move_on_after(PONG_S) as deadline:
@@ -65,15 +63,19 @@ async def yamux(foe: Foe) -> int:
         link.close()
 
 
-async def _rapid_resets(foe: Foe, link: Link) -> int:
+async def rapid_resets(foe: Foe) -> int:
     """Streams opened and reset at once, as in HTTP/2's rapid reset."""
-    for number in range(FRAMES_A_LINK):
-        opened = mux_frame.header(mux_frame.WINDOW, mux_frame.SYN, 2 * number + 1, 0)
-        reset = mux_frame.header(mux_frame.WINDOW, mux_frame.RST, 2 * number + 1, 0)
-        await _push(link, opened + reset)
-    await _push(link, _ping(0))
-    await _until_pong(link, mux_frame.FrameReader(), 0)
-    foe.ended["still open"] += 1
+    link = await foe.link()
+    try:
+        for number in range(FRAMES_A_LINK):
+            opened = mux_frame.header(mux_frame.WINDOW, mux_frame.SYN, 2 * number + 1, 0)
+            reset = mux_frame.header(mux_frame.WINDOW, mux_frame.RST, 2 * number + 1, 0)
+            await _push(link, opened + reset)
+        await _push(link, _ping(0))
+        await _until_pong(link, mux_frame.FrameReader(), 0)
+        foe.ended["still open"] += 1
+    finally:
+        link.close()
     return 2 * FRAMES_A_LINK
 
 
