@@ -80,6 +80,7 @@ async def obey(host: Host, order: dict[str, Any]) -> dict[str, Any]:
             return {}
         case _:
             facts = {"peer": host.peer_id, "addresses": host.addresses()}
+            facts["connected"] = host.connected()
             return {**facts, "nat": asdict(host.nat)}
 
 

@@ -16,6 +16,7 @@ from ..errors import RemoteError, TransportError, UserError
 from .log import get_logger
 from .net.address import parse
 from .net.host import Host, HostConfig, open_host
+from .net.lan import Met, tell_and_listen
 from .net.nat import Nat, NatConfig, start_nat
 from .router import Router
 
@@ -65,6 +66,10 @@ async def open_member(
         await _join(directory, join, known, may_be_first=serve and not join)
         if serve:
             await crossing.settled()
+            if crossing.ports.listens and (nat is None or nat.lan):
+                host.nursery.start_soon(
+                    tell_and_listen, key.peer_id, crossing.near_addresses, _meet(directory)
+                )
         # SystemRandom: which peer a client prefers must not be guessable by the peers
         yield Member(host, directory, Router(host, directory, random.SystemRandom()), crossing)
 
@@ -91,6 +96,17 @@ async def _join(
         log.warning("alone: no peer of the last run answers", tried=len(known))
         return
     raise UserError(f"nobody answers: {failure}; check that a node runs there")
+
+
+def _meet(directory: Directory) -> Met:
+    async def meet(addresses: Sequence[str]) -> None:
+        """Know a neighbour."""
+        try:
+            await directory.bootstrap(addresses)
+        except TransportError as error:
+            log.debug("a neighbour does not answer", reason=str(error))
+
+    return meet
 
 
 def _check_join(text: str) -> None:

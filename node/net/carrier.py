@@ -29,6 +29,8 @@ _MIN_RTT = struct.Struct("=I")
 class Carrier(Protocol):
     """A two-way byte road below Noise."""
 
+    local_host: str  # the address of ours that it goes from; "" when it is none of ours
+
     def recv(self, size: int, /) -> bytes:
         """Up to `size` bytes that are there, b"" at the end. BlockingIOError, OSError."""
 
@@ -59,6 +61,7 @@ class SocketCarrier:
         self.recv = sock.recv
         self.recv_into = sock.recv_into
         self.send = sock.send
+        self.local_host = _local_host(sock)
         self._closed = False
 
     async def readable(self) -> None:
@@ -99,6 +102,8 @@ class StreamCarrier:
     What is sent waits in the stream until its window and its connection take it; while anything
     waits nothing more is taken, so that a connection over a relay is pushed back like any other.
     """
+
+    local_host = ""
 
     def __init__(self, stream: MuxStream) -> None:
         self.stream = stream
@@ -144,3 +149,13 @@ class StreamCarrier:
     def _check(self) -> None:
         if not self._arrived and not self._ended:
             raise BlockingIOError
+
+
+def _local_host(sock: socket.socket) -> str:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return ""
+    try:
+        host: str = sock.getsockname()[0]
+    except OSError:  # it broke already, as the first use will show
+        return ""
+    return host.partition("%")[0]

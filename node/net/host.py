@@ -272,7 +272,8 @@ class Host:
             rtt_s=upgraded.rtt_s,
             early=upgraded.early,
         )
-        return self._take_up(Connection(mux, trio.current_time(), remote, relay, from_port))
+        now = trio.current_time()
+        return self._take_up(Connection(mux, now, remote, relay, from_port, carrier.local_host))
 
     # ---- connections
 

@@ -22,11 +22,13 @@ from .address import Address, reachable
 from .host import Host
 from .observed import Kind, NatReport, is_public
 from .peers import Connection
+from .portmap import keep_mapped
 from .ports import Ports
 from .punch import Puncher
 from .reach import DialBack, Verdict, ask_around
 from .relay import Relay, RelayLimits
 from .reservations import Reservations
+from .watch import own_hosts, watch
 
 log = get_logger()
 
@@ -44,6 +46,8 @@ class NatConfig:
     loopback and private addresses for the internet's: a test on one machine.
     """
 
+    portmap: bool = True  # ask the router to forward our port
+    lan: bool = True  # tell the neighbours on the same network, and listen to them
     relays: int = 2  # reservations to hold: one may leave at any time
     relay: Literal["auto", "yes", "no"] = "auto"
     limits: RelayLimits = field(default_factory=RelayLimits)
@@ -148,6 +152,17 @@ class Nat:
                 self._ask_at = min(self._ask_at, trio.current_time() + ASK_SOON_S)
         self._publish()
 
+    def near_addresses(self) -> list[str]:
+        """Where neighbours on the same network can dial us."""
+        own = [place for place in reachable(self._host.listeners) if place.host in own_hosts()]
+        return [f"{place}/p2p/{self._host.peer_id}" for place in own]
+
+    def port_behind_router(self) -> int:
+        """The IPv4 port that a router at home could forward; 0 when none could."""
+        source = self.ports.source(Address("ip4", "", 0))
+        private = [host for host in self._own if ":" not in host and not is_public(host)]
+        return source[1] if source is not None and private else 0
+
     def _publish(self) -> None:
         before = self._host.addresses()
         self._host.publish([*self._verdict.places, *self._mapped, *self.reservations.addresses()])
@@ -195,6 +210,11 @@ class Nat:
 
 def start_nat(host: Host, key: IdentityKey, config: NatConfig | None = None) -> Nat:
     """Cross NATs for this host, for as long as it lives."""
-    nat = Nat(host, key, config or NatConfig())
+    config = config or NatConfig()
+    nat = Nat(host, key, config)
     host.nursery.start_soon(nat.run)
+    if nat.ports.listens and not config.local:
+        host.nursery.start_soon(watch, host, nat.start_over)
+        if config.portmap and (port := nat.port_behind_router()):
+            host.nursery.start_soon(keep_mapped, port, nat.forwards)
     return nat

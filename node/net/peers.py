@@ -28,6 +28,7 @@ class Connection:
     remote: tuple[str, int]  # where its packets come from: the peer, or the relay
     relay: str | None = None  # the peer that passes it on; None: it is direct
     from_port: int = 0  # the port of ours that we dialed from, if we listen there
+    local_host: str = ""  # the address of ours that it goes from
     idle_ticks: int = 0
     claims: Claims | None = None
     told: bytes = b""  # what we last said of ourselves; empty: it has not asked
