@@ -101,3 +101,15 @@ async def test_noise_is_the_only_security_that_is_offered() -> None:
     async with open_host(seeded("a")) as alice:
         upgrader = alice.libp2p.host.get_network().upgrader
         assert list(upgrader.security_multistream.transports) == ["/noise"]
+
+
+async def test_a_stream_that_comes_with_its_connection_is_served() -> None:
+    """Before py-libp2p's network has heard of it, which takes some milliseconds."""
+    async with open_host(seeded("b")) as bob:
+        bob.libp2p.host.set_stream_handler(SHOUT, shout)
+        for letter in "acdef":
+            async with open_host(seeded(letter)) as alice:
+                await alice.connect(bob.addresses())
+                stream = await alice.open_stream(bob.peer_id, SHOUT)
+                await stream.send(b"hello")
+                assert bytes(await stream.receive()) == b"HELLO"

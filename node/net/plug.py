@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 from libp2p import new_host
-from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream
+from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream, INotifee
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.exceptions import BaseLibp2pError
@@ -49,6 +49,7 @@ Dial = Callable[[str], Awaitable[None]]
 
 log = structlog.get_logger()
 
+KNOWN_S = 5.0  # guess: until libp2p's network has taken a connection up, on a busy machine
 STORED_S = 3600  # guess: how long libp2p's peer store keeps where a peer listens
 UNLIMITED = 1 << 20  # connections: they are limited before libp2p hears of them (guard.py)
 
@@ -104,6 +105,7 @@ class PluggedConn(IMuxedConn):  # type: ignore[misc]
     def __init__(self, mux: Mux, remote: tuple[str, int], *, dialer: bool) -> None:
         self.peer_id = ID.from_string(mux.peer)
         self.event_started = trio.Event()
+        self.known = trio.Event()  # libp2p's network has taken it up, or declined it
         self.ended = trio.Event()
         self.mux = mux
         self.remote = remote
@@ -147,6 +149,26 @@ class PluggedConn(IMuxedConn):  # type: ignore[misc]
         return ConnectionType.DIRECT
 
 
+class _Herald(INotifee):  # type: ignore[misc]
+    """Tells a connection of ours that libp2p's network has taken it up.
+
+    `add_conn` returns later: it waits for every service that hears of connections.
+    """
+
+    async def connected(self, network: Any, conn: Any) -> None:
+        conn.muxed_conn.known.set()
+
+    async def disconnected(self, network: Any, conn: Any) -> None: ...
+
+    async def opened_stream(self, network: Any, stream: Any) -> None: ...
+
+    async def closed_stream(self, network: Any, stream: Any) -> None: ...
+
+    async def listen(self, network: Any, multiaddr: Any) -> None: ...
+
+    async def listen_close(self, network: Any, multiaddr: Any) -> None: ...
+
+
 class Libp2p:
     """The py-libp2p host of this node. Made by `run_libp2p`."""
 
@@ -161,6 +183,7 @@ class Libp2p:
         for notifee in list(self._network.notifees):
             if isinstance(notifee, _IdentifyNotifee):  # it would ask each peer a second time
                 self._network.remove_notifee(notifee)
+        self._network.register_notifee(_Herald())
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -178,6 +201,7 @@ class Libp2p:
             await self._network.add_conn(conn, direction)
         except BaseLibp2pError as error:
             log.debug("not known to libp2p", peer=str(conn.peer_id), reason=str(error))
+            conn.known.set()
         await conn.ended.wait()
 
     async def start(self, service: Any) -> None:
@@ -201,11 +225,13 @@ class Libp2p:
         host; here that is the peer's fault.
         """
         handler = self.host.multiselect.handlers[protocol]
+        with trio.move_on_after(KNOWN_S):
+            await conn.known.wait()
         known = [
             one for one in self._network.get_connections(conn.peer_id) if one.muxed_conn is conn
         ]
         if not known:
-            raise TransportError("libp2p does not know this connection yet")
+            raise TransportError("libp2p does not know this connection")
         net_stream = await known[0]._add_stream(PluggedStream(conn, stream))
         net_stream.set_protocol(protocol)
         try:
