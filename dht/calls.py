@@ -187,6 +187,11 @@ class Calls:
             return await self._link(peer).ask(question)  # it was an old stream, perhaps reaped
         raise TransportError(f"{peer} gave no answer within {deadline_s:.1f} s")
 
+    def linked(self, peer: str) -> bool:
+        """Whether a stream to this peer has carried an answer already."""
+        link = self._links.get(peer)
+        return link is not None and link.used and link.ended is None
+
     def _link(self, peer: str) -> _Link:
         link = self._links.get(peer)
         if link is None or link.ended is not None:

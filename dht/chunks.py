@@ -157,10 +157,10 @@ class Chunks:
         while left:
             first = left[0]
             near = await self._neighbours.lookup(first)
-            bits = region_bits(first, near)
+            bits = region_bits(first, near[:CONTACTS_MAX], known=len(self._neighbours.table))
             here = [place for place in left if shared_bits(place, first) >= bits]
             for place in here:
-                found[place] = _closest(near, place)
+                found[place] = _closest(near[:CONTACTS_MAX], place) + near[CONTACTS_MAX:]
             left = left[len(here) :]  # sorted: those of one prefix stand together
         return found
 
@@ -217,14 +217,15 @@ class Chunks:
         readings[place].add([raw], now)
 
 
-def region_bits(place: bytes, near: Sequence[Contact]) -> int:
+def region_bits(place: bytes, near: Sequence[Contact], *, known: int) -> int:
     """Of which prefix of `place` these, its closest peers, are all the peers there are.
 
     The farthest of them shares so many bits; whoever shares more is closer, so is among them.
+    known: how many peers we know; fewer than 20 found are the whole swarm only if we know no more.
     """
-    if len(near) < CONTACTS_MAX:
-        return 0  # the whole swarm
-    return 1 + min(shared_bits(place, peer_point(contact.peer)) for contact in near)
+    if len(near) < CONTACTS_MAX and known <= len(near):
+        return 0
+    return 1 + min((shared_bits(place, peer_point(one.peer)) for one in near), default=0)
 
 
 def _closest(near: Sequence[Contact], place: bytes) -> list[Contact]:

@@ -8,12 +8,13 @@ closer peers, and no peer is asked by two. A liar leads one path astray, not all
           ──▶ path 1: ...                                          have answered
           ──▶ ...
 
-A peer that has not answered within `patience_s` no longer holds a path up, though its answer still
-counts when it comes. A machine: the driver asks whom `next(now)` names and says how it went.
+A peer that has not answered within our `patience` no longer holds a path up, though its answer
+still counts when it comes; to whom a stream has to be opened first has longer. A machine: the
+driver asks whom `next(now)` names and says how it went.
 """
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -37,7 +38,7 @@ class _Candidate:
     distance: int
     networks: frozenset[str]
     state: State = "new"
-    asked_s: float = 0.0
+    slow_s: float = 0.0  # when it will have taken too long
     path: int | None = None  # the one path that asked it
 
 
@@ -81,10 +82,10 @@ class Lookup:
 
     def __init__(
         self, place: bytes, seeds: Iterable[Contact], *, me: str, shunned: Iterable[str] = (),
-        patience_s: float = PATIENCE_S,
+        patience: Callable[[str], float] = lambda peer: PATIENCE_S,
     ) -> None:  # fmt: skip
         self._place = place
-        self._patience_s = patience_s
+        self._patience = patience
         self._never = {me, *shunned}
         self._paths = [_Path(number) for number in range(PATHS)]
         self._candidates: dict[str, _Candidate] = {}
@@ -96,13 +97,14 @@ class Lookup:
         asking = []
         for path in self._paths:
             for member in path.asked:
-                if member.state == "asked" and now >= member.asked_s + self._patience_s:
+                if member.state == "asked" and now >= member.slow_s:
                     member.state = "slow"
             for member in path.front():
                 if path.in_flight() >= ALPHA or len(path.asked) >= ASKS_MAX:
                     break
                 if member.state == "new":
-                    member.state, member.asked_s, member.path = "asked", now, path.number
+                    member.state, member.path = "asked", path.number
+                    member.slow_s = now + self._patience(member.contact.peer)
                     path.asked.append(member)
                     asking.append(member.contact)
         return asking
@@ -127,8 +129,8 @@ class Lookup:
 
     def wake_s(self) -> float:
         """When the next peer that was asked becomes slow; infinity when none will."""
-        waits = (m.asked_s for path in self._paths for m in path.asked if m.state == "asked")
-        return min(waits, default=float("inf")) + self._patience_s
+        waits = (m.slow_s for path in self._paths for m in path.asked if m.state == "asked")
+        return min(waits, default=float("inf"))
 
     def closest(self, count: int) -> list[Contact]:
         """Those who answered, closest first."""

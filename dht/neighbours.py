@@ -7,8 +7,9 @@ hearsay, good for one try. Whoever answers with lies is shunned for ten minutes.
 
 import math
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Final, TypeVar
 
 import trio
@@ -16,12 +17,17 @@ import trio
 from ..crypto.keys import public_of
 from ..errors import Refused, RemoteError, TransportError
 from .calls import ASK_S, Calls, Host
+from .crowd import is_besieged, siblings, size_seen
 from .keyspace import PLACE_BYTES, peer_point
 from .lookup import Lookup
 from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Question
 from .pace import Pace
 from .table import RoutingTable
 
+BESIEGED_S: Final = 1.5  # for the records of the wider region; the honest answer in time
+SIZES: Final = 9  # places at which we look how dense the swarm is; most of them are not besieged
+SIZES_AT_ONCE: Final = 3
+SIZES_AGE_S: Final = 60.0  # after which a suspicion is checked anew
 SHUN_S: Final = 600.0  # of whoever told lies; a guess
 SHUNNED_MAX: Final = 4096
 TEND_S: Final = 10.0
@@ -54,6 +60,9 @@ class Neighbours:
         self._join: tuple[str, ...] = ()
         self._lost: OrderedDict[str, Contact] = OrderedDict()  # the last one lost at the end
         self._pace = Pace()
+        self._first_pace = Pace()  # of a first answer: a connection and a stream are opened before
+        self._sized_s = -math.inf
+        self._sizes: deque[float] = deque(maxlen=SIZES)  # of the swarm, as seen at some places
         self.calls = Calls(host, nursery, self.hello, self.met)
 
     def hello(self) -> Hello:
@@ -106,15 +115,59 @@ class Neighbours:
         self, place: bytes, take: Callable[[Found], None] | None = None,
         have: Callable[[], bytes] = bytes,
     ) -> list[Contact]:  # fmt: skip
-        """The 20 closest peers to a place that answer, closest first.
+        """The 20 closest peers to a place that answer, closest first; more at a besieged place.
 
         take: is given each answer, with the records there, and raises RemoteError at a lie;
         have: names those that need not be sent again. Without `take` no records are asked for.
         """
+        near = await self._search(place, take, have)
+        if is_besieged(place, near, self._size()):
+            if trio.current_time() - self._sized_s > SIZES_AGE_S:
+                await self._size_up()  # the swarm may have grown
+            if is_besieged(place, near, self._size()):
+                return [*near, *await self._beyond(near, place, take, have)]
+        return near
+
+    async def _beyond(
+        self, near: Sequence[Contact], place: bytes, take: Callable[[Found], None] | None,
+        have: Callable[[], bytes],
+    ) -> list[Contact]:  # fmt: skip
+        """The other peers of a besieged place's region; their records are asked for too."""
+        wide: dict[str, Contact] = {}
+
+        async def search(sibling: bytes) -> None:
+            for contact in await self._search(sibling):
+                wide[contact.peer] = contact
+
+        async def ask(contact: Contact) -> None:
+            assert take is not None
+            try:
+                found = await self.find(contact, Find(0, place, True, have()))
+                self.believe(contact.peer, lambda: take(found))
+            except (TransportError, RemoteError):
+                del wide[contact.peer]
+
+        async with trio.open_nursery() as nursery:
+            for sibling in siblings(place, self._size()):
+                nursery.start_soon(search, sibling)
+        for contact in near:
+            wide.pop(contact.peer, None)
+        if take is not None:
+            with trio.move_on_after(BESIEGED_S):
+                async with trio.open_nursery() as nursery:
+                    for contact in list(wide.values()):
+                        nursery.start_soon(ask, contact)
+        return list(wide.values())
+
+    async def _search(
+        self, place: bytes, take: Callable[[Found], None] | None = None,
+        have: Callable[[], bytes] = bytes,
+    ) -> list[Contact]:  # fmt: skip
+        """The 20 closest that one look-up finds."""
         seeds = self.table.closest(place)
         lookup = Lookup(
             place, seeds, me=self._host.peer_id, shunned=self._shunned,
-            patience_s=self._pace.patience_s(),
+            patience=self._patience,
         )  # fmt: skip
         heard = trio.Event()
 
@@ -163,8 +216,9 @@ class Neighbours:
             self._learn(peer, contact.addresses)
         try:
             begun_s = trio.current_time()
+            pace = self._pace if self.calls.linked(peer) else self._first_pace
             answer = await self.calls.ask(peer, question, deadline_s=deadline_s)
-            self._pace.took(trio.current_time() - begun_s)
+            pace.took(trio.current_time() - begun_s)
         except TransportError:
             addresses = self.table.addresses(peer)
             self.table.failed(peer)
@@ -179,6 +233,7 @@ class Neighbours:
 
     async def tend(self) -> None:
         """Upkeep, for ever: ask after the silent, look into old buckets, join again when alone."""
+        await self._size_up()
         while True:
             await trio.sleep(self.jittered(TEND_S))
             now = trio.current_time()
@@ -226,7 +281,25 @@ class Neighbours:
         due = [p for p in prefixes if now - self._refreshed.get(p, -math.inf) >= REFRESH_BUCKET_S]
         if due:
             self._refreshed[due[0]] = now
-            await self.lookup(self._place_with_prefix(due[0]))
+            await self._look_around(self._place_with_prefix(due[0]))
+
+    def _size(self) -> float:
+        """How many peers the swarm has, as far as we saw."""
+        return median(self._sizes) if self._sizes else math.inf
+
+    async def _size_up(self) -> None:
+        """See how dense the swarm is now, at places that nobody else can know."""
+        self._sized_s = trio.current_time()
+        self._sizes.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(SIZES_AT_ONCE):
+                nursery.start_soon(self._look_around, self._dice.randbytes(PLACE_BYTES))
+
+    async def _look_around(self, place: bytes) -> None:
+        """Meet who is there, and see how dense they stand."""
+        size = size_seen(place, await self._search(place))
+        if size is not None:
+            self._sizes.append(size)
 
     def _place_with_prefix(self, bits: int) -> bytes:
         """A random place that shares exactly `bits` bits with our own point."""
@@ -234,6 +307,10 @@ class Neighbours:
         mine = int.from_bytes(self._point)
         first_other = 1 << (rest - 1)
         return (mine ^ first_other ^ self._dice.getrandbits(rest - 1)).to_bytes(PLACE_BYTES)
+
+    def _patience(self, peer: str) -> float:
+        pace = self._pace if self.calls.linked(peer) else self._first_pace
+        return pace.patience_s()
 
     def _lose(self, contact: Contact) -> None:
         self._lost.pop(contact.peer, None)

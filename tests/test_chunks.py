@@ -98,11 +98,12 @@ def test_a_region_holds_all_peers_of_its_prefix() -> None:
         place = DICE.randbytes(32)
         ranked = sorted(peers, key=lambda peer: distance(peer_point(peer), place))
         near = [Contact(peer, ()) for peer in ranked[:CONTACTS_MAX]]
-        bits = region_bits(place, near)
+        bits = region_bits(place, near, known=60)
         inside = {peer for peer in peers if shared_bits(peer_point(peer), place) >= bits}
         assert inside <= {contact.peer for contact in near}
         assert len(inside) >= 2
-    assert region_bits(place, near[:19]) == 0
+    assert region_bits(place, near[:19], known=19) == 0
+    assert region_bits(place, near[:19], known=20) >= bits
 
 
 async def test_the_directory_in_memory_provides_the_same(autojump_clock: MockClock) -> None:
