@@ -82,6 +82,48 @@ def b4_interop() -> Iterator[Row]:
     )
 
 
+def b5_directory() -> Iterator[Row]:
+    from .dht_scale import measure
+
+    found = measure()
+    command = "potluck bench dht"
+    yield Row(
+        "B5",
+        "64 hosts: a record is read, fresh and validated: p50 at most 150 ms",
+        f"{found['read_ms_p50']} ms, {found['read_fresh_share']:.1%} fresh",
+        found["read_ms_p50"] <= 150 and found["read_fresh_share"] == 1,
+        command,
+    )
+    yield Row(
+        "B5",
+        "after killing 30 %: at least 99 % of live records read, p50 at most 500 ms",
+        f"{found['after_kill_share']:.1%}, {found['after_kill_ms_p50']} ms",
+        found["after_kill_share"] >= 0.99 and found["after_kill_ms_p50"] <= 500,
+        command,
+    )
+    yield Row(
+        "B5",
+        "a host at rest: at most 0.4 % of a core; a bootstrap process at most 110 MiB",
+        f"{found['idle_cpu_share_per_host']:.2%}; {found['light_node_pss_mib']} MiB",
+        found["idle_cpu_share_per_host"] <= 0.004 and 0 < found["light_node_pss_mib"] <= 110,
+        command,
+    )
+
+
+def b6_hostile() -> Iterator[Row]:
+    from .dht_hostile import measure
+
+    found = measure()
+    for attack in ("mixed", "eclipse"):
+        yield Row(
+            "B6",
+            f"30 % hostile, {attack}: at least 99 % of look-ups end with the right record",
+            f"{found[attack]['right_share']:.2%} of {found[attack]['lookups']}",
+            found[attack]["right_share"] >= 0.99,
+            "python -m integration.dht_hostile",
+        )
+
+
 def b7_crowd() -> Iterator[Row]:
     from .crowd import measure
 
@@ -99,5 +141,7 @@ BARS: dict[str, Callable[[], Iterator[Row]]] = {
     "B1": b1_data_plane,
     "B3": b3_nat,
     "B4": b4_interop,
+    "B5": b5_directory,
+    "B6": b6_hostile,
     "B7": b7_crowd,
 }
