@@ -118,10 +118,13 @@ def open_shell() -> Iterator[Shell]:
 
 def _serve() -> None:
     """Fork a process for each command line that comes in; in the fork, run it and end."""
-    import potluck.cli.answer  # what a command would import
-    import potluck.cli.picture
-    import potluck.node.daemon  # noqa: F401
-    from potluck.cli.main import main
+    from potluck.cli.loading import loading
+
+    with loading():  # what a command would import
+        import potluck.cli.answer
+        import potluck.cli.picture
+        import potluck.node.daemon  # noqa: F401
+        from potluck.cli.main import main
 
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     for line in os.fdopen(os.dup(0), "rb"):

@@ -6,18 +6,15 @@ Each case is a process of its own. What it exits with is not 0, what it leaves b
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -26,6 +23,15 @@ from potluck.node.compute.shapes import write_random
 
 from .ground import Node, open_node
 from .shell import Done, Shell, open_shell
+from .spoil import (
+    cut,
+    edit_config,
+    other_tokenizer,
+    promise_much,
+    rename_tensor,
+    spoil_header,
+    write_hole,
+)
 
 NAME = "tiny"
 PEER = "12D3KooWMhw8hzWY5GXwZviQPA9K6zwkQQSoLxUwhbjnMVpCEPaL"
@@ -183,65 +189,6 @@ def test_a_setting_that_is_none(
 # ---- a model's files
 
 
-def cut(path: Path, size: int) -> None:
-    path.write_bytes(path.read_bytes()[:size])
-
-
-def header_of(weights: Path) -> tuple[dict[str, Any], bytes]:
-    raw = weights.read_bytes()
-    (size,) = struct.unpack("<Q", raw[:8])
-    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
-
-
-def write_weights(weights: Path, header: dict[str, object], body: bytes) -> None:
-    packed = json.dumps(header).encode()
-    weights.write_bytes(struct.pack("<Q", len(packed)) + packed + body)
-
-
-def write_hole(model: Path, ffn: int, blocks: int) -> None:
-    """Weights of so many blocks of this inner width: zeros that take no disk."""
-    given, _ = header_of(model / "model.safetensors")
-    names = [name for name in given if name.startswith("model.")]
-    names += [
-        name.replace(".0.", f".{block}.")
-        for block in range(8, blocks)
-        for name in names
-        if name.startswith("model.layers.0.")
-    ]
-    header: dict[str, object] = {}
-    at = 0
-    for name in names:
-        known = re.sub(r"layers\.\d+", "layers.0", name)
-        shape = [ffn if size == 688 else size for size in given[known]["shape"]]
-        size = 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    write_weights(model / "model.safetensors", header, b"")
-    with (model / "model.safetensors").open("r+b") as file:
-        file.truncate(file.seek(0, os.SEEK_END) + at)
-
-
-def edit_config(model: Path, **changes: object) -> None:
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | changes))
-
-
-def rename_tensor(weights: Path) -> None:
-    header, body = header_of(weights)
-    header["elsewhere"] = header.pop("model.layers.3.mlp.up_proj.weight")
-    write_weights(weights, header, body)
-
-
-def spoil_header(weights: Path) -> None:
-    raw = bytearray(weights.read_bytes())
-    raw[9:60] = b"\xff" * 51
-    weights.write_bytes(raw)
-
-
-def promise_much(weights: Path) -> None:
-    weights.write_bytes(b"\xff" * 8 + weights.read_bytes()[8:])
-
-
 @pytest.mark.parametrize(
     "spoil, what",
     [
@@ -269,13 +216,6 @@ def test_files_that_are_not_whole(
     assert [(p, s.st_mtime_ns, s.st_size) for p, s in after.items()] == [
         (p, s.st_mtime_ns, s.st_size) for p, s in before.items()
     ]
-
-
-def other_tokenizer(model: Path) -> None:
-    path = model / "tokenizer.json"
-    told = json.loads(path.read_text())
-    told["model"]["vocab"]["beyond"] = 5000
-    path.write_text(json.dumps(told))
 
 
 @pytest.mark.parametrize(
