@@ -137,6 +137,38 @@ def b7_crowd() -> Iterator[Row]:
     )
 
 
+def b8_day() -> Iterator[Row]:
+    from .dht_day import measure
+
+    found = measure()
+    command = "python -m integration.dht_day"
+    day, real = found["virtual"], found["real"]
+    early, late = day["after_a_tenth"], day["at_the_end"]
+    yield Row(
+        "B8",
+        "twenty-four virtual hours of churn: no leak of tasks, streams or memory",
+        f"{day['visits']} visits; tasks {early['tasks']} to {late['tasks']}, streams "
+        f"{early['streams']} to {late['streams']}, memory {day['memory_growth']:+.1%}",
+        late["tasks"] <= 1.5 * early["tasks"]
+        and late["streams"] <= 1.5 * early["streams"] + 10
+        and day["memory_growth"] <= 0.1,
+        command,
+    )
+    early, late = real["after_a_fifth"], real["at_the_end"]
+    yield Row(
+        "B8",
+        "real hosts that come and go: no leak of sockets, streams, tasks or memory",
+        f"{real['visits']} visits; descriptors {early['descriptors']} to {late['descriptors']}, "
+        f"streams {late['streams']}, tasks {early['tasks']} to {late['tasks']}, "
+        f"memory {real['memory_growth']:+.1%}",
+        late["descriptors"] <= early["descriptors"]
+        and late["streams"] == 0
+        and late["tasks"] <= early["tasks"]
+        and real["memory_growth"] <= 0.05,
+        command,
+    )
+
+
 BARS: dict[str, Callable[[], Iterator[Row]]] = {
     "B1": b1_data_plane,
     "B3": b3_nat,
@@ -144,4 +176,5 @@ BARS: dict[str, Callable[[], Iterator[Row]]] = {
     "B5": b5_directory,
     "B6": b6_hostile,
     "B7": b7_crowd,
+    "B8": b8_day,
 }
