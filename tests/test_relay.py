@@ -75,6 +75,7 @@ async def yard(limits: RelayLimits | None = None) -> AsyncIterator[Yard]:
         bob.handle(ECHO, echo)
         held = reservations(bob)
         await bob.connect(middle.addresses())
+        await bob.identified(middle.peer_id)
         assert await held.tend()
         yield Yard(alice, bob, middle, relay, held)
 
@@ -131,6 +132,7 @@ async def test_a_reservation_is_the_senders_whatever_its_message_says() -> None:
 async def test_a_full_relay_refuses() -> None:
     async with yard(RelayLimits(reservations_max=1)) as yard_, open_host(config("c")) as carol:
         await carol.connect(yard_.middle.addresses())
+        await carol.identified(yard_.middle.peer_id)
         held = reservations(carol)
         await held.tend()
         assert not held.relays

@@ -25,7 +25,7 @@ from .peers import Connection
 from .portmap import keep_mapped
 from .ports import Ports
 from .punch import Puncher
-from .reach import DialBack, Verdict, ask_around
+from .reach import Answer, DialBack, Verdict, ask_around, judge
 from .relay import Relay, RelayLimits
 from .reservations import Reservations
 from .watch import own_hosts, watch
@@ -34,6 +34,7 @@ log = get_logger()
 
 TEND_S: Final = 1.0
 ASK_AGAIN_S: Final = 300.0  # guess: mappings and firewalls change by the hour
+ENOUGH: Final = 3  # networks that have answered
 ASK_SOON_S: Final = 10.0  # while nothing certain is known
 SETTLED_S: Final = 6.0  # how long a node's first announcement waits for an address to tell
 
@@ -70,6 +71,7 @@ class Nat:
         DialBack(host)
         self.changed: list[Callable[[], None]] = []  # told when `host.addresses()` has changed
         self._verdict = Verdict()
+        self._answers: dict[str, tuple[float, Answer]] = {}  # by network, and when
         self._mapped: tuple[Address, ...] = ()
         self._ask_at = 0.0
         self._relaying = False
@@ -104,6 +106,7 @@ class Nat:
         """The interfaces have changed: what was found out is of the past."""
         self._own = frozenset(place.host for place in reachable(self._host.listeners))
         self.ports.forget()
+        self._answers.clear()
         self._verdict = Verdict()
         self._ask_at = 0.0
         self._wake.set()
@@ -112,22 +115,28 @@ class Nat:
         """The router forwards these to us now."""
         if places != self._mapped:
             self._mapped = places
+            self._answers.clear()
             self._ask_at = 0.0
             self._wake.set()
 
     async def _ask(self) -> None:
         """Have strangers try, and draw the consequences."""
         ports = [place.port for place in self._mapped] + list(self.ports.numbers())
-        verdict = await ask_around(
+        now = trio.current_time()
+        self._answers = {k: v for k, v in self._answers.items() if now - v[0] < ASK_AGAIN_S}
+        found = await ask_around(
             self._host,
             tuple(dict.fromkeys(ports)),
             touched=self.ports.touched(),
+            asked=self._answers,
             local=self._config.local,
         )
         now = trio.current_time()
-        if verdict.asked == 0 and self._verdict.asked:
+        self._answers.update({network: (now, answer) for network, answer in found.items()})
+        if not self._answers and self._verdict.asked:
             self._ask_at = now + ASK_AGAIN_S  # all are known to our NAT: the old verdict stands
             return
+        verdict = judge([answer for _, answer in self._answers.values()], self._mapped)
         if verdict.reachability != self._verdict.reachability:
             log.info(
                 "reachability",
@@ -136,7 +145,7 @@ class Nat:
                 reached=verdict.reached,
             )
         self._verdict = verdict
-        certain = verdict.reachability != "unknown"
+        certain = verdict.reachability != "unknown" and verdict.asked >= ENOUGH
         self._ask_at = now + (ASK_AGAIN_S if certain else ASK_SOON_S)
 
     async def _tend(self) -> None:
@@ -203,9 +212,14 @@ class Nat:
 
     def _on_connection(self, connection: Connection) -> None:
         if connection.relay is None and self._usable(connection.remote[0]):
-            if self._verdict.asked == 0:
-                self._ask_at = 0.0
-            self._wake.set()
+            self._host.nursery.start_soon(self._meet, connection)
+
+    async def _meet(self, connection: Connection) -> None:
+        """A stranger came: once it has said what it speaks, it may be of use."""
+        await connection.asked.wait()
+        if self._verdict.asked < ENOUGH:
+            self._ask_at = 0.0
+        self._wake.set()
 
 
 def start_nat(host: Host, key: IdentityKey, config: NatConfig | None = None) -> Nat:

@@ -35,6 +35,10 @@ class Connection:
     over: trio.Event = field(default_factory=trio.Event)
     asked: trio.Event = field(default_factory=trio.Event)  # its claims are there, or will not come
 
+    def speaks(self, protocol: str) -> bool:
+        """Whether the peer has said so. To propose what it does not speak looks like a fault."""
+        return self.claims is not None and protocol in self.claims.protocols
+
 
 class Peers:
     """Every live connection, by peer."""

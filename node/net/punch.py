@@ -96,7 +96,7 @@ class Puncher:
                 await self._ports.ensure(self._observers(connection))
             if await self._plainly(connection):
                 return
-            for _ in range(ROUNDS):
+            for _ in range(ROUNDS if connection.speaks(PROTOCOL) else 0):
                 if connection.mux.failure is not None or self._is_direct(peer):
                     break
                 if await self._round(connection):
@@ -170,6 +170,8 @@ class Puncher:
 
     async def _punch(self, peer: str, places: list[Address], *, client: bool) -> bool:
         """Dial all places, again and again, for ROUND_S; whether a direct connection came of it."""
+        if self._is_direct(peer):
+            return True  # the other's SYN was let in before we began
         worth = [one for one in places if self._worth(one)][:ADDRESSES_MAX]
         came = self._direct.setdefault(peer, trio.Event())
         if client:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, TypeVar
 
@@ -152,41 +153,56 @@ class DialBack:
 
 
 async def ask_around(
-    host: Host, ports: tuple[int, ...], *, touched: frozenset[str], local: bool = False
-) -> Verdict:
-    """Ask up to ASKED_MAX peers of different networks to dial us back.
+    host: Host,
+    ports: tuple[int, ...],
+    *,
+    touched: frozenset[str],
+    asked: Collection[str] = (),
+    local: bool = False,
+) -> dict[str, Answer]:
+    """Ask up to ASKED_MAX peers of different networks to dial us back; answers by network.
 
-    touched: hosts that were dialed from the listening port, whom a NAT lets in. local: take
-    addresses that are none of the internet's for strangers too (a test on one machine).
+    touched: hosts that were dialed from the listening port, whom a NAT lets in. asked: networks
+    that have answered already. local: take addresses that are none of the internet's for strangers
+    too, each peer for a network of its own (a test on one machine).
     """
     chosen: dict[str, Connection] = {}
     for connection in host.connections():
         where = connection.remote[0]
-        if connection.relay is None and (local or is_public(where)) and where not in touched:
-            chosen.setdefault(connection.mux.peer if local else subnet(where), connection)
-    answers: list[Answer] = []
+        network = connection.mux.peer if local else subnet(where)
+        stranger = (local or is_public(where)) and where not in touched and network not in asked
+        if connection.relay is None and stranger and connection.speaks(PROTOCOL):
+            chosen.setdefault(network, connection)
+    answers: dict[str, Answer] = {}
 
-    async def ask(connection: Connection) -> None:
+    async def ask(network: str, connection: Connection) -> None:
         try:
             with trio.fail_after(ANSWER_S + 1):
-                answers.append(await _ask(host, connection, ports))
+                answer = await _ask(host, connection, ports)
+            if answer.tried:
+                answers[network] = answer
         except (TransportError, RemoteError, trio.TooSlowError) as error:
             log.debug("no word on reachability", peer=connection.mux.peer, reason=str(error))
 
     async with trio.open_nursery() as nursery:
-        for connection in list(chosen.values())[:ASKED_MAX]:
-            nursery.start_soon(ask, connection)
-    return judge([answer for answer in answers if answer.tried])
+        for network, connection in list(chosen.items())[:ASKED_MAX]:
+            nursery.start_soon(ask, network, connection)
+    return answers
 
 
-def judge(answers: list[Answer]) -> Verdict:
-    """Public when AGREEING peers came through, and more than did not; private when most failed."""
+def judge(answers: Collection[Answer], forwarded: Collection[Address] = ()) -> Verdict:
+    """Public when AGREEING peers came through, and more than did not; private when most failed.
+
+    forwarded: places of which the router says that it sends them on to us: there, one is enough.
+    """
     places: Counter[Address] = Counter()
     reached = 0
     for answer in answers:
         reached += bool(answer.reached)
         places.update(address_of((answer.host, port)) for port in answer.reached)
-    agreed = tuple(place for place, count in places.items() if count >= AGREEING)
+    agreed = tuple(
+        place for place, count in places.items() if count >= AGREEING or place in forwarded
+    )
     failed = len(answers) - reached
     verdict: Reachability = "unknown"
     if agreed and reached > failed:

@@ -115,16 +115,16 @@ class Reservations:
         self._host.keep(STOP, set())
 
     def _candidates(self) -> list[str]:
-        """Connected peers that may serve as relays, those that say so first."""
+        """Connected peers that say that they relay, the nearest first."""
         now = trio.current_time()
         found = []
         for connection in self._host.connections():
             peer = connection.mux.peer
             ready = self._not_before.get(peer, 0.0) <= now and peer not in self._held
-            if ready and connection.relay is None and self._usable(connection.remote[0]):
-                says = connection.claims is not None and HOP in connection.claims.protocols
-                found.append((not says, connection.mux.rtt_s, peer))
-        return list(dict.fromkeys(peer for _, _, peer in sorted(found)))
+            near = connection.relay is None and self._usable(connection.remote[0])
+            if ready and near and connection.speaks(HOP):
+                found.append((connection.mux.rtt_s, peer))
+        return list(dict.fromkeys(peer for _, peer in sorted(found)))
 
     async def _try(self, relay: str) -> None:
         self._not_before[relay] = trio.current_time() + TRY_AGAIN_S

@@ -1,0 +1,80 @@
+"""Forwarded ports: what is said to the router, and what is made of its answers."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+import trio
+
+from potluck.node.net import portmap
+from potluck.node.net.address import Address
+from potluck.node.net.lan import from_text, to_text
+from potluck.node.net.portmap import default_gateway, map_by_pmp
+
+
+async def router(sock: trio.socket.SocketType, *, deaf_to: int = 0, result: int = 0) -> None:
+    """A NAT-PMP router that overhears the first few questions."""
+    while True:
+        question, asker = await sock.recvfrom(64)
+        if deaf_to:
+            deaf_to -= 1
+            continue
+        head = struct.pack("!BBHI", 0, question[1] | 0x80, result, 77)
+        if question[1] == portmap.PMP_ADDRESS:
+            await sock.sendto(head + bytes((11, 0, 9, 2)), asker)
+        else:
+            _, _, _, inside, _, lease = struct.unpack("!BBHHHI", question)
+            await sock.sendto(head + struct.pack("!HHI", inside, 50_000, lease // 2), asker)
+
+
+async def mapped(monkeypatch: pytest.MonkeyPatch, **habits: int) -> portmap.Mapping | None:
+    found: portmap.Mapping | None = None
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        await sock.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(portmap, "PMP_PORT", sock.getsockname()[1])
+        monkeypatch.setattr(portmap, "PMP_FIRST_S", 0.02)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: router(sock, **habits))
+            found = await map_by_pmp(4001, gateway="127.0.0.1")
+            nursery.cancel_scope.cancel()
+    return found
+
+
+async def test_a_router_that_speaks_nat_pmp_maps_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may choose another port, and a shorter lease."""
+    found = await mapped(monkeypatch)
+    assert found == portmap.Mapping(Address("ip4", "11.0.9.2", 50_000), "nat-pmp", 1800.0)
+
+
+async def test_a_lost_question_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await mapped(monkeypatch, deaf_to=2) is not None
+
+
+async def test_a_router_that_refuses_maps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await mapped(monkeypatch, result=2) is None
+
+
+async def test_no_router_maps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await mapped(monkeypatch, deaf_to=99) is None
+
+
+def test_the_router_is_read_from_the_kernels_table(tmp_path: Path) -> None:
+    table = tmp_path / "route"
+    table.write_text(
+        "Iface\tDestination\tGateway\tFlags\n"
+        "eth0\t0001A8C0\t00000000\t0001\n"
+        "eth0\t00000000\t0101A8C0\t0003\n"
+    )
+    assert default_gateway(table) == "192.168.1.1"
+
+
+def test_addresses_survive_a_txt_record_and_nonsense_does_not() -> None:
+    addresses = [
+        "/ip4/192.168.1.2/tcp/4001/p2p/12D3KooWBWSvhZU8XUfdZos7F4XKKw5u5oapksA9UK2jX4vc3rnU"
+    ]
+    assert from_text(to_text(addresses)) == addresses
+    assert from_text(to_text(["x" * 300])) == []
+    assert from_text(b"\x03abc\xffdnsaddr=\xc3") == []

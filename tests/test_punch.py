@@ -1,0 +1,134 @@
+"""From relayed to direct: both dial at once, and whatever TCP makes of it, one connection results."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from libp2p.relay.circuit_v2.pb import dcutr_pb2
+
+from potluck.crypto.keys import IdentityKey
+from potluck.errors import RemoteError
+from potluck.node.net import punch
+from potluck.node.net.address import Address
+from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.nat import Nat, NatConfig, start_nat
+from potluck.node.net.stream import Stream
+
+ECHO = "/potluck/echo/1"
+SOON_S = 10.0
+
+
+async def echo(stream: Stream) -> None:
+    while piece := await stream.receive():
+        await stream.send(piece)
+
+
+@asynccontextmanager
+async def crossing(letter: str, *listen: str, relay: str = "no") -> AsyncIterator[tuple[Host, Nat]]:
+    seed = letter.encode() * 32
+    async with open_host(HostConfig(seed=seed, listen=listen)) as host:
+        config = NatConfig(relay=relay, local=True)  # type: ignore[arg-type]
+        yield host, start_nat(host, IdentityKey.from_bytes(seed), config)
+
+
+async def until(true: object) -> None:
+    with trio.fail_after(SOON_S):
+        while not true():  # type: ignore[operator]
+            await trio.sleep(0.01)
+
+
+HERE = "/ip4/127.0.0.1/tcp/0"
+
+
+@asynccontextmanager
+async def homes() -> AsyncIterator[tuple[Host, Nat, Host, Nat, str]]:
+    """A client that listens nowhere, a node that a relay knows, and the way through it."""
+    async with (
+        crossing("r", HERE, relay="yes") as (middle, _),
+        crossing("b", HERE) as (bob, bobs),
+        crossing("a") as (alice, alices),
+    ):
+        bob.handle(ECHO, echo)
+        await bob.connect(middle.addresses())
+        await until(lambda: bobs.reservations.relays)
+        way = next(one for one in bob.addresses() if "p2p-circuit" in one)
+        yield alice, alices, bob, bobs, way
+
+
+async def test_a_relayed_connection_becomes_direct_and_new_streams_use_it() -> None:
+    async with homes() as (alice, _, bob, _, way):
+        told: list[str] = []
+        alice.on_direct.append(told.append)
+        await alice.connect([way])
+        assert alice.relay_of(bob.peer_id) is not None
+        stream = await alice.open_stream(bob.peer_id, ECHO)
+        await stream.send(b"before")
+        assert bytes(await stream.receive()) == b"before"
+        await until(lambda: alice.relay_of(bob.peer_id) is None)
+        assert told == [bob.peer_id]
+        await stream.send(b"the old stream goes on")
+        assert bytes(await stream.receive()) == b"the old stream goes on"
+        fresh = await alice.open_stream(bob.peer_id, ECHO)
+        await fresh.send(b"after")
+        assert bytes(await fresh.receive()) == b"after"
+        await until(lambda: bob.relay_of(alice.peer_id) is None)
+
+
+async def test_who_cannot_simply_be_dialed_is_punched(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(punch.Puncher, "_plainly", no)
+    async with homes() as (alice, alices, bob, bobs, way):
+        await alice.connect([way])
+        await until(lambda: bobs.puncher.opened == 1)
+        assert alice.relay_of(bob.peer_id) is None
+        (direct,) = [one for one in alice.connections(bob.peer_id) if one.relay is None]
+        assert direct.mux.dialer  # the caller is the client, whoever's SYN was first
+        assert not alices.puncher._calling and not bobs.puncher._direct
+
+
+async def test_a_client_listens_nowhere_until_it_needs_a_punch() -> None:
+    async with homes() as (alice, alices, bob, _, way):
+        assert not alices.ports.listens
+        await alice.connect([way])
+        await until(lambda: alice.relay_of(bob.peer_id) is None)
+        assert alices.ports.listens
+
+
+async def test_who_is_dialed_by_the_server_of_a_punch_speaks_first() -> None:
+    """Bob's SYN found Alice's NAT open, and Bob waits for the client's words: Alice says them."""
+    async with crossing("a", HERE) as (alice, alices), crossing("b", HERE) as (bob, bobs):
+        alices.puncher._calling["127.0.0.1"] = bob.peer_id
+        place = Address("ip4", "127.0.0.1", alice.listeners[0].getsockname()[1])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bobs.puncher._dial, alice.peer_id, place, False)
+            await until(lambda: alice.connections(bob.peer_id))
+            nursery.cancel_scope.cancel()
+        (there,) = alice.connections(bob.peer_id)
+        assert there.mux.dialer
+
+
+async def test_a_punch_on_a_direct_connection_is_refused() -> None:
+    async with crossing("a", HERE) as (alice, _), crossing("b", HERE) as (bob, _):
+        await alice.connect(bob.addresses())
+        stream = await alice.open_stream(bob.peer_id, punch.PROTOCOL)
+        await stream.send(b"\x02\x08\x64")
+        with pytest.raises(Exception, match="reset|closed"), trio.fail_after(SOON_S):
+            while await stream.receive():
+                pass
+            raise RemoteError("closed")
+
+
+def test_messages_are_those_of_libp2p() -> None:
+    place = Address("ip4", "11.0.1.2", 4001)
+    theirs = dcutr_pb2.HolePunch()
+    theirs.ParseFromString(punch._encode(punch.CONNECT, [place]))
+    assert theirs.type == dcutr_pb2.HolePunch.CONNECT
+    assert list(theirs.ObsAddrs) == [bytes.fromhex("04 0b000102 06 0fa1".replace(" ", ""))]
+    assert punch._decode(theirs.SerializeToString()) == (punch.CONNECT, [place])
+    sync = dcutr_pb2.HolePunch(type=dcutr_pb2.HolePunch.SYNC)
+    assert punch._decode(sync.SerializeToString()) == (punch.SYNC, [])
