@@ -1,4 +1,4 @@
-"""Whether strangers can dial us: who is asked, who is believed, and nobody's door but the asker's."""
+"""Whether strangers can dial us: who is asked, who is believed, and whose door is knocked at."""
 
 from __future__ import annotations
 
