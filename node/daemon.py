@@ -179,7 +179,10 @@ def _load(config: NodeConfig) -> _Loaded:
 async def _refuse_namesake(member: Member, loaded: _Loaded) -> None:
     """Two models under one name would mix in every reader's mind: the second has to be renamed."""
     for offer in await member.directory.models():
-        if offer.name == loaded.name and offer.model != loaded.digest:
+        if offer.name != loaded.name or offer.model == loaded.digest:
+            continue
+        told = await member.directory.find(offer.model)  # a name on a list alone bars nobody
+        if any(one.name == loaded.name and one.state == "online" for one in told):
             raise UserError(
                 f"the swarm already serves another model as {loaded.name} "
                 f"(digest {offer.model[:12]}, this one is {loaded.digest[:12]}): "
