@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -105,7 +105,7 @@ class Ground:
         """Connect a namespace to the internet; its address there."""
         self.wans += 1
         near, far = f"11.0.{self.wans}.1", f"11.0.{self.wans}.2"
-        self._wire(f"{self.prefix}net", f"w{self.wans}", near, namespace, "wan", far)
+        self.wire(f"{self.prefix}net", f"w{self.wans}", near, namespace, "wan", far)
         return far
 
     def public(self, name: str) -> str:
@@ -118,11 +118,11 @@ class Ground:
         if kind == "double":
             carrier = self.add(f"{name}-cgn")
             outside = self.wan(carrier)
-            self._wire(carrier, "lan", "100.64.0.1", router, "wan", "100.64.0.2")
+            self.wire(carrier, "lan", "100.64.0.1", router, "wan", "100.64.0.2")
             self._nat(carrier, "port", "100.64.0.2")
         else:
             outside = self.wan(router)
-        self._wire(router, "lan", "192.168.1.1", home, "eth0", "192.168.1.2")
+        self.wire(router, "lan", "192.168.1.1", home, "eth0", "192.168.1.2")
         self._nat(router, "port" if kind == "double" else kind, "192.168.1.2")
         return outside
 
@@ -132,7 +132,7 @@ class Ground:
         self.inside(router, "nft", "-f", "-", stdin=FORWARD % rules)
         self.inside(router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
 
-    def _wire(self, near: str, link: str, here: str, far: str, name: str, there: str) -> None:
+    def wire(self, near: str, link: str, here: str, far: str, name: str, there: str) -> None:
         """A cable between two namespaces; `far` has its default route through it."""
         _run("ip", "link", "add", link, "netns", near, "type", "veth",
              "peer", "name", name, "netns", far)  # fmt: skip
@@ -152,9 +152,9 @@ def open_ground(rtt_s: float = 0.0) -> Iterator[Ground]:
     try:
         net = ground.add("net")
         ground.inside(net, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        if rtt_s:
-            _delay(ground.command(net, [sys.executable, "-m", f"{__package__}.nat_delay"]), rtt_s)
-        yield ground
+        program = [sys.executable, "-m", f"{__package__}.nat_delay"]
+        with _delay(ground.command(net, program), rtt_s) if rtt_s else nullcontext():
+            yield ground
     finally:
         for name in reversed(ground.names):
             found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
@@ -163,14 +163,19 @@ def open_ground(rtt_s: float = 0.0) -> Iterator[Ground]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def _delay(command: list[str], rtt_s: float) -> None:
-    """Start the process that delays; it is ended with the namespace."""
-    process = subprocess.Popen(
+@contextmanager
+def _delay(command: list[str], rtt_s: float) -> Iterator[None]:
+    """The process that delays, while it is needed."""
+    with subprocess.Popen(
         [*command, str(rtt_s / 2)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    if process.stdout.readline() != "ready\n":
-        raise RuntimeError(f"nat_delay ended: {process.wait()}")
+    ) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"nat_delay ended: {process.wait()}")
+            yield
+        finally:
+            process.kill()
 
 
 def _run(*command: str, stdin: str = "") -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from . import nat_session
 from .nat_ground import KINDS, Ground, Kind, open_ground, why_not
 
 ROOT = Path(__file__).parent.parent
@@ -66,11 +67,13 @@ class Peer:
 @contextmanager
 def started(ground: Ground, namespace: str, log: Path, *arguments: str) -> Iterator[Peer]:
     command = [sys.executable, "-m", "integration.nat_peer", *arguments]
-    with log.open("w") as errors:
-        process = subprocess.Popen(
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
             ground.command(namespace, command),
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-        )  # fmt: skip
+        ) as process,
+    ):  # fmt: skip
         try:
             peer = Peer(process)
             told = peer.hear()
@@ -78,7 +81,6 @@ def started(ground: Ground, namespace: str, log: Path, *arguments: str) -> Itera
             yield peer
         finally:
             process.kill()
-            process.wait()
 
 
 class Town:
@@ -212,7 +214,19 @@ def measure(
         place = logs or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         found = matrix(level, place, rtt_s)
-    return {**summary(found["rows"]), **found}
+    session = nat_session.measure("port", "port", rtt_s=rtt_s)
+    return {**summary(found["rows"]), **found, "session": session, "rtt_ms": rtt_s * 1e3}
+
+
+def holds(found: dict[str, Any]) -> bool:
+    """Whether bar 3 does."""
+    sessions = len(found["session"]["runs"])
+    return bool(
+        found["connected"] == found["pairs"]
+        and found["allowed_direct"] == found["allowed"]
+        and found["direct_share"] >= 0.7
+        and found["session"]["equal"] == found["session"]["moved"] == sessions
+    )
 
 
 def main() -> int:
@@ -225,9 +239,10 @@ def main() -> int:
     found = measure(rtt_s=asked.rtt_ms / 1e3, level=asked.log, logs=asked.logs)
     print(table(found["rows"]))
     print(json.dumps(summary(found["rows"])))
+    print(json.dumps(found["session"]))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return 0 if found["connected"] == found["pairs"] else 1
+    return 0 if holds(found) else 1
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ async def call(host: Host, peer: str) -> bool:
     return bytes(heard) == b"a word"
 
 
-async def meet(host: Host, peer: str, addresses: list[str]) -> dict[str, Any]:
+async def meet(
+    host: Host, peer: str, addresses: list[str], within_s: float = DIRECT_S
+) -> dict[str, Any]:
     """Connect, talk, wait until the path is direct, talk again."""
     began = trio.current_time()
     found: dict[str, Any] = {"connected_s": None, "direct_s": None, "relayed": None, "talks": False}
@@ -61,7 +63,7 @@ async def meet(host: Host, peer: str, addresses: list[str]) -> dict[str, Any]:
             found["error"] = str(error)
     best = host.best(peer)
     found["relayed"] = best is not None and best.relay is not None
-    with trio.move_on_at(began + DIRECT_S):
+    with trio.move_on_at(began + within_s):
         while best is not None and best.relay is not None:
             await trio.sleep(LOOK_S)
             best = host.best(peer)
@@ -74,7 +76,8 @@ async def meet(host: Host, peer: str, addresses: list[str]) -> dict[str, Any]:
 async def obey(host: Host, order: dict[str, Any]) -> dict[str, Any]:
     match order["do"]:
         case "meet":
-            return await meet(host, order["peer"], order["addresses"])
+            more = {"within_s": order["within_s"]} if "within_s" in order else {}
+            return await meet(host, order["peer"], order["addresses"], **more)
         case "part":
             host.disconnect(order["peer"])
             return {}

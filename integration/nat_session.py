@@ -30,11 +30,12 @@ def start(stack: ExitStack, ground: Ground, name: str, logs: Path, *arguments: s
     """A command that says as JSON when it is ready, in a namespace; its first address."""
     command = ground.command(f"{ground.prefix}{name}", [*POTLUCK, *arguments, "--json"])
     errors = stack.enter_context((logs / f"{name}.log").open("w"))
-    process = subprocess.Popen(
-        [*command, "--home", str(logs / name)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
+    process = stack.enter_context(
+        subprocess.Popen(
+            [*command, "--home", str(logs / name)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
+        )
     )  # fmt: skip
-    stack.callback(process.wait)
     stack.callback(process.terminate)
     assert process.stdout is not None
     line = process.stdout.readline()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 import trio
@@ -13,15 +14,21 @@ from libp2p.relay.circuit_v2.pb import circuit_pb2
 from potluck.crypto.keys import IdentityKey, verify
 from potluck.errors import TransportError
 from potluck.node.net import circuit, protobuf
-from potluck.node.net.circuit import HOP, Message, Reservation, Status
+from potluck.node.net import relay as relay_module
+from potluck.node.net.circuit import HOP, STOP, Message, Reservation, Status
+from potluck.node.net.guard import Limits
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.identify import peer_bytes
+from potluck.node.net.nat import NatConfig, start_nat
 from potluck.node.net.noise import ED25519_KEY
+from potluck.node.net.punch import PROTOCOL as DCUTR
+from potluck.node.net.reach import PROTOCOL as REACH
 from potluck.node.net.relay import Relay, RelayLimits
 from potluck.node.net.reservations import Reservations
 from potluck.node.net.stream import Stream
 
 ECHO = "/potluck/echo/1"
+HERE = "/ip4/127.0.0.1/tcp/0"
 KIB = 1024
 
 
@@ -147,6 +154,39 @@ async def test_a_reservation_ends_with_its_connection() -> None:
         assert yard_.relay.peers == ()
         assert await yard_.held.tend()
         assert yard_.held.addresses() == ()
+
+
+async def test_who_says_nothing_to_a_relay_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_module, "WORDS_S", 0.05)
+    async with yard() as yard_:
+        await yard_.alice.connect(yard_.middle.addresses())
+        stream = await yard_.alice.open_stream(yard_.middle.peer_id, HOP)
+        await stream.send(b"")
+        with trio.fail_after(5):
+            assert await stream.receive() == b""
+
+
+@pytest.mark.parametrize("protocol", [HOP, STOP, DCUTR, REACH])
+async def test_nonsense_ends_its_stream_and_nothing_else(protocol: str) -> None:
+    """A hundred messages of the right length and any content, from one who is not banned for it."""
+    dice = Random(protocol)
+    seed = b"r" * 32
+    strict = HostConfig(seed=seed, limits=Limits(faults_max=1000), listen=(HERE,))
+    async with open_host(strict) as host, open_host(config("m")) as mallory:
+        start_nat(host, IdentityKey.from_bytes(seed), NatConfig(relay="yes", local=True))
+        host.handle(ECHO, echo)
+        await mallory.connect(host.addresses())
+        for _ in range(100):
+            stream = await mallory.open_stream(host.peer_id, protocol)
+            body = dice.randbytes(dice.randrange(40))
+            with suppress(TransportError):
+                await stream.send(bytes((len(body),)) + body)
+            await stream.close()
+        stream = await mallory.open_stream(host.peer_id, ECHO)
+        await stream.send(b"alive")
+        assert await exactly(stream, 5) == b"alive"
 
 
 def test_messages_are_those_of_libp2p() -> None:

@@ -85,7 +85,11 @@ async def connect_tcp(address: Address, source: tuple[str, int] | None = None) -
     """
     reason = "no such name"
     for family, end_point in await _resolve(address):
-        sock = socket.socket(family)
+        try:
+            sock = socket.socket(family)
+        except OSError as error:  # no descriptor is left, or no such family here
+            reason = error.strerror or str(error)
+            continue
         try:
             sock.setblocking(False)
             tune(sock)

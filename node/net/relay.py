@@ -120,6 +120,7 @@ class Relay:
 
     async def _serve(self, stream: Stream) -> None:
         assert isinstance(stream, MuxStream)
+        called: MuxStream | None = None
         with trio.move_on_after(WORDS_S):
             raw = await receive_message(stream)
             try:
@@ -131,12 +132,10 @@ class Relay:
                 await self._reserve(stream)
             elif message.kind == HOP_CONNECT and message.peer is not None:
                 called = await self._call(stream, message.peer)
-                if called is None:
-                    return
             else:
                 await self._say(stream, Status.UNEXPECTED_MESSAGE)
                 raise RemoteError("neither a reservation nor a call")
-        if message.kind == HOP_CONNECT and called is not None:
+        if called is not None:
             await self._pass_on(stream, called)
 
     # ---- reservations

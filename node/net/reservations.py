@@ -101,7 +101,7 @@ class Reservations:
                 log.info("relay lost", relay=relay)
                 del self._held[relay]
             elif held.renew <= now:
-                await self._ask(relay, held.connection)
+                await self._renew(relay, held)
         for relay in self._candidates():
             if len(self._held) >= self._wanted:
                 break
@@ -113,6 +113,14 @@ class Reservations:
         """Hold nothing any more: we can be dialed."""
         self._held.clear()
         self._host.keep(STOP, set())
+
+    async def _renew(self, relay: str, held: _Held) -> None:
+        held.renew = trio.current_time() + TRY_AGAIN_S  # if this fails; it holds for as long again
+        try:
+            with trio.fail_after(WORDS_S):
+                await self._ask(relay, held.connection)
+        except (TransportError, RemoteError, trio.TooSlowError) as error:
+            log.debug("reservation not renewed", relay=relay, reason=str(error))
 
     def _candidates(self) -> list[str]:
         """Connected peers that say that they relay, the nearest first."""
@@ -127,12 +135,12 @@ class Reservations:
         return list(dict.fromkeys(peer for _, peer in sorted(found)))
 
     async def _try(self, relay: str) -> None:
-        self._not_before[relay] = trio.current_time() + TRY_AGAIN_S
         try:
             with trio.fail_after(WORDS_S):
                 connection = await self._from_our_port(relay)
                 await self._ask(relay, connection)
         except (TransportError, RemoteError, trio.TooSlowError) as error:
+            self._not_before[relay] = trio.current_time() + TRY_AGAIN_S
             log.debug("no reservation", relay=relay, reason=str(error))
 
     async def _from_our_port(self, relay: str) -> Connection:

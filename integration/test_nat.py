@@ -1,0 +1,123 @@
+"""Homes behind NATs, with real processes: the pairs that are hardest, and what changes on the way.
+
+The whole matrix is `python -m integration.nat_lab`; it takes some minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import nat_session
+from .nat_ground import Ground, Kind, open_ground, why_not
+from .nat_lab import Peer, Town, started
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no NATs here: {why_not()}")
+
+
+@contextmanager
+def town(logs: Path) -> Iterator[Town]:
+    """Three public relays, 40 ms from everybody."""
+    with open_ground(0.04) as ground:
+        made = Town(ground, logs, directory=False)
+        try:
+            made.relays()
+            yield made
+        finally:
+            made.close()
+
+
+def home(made: Town, name: str, kind: Kind) -> Peer:
+    made.ground.home(name, kind)
+    return made.start(name, "--join", *made.join)
+
+
+def until(true: Any, within_s: float) -> float:
+    """Seconds until `true()` is."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < within_s, "it did not come in time"
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def reserved(peer: Peer) -> bool:
+    return bool(peer.tell(do="report")["nat"]["relays"])
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "direct"),
+    [("port", "double", True), ("address", "symmetric", True), ("symmetric", "port", False)],
+)
+def test_a_pair_meets_over_a_relay_and_goes_direct_if_theory_allows(
+    tmp_path: Path, left: Kind, right: Kind, direct: bool
+) -> None:
+    with town(tmp_path) as made:
+        alice, bob = home(made, "alice", left), home(made, "bob", right)
+        until(lambda: reserved(bob), 20)
+        where = bob.tell(do="report")["addresses"]
+        found = alice.tell(do="meet", peer=bob.peer, addresses=where, within_s=15)
+        assert found["relayed"] and found["talks"]
+        assert found["connected_s"] < 10
+        assert (found["direct_s"] is not None) == direct
+
+
+def test_a_home_knows_its_nat(tmp_path: Path) -> None:
+    with town(tmp_path) as made:
+        peers = {kind: home(made, kind, kind) for kind in ("port", "symmetric")}
+        for kind, expected in (("port", "endpoint-independent"), ("symmetric", "per-destination")):
+            peer = peers[kind]  # type: ignore[index]
+            until(lambda peer=peer: peer.tell(do="report")["nat"]["kind"] != "unknown", 20)
+            told = peer.tell(do="report")["nat"]
+            assert (told["kind"], told["reachability"]) == (expected, "private")
+
+
+def test_a_peer_whose_address_changes_is_back_within_30_s(tmp_path: Path) -> None:
+    """From one address of the LAN to another, as by a new lease."""
+    with town(tmp_path) as made:
+        alice, bob = home(made, "alice", "port"), home(made, "bob", "port")
+        until(lambda: reserved(bob), 20)
+        inside = f"{made.ground.prefix}bob"
+        for command in (
+            "ip addr del 192.168.1.2/24 dev eth0",
+            "ip addr add 192.168.1.77/24 dev eth0",
+            "ip route add default via 192.168.1.1",
+        ):
+            made.ground.inside(inside, *command.split())
+
+        def back() -> bool:
+            told = bob.tell(do="report")
+            if not told["nat"]["relays"] or not any("192.168.1.77" in a for a in told["addresses"]):
+                return False
+            found = alice.tell(do="meet", peer=bob.peer, addresses=told["addresses"], within_s=0.1)
+            return bool(found["talks"])
+
+        assert until(back, 30) < 30
+
+
+def test_neighbours_meet_without_a_bootstrap(tmp_path: Path) -> None:
+    with open_ground() as ground:
+        near, far = ground.add("near"), ground.add("far")
+        _cable(ground, near, far)
+        with (
+            started(ground, near, tmp_path / "near.log", "--directory") as one,
+            started(ground, far, tmp_path / "far.log", "--directory") as other,
+        ):
+            until(lambda: one.peer in other.tell(do="report")["connected"], 15)
+
+
+def test_a_session_leaves_its_relay_and_the_text_is_the_same(tmp_path: Path) -> None:
+    found = nat_session.measure("port", "port", runs=1, tokens=80, logs=tmp_path)
+    assert found["equal"] == 1
+    assert found["moved"] == 1
+    assert all(0 < before < 80 for run in found["runs"] for before in run["tokens_before"])
+
+
+def _cable(ground: Ground, near: str, far: str) -> None:
+    ground.wire(near, "eth0", "192.168.7.1", far, "eth0", "192.168.7.2")
+    ground.inside(near, "ip", "route", "add", "default", "dev", "eth0")
