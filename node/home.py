@@ -1,16 +1,17 @@
 """A node's home on disk: made for its owner alone, held by one process, written in one go.
 
-home/lock    held (flock) for as long as a process runs under this key: the kernel lets go of it
-             however the process ends, so nothing is left to clean up
+home/lock    held for as long as a process runs under this key: the system lets go of it however
+             the process ends, so nothing is left to clean up
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import filelock
 
 from ..errors import UserError
 
@@ -31,24 +32,21 @@ def prepare_home(home: Path) -> None:
 def hold_home(home: Path) -> Iterator[None]:
     """Be the only one to run under this home. Raises UserError when another process does."""
     path = home / LOCK
+    lock = filelock.FileLock(path, timeout=0, mode=0o600)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"another process runs under {home} already: give this one a --home of its own"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be used ({error.strerror}); mend or remove it") from error
+    except NotImplementedError as error:
+        raise UserError(f"{path}: cannot be locked; choose a --home on a local disk") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process runs under {home} already: give this one a --home of its own"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be locked ({error.strerror}); choose a --home on a local disk"
-            ) from error
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def write_whole(path: Path, text: str) -> None:
