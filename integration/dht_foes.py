@@ -2,10 +2,13 @@
 
 Each hostile host speaks `/potluck/kad/1` and serves what `Foe` of dht_hostile serves, over real
 connections. All are in one process; the honest ones put, and read what each other put.
+
+    python -m integration.dht_foes
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -86,3 +89,12 @@ async def _greet(foe: Foe, host: Host, peer: Peer) -> None:
     with trio.fail_after(5):
         await stream.receive()
     await stream.close()
+
+
+def measure(lookups: int = 200) -> dict[str, Any]:
+    """So many look-ups among real hosts."""
+    return trio.run(among_real_hosts, lookups)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(), indent=2))

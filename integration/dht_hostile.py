@@ -60,8 +60,8 @@ from .dht_world import Peer, Road, World, run
 KINDS = ("drop", "deny", "old", "forge", "route")
 HOSTILE_SHARE = 0.3
 PEERS = 100
-LOOKUPS = 400  # in each world
-SEEDS = 10
+LOOKUPS = 150  # in each world
+SEEDS = 8
 GROUND = 200  # ids that an attacker tries for each that he uses
 
 
