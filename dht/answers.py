@@ -46,6 +46,11 @@ class Allowance:
     left: float
     at_s: float
 
+    @property
+    def full_s(self) -> float:
+        """When it will be full again, if nothing more is taken."""
+        return self.at_s + (self.burst - self.left) / self.rate_s
+
     def take(self, now: float, count: float = 1.0) -> float:
         """Take some; how many seconds to wait before using them."""
         self.left = min(self.burst, self.left + (now - self.at_s) * self.rate_s) - count
@@ -134,9 +139,15 @@ class Answers:
             next(iter(self._open.values())).scope.cancel()
 
     def _allowance(self, peer: str) -> Allowance:
+        now = trio.current_time()
+        while self._allowances:  # a bucket that is full again remembers nothing
+            oldest = next(iter(self._allowances))
+            if self._allowances[oldest].full_s > now:
+                break
+            del self._allowances[oldest]
         allowance = self._allowances.pop(peer, None)
         if allowance is None:
-            allowance = Allowance(RATE_S, BURST, BURST, trio.current_time())
+            allowance = Allowance(RATE_S, BURST, BURST, now)
             while len(self._allowances) >= PEERS_REMEMBERED:
                 self._allowances.popitem(last=False)
         self._allowances[peer] = allowance
