@@ -49,7 +49,7 @@ def foreign(what: str) -> Iterator[None]:
     """Turn whatever py-libp2p raises over a peer's bytes into RemoteError.
 
     Its parsers raise UnicodeDecodeError, AssertionError, protobuf's DecodeError and more, each of
-    which ended the whole host (H1 to H3 of the audit). Nowhere else is Exception caught.
+    which ends a whole host of its own.
     """
     try:
         yield
