@@ -146,13 +146,14 @@ async def _visits(count: int) -> dict[str, Any]:
         async with open_directory(host, key, boot=1) as directory:
             left = [0.2 * count, 0.8 * count]
             levels = []
+            resting = trio.lowlevel.current_statistics().tasks_living
             for wave in left:
                 limit = trio.CapacityLimiter(AT_ONCE)
                 async with trio.open_nursery() as visiting:
                     for _ in range(max(1, round(wave))):
                         await limit.acquire_on_behalf_of(visit := object())
                         visiting.start_soon(_visit, host, limit, visit)
-                await _until_quiet(host)
+                await _until_quiet(host, resting)
                 levels.append(_real_level(host, directory))
             nursery.cancel_scope.cancel()
     return {
@@ -180,10 +181,16 @@ async def _visit(host: Host, limit: trio.CapacityLimiter, visit: object) -> None
         limit.release_on_behalf_of(visit)
 
 
-async def _until_quiet(host: Host) -> None:
-    """Every guest's connection is over; the deadline is an answer too: what is left is counted."""
+async def _until_quiet(host: Host, resting: int) -> None:
+    """Every guest's connection is over, and no more tasks live than before the first guest; the
+    deadline is an answer too: what is left is counted."""
+
+    def busy() -> bool:
+        living = trio.lowlevel.current_statistics().tasks_living
+        return bool(host.connected()) or host.streams > 0 or living > resting
+
     with trio.move_on_after(QUIET_S):
-        while host.connected() or host.streams:  # noqa: ASYNC110  nothing tells of the last one
+        while busy():  # noqa: ASYNC110  nothing tells of the last one
             await trio.sleep(0.05)
 
 
