@@ -151,6 +151,16 @@ class StreamCarrier:
             raise BlockingIOError
 
 
+def remote_of(sock: socket.socket) -> tuple[str, int]:
+    """Where a connected socket leads. Raises TransportError, and closes it, when it broke."""
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError as error:
+        sock.close()
+        raise TransportError(error.strerror or "the connection broke") from error
+    return host, port
+
+
 def _local_host(sock: socket.socket) -> str:
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return ""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import PotluckError, RemoteError
+from .access import Access, plain
 
 if TYPE_CHECKING:
     from .mux import Mux
@@ -98,13 +99,14 @@ class Unread:
 
 
 class Gate:
-    """Who may connect: counts by subnet, unfinished handshakes, and peers that misbehaved.
+    """Who may connect: the owner's lists, counts by subnet, unfinished handshakes, misbehaviour.
 
     Loopback has no subnet limit: a whole swarm may run on one machine.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, access: Access | None = None) -> None:
         self._limits = limits
+        self.access = access or Access()
         self._connections_max = min(limits.connections_max, _descriptors() // 2)
         self._connected: Counter[str] = Counter()
         self._shaking: Counter[str] = Counter()
@@ -113,6 +115,8 @@ class Gate:
 
     def admits(self, host: str) -> bool:
         """Whether a connection from there may start its handshake."""
+        if self.access.refuses_host(host):
+            return False
         subnet = _subnet(host)
         if subnet is None:
             return True
@@ -153,6 +157,15 @@ class Gate:
             del self._banned[next(iter(self._banned))]
         return True
 
+    def refuses(self, peer: str, host: str | None, now: float) -> str:
+        """Why a peer that has proved who it is may not stay, or need not be dialed; "" if it may.
+
+        host: its IP address; None over a relay, or while none is chosen.
+        """
+        if self.is_banned(peer, now):
+            return "it is banned for its faults"
+        return self.access.refuses_peer(peer, host)
+
     def is_banned(self, peer: str, now: float) -> bool:
         until = self._banned.get(peer)
         if until is not None and until <= now:
@@ -169,9 +182,7 @@ def _release(counter: Counter[str], key: str) -> None:
 
 def _subnet(host: str) -> str | None:
     """What one party can hold many addresses of; None for this machine."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
+    address = plain(host)
     if address.is_loopback:
         return None
     bits = 24 if address.version == 4 else 56

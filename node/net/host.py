@@ -20,9 +20,10 @@ import trio
 from ...errors import Refused, RemoteError, TransportError
 from ..log import get_logger
 from . import identify
+from .access import Access
 from .address import Address, listening, parse, parse_known, reachable
 from .book import AddressBook
-from .carrier import Carrier, SocketCarrier, StreamCarrier
+from .carrier import Carrier, SocketCarrier, StreamCarrier, remote_of
 from .circuit import HOP, call_through
 from .dialer import Joined, connect_tcp, race, tune
 from .guard import Gate, Limits, Unread
@@ -57,6 +58,7 @@ class HostConfig:
     seed: bytes = field(repr=False)  # the Ed25519 seed of the identity key, 32 bytes
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     limits: Limits = field(default_factory=Limits)
+    access: Access = field(default_factory=Access)  # whom the owner bars, or admits alone
     mux: MuxConfig = field(default_factory=MuxConfig)
 
 
@@ -74,7 +76,7 @@ class Host:
         self._listeners = listeners
         self._nursery = nursery
         self._scratch = Scratch()
-        self._gate = Gate(config.limits)
+        self._gate = Gate(config.limits, config.access)
         self._unread = Unread(
             connection_bytes_max=config.limits.unread_bytes_per_connection_max,
             total_bytes_max=config.limits.unread_bytes_max,
@@ -133,6 +135,12 @@ class Host:
         """What a connected peer says about itself, once it has."""
         connection = self._peers.best(peer)
         return connection.claims if connection else None
+
+    def welcomes(self, peer: str) -> bool:
+        """Whether we have to do with this peer: it is not barred, by the owner or for faults."""
+        if self._gate.is_banned(peer, trio.current_time()):
+            return False
+        return self._gate.access.may_be(peer)
 
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
         """Remember where a peer may be dialed; what cannot be dialed is passed over."""
@@ -257,9 +265,10 @@ class Host:
                 upgraded = await upgrade_accepted(carrier, self._identity, self._scratch)
             else:
                 upgraded = await upgrade_dialed(carrier, self._identity, dialed, self._scratch)
-            if self._gate.is_banned(upgraded.link.peer, trio.current_time()):
+            host = None if relay else remote[0]
+            if why := self._gate.refuses(upgraded.link.peer, host, trio.current_time()):
                 upgraded = None
-                raise TransportError("it is banned for its faults")
+                raise TransportError(why)
         finally:
             if upgraded is None:
                 carrier.close()
@@ -292,8 +301,9 @@ class Host:
     async def _dial(self, peer: str, addresses: Sequence[Address]) -> Connection:
         if peer == self.peer_id:
             raise TransportError("that is this node itself")
-        if self._gate.is_banned(peer, trio.current_time()):
-            raise TransportError(f"{peer} is banned for its faults")
+        if not self.welcomes(peer):
+            why = self._gate.refuses(peer, None, trio.current_time())
+            raise TransportError(f"cannot reach {peer}: {why}")
 
         async def dial() -> Connection:
             with trio.move_on_after(DIAL_S):
@@ -310,9 +320,12 @@ class Host:
 
     async def _attempt(self, peer: str, address: Address) -> Connection:
         carrier: Carrier
-        remote = (address.host, address.port)
+        if address.is_ip and not address.relay and self._gate.access.refuses_host(address.host):
+            raise TransportError(self._gate.access.refuses_host(address.host))
         if address.relay is None:
-            carrier = SocketCarrier(await connect_tcp(address))
+            sock = await connect_tcp(address)
+            remote = remote_of(sock)  # an address, though a name was dialed
+            carrier = SocketCarrier(sock)
         else:
             carrier, remote = await self._through(address.relay, address, peer)
         connection = await self.adopt(carrier, remote, dialed=peer, relay=address.relay)
