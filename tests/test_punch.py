@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from libp2p.relay.circuit_v2.pb import dcutr_pb2
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError
 from potluck.node.net import punch
-from potluck.node.net.address import Address
+from potluck.node.net.address import Address, parse
+from potluck.node.net.carrier import SocketCarrier
+from potluck.node.net.dialer import First, connect_tcp
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.nat import Nat, NatConfig, start_nat
 from potluck.node.net.stream import Stream
@@ -86,9 +90,11 @@ async def test_who_cannot_simply_be_dialed_is_punched(monkeypatch: pytest.Monkey
         await alice.connect([way])
         await until(lambda: bobs.puncher.opened == 1)
         await until(lambda: alice.relay_of(bob.peer_id) is None)  # each end ends in its own time
+        await until(lambda: not alices.puncher._calling and not bobs.puncher._punches)
         (direct,) = [one for one in alice.connections(bob.peer_id) if one.relay is None]
         assert direct.mux.dialer  # the caller is the client, whoever's SYN was first
-        await until(lambda: not alices.puncher._calling and not bobs.puncher._direct)
+        (there,) = [one for one in bob.connections(alice.peer_id) if one.relay is None]
+        assert not there.mux.dialer
 
 
 async def test_a_client_listens_nowhere_until_it_needs_a_punch() -> None:
@@ -102,14 +108,50 @@ async def test_a_client_listens_nowhere_until_it_needs_a_punch() -> None:
 async def test_who_is_dialed_by_the_server_of_a_punch_speaks_first() -> None:
     """Bob's SYN found Alice's NAT open, and Bob waits for the client's words: Alice says them."""
     async with crossing("a", HERE) as (alice, alices), crossing("b", HERE) as (bob, bobs):
-        alices.puncher._calling["127.0.0.1"] = bob.peer_id
+        alices.puncher._calling["127.0.0.1"] = (bob.peer_id, First())
         place = Address("ip4", "127.0.0.1", alice.listeners[0].getsockname()[1])
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bobs.puncher._dial, alice.peer_id, place, False)
+            nursery.start_soon(bobs.puncher._dial, alice.peer_id, place, None)
             await until(lambda: alice.connections(bob.peer_id))
             nursery.cancel_scope.cancel()
         (there,) = alice.connections(bob.peer_id)
         assert there.mux.dialer
+
+
+async def test_of_two_ways_that_open_at_once_both_ends_keep_the_same() -> None:
+    """Alice's SYN and Bob's have both come through, and Alice speaks first on each."""
+    async with crossing("a", HERE) as (alice, _), crossing("b", HERE) as (bob, _):
+        first = First()
+        lost: list[TransportError] = []
+        theirs = [SocketCarrier(await connect_tcp(parse(bob.addresses()[0]))) for _ in range(2)]
+
+        async def speak(carrier: SocketCarrier) -> None:
+            try:
+                await alice.adopt(carrier, ("127.0.0.1", 1), dialed=bob.peer_id, first=first)
+            except TransportError as error:
+                lost.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for carrier in theirs:
+                nursery.start_soon(speak, carrier)
+        assert len(alice.connections(bob.peer_id)) == len(lost) == 1
+        await until(lambda: not bob._shaking)
+        assert len(bob.connections(alice.peer_id)) == 1
+
+
+async def test_when_one_way_breaks_in_the_handshake_the_next_is_taken() -> None:
+    async with crossing("a", HERE) as (alice, _), crossing("b", HERE) as (bob, _):
+        first, broken = First(), object()
+        await first.claim(broken)
+        carrier = SocketCarrier(await connect_tcp(parse(bob.addresses()[0])))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(alice.adopt, carrier, ("127.0.0.1", 1), dialed=bob.peer_id, first=first)
+            )
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not alice.connections(bob.peer_id)
+            first.settle(broken, won=False)
+        assert len(alice.connections(bob.peer_id)) == 1
 
 
 async def test_a_punch_on_a_direct_connection_is_refused() -> None:

@@ -3,7 +3,8 @@
 py-libp2p tries one address of a kind and waits 250 ms on the way (D1 to D4 of the audit). Here the
 next try starts when the one before has failed, or after 30 ms, as in RFC 8305 but sooner: whoever
 wants a token does not wait for a stale address. A try has won once the peer has proved who it is,
-so an address that leads to somebody else costs nothing.
+so an address that leads to somebody else costs nothing; and of those that lead to it only one is
+brought to its end (`First`), so that both ends know the same one connection.
 """
 
 import os
@@ -47,6 +48,8 @@ async def race(
         try:
             found = await attempt(address)
         except (TransportError, RemoteError) as error:
+            if won:
+                return  # it was only slower
             reasons.append(f"{address.host} port {address.port}: {error}")
             failed(address)
             over.set()
@@ -136,6 +139,34 @@ async def _resolve(address: Address) -> list[tuple[socket.AddressFamily, tuple[s
     except OSError as error:
         raise TransportError(f"{address.host} has no address: {error.strerror}") from error
     return [(family, (end[0], end[1])) for family, _, _, _, end in found[:TRIES_MAX]]
+
+
+class First:
+    """Of several handshakes with one peer, lets one be finished; the others wait how it ends.
+
+    Were all finished, each end would have its own order of them, and either could close the one
+    that the other uses.
+    """
+
+    def __init__(self) -> None:
+        self._won = False
+        self._claimer: object | None = None
+        self._changed = trio.lowlevel.ParkingLot()
+
+    async def claim(self, claimer: object) -> None:
+        """Wait for leave to finish. Raises TransportError when another one has."""
+        while self._claimer is not None and not self._won:
+            await self._changed.park()
+        if self._won:
+            raise TransportError("another way to it was faster")
+        self._claimer = claimer
+
+    def settle(self, claimer: object, *, won: bool) -> None:
+        """Its handshake is over: with `won` so are all others, else the next may try."""
+        if self._claimer is claimer:
+            self._claimer = None
+            self._won = self._won or won
+            self._changed.unpark_all()
 
 
 @dataclass

@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -25,7 +26,7 @@ from .address import Address, listening, parse, parse_known, reachable
 from .book import AddressBook
 from .carrier import Carrier, SocketCarrier, StreamCarrier, remote_of
 from .circuit import HOP, call_through
-from .dialer import Joined, connect_tcp, race, tune
+from .dialer import First, Joined, connect_tcp, race, tune
 from .guard import Gate, Limits, Unread
 from .introductions import Introductions
 from .mux import Mux, MuxConfig
@@ -39,7 +40,7 @@ from .stream import Stream
 from .upgrade import upgrade_accepted, upgrade_dialed
 
 Handler = Callable[[Stream], Awaitable[None]]
-Yielding = Callable[[Carrier, str], Awaitable[str | None]]
+Yielding = Callable[[Carrier, str], Awaitable[tuple[str, First] | None]]
 
 TICK_S = 1.0
 DIAL_S = 10.0  # to reach a peer, all its addresses together
@@ -254,9 +255,11 @@ class Host:
         dialed: str | None,
         relay: str | None = None,
         from_port: int = 0,
+        first: First | None = None,
     ) -> Connection:
         """Secure a carrier and take it up: as the dialer of a peer or, with None, as the dialed.
 
+        first: shared by the dialer's handshakes of which only one is to be finished.
         Raises TransportError, RemoteError; the carrier is closed then, as when cancelled.
         """
         upgraded = None
@@ -264,12 +267,17 @@ class Host:
             if dialed is None:
                 upgraded = await upgrade_accepted(carrier, self._identity, self._scratch)
             else:
-                upgraded = await upgrade_dialed(carrier, self._identity, dialed, self._scratch)
+                claim = partial(first.claim, carrier) if first else None
+                upgraded = await upgrade_dialed(
+                    carrier, self._identity, dialed, self._scratch, proved=claim
+                )
             host = None if relay else remote[0]
             if why := self._gate.refuses(upgraded.link.peer, host, trio.current_time()):
                 upgraded = None
                 raise TransportError(why)
         finally:
+            if first is not None:
+                first.settle(carrier, won=upgraded is not None)
             if upgraded is None:
                 carrier.close()
         mux = Mux(
@@ -306,10 +314,11 @@ class Host:
             raise TransportError(f"cannot reach {peer}: {why}")
 
         async def dial() -> Connection:
+            first = First()
             with trio.move_on_after(DIAL_S):
                 return await race(
                     [address for address in addresses if address.relay is None],
-                    lambda address: self._attempt(peer, address),
+                    lambda address: self._attempt(peer, address, first),
                     failed=lambda address: self._book.failed(peer, address, trio.current_time()),
                     give_up=lambda connection: connection.mux.close(),
                     late=[address for address in addresses if address.relay is not None],
@@ -318,7 +327,7 @@ class Host:
 
         return await self._dials.run(peer, addresses, dial)
 
-    async def _attempt(self, peer: str, address: Address) -> Connection:
+    async def _attempt(self, peer: str, address: Address, first: First | None = None) -> Connection:
         carrier: Carrier
         if address.is_ip and not address.relay and self._gate.access.refuses_host(address.host):
             raise TransportError(self._gate.access.refuses_host(address.host))
@@ -328,7 +337,9 @@ class Host:
             carrier = SocketCarrier(sock)
         else:
             carrier, remote = await self._through(address.relay, address, peer)
-        connection = await self.adopt(carrier, remote, dialed=peer, relay=address.relay)
+        connection = await self.adopt(
+            carrier, remote, dialed=peer, relay=address.relay, first=first
+        )
         self._book.worked(peer, address, trio.current_time())
         return connection
 
@@ -385,8 +396,9 @@ class Host:
             tune(sock)
             scope.deadline = trio.current_time() + self._config.limits.handshake_s
             with scope:
-                dialed = await self.yields_to(carrier, remote[0]) if self.yields_to else None
-                await self.adopt(carrier, remote, dialed=dialed)
+                yielding = await self.yields_to(carrier, remote[0]) if self.yields_to else None
+                dialed, first = yielding or (None, None)
+                await self.adopt(carrier, remote, dialed=dialed, first=first)
         except (RemoteError, TransportError, OSError) as error:
             carrier.close()
             log.debug("handshake failed", remote=remote[0], reason=str(error))
@@ -398,14 +410,15 @@ class Host:
         mux = connection.mux
         plugged = PluggedConn(mux, connection.remote, dialer=mux.dialer)
         self._plugged[mux] = plugged
-        relayed = any(other.relay for other in self._peers.of(mux.peer))
+        others = self._peers.of(mux.peer)
+        was_relayed = bool(others) and all(other.relay for other in others)
         self._peers.add(connection)
         self._gate.connection_began(_seat(connection))
         self._nursery.start_soon(self._run, connection)
         self._nursery.start_soon(self.libp2p.run, plugged)
         for tell in self.came:
             tell(connection)
-        if relayed and connection.relay is None:
+        if was_relayed and connection.relay is None:
             for tell_of in list(self.on_direct):
                 tell_of(mux.peer)
         return connection

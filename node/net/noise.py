@@ -12,6 +12,7 @@ Neither side of a link has a lock: one task receives, and `push` never waits.
 """
 
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -65,9 +66,16 @@ class Session:
         self.decrypt_key: bytes = protocol.cipher_state_decrypt.k
 
 
-async def shake_hands(wire: "Wire", identity: Identity, peer: str | None) -> Session:
+async def shake_hands(
+    wire: "Wire",
+    identity: Identity,
+    peer: str | None,
+    *,
+    proved: Callable[[], Awaitable[None]] | None = None,
+) -> Session:
     """Run the handshake, as the dialer of `peer` or, with None, as the listener.
 
+    proved: awaited by the dialer once the peer has shown who it is, and does not know us yet.
     Raises RemoteError when the other end is not who it should be, TransportError when it leaves.
     """
     noise = NoiseConnection.from_name(PATTERN)
@@ -92,6 +100,8 @@ async def shake_hands(wire: "Wire", identity: Identity, peer: str | None) -> Ses
     if peer is not None:
         if found != peer:
             raise RemoteError(f"{found} answers where {peer} was dialed")
+        if proved is not None:
+            await proved()
         await _tell(wire, noise.write_message(identity.payload))
     if found == identity.peer_id:
         raise RemoteError("that is this node itself")

@@ -12,12 +12,14 @@ Source: github.com/libp2p/specs/blob/master/relay/DCUtR.md; Ford, Srisuresh and 
 Whatever TCP makes of it, A is the client and B the server of what follows. If B's SYN was first and
 A's NAT let it in, A finds a connection on its listener on which nobody speaks, for B waits for the
 client's first words: then A speaks (`yields_to`). So NATs are opened, too, behind which a port
-cannot be foretold, if the other's lets any port in.
+cannot be foretold, if the other's lets any port in. Both SYNs may get through: of the connections
+that come of one punch A, who speaks first on each, finishes one (`First`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -28,7 +30,7 @@ from . import protobuf
 from .address import Address
 from .carrier import Carrier, SocketCarrier
 from .circuit import MESSAGE_BYTES_MAX, receive_message, send_message
-from .dialer import connect_tcp
+from .dialer import First, connect_tcp
 from .host import Host
 from .identify import from_binary, to_binary
 from .mux_stream import MuxStream
@@ -51,6 +53,14 @@ DIRECT_S: Final = 2.0  # for a dial of what the peer says of itself, before anyt
 ADDRESSES_MAX: Final = 4
 
 
+@dataclass(slots=True)
+class _Punch:
+    """One under way."""
+
+    came: trio.Event = field(default_factory=trio.Event)  # the peer is there directly
+    first: First = field(default_factory=First)
+
+
 class Puncher:
     """Turns relayed connections into direct ones, for as long as the host lives."""
 
@@ -58,8 +68,9 @@ class Puncher:
         self._host = host
         self._ports = ports
         self._local = local
-        self._calling: dict[str, str] = {}  # host that a peer may dial from: the peer, its server
-        self._direct: dict[str, trio.Event] = {}  # set when a punched peer is there directly
+        # host that a peer may dial from: the peer, which is the server of what follows
+        self._calling: dict[str, tuple[str, First]] = {}
+        self._punches: dict[str, _Punch] = {}  # by peer
         self.tried = 0
         self.opened = 0
         host.handle(PROTOCOL, self._serve)
@@ -69,8 +80,8 @@ class Puncher:
     def _on_connection(self, connection: Connection) -> None:
         peer = connection.mux.peer
         if connection.relay is None:
-            if peer in self._direct:
-                self._direct[peer].set()
+            if peer in self._punches:
+                self._punches[peer].came.set()
         elif connection.mux.dialer:
             self._host.nursery.start_soon(self._prepare, connection)
         else:
@@ -173,25 +184,25 @@ class Puncher:
         if self._is_direct(peer):
             return True  # the other's SYN was let in before we began
         worth = [one for one in places if self._worth(one)][:ADDRESSES_MAX]
-        came = self._direct.setdefault(peer, trio.Event())
+        found = self._punches.setdefault(peer, _Punch())
         if client:
-            self._calling.update({one.host: peer for one in worth})
+            self._calling.update({one.host: (peer, found.first) for one in worth})
         try:
             with trio.move_on_after(ROUND_S):
                 async with trio.open_nursery() as nursery:
                     for place in worth:
-                        nursery.start_soon(self._dial, peer, place, client)
-                    await came.wait()
+                        nursery.start_soon(self._dial, peer, place, found.first if client else None)
+                    await found.came.wait()
                     nursery.cancel_scope.cancel()
         finally:
-            if self._direct.get(peer) is came:
-                del self._direct[peer]
+            if self._punches.get(peer) is found:
+                del self._punches[peer]
             for one in worth:
                 self._calling.pop(one.host, None)
-        return came.is_set()
+        return found.came.is_set()
 
-    async def _dial(self, peer: str, place: Address, client: bool) -> None:
-        """One place, until the round is over."""
+    async def _dial(self, peer: str, place: Address, first: First | None) -> None:
+        """One place, until the round is over. first: None for the server."""
         source = self._ports.source(place)
         if source is None:
             return
@@ -212,23 +223,28 @@ class Puncher:
                 carrier = SocketCarrier(sock)
                 remote = (place.host, place.port)
                 connection = await self._host.adopt(
-                    carrier, remote, dialed=peer if client else None, from_port=source[1]
+                    carrier,
+                    remote,
+                    dialed=None if first is None else peer,
+                    from_port=source[1],
+                    first=first,
                 )
-                if connection.mux.peer != peer:
-                    connection.mux.close()
+                if connection.mux.peer == peer:
+                    return
+                connection.mux.close()
             except (TransportError, RemoteError) as error:
                 log.debug("punched, but no handshake", place=str(place), reason=str(error))
                 await trio.sleep(AFTER_REFUSAL_S)
 
-    async def _yields_to(self, carrier: Carrier, host: str) -> str | None:
+    async def _yields_to(self, carrier: Carrier, host: str) -> tuple[str, First] | None:
         """Who waits for our first words on a connection that came; None: it speaks itself."""
-        peer = self._calling.get(host)
-        if peer is None:
+        found = self._calling.get(host)
+        if found is None:
             return None
         with trio.move_on_after(SILENCE_S):
             await carrier.readable()
             return None
-        return peer
+        return found
 
     def _is_direct(self, peer: str) -> bool:
         best = self._host.best(peer)

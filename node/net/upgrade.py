@@ -10,6 +10,7 @@ Two round trips after TCP's one; py-libp2p takes seven, for it waits for each wo
 either end are served: they only read more slowly.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -31,12 +32,21 @@ class Upgraded:
 
 
 async def upgrade_dialed(
-    carrier: Carrier, identity: Identity, peer: str, scratch: Scratch
+    carrier: Carrier,
+    identity: Identity,
+    peer: str,
+    scratch: Scratch,
+    *,
+    proved: Callable[[], Awaitable[None]] | None = None,
 ) -> Upgraded:
-    """Secure a connection that we dialed. Raises RemoteError, TransportError; the carrier stays."""
+    """Secure a connection that we dialed. Raises RemoteError, TransportError; the carrier stays.
+
+    proved: awaited when the peer has shown who it is; whatever it raises ends the handshake, and
+    the peer has not taken the connection up.
+    """
     wire = _ExpectingWire(carrier, Answer(noise.PROTOCOL))
     await wire.write(proposal(noise.PROTOCOL))
-    session = await noise.shake_hands(wire, identity, peer)
+    session = await noise.shake_hands(wire, identity, peer, proved=proved)
     await wire.flush()
     link = Link(wire, session, scratch)
     asked_at = trio.current_time()
