@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .loading import loading
-from .options import Home, Join, Json, Relay, print_json, say
+from .options import AllowOnly, Ban, Home, Join, Json, Relay, print_json, say
 from .run import listen_address
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def bootstrap(
     join: Join = None,
     home: Home = None,
     relay: Relay = "yes",
+    ban: Ban = None,
+    allow_only: AllowOnly = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     json: Json = False,
 ) -> None:
@@ -33,7 +35,7 @@ def bootstrap(
       potluck bootstrap --listen 0.0.0.0 --port 4001
       potluck bootstrap --home /srv/potluck --join /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
     """
-    from ..node.config import find_join, home_of
+    from ..node.config import find_access, find_join, home_of
     from ..node.process import refuse_second
     from .logs import show_logs
 
@@ -49,6 +51,7 @@ def bootstrap(
             listen=tuple(listen_address(host, port) for host in listen or ["127.0.0.1"]),
             join=find_join(join or (), place),
             relay=relay,
+            access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
         ),
         json,
     )

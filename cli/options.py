@@ -31,6 +31,24 @@ Relay = Annotated[
         help="Pass on, within limits, for peers behind NATs: auto is once strangers can dial us."
     ),
 ]
+Ban = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ban",
+        metavar="PEER|NETWORK|FILE",
+        help="Have nothing to do with a peer (its id), an IP address or a network "
+        "(203.0.113.0/24), or those in a file, one in a line; may be repeated.",
+    ),
+]
+AllowOnly = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-only",
+        metavar="PEER|NETWORK|FILE",
+        help="Have to do with these alone; may be repeated. A client has another id each time: "
+        "allow it by its address.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(

@@ -8,7 +8,18 @@ import typer
 
 from ..errors import UserError
 from .loading import loading
-from .options import Home, Join, Json, Model, Offline, Relay, print_json, say
+from .options import (
+    AllowOnly,
+    Ban,
+    Home,
+    Join,
+    Json,
+    Model,
+    Offline,
+    Relay,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..node.config import NodeConfig
@@ -39,6 +50,8 @@ def node(
         float, typer.Option(min=0, help="Seconds that live sessions may go on at the end.")
     ] = 10.0,
     relay: Relay = "auto",
+    ban: Ban = None,
+    allow_only: AllowOnly = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     json: Json = False,
 ) -> None:
@@ -48,8 +61,9 @@ def node(
     Examples:
       potluck node -m demo --blocks 0:4
       potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen 0.0.0.0 --port 4001
+      potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
     """
-    from ..node.config import NodeConfig, find_join, home_of
+    from ..node.config import NodeConfig, find_access, find_join, home_of
     from ..node.process import refuse_second
     from .logs import show_logs
 
@@ -70,6 +84,7 @@ def node(
         offline=offline,
         drain_s=drain_s,
         relay=relay,
+        access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
     )
     _serve(config, json)
 

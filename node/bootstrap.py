@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -21,6 +21,7 @@ from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
 from .log import get_logger
 from .member import open_member
+from .net.access import Access
 from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
 
@@ -35,12 +36,13 @@ SHELF_BYTES_MAX: Final = 8 * 1024 * 1024  # of either shelf: with 90 MiB of prog
 
 @dataclass(frozen=True, slots=True)
 class BootstrapConfig:
-    """A light node's settings. relay: as of a node (config.py), but from the start."""
+    """A light node's settings, as a node's (config.py); but it relays from the start."""
 
     home: Path
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     join: tuple[str, ...] = ()
     relay: Literal["auto", "yes", "no"] = "yes"
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ async def run_bootstrap(
                 known=load_known(config.home),
                 shelf_bytes_max=SHELF_BYTES_MAX,
                 nat=NatConfig(relay=config.relay),
+                access=config.access,
             ) as member,
             trio.open_nursery() as services,
         ):

@@ -32,7 +32,7 @@ from ..errors import LocalError, TransportError, UserError
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
-from .config import find_join, home_of
+from .config import find_access, find_join, home_of
 from .generation import Generation, Piece, Request, encode_request, open_generation
 from .library import find_model
 from .member import Member, open_member
@@ -131,6 +131,7 @@ async def open_swarm(
             boot=int(time.time()),
             serve=False,
             known=known,
+            access=find_access(place),
         ) as member,
     ):
         try:

@@ -2,7 +2,12 @@
 
 POTLUCK_HOME   where keys, digests and running nodes are kept
 POTLUCK_JOIN   addresses of peers to join by, separated by commas
-config.toml    in the home: `join = ["/ip4/.../tcp/.../p2p/..."]`
+config.toml    in the home: join = ["/ip4/.../tcp/.../p2p/..."]
+                            ban = ["12D3KooW...", "203.0.113.0/24", "bans.txt"]
+                            allow_only = [...]    the same; nobody else is admitted
+
+What the command line bans or allows comes on top of what the file does. An entry is a peer's id or
+address, an IP address, a network, or a file of such entries, one in a line, # begins a comment.
 
 Whom to join by when all of these name nobody, or nobody answers: the peers of the last run
 (peerstore.py).
@@ -14,14 +19,18 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import platformdirs
 
 from ..errors import UserError
+from .net.access import Access, parse_entry, parse_listed
 
+CONFIG: Final = "config.toml"
+SETTINGS: Final = ("allow_only", "ban", "join")
+LIST_BYTES_MAX: Final = 8 << 20  # of one file of entries: 100,000 of them
 RUNNING = "node.json"  # in a node's home while it runs: how others on this machine find it
 TESTNET = "testnet"  # the folder of a local testnet, in the home
 
@@ -32,7 +41,7 @@ class NodeConfig:
 
     threads: 0 takes the library's own choice. drain_s: how long live sessions may go on after a
     request to stop. relay: pass streams on for peers behind NATs: when strangers can dial us, from
-    the start, or never.
+    the start, or never. access: whom the owner bars, or admits alone.
     """
 
     home: Path
@@ -48,6 +57,7 @@ class NodeConfig:
     offline: bool = False
     drain_s: float = 10.0
     relay: Literal["auto", "yes", "no"] = "auto"
+    access: Access = field(default_factory=Access)
 
 
 def default_home() -> Path:
@@ -67,7 +77,7 @@ def find_join(given: Sequence[str], home: Path) -> tuple[str, ...]:
     return (
         tuple(given)
         or tuple(part.strip() for part in named.split(",") if part.strip())
-        or _configured(home)
+        or _configured(home, "join")
         or tuple(str(one) for told in running_nodes(home) for one in told.get("addresses", ()))
     )
 
@@ -83,15 +93,82 @@ def running_nodes(home: Path) -> Iterator[dict[str, Any]]:
             yield told
 
 
-def _configured(home: Path) -> tuple[str, ...]:
-    path = home / "config.toml"
+def find_access(home: Path, *, ban: Sequence[str] = (), allow_only: Sequence[str] = ()) -> Access:
+    """Whom to admit: what was given, and what config.toml says. Raises UserError."""
+    file = str(home / CONFIG)
+    banned = [
+        *_entries(_configured(home, "ban"), f"{file}: ban:", home),
+        *_entries(ban, "--ban", Path()),
+    ]
+    allowed = [
+        *_entries(_configured(home, "allow_only"), f"{file}: allow_only:", home),
+        *_entries(allow_only, "--allow-only", Path()),
+    ]
+    only = bool(allow_only) or _says(home, "allow_only")
+    if only and not allowed:
+        raise UserError("an allow-list that names nobody admits nobody: name peers, or remove it")
+    allowed += [str(told["peer"]) for told in running_nodes(home) if "peer" in told]  # our own
+    return Access(parse_listed(banned), parse_listed(allowed) if only else None)
+
+
+def _entries(given: Sequence[str], whose: str, beside: Path) -> list[str]:
+    """Entries that are right, those in files included. Raises UserError, with `whose` in front."""
+    found: list[str] = []
+    for entry in given:
+        try:
+            parse_entry(entry)
+        except UserError as error:
+            file = beside / Path(entry).expanduser()
+            if not file.is_file():
+                raise UserError(f"{whose} {error}; nor is there such a file") from None
+            found += _lines(file)
+        else:
+            found.append(entry)
+    return found
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            text = lines.read(LIST_BYTES_MAX + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); mend it") from error
+    if len(text) > LIST_BYTES_MAX:
+        raise UserError(f"{file}: has more than {LIST_BYTES_MAX >> 20} MiB; ban networks instead")
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = line.partition("#")[0].strip()
+        if entry:
+            try:
+                parse_entry(entry)
+            except UserError as error:
+                raise UserError(f"{file} line {number}: {error}") from None
+            found.append(entry)
+    return found
+
+
+def _configured(home: Path, name: str) -> tuple[str, ...]:
+    """One setting of the config file: a list of strings. Raises UserError."""
+    found = _read(home).get(name, [])
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        shape = '["/ip4/...", ...]' if name == "join" else '["12D3KooW...", "203.0.113.0/24", ...]'
+        raise UserError(f"{home / CONFIG}: {name} must be a list, {shape}")
+    return tuple(found)
+
+
+def _says(home: Path, name: str) -> bool:
+    return name in _read(home)
+
+
+def _read(home: Path) -> dict[str, Any]:
+    path = home / CONFIG
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # a home that is a file is refused later
-        return ()
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return {}
+    except (OSError, ValueError) as error:  # it is no TOML, or no text
         raise UserError(f"{path}: cannot be read ({error}); mend or remove it") from error
-    join = told.get("join", [])
-    if not isinstance(join, list) or not all(isinstance(one, str) for one in join):
-        raise UserError(f'{path}: join must be a list of addresses, ["/ip4/...", ...]')
-    return tuple(join)
+    for name in told:
+        if name not in SETTINGS:  # a misspelt ban would bar nobody
+            raise UserError(f"{path}: no setting {name!r}; there are {', '.join(SETTINGS)}")
+    return told

@@ -103,6 +103,7 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
             serve=True,
             known=load_known(config.home),
             nat=NatConfig(relay=config.relay),
+            access=config.access,
         ) as member,
     ):
         loaded = await worker.run(_load, config)

@@ -14,6 +14,7 @@ from ..dht.known import Known, to_join
 from ..dht.shelf import SHELF_BYTES_MAX
 from ..errors import RemoteError, TransportError, UserError
 from .log import get_logger
+from .net.access import Access
 from .net.address import parse
 from .net.host import Host, HostConfig, open_host
 from .net.lan import Met, tell_and_listen
@@ -44,6 +45,7 @@ async def open_member(
     known: Sequence[Known] = (),
     shelf_bytes_max: int = SHELF_BYTES_MAX,
     nat: NatConfig | None = None,
+    access: Access | None = None,
 ) -> AsyncIterator[Member]:
     """Listen and join. serve: keep records for others (a node), or only ask (a client).
 
@@ -56,7 +58,7 @@ async def open_member(
     for address in join:
         _check_join(address)
     async with (
-        open_host(HostConfig(seed=key.seed(), listen=listen)) as host,
+        open_host(HostConfig(seed=key.seed(), listen=listen, access=access or Access())) as host,
         open_directory(
             host, key, boot=boot, serve=serve, shelf_bytes_max=shelf_bytes_max
         ) as directory,

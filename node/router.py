@@ -20,6 +20,7 @@ from ..swarm.history import PeerHistory
 from ..swarm.routing import Route, find_route
 from ..swarm.view import RTT_UNKNOWN_S, Span, SwarmView
 from .net.host import Host
+from .net.ways import relays_told
 
 HISTORIES_MAX = 8192  # about 8 MB; strangers can make up as many peers as they like
 FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
@@ -82,7 +83,7 @@ class Router:
         spans = tuple(
             self._span(told)
             for told in found
-            if told.state == "online" and told.blocks == blocks and told.peer != self._host.peer_id
+            if told.state == "online" and told.blocks == blocks and self._may_serve(told.peer)
         )
         addresses = {told.peer: told.addresses for told in found}
         return SwarmView(model, BlockRange(0, blocks), spans, addresses)
@@ -144,10 +145,19 @@ class Router:
     def _draw(self, mean: float) -> float:
         return self._rng.expovariate(1.0 / mean)
 
+    def _may_serve(self, peer: str) -> bool:
+        return peer != self._host.peer_id and self._host.welcomes(peer)
+
+    def _is_relayed(self, told: Announcement) -> bool:
+        """As it is now; of a peer that we are not connected to, as its record says it will be."""
+        if self._host.rtt_s(told.peer) is None:
+            return bool(relays_told(told.addresses))
+        return self._host.relay_of(told.peer) is not None
+
     def _span(self, told: Announcement) -> Span:
         history = self.history(told.peer)
         rate = told.decode_tokens_s
-        if self._host.relay_of(told.peer) is not None:
+        if self._is_relayed(told):
             rate *= RELAYED
         return Span(
             peer=told.peer,

@@ -247,6 +247,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--join", NOWHERE], "nobody answers"),
         (["--join", "over there"], "cannot join by over there"),
         (["--log-level", "shout"], "debug"),
+        (["--ban", "somebody"], "--ban somebody: neither a peer id"),
+        (["--ban", "10.0.0.1/8"], "10.0.0.0/8"),
+        (["--allow-only", "./nosuch.txt"], "--allow-only ./nosuch.txt"),
+        (["--join", NOWHERE, "--ban", PEER], "ban list"),
     ],
 )
 def test_a_node_that_cannot_be_says_why(

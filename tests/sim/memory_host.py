@@ -85,6 +85,13 @@ class MemoryHost:
         self.relays: dict[str, str] = {}  # peer: through whom we reach it
         self.on_direct: list[Callable[[str], None]] = []
 
+    def welcomes(self, peer: str) -> bool:
+        return True
+
+    def rtt_s(self, peer: str) -> float | None:
+        """Known of whoever is connected; here, of whoever is there."""
+        return 0.001
+
     def relay_of(self, peer: str) -> str | None:
         return self.relays.get(peer)
 

@@ -1,0 +1,107 @@
+"""The router: what a peer counts for, by what it says and by what we see."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from potluck.dht.record import Announcement
+from potluck.node.net.ways import relays_told
+from potluck.node.router import RELAYED, Router
+from potluck.swarm.blocks import BlockRange
+
+PEER = "12D3KooWMhw8hzWY5GXwZviQPA9K6zwkQQSoLxUwhbjnMVpCEPaL"
+RELAY = "12D3KooWMbbPVGsZYh3ChQjue712NHHGNybRRXwnuSpezYjGbCDS"
+DIRECT = f"/ip4/11.0.9.2/tcp/4001/p2p/{PEER}"
+NEAR = f"/ip4/192.168.1.5/tcp/4001/p2p/{PEER}"
+CIRCUIT = f"/ip4/11.0.1.1/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
+
+
+def announced(peer: str, *addresses: str) -> Announcement:
+    return Announcement(
+        model="0" * 64, name="m", start=0, stop=4, blocks=4, state="online", device="cpu",
+        dtype="float32", quantization="none", decode_tokens_s=100.0, prefill_tokens_s=200.0,
+        addresses=addresses, cache_tokens_free=10**6, context_tokens_max=64, version="0",
+        numerics="cpu fp32", peer=peer,
+    )  # fmt: skip
+
+
+class Network:
+    """A host and a directory. relays: of each peer that is connected; None: directly."""
+
+    peer_id = "me"
+
+    def __init__(self, *told: Announcement) -> None:
+        self.told = told
+        self.relays: dict[str, str | None] = {}
+        self.barred: set[str] = set()
+
+    async def find(self, model: str) -> tuple[Announcement, ...]:
+        return self.told
+
+    def learn(self, peer: str, addresses: tuple[str, ...]) -> None: ...
+
+    def welcomes(self, peer: str) -> bool:
+        return peer not in self.barred
+
+    def rtt_s(self, peer: str) -> float | None:
+        return 0.01 if peer in self.relays else None
+
+    def relay_of(self, peer: str) -> str | None:
+        return self.relays.get(peer)
+
+
+def router(network: Network) -> Router:
+    return Router(network, network, random.Random(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "addresses, relays",
+    [
+        ([DIRECT], ()),
+        ([DIRECT, CIRCUIT], ()),
+        ([NEAR, CIRCUIT], (RELAY,)),
+        ([CIRCUIT, CIRCUIT.replace("11.0.1.1", "11.0.1.2")], (RELAY,)),
+        ([CIRCUIT, f"/dns4/node.example/tcp/4001/p2p/{PEER}"], ()),
+        ([NEAR], ()),
+        (["/ip4/11.0.9.2/udp/4001/quic-v1", CIRCUIT], (RELAY,)),
+        ([], ()),
+    ],
+)
+def test_a_record_says_whether_its_peer_is_relayed(
+    addresses: list[str], relays: tuple[str, ...]
+) -> None:
+    assert relays_told(addresses) == relays
+
+
+async def test_a_relayed_peer_is_priced_as_one_before_anybody_has_dialed_it() -> None:
+    """By its record; and by what we see as soon as we are connected."""
+    network = Network(announced("direct", DIRECT), announced("relayed", CIRCUIT))
+    one = router(network)
+
+    async def price() -> float:
+        view = await one.view("0" * 64, 4)
+        cost = {span.peer: span.block_s for span in view.spans}
+        return cost["relayed"] / cost["direct"]
+
+    assert await price() == pytest.approx(1 / RELAYED)
+    network.relays = {"relayed": None}  # punched through
+    assert await price() == pytest.approx(1)
+    network.relays = {"relayed": RELAY, "direct": RELAY}
+    assert await price() == pytest.approx(1)
+
+
+async def test_the_direct_one_of_two_is_chosen() -> None:
+    network = Network(announced("relayed", CIRCUIT), announced("direct", DIRECT))
+    for seed in range(20):
+        one = Router(network, network, random.Random(seed))  # type: ignore[arg-type]
+        route = await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1)
+        assert [hop.peer for hop in route.hops] == ["direct"]
+
+
+async def test_whom_the_owner_bars_no_route_leads_to() -> None:
+    network = Network(announced("barred", DIRECT), announced("other", DIRECT))
+    network.barred = {"barred"}
+    view = await router(network).view("0" * 64, 4)
+    assert [span.peer for span in view.spans] == ["other"]
