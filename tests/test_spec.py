@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.errors import UserError
+from potluck.node.compute.families import HARMLESS
 from potluck.node.compute.ropespec import RopeSpec
-from potluck.node.compute.spec import HARMLESS, ModelSpec
+from potluck.node.compute.spec import ModelSpec
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -153,7 +154,12 @@ def test_the_context_is_what_scaling_makes_of_the_positions() -> None:
         ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map"),
         ({"num_experts": 8}, "num_experts"),
         ({"something_new": 1}, "something_new 1 is a field this version does not know"),
-        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "'longrope'"),
+        ({"rope_scaling": {"type": "proportional", "factor": 2.0}}, "'proportional'"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "short_factor is missing"),
+        (
+            {"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1]}},
+            "short_factor is not a list of 4 numbers",
+        ),
         ({"rope_scaling": {"factor": 2.0}}, "rope_scaling: factor"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0"),

@@ -9,6 +9,10 @@ from ...errors import UserError
 ABSENT: object = object()  # as a default: the field must be there
 
 
+class Unserved(UserError):
+    """The config is sound, but asks for what the families do not do."""
+
+
 class Fields:
     """One JSON object, and which of its fields have been taken."""
 
@@ -20,6 +24,10 @@ class Fields:
     def wrong(self, name: str, why: str) -> UserError:
         """The error for field `name`, ready to raise."""
         return UserError(f"{self._where}: {name} {why}")
+
+    def unserved(self, name: str, why: str) -> Unserved:
+        """The error for a field `name` that asks for what the families do not do."""
+        return Unserved(f"{self._where}: {name} {why}")
 
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
@@ -46,10 +54,10 @@ class Fields:
             raise self.wrong(name, f"is {value}, outside {least}..{top}")
         return value
 
-    def optional_whole(self, name: str, default: int, *, top: int) -> int | None:
-        """A whole number, or None where the object says null."""
-        if name in self._values and self._values[name] is None:
-            self._taken.add(name)
+    def optional_whole(self, name: str, default: int | None, *, top: int) -> int | None:
+        """A whole number, or None where the object says null, or is silent as `default` is."""
+        self._taken.add(name)
+        if not self.has(name) and (name in self._values or default is None):
             return None
         return self.whole(name, default, top=top)
 
@@ -61,6 +69,21 @@ class Fields:
         if not math.isfinite(value) or value <= least:
             raise self.wrong(name, f"is {value}, not a finite number above {least:g}")
         return float(value)
+
+    def optional_number(self, name: str, default: float | None) -> float | None:
+        """A number as above, or None where the object says null, or is silent as `default` is."""
+        self._taken.add(name)
+        if not self.has(name) and (name in self._values or default is None):
+            return None
+        return self.number(name, default)
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """`count` finite numbers above 0."""
+        value = self.take(name, ABSENT)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.wrong(name, f"is not a list of {count} numbers")
+        inner = Fields({str(at): one for at, one in enumerate(value)}, f"{self._where}: {name}")
+        return tuple(inner.number(str(at)) for at in range(count))
 
     def switch(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -87,15 +110,15 @@ class Fields:
     def refuse_unknown(
         self, harmless: frozenset[str], only_when: Mapping[str, tuple[object, ...]]
     ) -> None:
-        """Raise UserError for a field that nobody took and that may change the arithmetic."""
+        """Raise Unserved for a field that nobody took and that may change the arithmetic."""
         for name, value in self._values.items():
             if value is None or name in self._taken or name in harmless:
                 continue  # null is how a config says that it does not use a feature
             if name in only_when:
                 if value in only_when[name]:
                     continue
-                raise self.wrong(name, f"{_short(value)} is not served")
-            raise self.wrong(name, f"{_short(value)} is a field this version does not know")
+                raise self.unserved(name, f"{_short(value)} is not served")
+            raise self.unserved(name, f"{_short(value)} is a field this version does not know")
 
 
 def _short(value: object) -> str:
