@@ -9,10 +9,17 @@ from random import Random
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.keys import PrivateKey
+from libp2p.peer.envelope import unmarshal_envelope
+from libp2p.peer.id import ID
+from libp2p.relay.circuit_v2 import resources
 from libp2p.relay.circuit_v2.pb import circuit_pb2
 
 from potluck.crypto.keys import IdentityKey, verify
-from potluck.errors import TransportError
+from potluck.errors import RemoteError, TransportError
 from potluck.node.net import circuit, protobuf
 from potluck.node.net import relay as relay_module
 from potluck.node.net.circuit import HOP, STOP, Message, Reservation, Status
@@ -216,3 +223,98 @@ def test_messages_are_those_of_libp2p() -> None:
     assert protobuf.only_bytes(envelope, 1) == ED25519_KEY + key.public
     body = b"".join(protobuf.varint(len(part)) + part for part in parts)
     assert verify(key.public, protobuf.only_bytes(envelope, 5), body)
+
+
+# ---- vouchers
+
+RELAY, OTHER = IdentityKey.from_bytes(b"r" * 32), IdentityKey.from_bytes(b"o" * 32)
+BOB = IdentityKey.from_bytes(b"b" * 32).peer_id
+
+
+def test_a_voucher_is_believed_by_the_peer_it_is_for_until_it_expires() -> None:
+    circuit.check_voucher(circuit.voucher(RELAY, BOB, 100), relay=RELAY.peer_id, peer=BOB, now=99.9)
+
+
+class Keyed:
+    """As much of a stock host as signs a voucher."""
+
+    pair = create_new_key_pair(b"r" * 32)
+
+    def get_id(self) -> ID:
+        return ID.from_pubkey(self.pair.public_key)
+
+    def get_private_key(self) -> PrivateKey:
+        return self.pair.private_key
+
+
+def test_vouchers_are_those_of_libp2p() -> None:
+    """Theirs is believed by us, and ours by their code."""
+    limits = resources.RelayLimits(duration=120, data=1 << 17, max_circuit_conns=4,
+                                   max_reservations=4)  # fmt: skip
+    theirs = resources.Reservation(ID.from_base58(BOB), limits, Keyed())  # type: ignore[arg-type]
+    assert theirs.voucher
+    circuit.check_voucher(theirs.voucher, relay=RELAY.peer_id, peer=BOB, now=theirs.created_at)
+    opened = unmarshal_envelope(circuit.voucher(RELAY, BOB, 1_800_000_000))
+    opened.validate(resources.RELAY_RSVP_DOMAIN)
+    assert opened.payload_type == resources.VOUCHER_PAYLOAD_TYPE
+    told = circuit_pb2.Voucher.FromString(opened.raw_payload)
+    assert (ID(told.relay), ID(told.peer)) == (Keyed().get_id(), ID.from_base58(BOB))
+    assert told.expiration == 1_800_000_000
+
+
+def resealed(domain: bytes = circuit.VOUCHER_DOMAIN, kind: bytes = circuit.VOUCHER_TYPE) -> bytes:
+    """A voucher that is right in itself, under another heading."""
+    payload = protobuf.only_bytes(protobuf.fields(circuit.voucher(RELAY, BOB, 100)), 3)
+    parts = b"".join(protobuf.varint(len(part)) + part for part in (domain, kind, payload))
+    fields = {1: ED25519_KEY + RELAY.public, 2: kind, 3: payload, 5: RELAY.sign(parts)}
+    return b"".join(protobuf.field(number, value) for number, value in fields.items())
+
+
+FALSE_VOUCHERS = {
+    "another signer": circuit.voucher(OTHER, BOB, 100),
+    "for another": circuit.voucher(RELAY, OTHER.peer_id, 100),
+    "expired": circuit.voucher(RELAY, BOB, 49),
+    "another domain": resealed(domain=b"libp2p-peer-record"),
+    "another type": resealed(kind=b"\x03\x01"),
+    "cut off": circuit.voucher(RELAY, BOB, 100)[:-1],
+    "nonsense": b"\x0a\x02hi",
+}
+
+
+@pytest.mark.parametrize("name", FALSE_VOUCHERS)
+def test_a_false_voucher_is_a_fault(name: str) -> None:
+    with pytest.raises(RemoteError):
+        circuit.check_voucher(FALSE_VOUCHERS[name], relay=RELAY.peer_id, peer=BOB, now=50.0)
+
+
+@given(st.data())
+def test_no_bit_of_a_voucher_can_be_changed(data: st.DataObject) -> None:
+    raw = bytearray(circuit.voucher(RELAY, BOB, 100))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(RemoteError):
+        circuit.check_voucher(bytes(raw), relay=RELAY.peer_id, peer=BOB, now=50.0)
+
+
+@pytest.mark.parametrize("honest", [True, False])
+async def test_a_relay_that_vouches_falsely_is_not_used(
+    honest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It vouches for somebody else; and whoever held a place there gives it up."""
+    async with yard() as yard_, open_host(config("c")) as carol:
+
+        def vouch(key: IdentityKey, peer: str, expires_s: int) -> bytes:
+            return circuit.voucher(key, peer if honest else OTHER.peer_id, expires_s)
+
+        monkeypatch.setattr(relay_module, "voucher", vouch)
+        await carol.connect(yard_.middle.addresses())
+        await carol.identified(yard_.middle.peer_id)
+        held = reservations(carol)
+        assert await held.tend() == honest
+        assert held.relays == ((yard_.middle.peer_id,) if honest else ())
+        await held.tend()
+        assert yard_.relay.peers  # it was asked once, and is not asked again soon
+        before = yard_.held._held[yard_.middle.peer_id]
+        before.renew = 0.0
+        assert await yard_.held.tend() != honest
+        assert bool(yard_.held.relays) == honest

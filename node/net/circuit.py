@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from ...crypto.keys import IdentityKey
+from ...crypto.keys import PUBLIC_BYTES, IdentityKey, peer_id_of, verify
 from ...errors import RemoteError, TransportError
 from . import protobuf
 from .address import Address
@@ -160,17 +160,45 @@ def voucher(key: IdentityKey, peer: str, expires_s: int) -> bytes:
             protobuf.field(3, expires_s),
         )
     )
-    signed = b"".join(
-        protobuf.varint(len(part)) + part for part in (VOUCHER_DOMAIN, VOUCHER_TYPE, payload)
-    )
     return b"".join(
         (
             protobuf.field(1, ED25519_KEY + key.public),
             protobuf.field(2, VOUCHER_TYPE),
             protobuf.field(3, payload),
-            protobuf.field(5, key.sign(signed)),
+            protobuf.field(5, key.sign(_vouched(payload))),
         )
     )
+
+
+def check_voucher(raw: bytes, *, relay: str, peer: str, now: float) -> None:
+    """Raises RemoteError when this is not `relay`'s word that `peer` may be reached through it.
+
+    now: unix seconds.
+    """
+    envelope = protobuf.fields(raw)
+    public = protobuf.only_bytes(envelope, 1)
+    payload = protobuf.only_bytes(envelope, 3)
+    if not public.startswith(ED25519_KEY) or len(public) != len(ED25519_KEY) + PUBLIC_BYTES:
+        raise RemoteError("a voucher under no Ed25519 key")
+    public = public[len(ED25519_KEY) :]
+    if protobuf.only_bytes(envelope, 2) != VOUCHER_TYPE:
+        raise RemoteError("a signed envelope that holds no voucher")
+    if not verify(public, protobuf.only_bytes(envelope, 5), _vouched(payload)):
+        raise RemoteError("a bad signature on a voucher")
+    told = protobuf.fields(payload)
+    names = {peer_id_of(public), peer_from_bytes(protobuf.only_bytes(told, 1))}
+    if names != {relay}:
+        raise RemoteError("a voucher of another relay")
+    if peer_from_bytes(protobuf.only_bytes(told, 2)) != peer:
+        raise RemoteError("a voucher for another peer")
+    if (_number(told, 3) or 0) <= now:
+        raise RemoteError("a voucher that has expired")
+
+
+def _vouched(payload: bytes) -> bytes:
+    """What a voucher's signature covers."""
+    parts = (VOUCHER_DOMAIN, VOUCHER_TYPE, payload)
+    return b"".join(protobuf.varint(len(part)) + part for part in parts)
 
 
 def _encode(message: Message, numbers: _Numbers) -> bytes:

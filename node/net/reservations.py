@@ -3,7 +3,7 @@
 The client's side of circuit relay v2. A reservation is asked for on a connection dialed from the
 port where we listen, so that the relay sees, and keeps open, the mapping that a NAT gives that
 port: what the relay observes is where a punch will go (punch.py). It is renewed at half its time,
-and another relay is asked as soon as one is lost.
+and another relay is asked as soon as one is lost. A relay that vouches falsely is not used.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .circuit import (
     STOP_STATUS,
     Message,
     Status,
+    check_voucher,
     decode_hop,
     decode_stop,
     encode_hop,
@@ -45,6 +46,7 @@ log = get_logger()
 WORDS_S = 10.0  # for a relay to answer
 LIVE_S_MIN = 60.0  # a reservation of less is worth nothing
 TRY_AGAIN_S = 30.0  # a relay that refused
+FALSE_AGAIN_S = 3600.0  # guess: one that said what no honest relay says
 CIRCUITS_MAX = 64  # that others hold to us through relays, in all
 
 
@@ -119,8 +121,16 @@ class Reservations:
         try:
             with trio.fail_after(WORDS_S):
                 await self._ask(relay, held.connection)
-        except (TransportError, RemoteError, trio.TooSlowError) as error:
+        except RemoteError as error:
+            self._distrust(relay, error)
+        except (TransportError, trio.TooSlowError) as error:
             log.debug("reservation not renewed", relay=relay, reason=str(error))
+
+    def _distrust(self, relay: str, error: RemoteError) -> None:
+        """It is the relay's fault: what we hold there is let go, and it is not asked for long."""
+        self._held.pop(relay, None)
+        self._not_before[relay] = trio.current_time() + FALSE_AGAIN_S
+        log.warning("false relay", relay=relay, reason=str(error))
 
     def _candidates(self) -> list[str]:
         """Connected peers that say that they relay, the nearest first."""
@@ -139,7 +149,9 @@ class Reservations:
             with trio.fail_after(WORDS_S):
                 connection = await self._from_our_port(relay)
                 await self._ask(relay, connection)
-        except (TransportError, RemoteError, trio.TooSlowError) as error:
+        except RemoteError as error:
+            self._distrust(relay, error)
+        except (TransportError, trio.TooSlowError) as error:
             self._not_before[relay] = trio.current_time() + TRY_AGAIN_S
             log.debug("no reservation", relay=relay, reason=str(error))
 
@@ -185,6 +197,9 @@ class Reservations:
         lasts_s = answer.reservation.expires_s - self._wall()
         if lasts_s < LIVE_S_MIN:
             raise TransportError(f"a reservation of {lasts_s:.0f} s")
+        signed = answer.reservation.voucher
+        if signed:  # a relay need not send one
+            check_voucher(signed, relay=relay, peer=self._host.peer_id, now=self._wall())
         places = self._places(connection, answer.reservation.addresses)
         if not places:
             raise TransportError("the relay cannot be dialed by others")
