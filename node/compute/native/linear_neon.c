@@ -1,0 +1,2 @@
+/* Matrix products for AVX2 with FMA. */
+#include "kernels.h"

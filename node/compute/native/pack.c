@@ -1,0 +1,115 @@
+/* Weights as stored, brought into the order in which the kernels read them. */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "kernels.h"
+
+const int16_t potluck_nf4_table[16] = {-3735, -2600, -1961, -1475, -1062, -690, -340, 0,
+                                       297,   601,   919,   1262,  1646,  2101, 2700, 3735};
+
+size_t potluck_packed_bytes(int32_t format, int32_t n, int32_t k) {
+    if (format < 0 || format >= POTLUCK_FORMATS || n < 1 || k < 1) return 0;
+    if (format == POTLUCK_NF4 && k % NF4_BLOCK) return 0;
+    return potluck_tiles(n) * tile_bytes(format, k);
+}
+
+typedef struct {
+    int32_t format, n, k;
+    const char *codes;
+    const float *scales;
+    char *packed;
+} packing;
+
+static void pack_int8(const packing *job, int32_t first, int32_t count, char *tile) {
+    float *scales = (float *)tile;
+    for (int32_t lane = 0; lane < 16; lane++)
+        scales[lane] = lane < count ? job->scales[first + lane] / 127.0f : 0.0f;
+    const int8_t *from = (const int8_t *)job->codes + (size_t)first * job->k;
+    int8_t *to = (int8_t *)tile + 64;
+    for (int32_t i = 0; i < blocks_of(job->k, 8) * 8; i += 2)
+        for (int32_t lane = 0; lane < 16; lane++)
+            for (int32_t j = i; j < i + 2; j++)
+                *to++ = lane < count && j < job->k ? from[(size_t)lane * job->k + j] : 0;
+}
+
+static void pack_nf4(const packing *job, int32_t first, int32_t count, char *tile) {
+    int32_t blocks = job->k / NF4_BLOCK;
+    for (int32_t block = 0; block < blocks; block++, tile += NF4_BLOCK_BYTES) {
+        float *scales = (float *)tile;
+        for (int32_t lane = 0; lane < 16; lane++) {
+            int32_t row = first + lane;
+            char *to = tile + 64 + lane * 4;
+            scales[lane] = lane < count ? job->scales[(size_t)row * blocks + block] / NF4_UNIT : 0.0f;
+            for (int32_t i = 0; i < 8; i++)
+                if (lane < count)
+                    memcpy(to + i * 64, job->codes + (size_t)row * (job->k / 2) + block * 32 + i * 4, 4);
+                else
+                    memset(to + i * 64, 0x77, 4);
+        }
+    }
+}
+
+static void pack_stored(const packing *job, int32_t first, int32_t count, char *tile) {
+    size_t size = job->format == POTLUCK_FP32 ? 4 : 2, k = job->k;
+    for (int32_t lane = 0; lane < 16; lane++) {
+        const char *from = job->codes + (size_t)(first + lane) * k * size;
+        for (size_t i = 0; i < k; i++)
+            if (lane < count)
+                memcpy(tile + (i * 16 + lane) * size, from + i * size, size);
+            else
+                memset(tile + (i * 16 + lane) * size, 0, size);
+    }
+}
+
+static void pack_tile(void *context, int32_t index, int32_t thread) {
+    const packing *job = context;
+    int32_t first = index * 16, count = least(16, job->n - first);
+    char *tile = job->packed + index * tile_bytes(job->format, job->k);
+    (void)thread;
+    if (job->format == POTLUCK_INT8)
+        pack_int8(job, first, count, tile);
+    else if (job->format == POTLUCK_NF4)
+        pack_nf4(job, first, count, tile);
+    else
+        pack_stored(job, first, count, tile);
+}
+
+void potluck_pack(potluck_pool *pool, int32_t format, int32_t n, int32_t k, const void *codes,
+                  const float *scales, void *packed) {
+    packing job = {format, n, k, codes, scales, packed};
+    potluck_pool_run(pool, pack_tile, &job, potluck_tiles(n));
+}
+
+enum { HUGE_PAGE = 2 << 20 };
+
+static size_t mapped_bytes(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+
+/* From 2 MiB on a mapping of its own that begins at a multiple of 2 MiB. */
+void *potluck_alloc(size_t bytes) {
+    if (bytes < HUGE_PAGE) {
+        size_t size = (bytes + 63) / 64 * 64 + 64;
+        void *memory = NULL;
+        if (posix_memalign(&memory, 64, size)) return NULL;
+        return memset(memory, 0, size);
+    }
+    size_t size = mapped_bytes(bytes);
+    char *area = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                      -1, 0);
+    if (area == MAP_FAILED) return NULL;
+    size_t before = (HUGE_PAGE - (uintptr_t)area % HUGE_PAGE) % HUGE_PAGE;
+    if (before) munmap(area, before);
+    munmap(area + before + size, HUGE_PAGE - before);
+#ifdef MADV_HUGEPAGE
+    madvise(area + before, size, MADV_HUGEPAGE);
+#endif
+    return area + before;
+}
+
+void potluck_release(void *memory, size_t bytes) {
+    if (memory == NULL) return;
+    if (bytes < HUGE_PAGE)
+        free(memory);
+    else
+        munmap(memory, mapped_bytes(bytes));
+}
