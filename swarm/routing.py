@@ -1,27 +1,47 @@
 """The cheapest chain of hops over block boundaries.
 
-A shortest path over the boundaries at which some span starts or stops, by dynamic programming: the
-spans may overlap and have any length, and a hop may use a part of its span. Where costs add up per
-block, an optimal hop ends where its span ends or where another span starts, so that no other
-boundary need be looked at. The cost of a hop is its round trip, its queue, and its service time;
-a random surcharge on the queue, exponential with mean 0.5 of it plus 10 ms, keeps many clients
-from herding onto one fast peer (algorithms.md 2.5; Petals' shortest path ignores load and herds,
-algorithms.md 2.3).
+A shortest path over the boundaries at which some span starts or stops, by dynamic programming from
+the end: spans may overlap and have any length, and a hop may use a part of its span. Where costs
+add up per block, an optimal hop ends where its span ends or where another span starts, so that no
+other boundary need be looked at. The cost of a hop is its round trip, its queue, its bytes over the
+road, and its service time; a random surcharge on the queue, exponential with mean 0.5 of it plus
+10 ms, keeps many clients from herding onto one fast peer (algorithms.md 2.5; Petals' shortest path
+ignores load and herds, algorithms.md 2.3). Prefix affinity has one place: `Span.cached_tokens`.
+
+    route  = find_route(view, blocks, ...)      for one session, from a view
+    finder = Finder(columns, blocks, ...)       the same, kept: the cheapest rest from any boundary
+      finder.alternates(at, 3, pick)            whom to ask for a fresh queue beside the planned hop
+      finder.bind(at, offers)                   late binding: the cheapest of those that answered
+
+Of many spans only the 24 that look best at a boundary and 8 random ones are considered, so that a
+route through ten thousand spans takes milliseconds; of up to 32 spans all are, and the route is the
+cheapest there is.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ..errors import MissingBlocks
-from .blocks import BlockRange, uncovered
-from .view import Span, SwarmView
+from .blocks import BlockRange
+from .view import Columns, Floats, Ints, Span, SwarmView, columns_of
 
 HOP_OVERHEAD_S = 0.001  # our measured software time of a hop (potluck bench hop), rounded up
 NO_ROOM_S = 10.0  # surcharge of a peer without cache room, as Petals has it: last, not never
+SURCHARGE_SHARE = 0.5  # algorithms.md 2.5
 SURCHARGE_FLOOR_S = 0.010  # algorithms.md 2.5
+CANDIDATES_BEST = 24  # algorithms.md 2.5: per boundary
+CANDIDATES_RANDOM = 8  # algorithms.md 2.5
+ALTERNATES = 3  # algorithms.md 2.5: asked for their queue before a hop is bound
+POOL_DEPTH = 32  # of many spans, so many of the best over each block are looked at closely
+POOL_STEP = 128
+GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly: one draw deals all lots
+
+Draw = Callable[[float], float]  # given a mean, an exponential draw
+Pick = Callable[[int], int]  # given n, one of 0 .. n - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,70 +60,271 @@ class Route:
     cost_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A candidate for the next hop whose queue was just read. `row`: of the finder's columns."""
+
+    row: int
+    queue_s: float
+
+
+class Finder:
+    """The cheapest way from each boundary to the end. Rows number the spans of `columns`."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        blocks: BlockRange,
+        *,
+        tokens: float = 1,
+        row_bytes: float = 0,
+        cache_tokens: int = 0,
+        rows: Ints | None = None,
+        draw: Draw | None = None,
+    ) -> None:
+        """rows: the spans that may be used, all by default. row_bytes: of a token's hidden state,
+        which travels there and back. Raises MissingBlocks (without the model) at a gap."""
+        self.columns = columns
+        self.blocks = blocks
+        rows = np.arange(len(columns)) if rows is None else rows
+        overlap = (columns.start[rows] < blocks.stop) & (columns.stop[rows] > blocks.start)
+        rows = rows[overlap]
+        unit_s, entry_s = self._costs(rows, tokens, row_bytes, cache_tokens)
+        if len(rows) > 2 * POOL_STEP:
+            keep = self._pool(rows, unit_s, entry_s, draw)
+            rows, unit_s, entry_s = rows[keep], unit_s[keep], entry_s[keep]
+        self._rows, self._unit_s = rows, unit_s
+        self._fixed_s = entry_s - columns.queue_s[rows]  # all of an entry but the wait
+        lo = np.maximum(columns.start[rows], blocks.start)
+        hi = np.minimum(columns.stop[rows], blocks.stop)
+        edge = np.zeros(len(blocks) + 1, dtype=np.bool_)
+        edge[lo - blocks.start] = edge[hi - blocks.start] = edge[0] = edge[-1] = True
+        self._at = np.flatnonzero(edge) + blocks.start
+        self._lo = np.searchsorted(self._at, lo)
+        self._hi = np.searchsorted(self._at, hi)
+        self._check_cover()
+        self._candidates = self._choose(entry_s, hi, draw)
+        if draw is not None:
+            queue_s = columns.queue_s[rows]
+            for i in np.flatnonzero(np.bincount(self._candidates.ravel())).tolist():
+                entry_s[i] += draw(SURCHARGE_SHARE * queue_s[i] + SURCHARGE_FLOOR_S)
+        self._solve(entry_s)
+
+    def _costs(
+        self, rows: Ints, tokens: float, row_bytes: float, cache_tokens: int
+    ) -> tuple[Floats, Floats]:
+        """Seconds a block, and seconds to enter, for each of these rows."""
+        columns = self.columns
+        unit_s = np.maximum(tokens - columns.cached[rows], 1.0) * columns.block_s[rows]
+        entry_s = columns.rtt_s[rows] + HOP_OVERHEAD_S + columns.queue_s[rows]
+        entry_s = entry_s + 2 * tokens * row_bytes * columns.byte_s[rows]
+        lengths = np.minimum(columns.stop[rows] - columns.start[rows], len(self.blocks))
+        entry_s[cache_tokens * lengths > columns.room[rows]] += NO_ROOM_S
+        return unit_s, entry_s
+
+    def _pool(self, rows: Ints, unit_s: Floats, entry_s: Floats, draw: Draw | None) -> Ints:
+        """The best spans until each block has POOL_DEPTH of them, and a few of the others."""
+        start, stop = self.columns.start[rows], self.columns.stop[rows]
+        score = entry_s / (stop - start) + unit_s
+        base = self.blocks.start
+        lo = np.maximum(start, base) - base
+        hi = np.minimum(stop, self.blocks.stop) - base
+        count = np.zeros(len(self.blocks) + 1, dtype=np.int64)
+        kept = np.zeros(len(rows), dtype=np.bool_)
+        looked = min(16 * POOL_STEP, len(rows))
+        order = np.argpartition(score, looked - 1)
+        order = np.concatenate([order[:looked][np.argsort(score[order[:looked]])], order[looked:]])
+        for first in range(0, len(order), POOL_STEP):
+            part = order[first : first + POOL_STEP]
+            short = np.concatenate([[0], np.cumsum(count[:-1] < POOL_DEPTH)])
+            if short[-1] == 0:
+                break
+            part = part[short[hi[part]] > short[lo[part]]]
+            step = np.bincount(lo[part], minlength=len(count))
+            step -= np.bincount(hi[part], minlength=len(count))
+            count[:-1] += np.cumsum(step)[:-1]
+            kept[part] = True
+        if draw is not None:  # a stride through the others, begun at a random place
+            rest = np.flatnonzero(~kept)
+            stride = max(1, len(rest) // POOL_STEP)
+            kept[rest[int(draw(stride)) % stride :: stride]] = True
+        return np.flatnonzero(kept)
+
+    def _check_cover(self) -> None:
+        edges = len(self._at)
+        step = np.bincount(self._lo, minlength=edges) - np.bincount(self._hi, minlength=edges)
+        bare = np.flatnonzero(np.cumsum(step)[:-1] <= 0).tolist()
+        if not bare:
+            return
+        gaps: list[tuple[int, int]] = []
+        for b in bare:
+            start, stop = int(self._at[b]), int(self._at[b + 1])
+            if gaps and gaps[-1][1] == start:
+                gaps[-1] = (gaps[-1][0], stop)
+            else:
+                gaps.append((start, stop))
+        raise MissingBlocks("", tuple(gaps))
+
+    def _choose(self, entry_s: Floats, hi: Ints, draw: Draw | None) -> Ints:
+        """For each boundary but the last the candidates to enter there: (boundaries, at most 32).
+
+        Some do not serve the boundary's block; `_solve` sees that.
+        """
+        inside = np.arange(len(self._at) - 1)[:, None]
+        most = CANDIDATES_BEST + CANDIDATES_RANDOM
+        if len(self._rows) <= most:
+            every = np.arange(len(self._rows))
+            return np.broadcast_to(every, (len(inside), len(every)))
+        covers = (self._lo <= inside) & (self._hi > inside)
+        left = np.maximum(hi - self._at[:-1, None], 1)
+        score = np.where(covers, entry_s / left + self._unit_s, np.inf)
+        if draw is None:
+            return np.argpartition(score, most - 1, axis=1)[:, :most]
+        best = np.argpartition(score, CANDIDATES_BEST - 1, axis=1)[:, :CANDIDATES_BEST]
+        lot = (draw(1.0) + GOLDEN * np.arange(len(self._rows))) % 1.0
+        lots = np.where(covers, lot, np.inf)
+        lucky = np.argpartition(lots, CANDIDATES_RANDOM - 1, axis=1)[:, :CANDIDATES_RANDOM]
+        return np.concatenate([best, lucky], axis=1)
+
+    def _solve(self, entry_s: Floats) -> None:
+        """For each boundary the cheapest rest: its cost, and where its first hop ends."""
+        edges = len(self._at) - 1
+        chosen = self._candidates.T
+        inside = np.arange(edges)
+        reach = np.where(self._lo[chosen] <= inside, self._hi[chosen] - inside, 0)
+        steps = np.arange(1, int(reach.max()) + 1)
+        distance = self._at[np.minimum(inside[:, None] + steps, edges)] - self._at[:-1, None]
+        cost = self._unit_s[chosen][:, :, None] * distance + entry_s[chosen][:, :, None]
+        np.copyto(cost, np.inf, where=reach[:, :, None] < steps)
+        hop_s = cost.min(axis=0)  # (boundaries, steps): enter at one, leave so many behind it
+        togo = np.zeros(edges + 1)
+        leave = [0] * edges
+        for b in range(edges - 1, -1, -1):
+            far = min(len(steps), edges - b)
+            through = hop_s[b, :far] + togo[b + 1 : b + 1 + far]
+            k = int(through.argmin())
+            togo[b], leave[b] = through[k], b + 1 + k
+        self._togo, self._leave, self._cost = togo, leave, cost
+
+    def _row(self, edge: int) -> int:
+        """Which candidate the plan enters at this boundary."""
+        best = self._cost[:, edge, self._leave[edge] - edge - 1].argmin()
+        return int(self._candidates[edge, best])
+
+    def _edge(self, at: int) -> int:
+        """The boundary at block `at`, or the next behind it."""
+        return int(np.searchsorted(self._at, at))
+
+    def togo_s(self, at: int) -> float:
+        """The expected seconds from block `at` to the end."""
+        return float(self._togo[self._edge(at)])
+
+    def route(self, at: int | None = None) -> Route:
+        """The cheapest hops from block `at` (by default the first) to the end."""
+        edge = 0 if at is None else self._edge(at)
+        cost_s = float(self._togo[edge])
+        hops: list[Hop] = []
+        while edge < len(self._leave):
+            row, leave = self._row(edge), self._leave[edge]
+            blocks = BlockRange(int(self._at[edge]), int(self._at[leave]))
+            peer = self.columns.name(int(self._rows[row]))
+            if hops and hops[-1].peer == peer:
+                hops[-1] = Hop(peer, BlockRange(hops[-1].blocks.start, blocks.stop))
+            else:
+                hops.append(Hop(peer, blocks))
+            edge = leave
+        return Route(tuple(hops), cost_s)
+
+    def planned(self, at: int) -> tuple[int, int]:
+        """The row that the plan enters at boundary `at`, and the block where it leaves it."""
+        edge = self._edge(at)
+        return int(self._rows[self._row(edge)]), int(self._at[self._leave[edge]])
+
+    def alternates(self, at: int, count: int, pick: Pick) -> list[int]:
+        """Up to `count` different rows, beside the planned one, that serve block `at`."""
+        edge = self._edge(at)
+        line = self._candidates[edge]
+        taken = {self._row(edge)}
+        found: list[int] = []
+        for _ in range(3 * count):  # some tries fall on the planned one, or on no candidate
+            i = int(line[pick(len(line))])
+            if i not in taken and self._lo[i] <= edge < self._hi[i]:
+                taken.add(i)
+                found.append(int(self._rows[i]))
+                if len(found) == count:
+                    break
+        return found
+
+    def bind(self, at: int, offers: Sequence[Offer]) -> tuple[int, int, float]:
+        """Late binding: the cheapest of these offers for block `at`, on queues just read.
+
+        Returns its row, the block where to leave it, and the expected seconds to the end. Where an
+        offer is left is chosen anew: a peer with a short queue is used for as long as it pays.
+        """
+        edge = self._edge(at)
+        best: tuple[int, int, float] | None = None
+        for offer in offers:
+            i = int(np.flatnonzero(self._rows == offer.row)[0])
+            assert self._lo[i] <= edge < self._hi[i]
+            here = slice(edge + 1, int(self._hi[i]) + 1)
+            through = self._unit_s[i] * (self._at[here] - self._at[edge]) + self._togo[here]
+            k = int(through.argmin())
+            total_s = float(self._fixed_s[i] + offer.queue_s + through[k])
+            if best is None or total_s < best[2]:
+                best = offer.row, int(self._at[edge + 1 + k]), total_s
+        assert best is not None, "nobody made an offer"
+        return best
+
+
 def find_route(
     view: SwarmView,
     blocks: BlockRange,
     *,
-    tokens: int = 1,
+    tokens: float = 1,
+    row_bytes: float = 0,
     cache_tokens: int = 0,
     avoid: Collection[str] = (),
-    draw: Callable[[float], float] | None = None,
+    draw: Draw | None = None,
 ) -> Route:
     """The cheapest route through `blocks` for a step of `tokens` tokens.
 
-    cache_tokens: positions the session will hold in each block. avoid: peers not to use.
-    draw: given a mean, an exponential draw; None for the plain shortest path.
+    row_bytes: of one token's hidden state on the wire. cache_tokens: positions the session will
+    hold in each block. avoid: peers not to use. draw: an exponential draw; None for no surcharge.
     Raises MissingBlocks, naming what no peer outside `avoid` serves.
     """
-    spans = [span for span in view.spans if span.peer not in avoid and span.blocks.overlaps(blocks)]
-    gaps = uncovered(blocks, (span.blocks for span in spans))
-    if gaps:
-        raise MissingBlocks(view.model, gaps)
-    entry_s = {id(span): _entry_cost_s(span, len(blocks), cache_tokens, draw) for span in spans}
-    stops = sorted(
-        {blocks.stop}
-        | {span.blocks.start for span in spans if blocks.start < span.blocks.start < blocks.stop}
-        | {span.blocks.stop for span in spans if blocks.start < span.blocks.stop < blocks.stop}
-    )
-    best: dict[int, tuple[float, int, Span | None]] = {blocks.start: (0.0, blocks.start, None)}
-    for boundary in [blocks.start, *stops]:
-        if boundary not in best:
-            continue
-        cost_s = best[boundary][0]
-        for span in spans:
-            if not span.blocks.start <= boundary < span.blocks.stop:
-                continue
-            entered_s = cost_s + entry_s[id(span)]
-            for stop in stops:
-                if boundary < stop <= span.blocks.stop:
-                    through_s = entered_s + (stop - boundary) * tokens * span.block_s
-                    if through_s < best.get(stop, (math.inf, 0, None))[0]:
-                        best[stop] = (through_s, boundary, span)
-    return Route(_walk_back(best, blocks), best[blocks.stop][0])
+    spans = [span for span in view.spans if span.peer not in avoid]
+    try:
+        finder = Finder(
+            columns_of(spans), blocks,
+            tokens=tokens, row_bytes=row_bytes, cache_tokens=cache_tokens, draw=draw,
+        )  # fmt: skip
+    except MissingBlocks as gap:
+        raise MissingBlocks(view.model, gap.missing) from None
+    return finder.route()
 
 
-def _entry_cost_s(
-    span: Span, blocks: int, cache_tokens: int, draw: Callable[[float], float] | None
-) -> float:
-    cost_s = span.rtt_s + HOP_OVERHEAD_S + span.queue_s
-    if draw is not None:
-        cost_s += draw(0.5 * span.queue_s + SURCHARGE_FLOOR_S)
-    if cache_tokens * min(blocks, len(span.blocks)) > span.cache_tokens_free:
-        cost_s += NO_ROOM_S
-    return cost_s
+def rebind(
+    view: SwarmView,
+    route: Route,
+    fresh: Mapping[str, float],
+    *,
+    tokens: float = 1,
+    row_bytes: float = 0,
+    cache_tokens: int = 0,
+) -> Route:
+    """Late binding of a whole session at its start: the cheapest route among those that answered.
 
-
-def _walk_back(
-    best: dict[int, tuple[float, int, Span | None]], blocks: BlockRange
-) -> tuple[Hop, ...]:
-    hops: list[Hop] = []
-    boundary = blocks.stop
-    while boundary > blocks.start:
-        _, start, span = best[boundary]
-        assert span is not None
-        if hops and hops[-1].peer == span.peer and hops[-1].blocks.start == boundary:
-            hops[-1] = Hop(span.peer, BlockRange(start, hops[-1].blocks.stop))
-        else:
-            hops.append(Hop(span.peer, BlockRange(start, boundary)))
-        boundary = start
-    return tuple(reversed(hops))
+    fresh: the queues, in seconds, that the planned peers and their alternates just told. The plan
+    stays when they cannot cover it.
+    """
+    blocks = BlockRange(route.hops[0].blocks.start, route.hops[-1].blocks.stop)
+    answered: list[Span] = [
+        replace(span, queue_s=fresh[span.peer]) for span in view.spans if span.peer in fresh
+    ]
+    try:
+        return find_route(
+            replace(view, spans=tuple(answered)), blocks,
+            tokens=tokens, row_bytes=row_bytes, cache_tokens=cache_tokens,
+        )  # fmt: skip
+    except MissingBlocks:
+        return route

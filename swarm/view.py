@@ -2,18 +2,27 @@
 
 A span is what a verified record says, corrected by what we measured ourselves. Nothing that a peer
 claims of its speed is trusted above what was observed: until `OBSERVATIONS_TO_TRUST` answers were
-timed, its rate counts half (algorithms.md, 2.5).
+timed, its rate counts half (algorithms.md, 2.5). `Columns` is the same picture as arrays, one row a
+span, for rules that look at ten thousand of them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .blocks import BlockRange, uncovered
 
 OBSERVATIONS_TO_TRUST = 5  # algorithms.md 2.5: below this the claimed rate counts half
 RTT_UNKNOWN_S = 0.15  # Petals' stand-in for a round trip that nobody measured
+RELAYED = 0.2  # of its rate is what a peer behind a relay counts for: Petals' own penalty
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +36,12 @@ class Span:
     queue_s: float = 0.0  # expected wait for its device
     numerics: str = ""  # peers of one class give equal bits for equal steps
     cache_tokens_free: int = 1 << 40  # token positions in one block that it can still hold
+    bytes_s: float = math.inf  # what the road to it and back carries
+    relayed: bool = False  # reached over another peer: it counts for a fifth of its rate
+    cached_tokens: int = 0  # of this step's tokens, how many it need not compute again
 
     def __post_init__(self) -> None:
-        assert self.block_s >= 0 and self.rtt_s >= 0 and self.queue_s >= 0
+        assert self.block_s >= 0 and self.rtt_s >= 0 and self.queue_s >= 0 and self.bytes_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +56,42 @@ class SwarmView:
     def missing(self) -> tuple[tuple[int, int], ...]:
         """The blocks that nobody serves, as (start, stop) pairs."""
         return uncovered(self.blocks, (span.blocks for span in self.spans))
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Spans as arrays of one length; row i is one span, named `name(i)`."""
+
+    name: Callable[[int], str]
+    start: Ints
+    stop: Ints
+    block_s: Floats
+    rtt_s: Floats
+    queue_s: Floats
+    room: Floats  # token positions in one block
+    byte_s: Floats  # seconds a byte takes on the road
+    cached: Floats  # tokens that need not be computed
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def columns_of(spans: Sequence[Span]) -> Columns:
+    """Relayed spans come out with the rate that they count for."""
+
+    def floats(values: list[float]) -> Floats:
+        return np.array(values, dtype=np.float64)
+
+    names = [span.peer for span in spans]
+    share = [RELAYED if span.relayed else 1.0 for span in spans]
+    return Columns(
+        name=names.__getitem__,
+        start=np.array([span.blocks.start for span in spans], dtype=np.int64),
+        stop=np.array([span.blocks.stop for span in spans], dtype=np.int64),
+        block_s=floats([span.block_s / part for span, part in zip(spans, share, strict=True)]),
+        rtt_s=floats([span.rtt_s for span in spans]),
+        queue_s=floats([span.queue_s for span in spans]),
+        room=floats([span.cache_tokens_free for span in spans]),
+        byte_s=floats([1 / (span.bytes_s * part) for span, part in zip(spans, share, strict=True)]),
+        cached=floats([span.cached_tokens for span in spans]),
+    )
