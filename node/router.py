@@ -8,7 +8,8 @@ used for `FRESH_S`, and repeated at once when a route cannot be found.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import trio
@@ -27,6 +28,8 @@ FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
 HURRY_S = 60.0  # most peers of a minute ago are there still; one that is not costs one dial
 GRACE_S = 3.0  # longer than a first ban: one hiccup of the only replica is survived
 RELAYED = 0.2  # of its rate is what a peer behind a relay counts for: Petals' own penalty
+HEDGE_SHARE = 0.05  # of the answered steps: guess; gRPC's examples allow a tenth
+HEDGES_SAVED = 20.0  # guess: a session's hops may all be late at once
 LOOK_AGAIN_S = 0.25  # between two looks for cover that is not there
 
 
@@ -34,6 +37,26 @@ class Directory(Protocol):
     """Where announcements are found."""
 
     async def find(self, model: str) -> tuple[Announcement, ...]: ...
+
+
+class Hedges:
+    """How many hedges this process may make: a share of the answers it had.
+
+    Without it a slow swarm would be asked for everything twice, and be slower still. (The shape
+    follows gRPC's retry throttling.)
+    """
+
+    def __init__(self) -> None:
+        self._left = HEDGES_SAVED
+
+    def earn(self) -> None:
+        self._left = min(HEDGES_SAVED, self._left + HEDGE_SHARE)
+
+    def take(self) -> bool:
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 @dataclass(slots=True)
@@ -50,6 +73,7 @@ class Router:
         self._host = host
         self._directory = directory
         self._rng = rng
+        self.hedges = Hedges()
         self._known: dict[str, _Known] = {}
         self._histories: dict[str, PeerHistory] = {}
 
@@ -126,6 +150,37 @@ class Router:
                     raise
             within_s = LOOK_AGAIN_S
             await trio.sleep(LOOK_AGAIN_S)
+
+    async def standby(
+        self,
+        model: str,
+        total: int,
+        blocks: BlockRange,
+        *,
+        cache_tokens: int,
+        numerics: str,
+        avoid: Collection[str],
+    ) -> str | None:
+        """The best peer that serves all of these blocks in this class alone, or None."""
+        view = await self.view(model, total, within_s=HURRY_S)
+        now = trio.current_time()
+        fit = [
+            span
+            for span in view.spans
+            if span.blocks.start <= blocks.start
+            and blocks.stop <= span.blocks.stop
+            and span.numerics == numerics
+            and span.peer not in avoid
+            and not self.history(span.peer).banned(now)
+            and not self.history(span.peer).busy(now)
+        ]
+        try:
+            alone = replace(view, spans=tuple(fit))
+            return (
+                find_route(alone, blocks, cache_tokens=cache_tokens, draw=self._draw).hops[0].peer
+            )
+        except MissingBlocks:
+            return None
 
     def _cheapest(
         self, view: SwarmView, blocks: BlockRange, cache_tokens: int, avoid: set[str], numerics: str

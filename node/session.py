@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -25,7 +25,8 @@ from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.machine import Fired, SetTimer, StopTimer
 from ..swarm.routing import Hop
-from ..swarm.session import (
+from ..swarm.session import Session
+from ..swarm.session_events import (
     Answered,
     CloseLink,
     Deliver,
@@ -33,16 +34,19 @@ from ..swarm.session import (
     Event,
     Feed,
     FindRoute,
+    FindStandby,
+    Leaving,
     Lost,
     Opened,
     OpenLink,
     Payload,
     Routed,
     SendStep,
-    Session,
     SessionConfig,
+    StandbyFound,
 )
 from ..swarm.wire import PROTOCOL, Busy, Fault, Open, Output, Renew, Step
+from ..swarm.wire import Leaving as LeavingMessage
 from ..swarm.wire import Opened as OpenedMessage
 from .compute.tensor import unpack
 from .frames import FrameStream
@@ -54,7 +58,9 @@ log = get_logger()
 
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
 OPEN_S = 5.0  # guess: a dial over a bad road; a server that answers slowly opens slowly too
+LEFT_S = 60.0  # for so long nothing new goes to a server that said that it leaves
 RENEW_SHARE = 1 / 3  # of a lease, after which a silent link is renewed
+STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
 LEASE_LEAST_S = 3.0  # guess: whoever lends for less would have us do nothing but renew
 
 
@@ -118,6 +124,8 @@ class LiveSession:
                 max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_bytes),
                 self._patience_s,
                 lambda hop: max(OPEN_S, 2 * self._patience_s(hop, 1)),
+                self._hedge_s,
+                STANDBY_FROM,
             )
         )
         self._links: dict[int, _Link] = {}
@@ -196,6 +204,8 @@ class LiveSession:
                     self._arrived.set()
                 case FindRoute(gap, blocks):
                     self._nursery.start_soon(self._find_route, gap, blocks)
+                case FindStandby():
+                    self._nursery.start_soon(self._find_standby, effect)
                 case OpenLink(number, hop):
                     link = _Link(hop)
                     self._links[number] = link
@@ -209,10 +219,11 @@ class LiveSession:
 
     def _drop(self, link: _Link, peer: str, reason: str) -> None:
         now = trio.current_time()
-        if not link.blameless:
-            self._router.history(peer).failed(now)
-        self.recoveries.append(Recovery(peer, link.hop.blocks, reason, now, link.moving))
-        log.debug("hop lost", peer=peer, blocks=str(link.hop.blocks), reason=reason)
+        if reason:
+            if not link.blameless:
+                self._router.history(peer).failed(now)
+            self.recoveries.append(Recovery(peer, link.hop.blocks, reason, now, link.moving))
+            log.debug("hop lost", peer=peer, blocks=str(link.hop.blocks), reason=reason)
         link.reading.cancel()
         link.writing.cancel()
         if link.frames is not None:
@@ -231,6 +242,24 @@ class LiveSession:
 
     def _patience_s(self, hop: Hop, tokens: int) -> float:
         return self._router.history(hop.peer).patience_s(tokens, len(hop.blocks))
+
+    def _hedge_s(self, hop: Hop, tokens: int) -> float:
+        return self._router.history(hop.peer).hedge_s(tokens, len(hop.blocks))
+
+    async def _find_standby(self, asked: FindStandby) -> None:
+        """One peer for the blocks of a link, in the same class, or none: nobody waits for it."""
+        peer: str | None = None
+        if not asked.hurried or self._router.hedges.take():
+            with suppress(TransportError):  # of the directory: then nobody stands by
+                peer = await self._router.standby(
+                    self._plan.model,
+                    self._plan.blocks,
+                    asked.blocks,
+                    cache_tokens=self._plan.tokens,
+                    numerics=self._classes.get(asked.blocks.start, ""),
+                    avoid=asked.avoid,
+                )
+        self._dispatch(StandbyFound(asked.link, peer))
 
     async def _find_route(self, gap: int, blocks: BlockRange) -> None:
         try:
@@ -317,6 +346,10 @@ class LiveSession:
                 if number in self._links:  # or it was a wrong answer, which must not end a ban
                     history = self._router.history(link.hop.peer)
                     history.answered(elapsed_s, tokens, len(link.hop.blocks))
+                    self._router.hedges.earn()
+            case LeavingMessage():
+                self._router.history(link.hop.peer).refused(trio.current_time(), LEFT_S)
+                self._dispatch(Leaving(number))
             case Busy(reason, retry_after_s):
                 self._busy(link, retry_after_s)
                 raise TransportError(reason)

@@ -19,8 +19,9 @@ FEW_TOKENS = 8  # up to here a step costs about what one token costs: the weight
 # about 40 ms, a token of a long chunk 10 ms; doubled.
 FIRST_STEP_S = 5.0
 FIRST_TOKEN_BLOCK_S = 0.02
-PATIENCE_FLOOR_S = 2.0  # guess: above any pause of a busy two-core machine; hedging will lower it
+PATIENCE_FLOOR_S = 2.0  # guess: above any pause of a busy two-core machine; a hedge comes first
 PATIENCE_CEILING_S = 120.0
+HEDGE_FLOOR_S = 0.15  # algorithms.md 6.1
 
 BAN_FIRST_S = 2.0  # guess; Petals has 15 s, too long for a peer that only restarted
 BAN_LONGEST_S = 60.0
@@ -109,6 +110,15 @@ class PeerHistory:
             return min(first_s, PATIENCE_CEILING_S)
         wait_s = scale * max(3 * known.mean, known.mean + 4 * known.deviation)
         return min(max(wait_s, PATIENCE_FLOOR_S), PATIENCE_CEILING_S)
+
+    def hedge_s(self, tokens: int, blocks: int) -> float:
+        """How long an answer may take before another peer is asked too (algorithms.md 6.1)."""
+        known = self._step_per_block if tokens <= FEW_TOKENS else self._token_block
+        if known.count < OBSERVATIONS_TO_TRUST:
+            return PATIENCE_CEILING_S
+        scale = float(blocks if tokens <= FEW_TOKENS else tokens * blocks)
+        wait_s = scale * max(3 * known.mean, known.mean + 4 * known.deviation)
+        return max(wait_s, HEDGE_FLOOR_S)
 
     def block_s(self, claimed_tokens_s: float) -> float:
         """Seconds for one token through one block, from what we saw, else from the claim.

@@ -15,139 +15,53 @@ long prompt overlap.
                ▲                    │                           │
                └──── Lost, Fired, a wrong answer ───────────────┘   (neighbouring gaps become one)
 
+A link may have a standby: a second peer with the same blocks. It is asked for when the link is
+late (then both are sent all, and the first valid answer wins: a hedge), when the link's server
+leaves (it takes over once it holds all), or when the session is long (then it is sent what was
+answered already, in large chunks, so that a sudden death costs the replay of one chunk). A lost
+link's standby takes its place at once.
+
+    link ── Fired, once ──▶ late, with a standby ── an answer of the standby ──▶ the standby
+
 Petals (Borzunov et al., 2023) replays a client's history too, but keeps it per connection and
 loses its place; keyed by (boundary, step), a hop may be split, merged or moved at any time.
 
 The caller owes: perform effects in order; after `FindRoute` hand in `Routed` for that gap (or give
 the session up); after `OpenLink` hand in `Opened` or `Lost`; hand in answers of a link in order;
-after `CloseLink` nothing of that link needs to be handed in (it is ignored).
+after `FindStandby` hand in `StandbyFound`; after `CloseLink` nothing of that link needs to be
+handed in (it is ignored).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .blocks import BlockRange
 from .machine import Fired, SetTimer, StopTimer
 from .routing import Hop
-
-Payload = bytes | bytearray | memoryview
+from .session_events import (
+    Answered,
+    CloseLink,
+    Deliver,
+    Effect,
+    Event,
+    Feed,
+    FindRoute,
+    FindStandby,
+    Leaving,
+    Lost,
+    Opened,
+    OpenLink,
+    Payload,
+    Routed,
+    SendStep,
+    SessionConfig,
+    StandbyFound,
+)
 
 FRAMES_IN_FLIGHT = 3  # guess: one computed, one on the wire, one waiting at the device
 SIZES_MAX = 1024  # steps in one replay frame: keeps its header below 4 KiB
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """An event: the next step, `tokens` rows of input at position `at`.
-
-    An `at` below the session's length takes everything from there on back. rows: how many of the
-    step's last rows of output are wanted.
-    """
-
-    at: int
-    tokens: int
-    rows: int
-    payload: Payload
-
-
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """An event: these hops shall cover the gap."""
-
-    gap: int
-    hops: tuple[Hop, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An event: the server at the other end of the link holds its cache."""
-
-    link: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An event: the next answer on this link."""
-
-    link: int
-    at: int
-    rows: int
-    payload: Payload
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """An event: the link is of no more use."""
-
-    link: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FindRoute:
-    """An effect: find hops for these blocks; `avoid` failed this session, the latest last."""
-
-    gap: int
-    blocks: BlockRange
-    avoid: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenLink:
-    """An effect: open a stream to this hop and have it reserve its cache."""
-
-    link: int
-    hop: Hop
-
-
-@dataclass(frozen=True, slots=True)
-class SendStep:
-    """An effect: send these inputs, one payload a size, the first at position `at`."""
-
-    link: int
-    at: int
-    sizes: tuple[int, ...]
-    rows: int
-    payloads: tuple[Payload, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CloseLink:
-    """An effect: close the link's stream. `reason` is empty when the peer is not at fault."""
-
-    link: int
-    peer: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """An effect: the output of step `index`, its last `rows` rows. Each index comes once."""
-
-    index: int
-    payload: Payload
-
-
-Event = Feed | Routed | Opened | Answered | Lost | Fired
-Effect = FindRoute | OpenLink | SendStep | CloseLink | Deliver | SetTimer | StopTimer
-
-
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """row_bytes: bytes of one token's hidden state. group_tokens: rows in one replay frame.
-
-    patience_s: (hop, tokens) -> seconds that an answer may take. open_patience_s: hop -> seconds
-    that a dial and the reservation of cache may take.
-    """
-
-    blocks: BlockRange
-    row_bytes: int
-    group_tokens: int
-    patience_s: Callable[[Hop, int], float]
-    open_patience_s: Callable[[Hop], float]
 
 
 @dataclass(slots=True)
@@ -175,6 +89,16 @@ class _Link:
     live: bool = False
     sent: int = 0
     in_flight: deque[_Frame] = field(default_factory=deque)
+    late: bool = False  # past its hedge's time, and not yet past its patience
+    leaving: bool = False
+    asked_at: int | None = None  # the session's length when a standby was last looked for
+    standby: _Link | None = None
+    of: _Link | None = None  # whose standby this is
+
+    @property
+    def hurried(self) -> bool:
+        """Its standby shall hold all that it holds, at once."""
+        return self.late or self.leaving
 
     @property
     def blocks(self) -> BlockRange:
@@ -230,10 +154,14 @@ class Session:
             case Opened(link) if link in self._links and not self._links[link].live:
                 self._links[link].live = True
                 return [StopTimer(link), *self._pump(self._links[link], now)]
+            case StandbyFound(link, peer) if link in self._links:
+                return self._standby_found(self._links[link], peer, now)
+            case Leaving(link) if link in self._links:
+                return self._leaving(self._links[link], now)
             case Lost(link, reason) if link in self._links:
-                return self._lose(self._links[link], reason)
+                return self._lose(self._links[link], reason, now)
             case Fired(int(link)) if link in self._links:
-                return self._lose(self._links[link], "no answer before its deadline")
+                return self._fired(self._links[link], now)
         return []
 
     def _feed(self, step: _Step, payload: Payload, now: float) -> list[Effect]:
@@ -246,8 +174,7 @@ class Session:
         self._steps.append(step)
         self._length = step.at + step.tokens
         self._journal[self._config.blocks.start].append(payload)
-        first = self._segments[0]
-        return self._pump(first, now) if isinstance(first, _Link) else []
+        return self._pump_segment(self._segments[0], now)
 
     def _take_back(self, at: int) -> None:
         """Forget the steps that begin at `at` or later; one that began before keeps its size,
@@ -265,16 +192,26 @@ class Session:
             for frame in link.in_flight:  # a replay may still run behind a session at rest
                 frame.count = max(0, min(frame.count, kept - frame.first))
 
+    def _pump_segment(self, segment: _Link | _Gap, now: float) -> list[Effect]:
+        """Send what this segment lacks, and its standby."""
+        if isinstance(segment, _Gap):
+            return []
+        effects = self._pump(segment, now)
+        if segment.standby is not None:
+            effects += self._pump(segment.standby, now)
+        elif self._wants_standby(segment):
+            effects += self._find_standby(segment)
+        return effects
+
     def _pump(self, link: _Link, now: float) -> list[Effect]:
         """Send what this link lacks and may have."""
         effects: list[Effect] = []
-        blocks = link.blocks
-        inputs = self._journal[blocks.start]
-        while link.live and len(link.in_flight) < FRAMES_IN_FLIGHT and link.sent < len(inputs):
-            frame = self._next_frame(link, len(inputs))
+        inputs = self._journal[link.blocks.start]
+        stop = len(inputs) if link.of is None or link.of.hurried else self._due(link)
+        while link.live and len(link.in_flight) < FRAMES_IN_FLIGHT and link.sent < stop:
+            frame = self._next_frame(link, stop)
             if not link.in_flight:
-                patience_s = self._config.patience_s(link.hop, frame.tokens)
-                effects.append(SetTimer(link.number, now + patience_s))
+                effects.append(self._deadline(link, frame.tokens, now))
             link.in_flight.append(frame)
             link.sent = frame.first + frame.count
             steps = self._steps[frame.first : link.sent]
@@ -297,7 +234,7 @@ class Session:
         """
         first = link.sent
         last_hop = link.blocks.stop == self._config.blocks.stop
-        known = self._delivered if last_hop else len(self._journal[link.blocks.stop])
+        known = self._known(link)
         if first < known:
             stop = min(known, available)
         elif last_hop:
@@ -316,24 +253,113 @@ class Session:
         rows = 0 if first < known else wanted
         return _Frame(first, count, self._steps[first].at, tokens, rows)
 
+    def _known(self, link: _Link) -> int:
+        """How many steps have an output that is known downstream of this link."""
+        last_hop = link.blocks.stop == self._config.blocks.stop
+        return self._delivered if last_hop else len(self._journal[link.blocks.stop])
+
+    def _due(self, standby: _Link) -> int:
+        """The steps that a standby at leisure shall hold: what is known, a chunk at a time."""
+        known = self._known(standby)
+        lacking = sum(step.tokens for step in self._steps[standby.sent : known])
+        return known if lacking >= self._config.standby_chunk else standby.sent
+
+    def _deadline(self, link: _Link, tokens: int, now: float) -> SetTimer:
+        """When the oldest frame of this link is late; a standby has but its patience."""
+        wait_s = self._config.patience_s(link.hop, tokens)
+        if self._config.hedge_s is not None and link.of is None and not link.late:
+            wait_s = min(wait_s, self._config.hedge_s(link.hop, tokens))
+        return SetTimer(link.number, now + wait_s)
+
     def _answered(
         self, link: _Link, at: int, rows: int, payload: Payload, now: float
     ) -> list[Effect]:
         if not link.in_flight:
-            return self._lose(link, "an answer to nothing")
+            return self._lose(link, "an answer to nothing", now)
         frame = link.in_flight[0]
         if (at, rows) != (frame.at, frame.rows) or len(payload) != rows * self._config.row_bytes:
-            return self._lose(link, "an answer of the wrong shape")
+            return self._lose(link, "an answer of the wrong shape", now)
         link.in_flight.popleft()
+        link.late = False
         effects: list[Effect] = []
         if link.in_flight:
-            patience_s = self._config.patience_s(link.hop, link.in_flight[0].tokens)
-            effects.append(SetTimer(link.number, now + patience_s))
+            effects.append(self._deadline(link, link.in_flight[0].tokens, now))
         else:
             effects.append(StopTimer(link.number))
+        known = self._known(link)
         effects += self._pass_on(link, frame, payload, now)
         effects += self._pump(link, now)
-        return effects
+        if link.of is not None:
+            first = self._known(link) > known
+            return effects + self._overtaken(link.of, link, first=first, now=now)
+        return effects + self._rest(link)
+
+    # ---- standbys
+
+    def _fired(self, link: _Link, now: float) -> list[Effect]:
+        if self._config.hedge_s is None or link.of is not None or link.late or not link.in_flight:
+            return self._lose(link, "no answer before its deadline", now)
+        link.late = True
+        tokens = link.in_flight[0].tokens
+        hop, patience_s = link.hop, self._config.patience_s
+        rest_s = max(0.0, patience_s(hop, tokens) - self._config.hedge_s(hop, tokens))
+        return [SetTimer(link.number, now + rest_s), *self._hurry(link, now)]
+
+    def _leaving(self, link: _Link, now: float) -> list[Effect]:
+        if link.of is not None:
+            return self._lose(link, "", now)
+        if link.leaving:
+            return []
+        link.leaving = True
+        return self._hurry(link, now)
+
+    def _hurry(self, link: _Link, now: float) -> list[Effect]:
+        if link.standby is None:
+            return self._find_standby(link)
+        effects = self._pump(link.standby, now)
+        return effects + self._overtaken(link, link.standby, first=False, now=now)
+
+    def _wants_standby(self, link: _Link) -> bool:
+        begins = self._config.standby_from
+        if begins is None or self._length < begins or link.of is not None or not link.live:
+            return False
+        return link.asked_at is None or self._length >= link.asked_at + self._config.standby_chunk
+
+    def _find_standby(self, link: _Link) -> list[Effect]:
+        link.asked_at = self._length
+        used = [segment.hop.peer for segment in self._segments if isinstance(segment, _Link)]
+        avoid = [*self._avoid, *(peer for peer in used if peer not in self._avoid)]
+        return [FindStandby(link.number, link.blocks, tuple(avoid), link.hurried)]
+
+    def _standby_found(self, link: _Link, peer: str | None, now: float) -> list[Effect]:
+        if peer is None or link.standby is not None or link.of is not None:
+            return []
+        hop = Hop(peer, link.blocks)
+        link.standby = standby = _Link(self._number(), hop, of=link)
+        self._links[standby.number] = standby
+        return [
+            SetTimer(standby.number, now + self._config.open_patience_s(hop)),
+            OpenLink(standby.number, hop),
+        ]
+
+    def _overtaken(self, link: _Link, standby: _Link, *, first: bool, now: float) -> list[Effect]:
+        """The standby was the first with an answer, or it holds all that a leaving one holds."""
+        holds_all = standby.live and not standby.in_flight
+        holds_all = holds_all and standby.sent == len(self._journal[link.blocks.start])
+        if first and link.late:
+            return self._lose(link, "its standby answered first", now)
+        if link.leaving and (first or holds_all):
+            return self._lose(link, "", now)
+        return []
+
+    def _rest(self, link: _Link) -> list[Effect]:
+        """Its standby is not needed any more: a short session keeps none."""
+        standby, begins = link.standby, self._config.standby_from
+        if standby is None or link.hurried or (begins is not None and self._length >= begins):
+            return []
+        link.standby = None
+        del self._links[standby.number]
+        return [StopTimer(standby.number), CloseLink(standby.number, standby.hop.peer, "")]
 
     def _pass_on(self, link: _Link, frame: _Frame, payload: Payload, now: float) -> list[Effect]:
         stop = link.blocks.stop
@@ -352,20 +378,24 @@ class Session:
                 outputs.append(whole[offset : offset + size])
             offset += size
         following = next(segment for segment in self._segments if segment.blocks.start == stop)
-        return self._pump(following, now) if isinstance(following, _Link) else []
+        return self._pump_segment(following, now)
 
-    def _lose(self, link: _Link, reason: str) -> list[Effect]:
+    def _lose(self, link: _Link, reason: str, now: float) -> list[Effect]:
         peer = link.hop.peer
         if peer in self._avoid:
             self._avoid.remove(peer)
         self._avoid.append(peer)
         del self._links[link.number]
+        effects: list[Effect] = [StopTimer(link.number), CloseLink(link.number, peer, reason)]
+        if link.of is not None:
+            link.of.standby = None
+            return effects + (self._find_standby(link.of) if link.of.hurried else [])
         place = self._segments.index(link)
-        return [
-            StopTimer(link.number),
-            CloseLink(link.number, peer, reason),
-            *self._open_gap(link.blocks, place),
-        ]
+        if link.standby is None:
+            return effects + self._open_gap(link.blocks, place)
+        self._segments[place] = standby = link.standby
+        standby.of = None
+        return effects + self._pump(standby, now)
 
     def _open_gap(self, blocks: BlockRange, place: int) -> list[Effect]:
         """Put a gap where segment `place` was, one with the gaps beside it."""

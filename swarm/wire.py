@@ -9,6 +9,7 @@ A client opens one stream per hop and keeps it for the life of the session. It s
       Step(at, sizes, rows) + hidden ───▶ runs its blocks, remembers keys and values
       ◀───────── Output(at, ...) + hidden
       Renew ───────────────────────────▶  the lease starts anew
+      ◀───────────────────── Leaving      at any time: look for another, I serve until then
       (close)                             frees the cache at once
 
 Positions are explicit: a step `at` an earlier position than the cache's length truncates it first.
@@ -102,7 +103,14 @@ class Fault:
     reason: Annotated[str, Size(256)]
 
 
-Message = Open | Opened | Step | Output | Truncate | Renew | Busy | Fault
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The server will go in `within_s`; until then it serves this session on."""
+
+    within_s: Seconds
+
+
+Message = Open | Opened | Step | Output | Truncate | Renew | Busy | Fault | Leaving
 
 # Tags are for ever: a message that is dropped leaves its number unused.
 TAGS: dict[int, type[Message]] = {
@@ -114,5 +122,6 @@ TAGS: dict[int, type[Message]] = {
     6: Renew,
     7: Busy,
     8: Fault,
+    9: Leaving,
 }
 TAG_OF: dict[type[Message], int] = {message: tag for tag, message in TAGS.items()}

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.machine import Fired, SetTimer
 from potluck.swarm.routing import Hop
-from potluck.swarm.session import (
+from potluck.swarm.session import Session
+from potluck.swarm.session_events import (
     Answered,
     CloseLink,
     Deliver,
@@ -27,21 +28,34 @@ from potluck.swarm.session import (
     Event,
     Feed,
     FindRoute,
+    FindStandby,
+    Leaving,
     Lost,
     Opened,
     OpenLink,
     Routed,
     SendStep,
-    Session,
     SessionConfig,
+    StandbyFound,
 )
 
 ROW = 8
 BLOCKS = BlockRange(0, 6)
 
 
-def config(group_tokens: int = 8) -> SessionConfig:
-    return SessionConfig(BLOCKS, ROW, group_tokens, lambda hop, tokens: 2.0, lambda hop: 5.0)
+def config(
+    group_tokens: int = 8, standby_from: int | None = None, hedged: bool = True
+) -> SessionConfig:
+    return SessionConfig(
+        BLOCKS,
+        ROW,
+        group_tokens,
+        lambda hop, tokens: 2.0,
+        lambda hop: 5.0,
+        (lambda hop, tokens: 0.5) if hedged else None,
+        standby_from,
+        standby_chunk=3,
+    )
 
 
 def fold(*parts: bytes) -> bytes:
@@ -100,6 +114,11 @@ class Swarm:
             match effect:
                 case FindRoute(gap, blocks):
                     self.inbox.append((-gap, Routed(gap, tuple(self.split(blocks)))))
+                case FindStandby(link):
+                    self.names += 1
+                    found = self.data is None or self.data.draw(st.booleans())
+                    name = f"peer{self.names}" if found else None
+                    self.inbox.append((-link, StandbyFound(link, name)))
                 case OpenLink(link, hop):
                     self.servers[link] = Server(hop.blocks)
                     self.inbox.append((link, Opened(link)))
@@ -138,7 +157,12 @@ class Swarm:
             return False
         self.deaths_left -= 1
         link = data.draw(st.sampled_from(sorted(self.servers)))
-        ends: list[Event] = [Lost(link, "killed"), Fired(link), Answered(link, 99, 1, b"rubbish")]
+        ends: list[Event] = [
+            Lost(link, "killed"),
+            Fired(link),
+            Leaving(link),
+            Answered(link, 99, 1, b"rubbish"),
+        ]
         self.perform(self.session.handle(data.draw(st.sampled_from(ends)), 0.0))
         return True
 
@@ -173,11 +197,14 @@ plans = st.lists(
 def test_no_death_changes_loses_or_repeats_an_output(
     data: st.DataObject, plan: Plan, deaths: list[int]
 ) -> None:
-    """Any split, any order of events, any deaths (by loss, deadline or rubbish), with steps taken
-    back: the outputs are those of an undisturbed session, each once."""
+    """Any split, any order of events, any deaths (by loss, deadline or rubbish), hedges, standbys
+    and leavings, with steps taken back: the outputs are those of an undisturbed session, each
+    once."""
     undisturbed = play(plan, Swarm(Session(config())), [])
-    disturbed = play(plan, Swarm(Session(config(data.draw(st.integers(1, 20)))), data), deaths)
-    assert disturbed == undisturbed
+    group = data.draw(st.integers(1, 20))
+    standby_from = data.draw(st.sampled_from([None, 0, 5]))
+    session = Session(config(group, standby_from, data.draw(st.booleans())))
+    assert play(plan, Swarm(session, data), deaths) == undisturbed
 
 
 @settings(max_examples=100, deadline=None)
@@ -242,7 +269,9 @@ def test_a_silent_hop_has_a_deadline_from_its_first_unanswered_step() -> None:
     link = next(effect.link for effect in opened if isinstance(effect, OpenLink))
     session.handle(Opened(link), 1.0)
     effects = session.handle(Feed(0, 1, 1, rows_of(0, 1)), 10.0)
-    assert SetTimer(link, 12.0) in effects
+    assert SetTimer(link, 10.5) in effects
+    late = session.handle(Fired(link), 10.5)
+    assert late == [SetTimer(link, 12.0), FindStandby(link, BLOCKS, ("a",), True)]
     lost = session.handle(Fired(link), 12.0)
     assert CloseLink(link, "a", "no answer before its deadline") in lost
 
@@ -252,3 +281,88 @@ def test_a_hole_in_positions_is_our_own_fault() -> None:
     session.start(0.0)
     with pytest.raises(ValueError, match="hole"):
         session.handle(Feed(3, 1, 1, rows_of(0, 1)), 0.0)
+
+
+def opened(session: Session) -> tuple[Swarm, int]:
+    """A session with one link for all blocks, and the link."""
+    swarm = Swarm(session)
+    swarm.split = lambda blocks: iter([Hop("a", blocks)])  # type: ignore[method-assign]
+    swarm.inbox.clear()
+    swarm.perform([FindRoute(1, BLOCKS, ())])
+    swarm.run()
+    (link,) = swarm.servers
+    return swarm, link
+
+
+def sent_to(effects: list[Effect], link: int) -> list[SendStep]:
+    return [effect for effect in effects if isinstance(effect, SendStep) and effect.link == link]
+
+
+def test_a_late_link_races_its_standby_and_the_first_answer_wins() -> None:
+    session = Session(config())
+    swarm, link = opened(session)
+    for number in range(3):
+        swarm.perform(session.handle(Feed(number, 1, 1, rows_of(number, 1)), 0.0))
+        swarm.run()
+    session.handle(Feed(3, 1, 1, rows_of(3, 1)), 1.0)  # on which the server sleeps
+    session.handle(Fired(link), 1.5)
+    effects = session.handle(StandbyFound(link, "b"), 1.5)
+    standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    replay, live = sent_to(session.handle(Opened(standby), 1.6), standby)
+    assert (replay.sizes, replay.rows, live.sizes, live.rows) == ((1, 1, 1), 0, (1,), 1)
+    session.handle(Answered(standby, 0, 0, b""), 1.7)
+    won = session.handle(Answered(standby, 3, 1, bytes(ROW)), 1.8)
+    assert Deliver(3, bytes(ROW)) in won
+    assert CloseLink(link, "a", "its standby answered first") in won
+    assert [hop.peer for hop in session.route] == ["b"]
+    assert session.handle(Answered(link, 3, 1, bytes(ROW)), 1.9) == []
+
+
+def test_a_late_link_that_answers_first_keeps_its_place() -> None:
+    session = Session(config())
+    _, link = opened(session)
+    session.handle(Feed(0, 1, 1, rows_of(0, 1)), 1.0)
+    session.handle(Fired(link), 1.5)
+    effects = session.handle(StandbyFound(link, "b"), 1.5)
+    standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    session.handle(Opened(standby), 1.6)
+    effects = session.handle(Answered(link, 0, 1, bytes(ROW)), 1.7)
+    assert Deliver(0, bytes(ROW)) in effects and CloseLink(standby, "b", "") in effects
+    assert [hop.peer for hop in session.route] == ["a"]
+
+
+def test_a_leaving_server_serves_until_its_standby_holds_all() -> None:
+    session = Session(config())
+    swarm, link = opened(session)
+    for number in range(4):
+        swarm.perform(session.handle(Feed(number, 1, 1, rows_of(number, 1)), 0.0))
+        swarm.run()
+    assert session.handle(Leaving(link), 1.0) == [FindStandby(link, BLOCKS, ("a",), True)]
+    effects = session.handle(StandbyFound(link, "b"), 1.0)
+    standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    session.handle(Feed(4, 1, 1, rows_of(4, 1)), 1.1)
+    sent = sent_to(session.handle(Opened(standby), 1.2), standby)
+    assert [send.rows for send in sent] == [0, 1]
+    delivered = session.handle(Answered(link, 4, 1, bytes(ROW)), 1.3)  # the old one is not stopped
+    assert Deliver(4, bytes(ROW)) in delivered
+    session.handle(Answered(standby, 0, 0, b""), 1.4)
+    ended = session.handle(Answered(standby, 4, 1, bytes(ROW)), 1.5)
+    assert CloseLink(link, "a", "") in ended
+    assert not [effect for effect in ended if isinstance(effect, Deliver)]
+    assert [hop.peer for hop in session.route] == ["b"]
+
+
+def test_a_long_session_loses_at_most_a_chunk_of_replay() -> None:
+    """The standby is sent what was answered, three tokens at a time; the link's death then costs
+    the replay of what is left, and no search for a route."""
+    session = Session(config(standby_from=2))
+    swarm, link = opened(session)
+    for number in range(8):
+        swarm.perform(session.handle(Feed(number, 1, 1, rows_of(number, 1)), 0.0))
+        swarm.run()
+    (standby,) = set(swarm.servers) - {link}
+    held = len(swarm.servers[standby].caches[0].rows)
+    assert 8 - held < 3
+    effects = session.handle(Lost(link, "killed"), 1.0)
+    assert not [effect for effect in effects if isinstance(effect, FindRoute)]
+    assert sum(sum(send.sizes) for send in sent_to(effects, standby)) == 8 - held

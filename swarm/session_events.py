@@ -1,0 +1,156 @@
+"""What a session's machine (session.py) takes in and gives out, and what it is told at birth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .blocks import BlockRange
+from .machine import Fired, SetTimer, StopTimer
+from .routing import Hop
+
+Payload = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """An event: the next step, `tokens` rows of input at position `at`.
+
+    An `at` below the session's length takes everything from there on back. rows: how many of the
+    step's last rows of output are wanted.
+    """
+
+    at: int
+    tokens: int
+    rows: int
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """An event: these hops shall cover the gap."""
+
+    gap: int
+    hops: tuple[Hop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An event: the server at the other end of the link holds its cache."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An event: the next answer on this link."""
+
+    link: int
+    at: int
+    rows: int
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An event: the link is of no more use."""
+
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """An event: the server of this link will go; until then it serves on."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyFound:
+    """An event: this peer can stand by for the link; None: nobody can now."""
+
+    link: int
+    peer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FindRoute:
+    """An effect: find hops for these blocks; `avoid` failed this session, the latest last."""
+
+    gap: int
+    blocks: BlockRange
+    avoid: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindStandby:
+    """An effect: find one peer for all of these blocks, none of `avoid`.
+
+    hurried: the link is late or its server leaves; else the session is only long.
+    """
+
+    link: int
+    blocks: BlockRange
+    avoid: tuple[str, ...]
+    hurried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLink:
+    """An effect: open a stream to this hop and have it reserve its cache."""
+
+    link: int
+    hop: Hop
+
+
+@dataclass(frozen=True, slots=True)
+class SendStep:
+    """An effect: send these inputs, one payload a size, the first at position `at`."""
+
+    link: int
+    at: int
+    sizes: tuple[int, ...]
+    rows: int
+    payloads: tuple[Payload, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """An effect: close the link's stream. `reason` is empty when the peer is not at fault."""
+
+    link: int
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """An effect: the output of step `index`, its last `rows` rows. Each index comes once."""
+
+    index: int
+    payload: Payload
+
+
+Event = Feed | Routed | StandbyFound | Opened | Answered | Leaving | Lost | Fired
+Effect = FindRoute | FindStandby | OpenLink | SendStep | CloseLink | Deliver | SetTimer | StopTimer
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """row_bytes: bytes of one token's hidden state. group_tokens: rows in one replay frame.
+
+    patience_s: (hop, tokens) -> seconds that an answer may take. open_patience_s: hop -> seconds
+    that a dial and the reservation of cache may take. hedge_s: (hop, tokens) -> seconds after
+    which a standby is asked too; None: never. standby_from: the length at which a session begins
+    to keep standbys; None: never.
+    """
+
+    blocks: BlockRange
+    row_bytes: int
+    group_tokens: int
+    patience_s: Callable[[Hop, int], float]
+    open_patience_s: Callable[[Hop], float]
+    hedge_s: Callable[[Hop, int], float] | None = None
+    standby_from: int | None = None
+    standby_chunk: int = 128  # algorithms.md 6.3
