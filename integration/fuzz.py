@@ -2,7 +2,8 @@
 
 Three processes: the node, the enemy (enemy.py), and this one, which asks the node for answers as
 fast as it gives them and compares each with the answer before the attack. A newcomer joins every
-few seconds. The node may not die, may not stop serving, and may not grow.
+few seconds. The node may not die, may not stop serving, and may not grow. It is a relay as well;
+what it would hear over one is said afterwards to hosts of this process (fuzz_punch.py).
 
     python -m integration.fuzz                   the bar: some minutes
     python -m integration.fuzz --units 5000
@@ -27,6 +28,7 @@ from potluck.errors import PotluckError
 from potluck.node.client import Swarm, open_swarm
 from potluck.node.compute.shapes import SHAPES, write_random
 
+from .fuzz_punch import attack as attack_punches
 from .ground import Memory, Node, load, open_node, quantile_ms
 
 SHAPE = "tiny"
@@ -37,6 +39,7 @@ PAUSE_S = 0.02  # between two answers: the enemy shall have its share of the mac
 NEWCOMER_EVERY_S = 3.0
 SAMPLE_EVERY_S = 1.0
 GROWTH_MAX_MIB = 128.0  # the shelf may take 32, unread bytes for a moment more
+PUNCHES = 0.02  # of all units
 ROOT = Path(__file__).parent.parent
 
 
@@ -56,8 +59,11 @@ def measure(units: int = 100_000, seed: int = 1) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="potluck-fuzz-") as folder:
         home = Path(folder)
         write_random(home / "model", SHAPE)
-        with open_node(home / "node", home / "model") as node:
-            return trio.run(_measure, node, home / "model", units, seed)
+        with open_node(home / "node", home / "model", "--relay", "yes") as node:
+            found = trio.run(_measure, node, home / "model", units, seed)
+    punches = trio.run(attack_punches, int(units * PUNCHES), seed)
+    found["holds"] = found["holds"] and not punches["streams_left"]
+    return {**found, "sent": found["sent"] + punches["units"], "punches_over_a_relay": punches}
 
 
 async def _measure(node: Node, model: Path, units: int, seed: int) -> dict[str, Any]:

@@ -17,3 +17,5 @@ def test_a_node_outlives_a_hostile_peer_and_serves_on() -> None:
     assert set(found["by_kind"]) == set(ATTACKS)
     assert all(told["sent"] > 0 for told in found["by_kind"].values())
     assert sum(told["sent"] for told in found["by_kind"].values()) >= 3000
+    assert found["punches_over_a_relay"]["streams_left"] == 0
+    assert found["punches_over_a_relay"]["honest_answers"] >= 1
