@@ -5,11 +5,19 @@ long chunks, `token_block_s` for each token and block; both are moving averages 
 deviation, as TCP keeps its round-trip time (RFC 6298). A deadline is max(3 mu, mu + 4 sigma), with
 a floor (algorithms.md 6.1). Failures ban a peer for a doubling time; any good answer, or a restart
 of the peer, ends the ban.
+
+What a step cost the peer's device is what we waited, less the round trip and less the queue that
+the peer told of in its reply: whoever claims a long queue to hide a slow device is believed, and is
+then not asked. The queue that the next step would meet is the last one told, aged, and what we have
+in flight there ourselves (algorithms.md 2.5).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from .view import OBSERVATIONS_TO_TRUST
 
 SMOOTHING = 0.125  # RFC 6298's alpha
 DEVIATION_SMOOTHING = 0.25  # RFC 6298's beta
@@ -25,7 +33,13 @@ HEDGE_FLOOR_S = 0.15  # algorithms.md 6.1
 
 BAN_FIRST_S = 2.0  # guess; Petals has 15 s, too long for a peer that only restarted
 BAN_LONGEST_S = 60.0
-OBSERVATIONS_TO_TRUST = 5  # algorithms.md 2.5
+LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with this time
+QUEUE_TOLD_MAX_S = 3600.0  # whatever a peer says, it is not asked for longer than that
+
+
+def aged_queue_s(told_s: float, age_s: float, *, usual_s: float = 0.0) -> float:
+    """What is left of a queue told `age_s` ago: it fades to what is usual."""
+    return usual_s + (told_s - usual_s) * math.exp(-max(age_s, 0.0) / LOAD_TAU_S)
 
 
 @dataclass(slots=True)
@@ -51,8 +65,13 @@ class PeerHistory:
         "_banned_until",
         "_boot",
         "_busy_until",
+        "_chunk_service",
         "_failures",
+        "_in_flight_s",
+        "_queue_told_at",
+        "_queue_told_s",
         "_step_per_block",
+        "_step_service",
         "_token_block",
         "rtt_s",
     )
@@ -60,20 +79,49 @@ class PeerHistory:
     def __init__(self) -> None:
         self._step_per_block = _Average()
         self._token_block = _Average()
+        self._step_service = _Average()
+        self._chunk_service = _Average()
+        self._in_flight_s = 0.0
+        self._queue_told_s = 0.0
+        self._queue_told_at = -math.inf
         self._failures = 0
         self._banned_until = 0.0
         self._busy_until = 0.0
         self._boot = 0
         self.rtt_s: float | None = None
 
-    def answered(self, elapsed_s: float, tokens: int, blocks: int) -> None:
-        """A step of `tokens` through `blocks` was answered rightly after `elapsed_s`."""
+    def answered(self, elapsed_s: float, tokens: int, blocks: int, *, queue_s: float = 0.0) -> None:
+        """A step of `tokens` through `blocks` was answered rightly after `elapsed_s`.
+
+        queue_s: of those, what the peer says that the step waited for its device.
+        """
+        service_s = max(elapsed_s - (self.rtt_s or 0.0) - max(queue_s, 0.0), 0.0)
         if tokens <= FEW_TOKENS:
             self._step_per_block.add(elapsed_s / blocks)
+            self._step_service.add(service_s / blocks)
         else:
             self._token_block.add(elapsed_s / (tokens * blocks))
+            self._chunk_service.add(service_s / (tokens * blocks))
         self._failures = 0
         self._banned_until = 0.0
+
+    def told_queue(self, queue_s: float, now: float) -> None:
+        """The peer's reply says how long the next step would wait for its device."""
+        self._queue_told_s = min(max(queue_s, 0.0), QUEUE_TOLD_MAX_S)
+        self._queue_told_at = now
+
+    def sent(self, work_s: float) -> None:
+        """A step that should keep its device busy for `work_s` is on its way."""
+        self._in_flight_s += work_s
+
+    def ended(self, work_s: float) -> None:
+        """That step was answered, or given up."""
+        self._in_flight_s = max(0.0, self._in_flight_s - work_s)
+
+    def queue_s(self, now: float, *, usual_s: float = 0.0) -> float:
+        """What a step sent now is expected to wait; `usual_s` where nothing fresh is known."""
+        told_s = aged_queue_s(self._queue_told_s, now - self._queue_told_at, usual_s=usual_s)
+        return told_s + self._in_flight_s
 
     def failed(self, now: float) -> None:
         """The peer died, stalled or answered rubbish."""
@@ -120,13 +168,14 @@ class PeerHistory:
         wait_s = scale * max(3 * known.mean, known.mean + 4 * known.deviation)
         return max(wait_s, HEDGE_FLOOR_S)
 
-    def block_s(self, claimed_tokens_s: float) -> float:
+    def block_s(self, claimed_tokens_s: float, tokens: int = 1) -> float:
         """Seconds for one token through one block, from what we saw, else from the claim.
 
-        claimed_tokens_s: tokens per second through one block, as the peer announces; it counts
-        half, and never above what was observed.
+        claimed_tokens_s: tokens per second through one block, as the peer announces for steps of
+        this many tokens; it counts half, and never above what was observed.
         """
         claimed_s = 1.0 / max(claimed_tokens_s, 1e-3)
-        if self._step_per_block.count < OBSERVATIONS_TO_TRUST:
+        seen = self._step_service if tokens <= FEW_TOKENS else self._chunk_service
+        if seen.count < OBSERVATIONS_TO_TRUST:
             return 2.0 * claimed_s
-        return max(claimed_s, self._step_per_block.mean)
+        return max(claimed_s, seen.mean)

@@ -9,6 +9,7 @@ from potluck.swarm.history import (
     BAN_FIRST_S,
     BAN_LONGEST_S,
     FIRST_STEP_S,
+    LOAD_TAU_S,
     OBSERVATIONS_TO_TRUST,
     PATIENCE_CEILING_S,
     PATIENCE_FLOOR_S,
@@ -80,3 +81,32 @@ def test_a_claim_counts_half_until_the_peer_was_seen_and_never_above_what_was_se
     assert stranger.block_s(1000.0) == 2 / 1000
     slow = taught(0.4, blocks=4)
     assert slow.block_s(1e9) == 0.1  # claims the moon, was seen to take 100 ms a block
+
+
+def test_a_queue_that_the_peer_told_of_is_no_fault_of_its_device() -> None:
+    history = PeerHistory()
+    history.rtt_s = 0.1
+    for _ in range(OBSERVATIONS_TO_TRUST):
+        history.answered(1.3, 1, 4, queue_s=0.8)
+    assert abs(history.block_s(1e9) - 0.1) < 1e-9  # 1.3 less 0.1 less 0.8, over 4 blocks
+    assert history.patience_s(1, 4) >= 3 * 1.3  # but it is waited for as long as it took
+
+
+def test_a_told_queue_fades_and_what_is_in_flight_does_not() -> None:
+    history = PeerHistory()
+    assert history.queue_s(5.0) == 0.0 and history.queue_s(5.0, usual_s=0.3) == 0.3
+    history.told_queue(1.0, 10.0)
+    assert history.queue_s(10.0) == 1.0
+    assert 0.3 < history.queue_s(10.0 + LOAD_TAU_S) < 0.4
+    history.sent(0.5)
+    assert 0.5 <= history.queue_s(100.0) < 0.501
+    history.ended(0.5)
+    assert history.queue_s(100.0) < 0.001
+
+
+def test_prefill_and_decode_are_learnt_apart() -> None:
+    history = PeerHistory()
+    for _ in range(OBSERVATIONS_TO_TRUST):
+        history.answered(1.0, 100, 10)
+    assert history.block_s(1e9, tokens=100) == 0.001
+    assert history.block_s(1000.0) == 2 / 1000  # of single tokens nothing was seen yet
