@@ -171,16 +171,14 @@ class Router:
             and blocks.stop <= span.blocks.stop
             and span.numerics == numerics
             and span.peer not in avoid
-            and not self.history(span.peer).banned(now)
             and not self.history(span.peer).busy(now)
         ]
-        try:
-            alone = replace(view, spans=tuple(fit))
-            return (
-                find_route(alone, blocks, cache_tokens=cache_tokens, draw=self._draw).hops[0].peer
-            )
-        except MissingBlocks:
+        # a banned one may be well again, and nobody waits for it alone
+        good = [span for span in fit if not self.history(span.peer).banned(now)] or fit
+        if not good:
             return None
+        alone = replace(view, spans=tuple(good))
+        return find_route(alone, blocks, cache_tokens=cache_tokens, draw=self._draw).hops[0].peer
 
     def _cheapest(
         self, view: SwarmView, blocks: BlockRange, cache_tokens: int, avoid: set[str], numerics: str
