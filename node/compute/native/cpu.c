@@ -11,11 +11,11 @@
 /* Best first. */
 static const potluck_kernels *const ALL[] = {
 #if defined(__x86_64__)
-    // &potluck_avx512vnni, &potluck_avx512, &potluck_avx2,
+    &potluck_linear_avx512vnni, &potluck_linear_avx512, &potluck_linear_avx2,
 #elif defined(__aarch64__)
-    &potluck_neon,
+    &potluck_linear_neon,
 #endif
-    &potluck_scalar,
+    &potluck_linear_scalar,
 };
 enum { COUNT = sizeof ALL / sizeof *ALL };
 

@@ -45,11 +45,11 @@ typedef struct potluck_kernels {
                      ptrdiff_t stride, int32_t mode, int32_t first, int32_t last);
 } potluck_kernels;
 
-extern const potluck_kernels potluck_scalar;
-extern const potluck_kernels potluck_avx2;
-extern const potluck_kernels potluck_avx512;
-extern const potluck_kernels potluck_avx512vnni;
-extern const potluck_kernels potluck_neon;
+extern const potluck_kernels potluck_linear_scalar;
+extern const potluck_kernels potluck_linear_avx2;
+extern const potluck_kernels potluck_linear_avx512;
+extern const potluck_kernels potluck_linear_avx512vnni;
+extern const potluck_kernels potluck_linear_neon;
 
 const potluck_kernels *potluck_kernels_in_use(void);
 

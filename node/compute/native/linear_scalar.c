@@ -100,4 +100,4 @@ static void multiply(const potluck_linear *matrix, const potluck_rows *rows, flo
     }
 }
 
-const potluck_kernels potluck_scalar = {"scalar", supported, prepare, multiply};
+const potluck_kernels potluck_linear_scalar = {"scalar", supported, prepare, multiply};
