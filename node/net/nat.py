@@ -20,9 +20,9 @@ from ...crypto.keys import IdentityKey
 from ..log import get_logger
 from .address import Address, reachable
 from .host import Host
-from .observed import Kind, NatReport, is_public
+from .observed import Filtering, Kind, Mapped, NatReport, is_public
 from .peers import Connection
-from .portmap import keep_mapped
+from .portmap import Mapping, keep_mapped
 from .ports import Ports
 from .punch import Puncher
 from .reach import Answer, DialBack, Verdict, ask_around, judge
@@ -73,6 +73,7 @@ class Nat:
         self._verdict = Verdict()
         self._answers: dict[str, tuple[float, Answer]] = {}  # by network, and when
         self._mapped: tuple[Address, ...] = ()
+        self._portmap: Mapped = "not tried"
         self._ask_at = 0.0
         self._relaying = False
         self._wake = trio.Event()
@@ -111,13 +112,23 @@ class Nat:
         self._ask_at = 0.0
         self._wake.set()
 
-    def forwards(self, places: tuple[Address, ...]) -> None:
-        """The router forwards these to us now."""
+    def start_mapping(self) -> None:
+        """Ask the router to forward our port, and keep it so."""
+        if port := self.port_behind_router():
+            self._portmap = "asking"
+            self._publish()
+            self._host.nursery.start_soon(keep_mapped, port, self.forwards)
+
+    def forwards(self, mapping: Mapping | None) -> None:
+        """What the router forwards to us now."""
+        self._portmap = mapping.by if mapping else "refused"
+        places = (mapping.place,) if mapping else ()
         if places != self._mapped:
             self._mapped = places
             self._answers.clear()
             self._ask_at = 0.0
             self._wake.set()
+        self._publish()
 
     async def _ask(self) -> None:
         """Have strangers try, and draw the consequences."""
@@ -175,18 +186,28 @@ class Nat:
     def _publish(self) -> None:
         before = self._host.addresses()
         self._host.publish([*self._verdict.places, *self._mapped, *self.reservations.addresses()])
-        self._host.nat = NatReport(
-            self._verdict.reachability,
-            self._kind(),
-            self.reservations.relays,
-            tuple(str(place) for place in self._host.places() if is_public(place.host)),
-            bool(self._mapped),
-        )
+        self._host.nat = self._report()
         if self._verdict.reachability == "public" or self.reservations.relays:
             self._settled.set()
         if self._host.addresses() != before:
             for tell in self.changed:
                 tell()
+
+    def _report(self) -> NatReport:
+        verdict = self._verdict
+        closed: Filtering = "closed" if verdict.reachability == "private" else "unknown"
+        return NatReport(
+            reachability=verdict.reachability,
+            kind=self._kind(),
+            relays=self.reservations.relays,
+            places=tuple(str(place) for place in self._host.places() if is_public(place.host)),
+            mapped=bool(self._mapped),
+            port_kept=self.ports.kept(),
+            filtering="open" if verdict.reachability == "public" else closed,
+            asked=verdict.asked,
+            reached=verdict.reached,
+            portmap=self._portmap,
+        )
 
     def _kind(self) -> Kind:
         kinds = [seen.kind(self._own) for seen in self.ports.seen.values()]
@@ -229,6 +250,6 @@ def start_nat(host: Host, key: IdentityKey, config: NatConfig | None = None) -> 
     host.nursery.start_soon(nat.run)
     if nat.ports.listens and not config.local:
         host.nursery.start_soon(watch, host, nat.start_over)
-        if config.portmap and (port := nat.port_behind_router()):
-            host.nursery.start_soon(keep_mapped, port, nat.forwards)
+        if config.portmap:
+            nat.start_mapping()
     return nat

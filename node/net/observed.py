@@ -19,6 +19,8 @@ from .address import Address
 
 Reachability = Literal["public", "private", "unknown"]
 Kind = Literal["none", "endpoint-independent", "per-destination", "unknown"]
+Filtering = Literal["open", "closed", "unknown"]
+Mapped = Literal["not tried", "asking", "refused", "nat-pmp", "upnp"]
 
 OBSERVERS_MAX: Final = 64
 AGREEING: Final = 2  # observers of different networks, for an address that is told to others
@@ -29,7 +31,10 @@ class NatReport:
     """What stands between us and those who would dial us. `potluck status` shows it.
 
     relays: peer ids through which we can be reached. places: our addresses beyond the NAT.
-    mapped: the router was asked to forward a port, and does.
+    mapped: the router was asked to forward a port, and does; portmap: by which protocol, if any.
+    port_kept: whether the NAT gives our port its own number; None while nobody has said.
+    filtering: whom it lets in, whoever dials or those that we have dialed. asked, reached: how many
+    strangers have tried to dial us, and how many of them came through.
     """
 
     reachability: Reachability = "unknown"
@@ -37,6 +42,11 @@ class NatReport:
     relays: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     mapped: bool = False
+    port_kept: bool | None = None
+    filtering: Filtering = "unknown"
+    asked: int = 0
+    reached: int = 0
+    portmap: Mapped = "not tried"
 
 
 def subnet(host: str) -> str:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import miniupnpc  # type: ignore[import-not-found]  # no types in it
 import trio
@@ -42,22 +42,26 @@ class Mapping:
     """The router's word: what comes to `place` is sent to us. by: the protocol."""
 
     place: Address
-    by: str
+    by: Literal["nat-pmp", "upnp"]
     lease_s: float
 
 
-async def keep_mapped(port: int, told: Callable[[tuple[Address, ...]], None]) -> None:
-    """Have our port forwarded, for ever; `told` hears of each change. Cancelled, it is undone."""
+async def keep_mapped(port: int, told: Callable[[Mapping | None], None]) -> None:
+    """Have our port forwarded, for ever. Cancelled, it is undone.
+
+    told: hears of the first answer, and of each change; None when no router forwards.
+    """
     mapping: Mapping | None = None
+    first = True
     try:
         while True:
             found = await _map(port)
-            if (found is None) != (mapping is None) or (
-                found and mapping and found.place != mapping.place
-            ):
+            if (found and found.place) != (mapping and mapping.place):
                 log.info("port mapping", place=str(found.place) if found else "none")
-                told((found.place,) if found else ())
-            mapping = found
+                told(found)
+            elif first:
+                told(found)
+            mapping, first = found, False
             await trio.sleep(mapping.lease_s / 2 if mapping else NONE_AGAIN_S)
     finally:
         if mapping is not None:

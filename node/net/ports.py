@@ -66,6 +66,14 @@ class Ports:
                 found.append(seen.latest.port)
         return tuple(dict.fromkeys(found))
 
+    def kept(self) -> bool | None:
+        """Whether others see our port under its own number; None while nobody has said."""
+        for kind, seen in self.seen.items():
+            source = self.source(Address(kind, "", 0))
+            if source is not None and seen.latest is not None:
+                return seen.latest.port == source[1]
+        return None
+
     def touched(self) -> frozenset[str]:
         """Whom we have dialed from our ports lately: a NAT may let them in, though no others."""
         now = trio.current_time()
