@@ -16,6 +16,7 @@ from ..errors import RemoteError, TransportError, UserError
 from .log import get_logger
 from .net.access import Access
 from .net.address import parse
+from .net.clock import tell_time
 from .net.host import Host, HostConfig, open_host
 from .net.lan import Met, tell_and_listen
 from .net.nat import Nat, NatConfig, start_nat
@@ -63,6 +64,7 @@ async def open_member(
             host, key, boot=boot, serve=serve, shelf_bytes_max=shelf_bytes_max
         ) as directory,
     ):
+        tell_time(host)
         crossing = start_nat(host, key, nat)
         crossing.changed.append(directory.hurry)
         await _join(directory, join, known, may_be_first=serve and not join)
