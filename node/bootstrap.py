@@ -24,6 +24,7 @@ from .member import open_member
 from .net.access import Access
 from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
+from .report import keep_report
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -78,6 +79,7 @@ async def run_bootstrap(
             trio.open_nursery() as services,
         ):
             services.start_soon(keep_known, config.home, member.directory)
+            services.start_soon(keep_report, config.home, member)
             ready = Ready(
                 member.host.peer_id,
                 member.host.addresses(),

@@ -40,6 +40,7 @@ from .log import get_logger
 from .member import Member, open_member
 from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
+from .report import keep_report
 from .server import Server
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
             async with trio.open_nursery() as services:
                 services.start_soon(keep_known, config.home, member.directory)
+                services.start_soon(keep_report, config.home, member)
                 kept = await services.start(
                     member.directory.keep, lambda: _announce(config, member, loaded, admission)
                 )
