@@ -17,8 +17,11 @@ from torch import Tensor
 from ...errors import UserError
 from .digests import FileFact
 from .hub import Directory, Hub
-from .shards import DTYPES, Shard, broken
+from .quant.packing import refuse_extra_bias
+from .quant.settings import packing_of
+from .shards import DTYPES, Entry, Shard, broken
 from .spec import ModelSpec
+from .weight import Format, Weight
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -35,6 +38,7 @@ class Checkpoint:
         if config is None:
             raise UserError(f"{name}: config.json is missing; give a model's directory or hub id")
         self.spec = ModelSpec.from_config(config)
+        self._packing = packing_of(config)
         self.generation = self.json("generation_config.json") or {}
         self._file_of = self._read_index()
         self._shards: dict[str, Shard] = {}
@@ -50,49 +54,93 @@ class Checkpoint:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every tensor of the checkpoint."""
-        return frozenset(self._file_of)
+        """Every tensor of the checkpoint; a quantized matrix under its plain name."""
+        if self._packing is None:
+            return frozenset(self._file_of)
+        found = (self._packing.whole(name) for name in self._file_of)
+        return frozenset(name for name in found if name is not None)
+
+    @property
+    def stored_format(self) -> Format:
+        """The format that its matrices are served in when nobody asks for another."""
+        return "none" if self._packing is None else self._packing.format
 
     def path_of(self, name: str) -> Path:
         """The file that holds a tensor, downloaded if need be. Raises UserError."""
-        return self._shard_of(name).path
+        return self._shard_of(self.stored_names(name)[0]).path
+
+    def stored_names(self, name: str) -> tuple[str, ...]:
+        """The tensors of the files that make this one: itself, or a quantized matrix' parts."""
+        parts = () if self._packing is None else self._packing.parts(self, name)
+        return parts or (name,)
 
     def fetch(self, names: Iterable[str]) -> None:
         """Download and check the files that hold these tensors. Raises UserError."""
         for name in names:
-            self._shard_of(name)
+            for part in self.stored_names(name):
+                self._shard_of(part)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from its file's header."""
-        return self._shard_of(name).entries[name].shape
+        if self._packing is not None and self._packing.parts(self, name):
+            return self._packing.shape(self, name)
+        return self.entry(name).shape
 
     def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise UserError unless all these tensors are there, of these shapes and a known dtype."""
         for name, shape in shapes.items():
-            shard = self._shard_of(name)
-            entry = shard.entries[name]
-            if entry.shape != shape:
+            found = self.shape(name)
+            if found != shape:
                 raise UserError(
-                    f"{shard.path}: tensor {name} has shape {list(entry.shape)},"
+                    f"{self.path_of(name)}: tensor {name} has shape {list(found)},"
                     f" but config.json asks for {list(shape)}; they are of different models"
                 )
-            if entry.dtype not in DTYPES:
+            bias = name.removesuffix("weight") + "bias"
+            if self.stored_names(name) != (name,):
+                if bias not in shapes and self.stored(bias):
+                    refuse_extra_bias(self, bias, self.read(bias))
+            elif self.entry(name).dtype not in DTYPES:
                 raise UserError(
-                    f"{shard.path}: tensor {name} has dtype {entry.dtype};"
+                    f"{self.path_of(name)}: tensor {name} has dtype {self.entry(name).dtype};"
                     f" convert the checkpoint to one of {', '.join(DTYPES)}"
                 )
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """These tensors, mapped from disk: nothing is read until it is used."""
+        """These tensors, mapped from disk: nothing is read until it is used.
+
+        A quantized matrix is read, and returned as numbers.
+        """
         of_file: dict[str, list[str]] = {}
-        for name in names:
-            of_file.setdefault(self._file(name), []).append(name)
         found: dict[str, Tensor] = {}
+        for name in names:
+            if self.stored_names(name) == (name,):
+                of_file.setdefault(self._file(name), []).append(name)
+            else:
+                weight = self.weight(name)
+                found[name] = weight.codes if weight.format == "none" else weight.dequantize()
         for file, wanted in of_file.items():
             for name in wanted:
                 self._shard_of(name)
             found |= self._shards[file].tensors(wanted)
         return found
+
+    def weight(self, name: str) -> Weight:
+        """A matrix as it is stored: mapped from disk, or what a quantized one stands for."""
+        if self._packing is not None and self._packing.parts(self, name):
+            return self._packing.weight(self, name)
+        return Weight.plain(self.tensors([name])[name])
+
+    def stored(self, name: str) -> bool:
+        """Whether the files have a tensor of this name."""
+        return name in self._file_of
+
+    def entry(self, name: str) -> Entry:
+        """Where a tensor of the files lies in its file."""
+        return self._shard_of(name).entries[name]
+
+    def read(self, name: str) -> Tensor:
+        """A tensor of the files, mapped from disk."""
+        return self._shard_of(name).tensors([name])[name]
 
     def digest(self) -> str:
         """The model's identity: sha256, hex, of its arithmetic and its weight files."""

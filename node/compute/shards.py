@@ -22,6 +22,8 @@ from torch import Tensor
 from ...errors import UserError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INTEGERS = {"I8": torch.int8, "U8": torch.uint8, "I32": torch.int32}  # of quantized checkpoints
+_KNOWN = DTYPES | INTEGERS
 _SIZES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1}
 _SIZES |= {"BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1} | {k: d.itemsize for k, d in DTYPES.items()}
 _HEADER_BYTES_MAX = 100_000_000  # safetensors' own limit
@@ -82,15 +84,25 @@ class Shard:
         found = {}
         for name in names:
             entry = self.entries[name]
+            if entry.dtype not in _KNOWN:
+                raise UserError(f"{self.path}: tensor {name} has dtype {entry.dtype}, not served")
+            _ahead(mapped, entry)
             count = math.prod(entry.shape)
             if count:
                 flat = torch.frombuffer(
-                    mapped, dtype=DTYPES[entry.dtype], count=count, offset=entry.start
+                    mapped, dtype=_KNOWN[entry.dtype], count=count, offset=entry.start
                 )
                 found[name] = flat.view(entry.shape)
             else:
-                found[name] = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+                found[name] = torch.empty(entry.shape, dtype=_KNOWN[entry.dtype])
         return found
+
+
+def _ahead(mapped: mmap.mmap, entry: Entry) -> None:
+    """Ask the system to read what will be used soon, where it can be asked."""
+    if hasattr(mmap, "MADV_WILLNEED") and entry.stop > entry.start:
+        start = entry.start - entry.start % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, start, entry.stop - start)
 
 
 def broken(path: Path, why: str) -> UserError:

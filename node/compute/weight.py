@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,11 @@ NF4 = (
     0.7229568362236023,
     1.0,
 )
+# What each byte stands for: two numbers, the high half's first. A complex number is such a pair.
+_PAIRS = np.array([[NF4[b >> 4], NF4[b & 15]] for b in range(256)], np.float32).view(np.complex64)[
+    :, 0
+]
+
 INT8_STEP = 0.007874015718698502  # 1 / 127 as bitsandbytes writes it
 
 
@@ -70,13 +76,13 @@ class Weight:
             return self.codes.float()
         if self.format == "int8":
             return self.codes.float().mul_(self.scales[:, None]).mul_(INT8_STEP)
-        table = torch.tensor(NF4, dtype=torch.float32, device=self.codes.device)
-        whole = torch.empty((self.rows, self.columns), device=self.codes.device)
-        pairs = whole.view(self.rows, self.columns // 2, 2)
-        pairs[..., 0] = table[(self.codes >> 4).int()]
-        pairs[..., 1] = table[(self.codes & 15).int()]
-        whole.view(self.rows, -1, NF4_GROUP).mul_(self.scales[..., None])
-        return whole
+        if self.codes.device.type == "cpu":  # numpy's is ten times as fast as torch's
+            pairs = torch.from_numpy(_PAIRS.take(self.codes.numpy()).view(np.float32))
+        else:
+            table = torch.from_numpy(_PAIRS.view(np.float32)).to(self.codes.device).view(-1, 2)
+            pairs = table[self.codes.int()]
+        groups = pairs.view(self.rows, -1, NF4_GROUP)
+        return groups.mul_(self.scales[..., None]).view(self.rows, self.columns)
 
     def pick(self, start: int, stop: int) -> "Weight":
         """Rows start..stop, as views."""

@@ -1,0 +1,1 @@
+"""Formats of weights: quantizing, products without our kernels, checkpoints that come quantized."""
