@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError, UserError
 from potluck.node.net.address import Address, listening, parse, parse_known, reachable
-from potluck.node.net.identify import to_binary
+from potluck.node.net.identify import from_binary, to_binary
 
 PEER = IdentityKey.from_bytes(b"p" * 32).peer_id
 OTHER = IdentityKey.from_bytes(b"o" * 32).peer_id
@@ -27,6 +27,8 @@ OTHER = IdentityKey.from_bytes(b"o" * 32).peer_id
         "/ip6/2001:db8::7/tcp/1",
         f"/dns4/peer.example.org/tcp/443/p2p/{PEER}",
         "/dns/peer.example.org/tcp/443",
+        f"/ip4/192.0.2.7/tcp/80/ws/p2p/{PEER}",
+        f"/dns4/peer.example.org/tcp/443/tls/ws/p2p/{PEER}",
     ],
 )
 def test_an_address_that_can_be_dialed_is_the_same_again(text: str) -> None:
@@ -34,6 +36,29 @@ def test_an_address_that_can_be_dialed_is_the_same_again(text: str) -> None:
     assert parse(text).peer == (PEER if PEER in text else None)
     plain = text.removesuffix(f"/p2p/{PEER}")
     assert to_binary(parse(text)) == multiaddr.Multiaddr(plain).to_bytes()
+    assert from_binary(to_binary(parse(text))) == parse(plain)
+
+
+def test_wss_is_said_in_two_ways_and_means_one() -> None:
+    assert parse("/ip4/192.0.2.7/tcp/443/wss") == parse("/ip4/192.0.2.7/tcp/443/tls/ws")
+    binary = multiaddr.Multiaddr("/ip4/192.0.2.7/tcp/443/wss").to_bytes()
+    assert from_binary(binary) == parse("/ip4/192.0.2.7/tcp/443/tls/ws")
+
+
+def test_a_relay_may_listen_for_websockets() -> None:
+    text = f"/ip4/192.0.2.7/tcp/80/ws/p2p/{OTHER}/p2p-circuit/p2p/{PEER}"
+    found = parse(text)
+    assert str(found) == text
+    assert (found.relay, found.peer, found.over) == (OTHER, PEER, "ws")
+    assert str(found.end_point) == "/ip4/192.0.2.7/tcp/80/ws"
+
+
+def test_a_websocket_is_announced_where_it_was_asked_for_and_wss_cannot_be() -> None:
+    (sock,) = listening(["/ip4/127.0.0.1/tcp/0/ws"])
+    with sock:
+        assert [str(one).rsplit("/", 1)[1] for one in reachable([sock])] == ["ws"]
+    with pytest.raises(UserError, match="web server with TLS"):
+        listening(["/ip4/127.0.0.1/tcp/0/wss"])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +68,8 @@ def test_an_address_that_can_be_dialed_is_the_same_again(text: str) -> None:
         "127.0.0.1:4001",
         "/ip4/127.0.0.1",
         "/ip4/127.0.0.1/udp/4001/quic-v1",
-        "/ip4/127.0.0.1/tcp/4001/ws",
+        "/ip4/127.0.0.1/tcp/4001/tls",
+        "/ip4/127.0.0.1/tcp/4001/ws/wss",
         "/ip4/127.0.0.1/tcp/65536",
         "/ip4/127.0.0.1/tcp/-1",
         "/ip4/127.0.0.1/tcp/٣",

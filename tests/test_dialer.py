@@ -250,7 +250,7 @@ async def test_a_connection_that_comes_later_replaces_the_one_its_dialer_lost() 
         await eventually(lambda: len(both(bob, alice)) == 1)
         (old,) = bob._peers.of(alice.peer_id)
         old.since -= 2 * AT_ONCE_S
-        await bob._attempt(alice.peer_id, parse(alice.addresses()[0]))
+        await bob._outbound.attempt(alice.peer_id, parse(alice.addresses()[0]))
         await eventually(lambda: len(both(bob, alice)) == 2)
         best = bob._peers.best(alice.peer_id)
         assert best is not None and best is not old

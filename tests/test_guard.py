@@ -27,8 +27,9 @@ from potluck.node.net import noise
 from potluck.node.net.address import listening, parse
 from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.dialer import connect_tcp
+from potluck.node.net.door import IDLE_TICKS
 from potluck.node.net.guard import Gate, Limits, foreign
-from potluck.node.net.host import IDLE_TICKS, Host, HostConfig, open_host
+from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.mux import MuxConfig
 from potluck.node.net.mux_frame import DATA, SYN, header
 from potluck.node.net.negotiate import REFUSAL, message, proposal
@@ -232,7 +233,7 @@ async def test_unfinished_handshakes_are_bounded_and_keep_nobody_out() -> None:
             opened = [open_ones.enter_context(await tcp(victim)) for _ in range(6)]
             for sock in opened[:3]:
                 assert await heard(sock) == b""  # given up, the oldest first
-            assert victim._gate._shaking.total() == len(victim._shaking) == 3
+            assert victim._gate._shaking.total() == len(victim._door.shaking) == 3
             await still_serves(victim)
         with trio.fail_after(5):
             while victim._gate._shaking.total():
@@ -244,9 +245,9 @@ async def test_a_stream_that_does_not_say_what_it_wants_is_dropped() -> None:
     async with serving(negotiation_s=0.05) as victim, raw_peer(victim) as link:
         link.push([header(DATA, SYN, 1, 3) + b"\x13/m"])
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert victim._inbound_streams
+        assert victim._inbound.count
         with trio.fail_after(2):
-            while victim._inbound_streams:
+            while victim._inbound.count:
                 await trio.lowlevel.checkpoint()
         assert victim.connected()
 
@@ -255,7 +256,7 @@ async def test_whoever_holds_all_streams_gives_way_to_others() -> None:
     async with serving(inbound_streams_max=5) as victim, raw_peer(victim) as link:
         link.push([b"".join(header(DATA, SYN, 1 + 2 * n, 1) + b"\x13" for n in range(50))])
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert victim._inbound_streams == 5
+        assert victim._inbound.count == 5
         await still_serves(victim)
 
 
@@ -263,13 +264,13 @@ async def test_streams_are_bounded_in_all() -> None:
     async with serving(inbound_streams_max=5) as victim, raw_peer(victim) as link:
         link.push([b"".join(header(DATA, SYN, 1 + 2 * n, 1) + b"\x13" for n in range(50))])
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert victim._inbound_streams == 5
+        assert victim._inbound.count == 5
     async with serving() as victim, raw_peer(victim) as link:
         count = MuxConfig().inbound_streams_max + 50
         frames = b"".join(header(DATA, SYN, 1 + 2 * n, 1) + b"\x13" for n in range(count))
         link.push([frames])
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert victim._inbound_streams == MuxConfig().inbound_streams_max
+        assert victim._inbound.count == MuxConfig().inbound_streams_max
         await still_serves(victim)
 
 
@@ -346,7 +347,7 @@ async def test_a_host_without_descriptors_waits_for_them(monkeypatch: pytest.Mon
 
     with listener:
         async with serving() as victim, open_host(seeded("h")) as honest:
-            victim._nursery.start_soon(victim.accept_forever, Exhausted())
+            victim._nursery.start_soon(victim._door.accept_forever, Exhausted())
             port = listener.getsockname()[1]
             with trio.fail_after(2):
                 await honest.connect([f"/ip4/127.0.0.1/tcp/{port}/p2p/{victim.peer_id}"])

@@ -293,7 +293,7 @@ async def test_two_thousand_streams_leave_nothing_behind() -> None:
                 for _ in range(200):
                     nursery.start_soon(open_and_talk, alice, bob.peer_id)
             with trio.fail_after(2):
-                while bob._inbound_streams or any(
+                while bob._inbound.count or any(
                     connection.mux.streams
                     for host in (alice, bob)
                     for connection in host._peers.all()

@@ -135,7 +135,7 @@ async def test_of_two_ways_that_open_at_once_both_ends_keep_the_same() -> None:
             for carrier in theirs:
                 nursery.start_soon(speak, carrier)
         assert len(alice.connections(bob.peer_id)) == len(lost) == 1
-        await until(lambda: not bob._shaking)
+        await until(lambda: not bob._door.shaking)
         assert len(bob.connections(alice.peer_id)) == 1
 
 

@@ -1,25 +1,32 @@
-"""Where a peer listens: multiaddrs over TCP, and the interfaces behind 0.0.0.0.
+"""Where a peer listens: multiaddrs over TCP or a WebSocket, and the interfaces behind 0.0.0.0.
 
 Source: multiformats.io/multiaddr. Of the many kinds, these can be dialed here:
 
     /ip4/192.0.2.7/tcp/4001[/p2p/12D3KooW...]    also ip6, dns, dns4, dns6
-    /ip4/192.0.2.7/tcp/4001/p2p/RELAY/p2p-circuit[/p2p/12D3KooW...]    through a relay that is there
+    /ip4/192.0.2.7/tcp/443/ws[/p2p/...]    inside a WebSocket; /tls/ws, or /wss: that in TLS
+    /ip4/192.0.2.7/tcp/4001[/ws]/p2p/RELAY/p2p-circuit[/p2p/...]    through a relay that is there
 """
 
 import errno
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import ifaddr
 
 from ...crypto.keys import public_of
 from ...errors import RemoteError, UserError
 
+Over = Literal["tcp", "ws", "wss"]
+
 IP_KINDS = {"ip4": 4, "ip6": 6}
 NAME_KINDS = frozenset(("dns", "dns4", "dns6"))
+PEER_KINDS = frozenset(("p2p", "ipfs"))  # ipfs: the same, before 2019
 CIRCUIT = "p2p-circuit"
+OVER: dict[tuple[str, ...], Over] = {("ws",): "ws", ("wss",): "wss", ("tls", "ws"): "wss"}
+SPELLED: dict[Over, str] = {"tcp": "", "ws": "/ws", "wss": "/tls/ws"}
 TEXT_CHARS_MAX = 400  # a DNS name has at most 253
 
 
@@ -32,16 +39,22 @@ class Address:
     port: int
     peer: str | None = None
     relay: str | None = None  # who listens there and passes on to `peer`; None: `peer` itself
+    over: Over = "tcp"  # what carries the bytes
 
     def __str__(self) -> str:
-        over = f"/p2p/{self.relay}/p2p-circuit" if self.relay else ""
+        through = f"/p2p/{self.relay}/p2p-circuit" if self.relay else ""
         tail = f"/p2p/{self.peer}" if self.peer else ""
-        return f"/{self.kind}/{self.host}/tcp/{self.port}{over}{tail}"
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{SPELLED[self.over]}{through}{tail}"
 
     @property
     def bare(self) -> "Address":
         """The same place, without saying who is there."""
-        return Address(self.kind, self.host, self.port, None, self.relay)
+        return replace(self, peer=None)
+
+    @property
+    def end_point(self) -> "Address":
+        """Who listens there: the peer, or the relay before it."""
+        return replace(self, peer=None, relay=None)
 
     @property
     def is_ip(self) -> bool:
@@ -53,12 +66,7 @@ def parse(text: str) -> Address:
     if len(text) > TEXT_CHARS_MAX:
         raise RemoteError(f"an address of {len(text)} characters")
     parts = text.split("/")
-    relay = None
-    if len(parts) in (8, 10) and parts[7] == CIRCUIT and parts[5] == "p2p":
-        relay = parts[6]
-        public_of(relay)
-        parts[5:8] = []
-    if len(parts) not in (5, 7) or parts[0] or parts[3] != "tcp":
+    if len(parts) < 5 or parts[0] or parts[3] != "tcp":
         raise RemoteError(f"{text!r} is no TCP address such as /ip4/192.0.2.7/tcp/4001/p2p/...")
     kind, host, port = parts[1], parts[2], parts[4]
     if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
@@ -67,13 +75,33 @@ def parse(text: str) -> Address:
         host = _checked_ip(host, IP_KINDS[kind], text)
     elif kind not in NAME_KINDS or not host.isascii() or not host.isprintable() or not host:
         raise RemoteError(f"{text!r} is neither an IP address nor a name")
-    peer = None
-    if len(parts) == 7:
-        peer = parts[6]
-        if parts[5] not in ("p2p", "ipfs"):  # ipfs: the same, before 2019
-            raise RemoteError(f"{text!r} goes on after the port with {parts[5]!r}")
+    over, rest = _over(parts[5:])
+    relay, peer = _who(rest, text)
+    return Address(kind, host, int(port), peer, relay, over)
+
+
+def _over(parts: list[str]) -> tuple[Over, list[str]]:
+    """What the parts behind the port say of the carrier, and those behind that."""
+    for size in (2, 1):
+        over = OVER.get(tuple(parts[:size]))
+        if over is not None and len(parts) >= size:
+            return over, parts[size:]
+    return "tcp", parts
+
+
+def _who(parts: list[str], text: str) -> tuple[str | None, str | None]:
+    """The relay and the peer that the parts behind the carrier name. Raises RemoteError."""
+    relay = peer = None
+    if len(parts) in (3, 5) and parts[0] in PEER_KINDS and parts[2] == CIRCUIT:
+        relay = parts[1]
+        public_of(relay)
+        parts = parts[3:]
+    if parts:
+        if len(parts) != 2 or parts[0] not in PEER_KINDS:
+            raise RemoteError(f"{text!r} goes on after the port with {'/'.join(parts)!r}")
+        peer = parts[1]
         public_of(peer)
-    return Address(kind, host, int(port), peer, relay)
+    return relay, peer
 
 
 def parse_known(texts: Iterable[str], peer: str) -> list[Address]:
@@ -102,6 +130,12 @@ def listening(texts: Sequence[str]) -> list[socket.socket]:
     return opened
 
 
+class Listening(socket.socket):
+    """A socket that listens. Each takes WebSockets too; `over` is what it is announced as."""
+
+    over: Over = "tcp"
+
+
 def reachable(sockets: Sequence[socket.socket]) -> list[Address]:
     """Where these sockets can be dialed: a wildcard stands for every interface's address."""
     found: list[Address] = []
@@ -109,18 +143,22 @@ def reachable(sockets: Sequence[socket.socket]) -> list[Address]:
         host, port = sock.getsockname()[:2]
         kind = "ip6" if sock.family == socket.AF_INET6 else "ip4"
         hosts = _interfaces(kind) if ipaddress.ip_address(host).is_unspecified else [host]
-        found += [Address(kind, each, port) for each in hosts]
+        over = sock.over if isinstance(sock, Listening) else "tcp"
+        found += [Address(kind, each, port, over=over) for each in hosts]
     return sorted(set(found), key=lambda address: (_is_loopback(address.host), str(address)))
 
 
-def _listen(text: str) -> socket.socket:
+def _listen(text: str) -> Listening:
     try:
         address = parse(text)
     except RemoteError as error:
         raise UserError(f"cannot listen on {text}: {error}") from error
     if not address.is_ip:
         raise UserError(f"cannot listen on {text}: give an IP address, such as /ip4/0.0.0.0/tcp/0")
-    sock = socket.socket(socket.AF_INET6 if address.kind == "ip6" else socket.AF_INET)
+    if address.over == "wss":
+        raise UserError(f"cannot listen on {text}: give /ws, and put a web server with TLS before")
+    sock = Listening(socket.AF_INET6 if address.kind == "ip6" else socket.AF_INET)
+    sock.over = address.over
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

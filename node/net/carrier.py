@@ -3,8 +3,9 @@
 Noise and yamux read and write without waiting, and wait apart from it. So a carrier has a socket's
 three calls, which raise BlockingIOError, and two waits:
 
-    socket   recv_into, send ──▶ the kernel
-    stream   recv_into, send ──▶ one yamux stream of a connection to a relay (circuit relay v2)
+    socket      recv_into, send ──▶ the kernel
+    stream      recv_into, send ──▶ one yamux stream of a connection to a relay (circuit relay v2)
+    websocket   recv_into, send ──▶ messages of a WebSocket (websocket.py)
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class Carrier(Protocol):
         """The same, into a buffer."""
 
     def send(self, data: bytes | bytearray | memoryview, /) -> int:
-        """Take what there is room for. Raises BlockingIOError, OSError."""
+        """Take what there is room for. Raises BlockingIOError, OSError.
+
+        What was not taken comes first in the next call: some of it may be under way already.
+        """
 
     async def readable(self) -> None:
         """Wait until `recv` gives something. TransportError once closed. May return early."""
@@ -96,17 +100,10 @@ class SocketCarrier:
             self.sock.close()
 
 
-class StreamCarrier:
-    """A stream, as a road for a connection of its own.
+class BufferedCarrier:
+    """The reading half of a carrier whose `readable` does the work: what it finds is kept here."""
 
-    What is sent waits in the stream until its window and its connection take it; while anything
-    waits nothing more is taken, so that a connection over a relay is pushed back like any other.
-    """
-
-    local_host = ""
-
-    def __init__(self, stream: MuxStream) -> None:
-        self.stream = stream
+    def __init__(self) -> None:
         self._arrived: memoryview = memoryview(b"")
         self._ended = False
 
@@ -122,6 +119,24 @@ class StreamCarrier:
         buffer[:size] = self._arrived[:size]
         self._arrived = self._arrived[size:]
         return size
+
+    def _check(self) -> None:
+        if not self._arrived and not self._ended:
+            raise BlockingIOError
+
+
+class StreamCarrier(BufferedCarrier):
+    """A stream, as a road for a connection of its own.
+
+    What is sent waits in the stream until its window and its connection take it; while anything
+    waits nothing more is taken, so that a connection over a relay is pushed back like any other.
+    """
+
+    local_host = ""
+
+    def __init__(self, stream: MuxStream) -> None:
+        super().__init__()
+        self.stream = stream
 
     def send(self, data: bytes | bytearray | memoryview, /) -> int:
         if self.stream.failure is not None:
@@ -145,10 +160,6 @@ class StreamCarrier:
 
     def close(self) -> None:
         self.stream.close_now()
-
-    def _check(self) -> None:
-        if not self._arrived and not self._ended:
-            raise BlockingIOError
 
 
 def remote_of(sock: socket.socket) -> tuple[str, int]:

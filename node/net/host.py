@@ -1,7 +1,7 @@
 """Peers and streams: the one place through which this node meets others.
 
-    open_stream ──▶ connection, dialed when there is none ──▶ Stream
-    listener ──▶ Gate ──▶ upgrade (noise, yamux) ──▶ Mux ──▶ negotiate ──▶ handler, a task each
+    open_stream ──▶ outbound.py: the connection, dialed when there is none ──▶ Stream
+    listener ──▶ door.py ──▶ upgrade (noise, yamux) ──▶ Mux ──▶ inbound.py ──▶ handler, a task each
 
 The wire is libp2p's (TCP, multistream, Noise XX, yamux, identify, ping; Ed25519 identities), so
 its other implementations are peers of ours. Every connection is py-libp2p's too (plug.py): whatever
@@ -9,45 +9,39 @@ protocol has a handler there is served beside our own. A handler's RemoteError, 
 Refused ends its stream; any other exception is our own fault and ends the host.
 """
 
-import errno
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
-from ...errors import Refused, RemoteError, TransportError
+from ...errors import RemoteError, TransportError
 from ..log import get_logger
 from . import identify
 from .access import Access
 from .address import Address, listening, parse, parse_known, reachable
 from .book import AddressBook
-from .carrier import Carrier, SocketCarrier, StreamCarrier, remote_of
-from .circuit import HOP, call_through
-from .dialer import First, Joined, connect_tcp, race, tune
+from .carrier import Carrier, SocketCarrier
+from .dialer import First, connect_tcp
+from .door import Door, Yielding
 from .guard import Gate, Limits, Unread
+from .inbound import Handler, Inbound
 from .introductions import Introductions
 from .mux import Mux, MuxConfig
 from .mux_stream import MuxStream
-from .negotiate import Answer, Listener, proposal
+from .negotiate import Answer, proposal
 from .noise import Identity, Scratch
 from .observed import NatReport
+from .outbound import Outbound
 from .peers import Connection, Peers
 from .plug import Libp2p, PluggedConn, run_libp2p
 from .stream import Stream
 from .upgrade import upgrade_accepted, upgrade_dialed
 
-Handler = Callable[[Stream], Awaitable[None]]
-Yielding = Callable[[Carrier, str], Awaitable[tuple[str, First] | None]]
-
 TICK_S = 1.0
-DIAL_S = 10.0  # to reach a peer, all its addresses together
-IDLE_TICKS = 20  # go-libp2p's grace period: a full host may drop a connection unused for so long
 LOOPBACK = "127.0.0.1"
-PAUSE_S = 0.1  # after the system had no descriptor for another connection
-OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 log = get_logger()
 
@@ -84,24 +78,25 @@ class Host:
         )
         self._peers = Peers(self.peer_id)
         self._book = AddressBook()
-        self._dials: Joined[Connection] = Joined(nursery)
-        self._plugged: dict[Mux, PluggedConn] = {}
-        self._inbound_streams = 0
-        self._shaking: dict[socket.socket, trio.CancelScope] = {}  # handshakes, the oldest first
+        self._outbound = Outbound(self, self._gate, self._peers, self._book)
+        self._inbound = Inbound(self, config.limits, self._gate, self._peers)
+        self._door = Door(self, config.limits, self._gate, self._peers)
         self._published: tuple[Address, ...] = ()
         self._kept: dict[str, set[str]] = {}
         self.nat = NatReport()
         self.on_direct: list[Callable[[str], None]] = []  # told of a peer that was relayed till now
         self.came: list[Callable[[Connection], None]] = []  # told of each new connection
         self.yields_to: Yielding | None = None  # whom to dial back on a connection they dialed
+        self.plugged: dict[Mux, PluggedConn] = {}  # each connection, as libp2p knows it
         self._introductions = Introductions(
-            self, self._identity.key.public, protocols=self._protocols, heard=self._heard
+            self,
+            self._identity.key.public,
+            protocols=self._inbound.protocols,
+            heard=self._heard,
         )
-        self._handlers: dict[str, Handler] = {
-            identify.IDENTIFY: self._introductions.say,
-            identify.PUSH: self._introductions.hear,
-            identify.PING: identify.echo_pings,
-        }
+        self.handle(identify.IDENTIFY, self._introductions.say)
+        self.handle(identify.PUSH, self._introductions.hear)
+        self.handle(identify.PING, identify.echo_pings)
 
     # ---- for the node
 
@@ -151,11 +146,11 @@ class Host:
 
     def handle(self, protocol: str, handler: Handler) -> None:
         """Give every stream that a peer opens for `protocol` to `handler`, in a task of its own."""
-        self._handlers[protocol] = handler
+        self._inbound.handlers[protocol] = handler
 
     def unhandle(self, protocol: str) -> None:
         """Serve `protocol` no more; streams that are open go on."""
-        self._handlers.pop(protocol, None)
+        self._inbound.handlers.pop(protocol, None)
 
     async def connect(self, addresses: Sequence[str]) -> str:
         """Connect to the one peer that all these addresses name; return its id.
@@ -171,7 +166,7 @@ class Host:
             raise TransportError(f"addresses of one peer end in its /p2p/ id, not {addresses}")
         peer = names.pop()
         if self._peers.best(peer) is None:
-            await self._dial(peer, found)
+            await self._outbound.dial(peer, found)
         return peer
 
     async def open_stream(self, peer: str, protocol: str) -> Stream:
@@ -180,11 +175,11 @@ class Host:
         The peer hears of it with the first bytes sent, or the first receive: no round trip is lost.
         That it does not speak `protocol` shows in the first receive, as TransportError.
         """
-        return self._open(await self._reach(peer), protocol)
+        return self.open_on(await self._outbound.reach(peer), protocol)
 
     async def dial_known(self, peer: str) -> None:
         """Connect to a peer by the addresses that we know of it. Raises TransportError."""
-        await self._reach(peer)
+        await self._outbound.reach(peer)
 
     def disconnect(self, peer: str) -> None:
         """End every connection to a peer, and all streams on them."""
@@ -209,7 +204,13 @@ class Host:
         found = listening([text])
         self._listeners.extend(found)
         for listener in found:
-            self._nursery.start_soon(self.accept_forever, listener)
+            self._nursery.start_soon(self._door.accept_forever, listener)
+
+    def start(self) -> None:
+        """Let peers in, and look after connections, for as long as the host lives."""
+        for listener in self._listeners:
+            self._nursery.start_soon(self._door.accept_forever, listener)
+        self._nursery.start_soon(self._tick_forever)
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -235,7 +236,10 @@ class Host:
 
     def open_on(self, connection: Connection, protocol: str) -> MuxStream:
         """As `open_stream`, on this very connection. Raises TransportError."""
-        return self._open(connection, protocol)
+        stream = connection.mux.open()
+        stream.preface = proposal(protocol)
+        stream.answer = Answer(protocol)
+        return stream
 
     async def dial_from(self, source: tuple[str, int], peer: str, address: Address) -> Connection:
         """One more connection to a peer, from a port where we listen. Raises TransportError."""
@@ -245,7 +249,7 @@ class Host:
 
     async def dial_directly(self, peer: str, addresses: Sequence[Address]) -> Connection:
         """A connection that no relay carries, though one that a relay does is there already."""
-        return await self._dial(peer, [one for one in addresses if one.relay is None])
+        return await self._outbound.dial(peer, [one for one in addresses if one.relay is None])
 
     async def adopt(
         self,
@@ -285,7 +289,7 @@ class Host:
             dialer=dialed is not None,
             config=self._config.mux,
             unread=self._unread,
-            accept=self._on_stream,
+            accept=self._inbound.take,
             rtt_s=upgraded.rtt_s,
             early=upgraded.early,
         )
@@ -294,122 +298,10 @@ class Host:
 
     # ---- connections
 
-    async def _reach(self, peer: str) -> Connection:
-        connection = self._peers.best(peer)
-        if connection is None:
-            due = self._book.due(peer, trio.current_time())
-            if not due:
-                why = (
-                    "its addresses failed a moment ago" if self._book.known(peer) else "no address"
-                )
-                raise TransportError(f"cannot reach {peer}: {why}")
-            connection = await self._dial(peer, due)
-        return connection
-
-    async def _dial(self, peer: str, addresses: Sequence[Address]) -> Connection:
-        if peer == self.peer_id:
-            raise TransportError("that is this node itself")
-        if not self.welcomes(peer):
-            why = self._gate.refuses(peer, None, trio.current_time())
-            raise TransportError(f"cannot reach {peer}: {why}")
-
-        async def dial() -> Connection:
-            first = First()
-            with trio.move_on_after(DIAL_S):
-                return await race(
-                    [address for address in addresses if address.relay is None],
-                    lambda address: self._attempt(peer, address, first),
-                    failed=lambda address: self._book.failed(peer, address, trio.current_time()),
-                    give_up=lambda connection: connection.mux.close(),
-                    late=[address for address in addresses if address.relay is not None],
-                )
-            raise TransportError(f"no answer within {DIAL_S:.0f} s")
-
-        return await self._dials.run(peer, addresses, dial)
-
-    async def _attempt(self, peer: str, address: Address, first: First | None = None) -> Connection:
-        carrier: Carrier
-        if address.is_ip and not address.relay and self._gate.access.refuses_host(address.host):
-            raise TransportError(self._gate.access.refuses_host(address.host))
-        if address.relay is None:
-            sock = await connect_tcp(address)
-            remote = remote_of(sock)  # an address, though a name was dialed
-            carrier = SocketCarrier(sock)
-        else:
-            carrier, remote = await self._through(address.relay, address, peer)
-        connection = await self.adopt(
-            carrier, remote, dialed=peer, relay=address.relay, first=first
-        )
-        self._book.worked(peer, address, trio.current_time())
-        return connection
-
-    async def _through(
-        self, relay: str, address: Address, peer: str
-    ) -> tuple[Carrier, tuple[str, int]]:
-        """A stream that a relay passes on to `peer`, and where the relay is."""
-        if relay in (self.peer_id, peer):
-            raise TransportError("a relay cannot be one of the two ends")
-        connection = self._peers.best(relay)
-        if connection is None or connection.relay is not None:
-            place = Address(address.kind, address.host, address.port)
-            connection = await self._dial(relay, [place])
-        stream = self._open(connection, HOP)
-        try:
-            await call_through(stream, peer)
-        except BaseException:
-            stream.reset_now("no way through the relay")
-            raise
-        return StreamCarrier(stream), connection.remote
-
-    async def accept_forever(self, listener: socket.socket) -> None:
-        """Welcome whoever connects to this listener."""
-        while True:
-            await trio.lowlevel.wait_readable(listener.fileno())
-            try:
-                sock, remote = listener.accept()
-            except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS:
-                    log.warning("no descriptor for another connection", reason=error.strerror)
-                    await trio.sleep(PAUSE_S)  # nothing tells when one is free again
-                continue  # or the peer had left already
-            if self._has_room() and self._gate.admits(remote[0]):
-                self._gate.handshake_began(remote[0])
-                self._give_up_silent()
-                scope = self._shaking[sock] = trio.CancelScope()
-                self._nursery.start_soon(self._welcome, sock, (remote[0], remote[1]), scope)
-            else:
-                sock.close()
-
-    def _give_up_silent(self) -> None:
-        """Of too many handshakes the oldest goes: who says nothing cannot keep others out."""
-        if len(self._shaking) >= self._config.limits.handshakes_max:
-            oldest = next(iter(self._shaking))
-            self._shaking.pop(oldest).cancel()
-
-    async def _welcome(
-        self, sock: socket.socket, remote: tuple[str, int], scope: trio.CancelScope
-    ) -> None:
-        """Shake hands with whoever has connected."""
-        carrier = SocketCarrier(sock)
-        try:
-            sock.setblocking(False)
-            tune(sock)
-            scope.deadline = trio.current_time() + self._config.limits.handshake_s
-            with scope:
-                yielding = await self.yields_to(carrier, remote[0]) if self.yields_to else None
-                dialed, first = yielding or (None, None)
-                await self.adopt(carrier, remote, dialed=dialed, first=first)
-        except (RemoteError, TransportError, OSError) as error:
-            carrier.close()
-            log.debug("handshake failed", remote=remote[0], reason=str(error))
-        finally:
-            self._shaking.pop(sock, None)
-            self._gate.handshake_over(remote[0])
-
     def _take_up(self, connection: Connection) -> Connection:
         mux = connection.mux
         plugged = PluggedConn(mux, connection.remote, dialer=mux.dialer)
-        self._plugged[mux] = plugged
+        self.plugged[mux] = plugged
         others = self._peers.of(mux.peer)
         was_relayed = bool(others) and all(other.relay for other in others)
         self._peers.add(connection)
@@ -433,23 +325,13 @@ class Host:
                 nursery.cancel_scope.cancel()
         finally:
             self._gate.connection_over(_seat(connection))
-            self._plugged.pop(connection.mux).ended.set()
+            self.plugged.pop(connection.mux).ended.set()
             self._peers.remove(connection)
             log.debug("connection over", peer=peer, reason=str(connection.mux.failure))
             connection.asked.set()
             connection.over.set()
 
-    def _has_room(self) -> bool:
-        """Whether one more connection may come, if need be in the place of an idle one."""
-        if not self._gate.is_full:
-            return True
-        idlest = self._peers.idlest()
-        if idlest is None or idlest.idle_ticks < IDLE_TICKS:
-            return False
-        idlest.mux.close()
-        return True
-
-    async def tick_forever(self) -> None:
+    async def _tick_forever(self) -> None:
         """Once a second: look after every connection."""
         while True:
             await trio.sleep(TICK_S)
@@ -459,83 +341,6 @@ class Host:
     def close_all(self) -> None:
         for connection in self._peers.all():
             connection.mux.close()
-
-    # ---- streams
-
-    def _open(self, connection: Connection, protocol: str) -> MuxStream:
-        stream = connection.mux.open()
-        stream.preface = proposal(protocol)
-        stream.answer = Answer(protocol)
-        return stream
-
-    def _on_stream(self, stream: MuxStream) -> None:
-        if self._inbound_streams >= self._config.limits.inbound_streams_max:
-            crowd = max((one.mux for one in self._peers.all()), key=lambda mux: len(mux.streams))
-            if crowd is stream.mux:
-                stream.reset_now("too many streams")
-                return
-            crowd.shed("others want a stream too")
-        self._inbound_streams += 1
-        self._nursery.start_soon(self._serve, stream)
-
-    async def _serve(self, stream: MuxStream) -> None:
-        """Negotiate a peer's stream, and run its handler."""
-        done = False
-        try:
-            handler: Handler | None = None
-            with trio.move_on_after(self._config.limits.negotiation_s):
-                handler = await self._negotiate(stream)
-            if handler is not None:
-                await handler(stream)
-                done = True
-        except (RemoteError, TransportError, Refused) as error:
-            self._blame(stream, error)
-        except BaseExceptionGroup as group:
-            theirs, ours = group.split((RemoteError, TransportError, Refused))
-            if ours is not None:
-                raise
-            for fault in theirs.exceptions if theirs else ():
-                self._blame(stream, fault)
-        finally:
-            self._inbound_streams -= 1
-            if done:
-                stream.close_now()
-            else:
-                stream.reset_now("its handler failed")
-
-    async def _negotiate(self, stream: MuxStream) -> Handler:
-        listener = Listener(self._speaks)
-        while True:
-            piece = await stream.receive()
-            if not piece:
-                raise TransportError("the peer left before it said what it wanted")
-            reply = listener.feed(piece)
-            if listener.chosen is not None:
-                break
-            if reply:
-                await stream.send(reply)
-        if listener.data:  # the dialer did not wait for our yes, so it may go with the answer
-            stream.push_back(bytes(listener.data))
-            stream.preface = reply
-        else:
-            await stream.send(reply)
-        return self._handlers.get(listener.chosen) or self._libp2p_handler(stream, listener.chosen)
-
-    def _speaks(self, protocol: str) -> bool:
-        return protocol in self._handlers or protocol in self.libp2p.protocols
-
-    def _libp2p_handler(self, stream: MuxStream, protocol: str) -> Handler:
-        plugged = self._plugged[stream.mux]
-        return lambda _: self.libp2p.serve(plugged, stream, protocol)
-
-    def _blame(self, stream: MuxStream, error: BaseException) -> None:
-        log.debug("stream failed", peer=stream.peer, reason=str(error))
-        if isinstance(error, RemoteError) and self._gate.fault(stream.peer, trio.current_time()):
-            log.warning("banned", peer=stream.peer, reason=str(error))
-            self.disconnect(stream.peer)
-
-    def _protocols(self) -> list[str]:
-        return sorted({*self._handlers, *self.libp2p.protocols})
 
     def _heard(self, connection: Connection, claims: identify.Claims) -> None:
         """What a peer has said about itself."""
@@ -555,9 +360,7 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         async with trio.open_nursery() as nursery:
             host = Host(config, listeners, nursery)
             host.libp2p = await nursery.start(run_libp2p, config.seed, host.dial_known)
-            for listener in listeners:
-                nursery.start_soon(host.accept_forever, listener)
-            nursery.start_soon(host.tick_forever)
+            host.start()
             try:
                 yield host
             finally:

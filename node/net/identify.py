@@ -32,10 +32,13 @@ PUBLIC_KEY, LISTENS, PROTOCOLS, OBSERVED, PROTOCOL_OF, AGENT = 1, 2, 3, 4, 5, 6
 
 # multiaddr codes, github.com/multiformats/multicodec
 IP4, TCP, DNS, DNS4, DNS6, IP6, P2P, P2P_CIRCUIT = 4, 6, 53, 54, 55, 41, 421, 290
+TLS, WS, WSS = 448, 477, 478
 IDENTITY_MULTIHASH = b"\x00\x24"  # the key itself, 36 bytes, and no hash of it
 _IP_BYTES = {IP4: 4, IP6: 16}
 _NAMES = {IP4: "ip4", IP6: "ip6", DNS: "dns", DNS4: "dns4", DNS6: "dns6"}
 _CODES = {name: code for code, name in _NAMES.items()}
+_CARRIERS = {TLS: "tls", WS: "ws", WSS: "wss"}
+_OVER = {"tcp": (), "ws": (WS,), "wss": (TLS, WS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,7 @@ def to_binary(address: Address) -> bytes:
     else:
         host = protobuf.varint(len(address.host)) + address.host.encode()
     place = protobuf.varint(code) + host + protobuf.varint(TCP) + address.port.to_bytes(2)
+    place += b"".join(protobuf.varint(code) for code in _OVER[address.over])
     if address.relay is None:
         return place
     return place + peer_to_binary(address.relay) + protobuf.varint(P2P_CIRCUIT)
@@ -171,7 +175,10 @@ def from_binary(data: bytes | int) -> Address | None:
 
 
 def _tail(data: bytes) -> str:
-    """What follows the port: peers, and that one passes on to the other. Raises RemoteError."""
+    """What follows the port: what carries, peers, and that one passes on to the other.
+
+    Raises RemoteError.
+    """
     text, at = "", 0
     while at < len(data):
         code, at = protobuf.read_varint(data, at)
@@ -181,6 +188,8 @@ def _tail(data: bytes) -> str:
             at += size
         elif code == P2P_CIRCUIT:
             text += f"/{CIRCUIT}"
+        elif code in _CARRIERS:
+            text += f"/{_CARRIERS[code]}"
         else:
             raise RemoteError(f"a multiaddr with code {code}")
     return text
