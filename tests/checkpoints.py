@@ -36,6 +36,18 @@ _CONFIGS = {
     "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "gemma2": transformers.Gemma2Config,
+    "gemma3": transformers.Gemma3TextConfig,
+    "phi3": transformers.Phi3Config,
+    "mixtral": transformers.MixtralConfig,
+    "qwen3_moe": transformers.Qwen3MoeConfig,
+}
+_ARCHITECTURES = {"gemma3": "Gemma3ForCausalLM"}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma2": {"pad_token_id": 0},
+    "gemma3": {"pad_token_id": 0},
+    "phi3": {"pad_token_id": 0},
+    "qwen3_moe": {"moe_intermediate_size": 24},
 }
 
 
@@ -53,20 +65,22 @@ def save_random(
     shard: the largest size of a file, such as "50KB"; None: one file. dtype: of what is stored.
     """
     torch.manual_seed(seed)
-    config = _CONFIGS[family](**(SMALL | settings))
-    config.architectures = [f"{type(config).__name__.removesuffix('Config')}ForCausalLM"]
+    config = _CONFIGS[family](**(SMALL | _DEFAULTS.get(family, {}) | settings))
+    plain = f"{type(config).__name__.removesuffix('Config')}ForCausalLM"
+    config.architectures = [_ARCHITECTURES.get(family, plain)]
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():  # livelier than at birth, where a text soon stays on one token
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape)
             if "norm" in name:
-                weight.copy_(1 + noise * 0.2)
+                weight.copy_(noise * 0.2 + (not family.startswith("gemma")))
             elif name.endswith("bias"):
                 weight.copy_(noise * 0.5)
             elif "embed_tokens" in name:
-                weight.copy_(noise * 0.3)
+                scale = getattr(model.get_input_embeddings(), "scalar_embed_scale", 1.0)
+                weight.copy_(noise * 0.3 / scale)
             else:
-                weight.copy_(noise * 1.5 / weight.shape[1] ** 0.5)
+                weight.copy_(noise * 1.5 / weight.shape[-1] ** 0.5)
     model.generation_config.eos_token_id = None  # tests decide themselves when to stop
     model.save_pretrained(path, max_shard_size=shard or "5GB")
     return model.eval()

@@ -14,12 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from potluck.node.compute import block
-from potluck.node.compute.block import Plan, plan_step
+from potluck.node.compute import attend, sight
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.head import Ends
-from potluck.node.compute.rope import Turns
-from potluck.node.compute.ropespec import RopeSpec
+from potluck.node.compute.sight import Plan, plan_step
 from potluck.node.compute.stage import Stage
 
 from .checkpoints import LLAMA3, save_random
@@ -27,6 +25,13 @@ from .checkpoints import LLAMA3, save_random
 TOLERANCE = 1e-4
 NEW_TOKENS = 64
 PROMPT = (3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26, 43, 38, 32, 79, 50, 28, 84, 19)
+
+LONG: dict[str, Any] = {  # pairs slowed by as many factors: 12 elements a head, 6 pairs
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.4, 1.5, 1.7],
+    "long_factor": [1.0, 1.5, 2.5, 4.0, 6.0, 9.0],
+}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
@@ -134,6 +139,83 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_window_layers": 2,
         },
     ),
+    "gemma2": ("gemma2", {"head_dim": 16, "sliding_window": 14, "query_pre_attn_scalar": 24}),
+    "gemma2-uncapped": (
+        "gemma2",
+        {
+            "head_dim": 8,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "query_pre_attn_scalar": 8,
+        },
+    ),
+    "gemma2-tight-caps": (
+        "gemma2",
+        {"head_dim": 10, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": (
+        "gemma3",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "sliding_window": 12,
+            "query_pre_attn_scalar": 16,
+            "layer_types": [
+                "sliding_attention",
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+            ],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+        },
+    ),
+    "phi3": ("phi3", {"sliding_window": 18}),
+    "phi3-partial": (
+        "phi3",
+        {
+            "num_key_value_heads": 1,
+            "partial_rotary_factor": 0.5,
+            "tie_word_embeddings": True,
+        },
+    ),
+    # a session of 84 positions is within those of training, and then beyond them
+    "phi3-within": ("phi3", {"original_max_position_embeddings": 90, "rope_parameters": LONG}),
+    "phi3-beyond": ("phi3", {"original_max_position_embeddings": 16, "rope_parameters": LONG}),
+    "phi4-mini": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 16,
+            "hidden_size": 64,
+            "rope_parameters": LONG | {"partial_rotary_factor": 0.75},
+        },
+    ),
+    "mixtral": ("mixtral", {"num_local_experts": 5, "num_experts_per_tok": 2}),
+    "mixtral-window": (
+        "mixtral",
+        {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 16},
+    ),
+    "qwen3-moe": (
+        "qwen3_moe",
+        {"num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True, "head_dim": 16},
+    ),
+    "qwen3-moe-some-dense": (
+        "qwen3_moe",
+        {
+            "seed": 3,
+            "num_hidden_layers": 4,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [1],
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
 }
 
 
@@ -166,7 +248,9 @@ def run(checkpoint: Checkpoint, cuts: list[int], chunks: tuple[int, ...]) -> Ora
         Stage.load(checkpoint, start, stop, device="cpu")
         for start, stop in itertools.pairwise(cuts)
     ]
-    caches = [stage.open_cache(stage.start, stage.stop, 100) for stage in stages]
+    caches = [
+        stage.open_cache(stage.start, stage.stop, len(PROMPT) + NEW_TOKENS) for stage in stages
+    ]
     tokens: list[int] = []
     logits: list[Tensor] = []
     at = 0
@@ -237,8 +321,7 @@ def test_half_precision_is_as_near_as_its_digits(
 
 
 def plan(window: int | None, at: int, stop: int) -> Plan:
-    turns = Turns(RopeSpec(), 8, model_positions=64, device=torch.device("cpu"))
-    return plan_step(turns, frozenset({window}), at, stop)
+    return plan_step((), frozenset({window}), at, stop, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 7, 100])
@@ -252,8 +335,8 @@ def test_a_row_sees_what_its_window_lets_it_see(window: int | None, at: int, sto
 
 @pytest.mark.parametrize("window", [None, 9])
 def test_a_long_step_is_seen_in_parts(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block, "_MASK_MAX", 1000)
-    monkeypatch.setattr(block, "_MASK_ROWS_MIN", 3)
+    monkeypatch.setattr(sight, "_MASK_MAX", 1000)
+    monkeypatch.setattr(sight, "_MASK_ROWS_MIN", 3)
     step = plan(window, 5, 60)
     assert len(step.sights[window]) > 2
     assert all(one.mask is None or one.mask.numel() <= 1000 for one in step.sights[window])
@@ -265,20 +348,20 @@ def test_a_long_step_is_seen_in_parts(window: int | None, monkeypatch: pytest.Mo
 def seen_by(step: Plan, window: int | None) -> dict[int, set[int]]:
     """For each row's position, the positions that it sees."""
     found: dict[int, set[int]] = {}
-    for sight in step.sights[window]:
-        for row in range(sight.first, sight.last):
-            shown = set(range(sight.start, sight.stop))
-            if sight.mask is not None:
-                shown = {j for j in shown if bool(sight.mask[row - sight.first, j - sight.start])}
-            elif sight.causal:
-                shown = {j for j in shown if j - sight.start <= row - sight.first}
+    for one in step.sights[window]:
+        for row in range(one.first, one.last):
+            shown = set(range(one.start, one.stop))
+            if one.mask is not None:
+                shown = {j for j in shown if bool(one.mask[row - one.first, j - one.start])}
+            elif one.causal:
+                shown = {j for j in shown if j - one.start <= row - one.first}
             assert step.at + row not in found
             found[step.at + row] = shown
     assert sorted(found) == list(range(step.at, step.stop))
     return found
 
 
-@pytest.mark.parametrize("name", ["llama3", "mistral"])
+@pytest.mark.parametrize("name", ["llama3", "mistral", "gemma2"])
 def test_parts_change_no_number_by_more_than_rounding(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +370,7 @@ def test_parts_change_no_number_by_more_than_rounding(
     stage = Stage.load(open_checkpoint(tmp_path), 0, 3, device="cpu")
     hidden = torch.randn(90, 48)
     whole = stage.forward_steps(hidden, stage.open_cache(0, 3, 90), 0, [7, 83])
-    monkeypatch.setattr(block, "_MASK_MAX", 1500)
+    monkeypatch.setattr(sight, "_MASK_MAX", 1500)
+    monkeypatch.setattr(attend, "_SCORES_MAX", 700)
     parts = stage.forward_steps(hidden, stage.open_cache(0, 3, 90), 0, [7, 83])
     torch.testing.assert_close(parts, whole, atol=TOLERANCE, rtol=0)

@@ -7,7 +7,6 @@ Source: transformers 5, `modeling_rope_utils.py`.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -179,16 +178,12 @@ def _longrope(
     """LongRoPE (Ding et al., 2024): each pair is slowed by a factor of its own, found by search."""
     trained = inner.whole("original_max_position_embeddings", positions, top=_POSITIONS_MAX)
     trained = outer or trained
-    factor = inner.number("factor", positions / trained)
-    magnitude = inner.optional_number("attention_factor", None)
-    if magnitude is None:
-        magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained))
     return RopeSpec(
         kind="longrope",
         theta=theta,
-        factor=factor,
+        factor=inner.number("factor", positions / trained),
         original_positions=trained,
-        attention_factor=magnitude,
+        attention_factor=inner.optional_number("attention_factor", None),
         short=inner.numbers("short_factor", rotary // 2),
         long=inner.numbers("long_factor", rotary // 2),
     )

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ...errors import UserError
-from .block import weight_shapes
+from .layout import weight_shapes
 from .spec import ModelSpec
 
 # hidden, blocks, heads, kv_heads, ffn, vocabulary

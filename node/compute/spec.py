@@ -9,6 +9,7 @@ Source: transformers 5, `configuration_*.py` and `modeling_*.py` of these famili
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +146,7 @@ class ModelSpec:
     @property
     def scale(self) -> float:
         """The factor on the products of queries with keys."""
-        return self.head_dim**-0.5 if self.query_scale is None else self.query_scale
+        return 1 / math.sqrt(self.head_dim) if self.query_scale is None else self.query_scale
 
     @property
     def rotary_dim(self) -> int:
@@ -231,8 +232,8 @@ def _gemma(fields: Fields, hidden: int, *, second: bool) -> dict[str, Any]:
         "logit_softcap": fields.optional_number(
             "final_logit_softcapping", 30.0 if second else None
         ),
-        "query_scale": fields.number("query_pre_attn_scalar", 256) ** -0.5,
-        "embed_scale": hidden**0.5,
+        "query_scale": 1 / math.sqrt(fields.number("query_pre_attn_scalar", 256)),
+        "embed_scale": math.sqrt(hidden),
     }
 
 

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from ...errors import RemoteError, UserError
-from .block import Block, plan_step, weight_shapes
+from .block import Block
 from .cache import Cache
 from .checkpoint import Checkpoint
 from .device import choose_device, choose_dtype, numerics_class
+from .layout import BlockWeights, layout_of
 from .memory import require_memory
-from .rope import Turns
+from .rope import Ropes, Turns, is_stretched
+from .sight import plan_step
 from .spec import ModelSpec
+from .weight import Weight
 
 _ALIGNMENT_BYTES = 64  # torch's own allocations; a kernel may take another path on others
 _MEASURE_S = 0.2  # long enough for a median, short enough for a start
@@ -43,7 +46,8 @@ class Stage:
         self.dtype = dtype
         self.device = device
         self._blocks = blocks
-        self._turns = Turns(spec.rope, spec.head_dim, model_positions=spec.positions, device=device)
+        self._ropes = Ropes(spec)
+        self._turns: dict[tuple[bool, ...], tuple[Turns, ...]] = {}
 
     @staticmethod
     def load(
@@ -69,14 +73,17 @@ class Stage:
         numbers = choose_dtype(dtype, place)
         if threads is not None:
             torch.set_num_threads(threads)
-        for index in range(start, stop):
-            checkpoint.require(weight_shapes(spec, index))
-        needed = (stop - start) * spec.block_parameters * numbers.itemsize
+        layouts = {index: layout_of(spec, index) for index in range(start, stop)}
+        for layout in layouts.values():
+            checkpoint.require(layout.shapes)
+        needed = sum(map(spec.block_parameters_of, layouts)) * numbers.itemsize
         require_memory(needed, place, f"{checkpoint.name}: blocks {start}:{stop}")
         blocks = []
         with torch.inference_mode():
-            for index in range(start, stop):
-                weights = checkpoint.tensors(weight_shapes(spec, index))
+            for index, layout in layouts.items():
+                found = checkpoint.tensors(layout.shapes)
+                matrices = {name: Weight.plain(one) for name, one in found.items() if one.ndim == 2}
+                weights = BlockWeights.of(layout, matrices, found)
                 blocks.append(Block(spec, index, weights, dtype=numbers, device=place))
         return Stage(spec, start, blocks, dtype=numbers, device=place)
 
@@ -114,7 +121,8 @@ class Stage:
             cache.reserve(stop)
             cache.truncate(at)
             windows = frozenset(self.spec.windows[cache.start : cache.stop])
-            plan = plan_step(self._turns, windows, at, stop)
+            turns = tuple(one.rows(at, stop) for one in self._turns_of(cache.max_tokens))
+            plan = plan_step(turns, windows, at, stop, device=self.device)
             x = self._aligned(hidden)
             for index in range(cache.start, cache.stop):
                 x = self._blocks[index - self.start].forward(x, cache.rows(index), plan)
@@ -145,6 +153,18 @@ class Stage:
         """
         prefill = min(_PREFILL_TOKENS, self.spec.context)
         return self._rate(1, _DECODE_BLOCKS), self._rate(prefill, 1)
+
+    def _turns_of(self, session_tokens: int) -> tuple[Turns, ...]:
+        """The turns of a session of this size, by kind of block."""
+        spec = self.spec
+        ropes = (spec.rope,) if spec.local_rope is None else (spec.rope, spec.local_rope)
+        key = tuple(is_stretched(rope, session_tokens) for rope in ropes)
+        if key not in self._turns:
+            self._turns[key] = tuple(
+                Turns(self._ropes.angles(rope, session_tokens), spec.head_dim, device=self.device)
+                for rope in ropes
+            )
+        return self._turns[key]
 
     def _rate(self, tokens: int, blocks: int) -> float:
         hidden = torch.zeros((tokens, self.spec.hidden), dtype=self.dtype, device=self.device)
