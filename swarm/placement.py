@@ -1,0 +1,221 @@
+"""Which blocks a peer should serve: where a newcomer joins, and who moves in an epoch.
+
+A block is worth what its peers can put through it: a peer that computes `rate` blocks of a token a
+second, spread over its span, gives each of them rate / len(span). The slowest block holds up the
+swarm. Two rules, both functions of one snapshot of signed records:
+
+- *Join* (Petals, block_selection.py; algorithms.md 2.2): the window whose blocks, sorted by what
+  they have, come first; peers that are still loading count.
+- *Elected movers* (algorithms.md 2.4): once an epoch all compute who would help most by moving. Of
+  the peers on the best served blocks, the one moves whose gain in the smooth minimum
+
+      sm(v) = -(1/8) ln( mean over blocks of exp(-8 v / m) )        m = mean of v
+
+  exceeds its cost (the work lost while it loads, over how long it should stay: the longer a peer
+  was there, the longer it stays) by theta times its share. Ties fall by a hash of epoch and peer.
+  No block is left with fewer than two others. Each move lifts sm by more than a fixed share of
+  what moved, and sm is bounded: when nobody comes or goes, moves end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..crypto.digest import digest
+from .blocks import BlockRange
+from .view import Floats
+
+EPOCH_S = 60.0  # algorithms.md 2.4, as are the numbers below
+SHARPNESS = 8.0
+CANDIDATES = 24
+THETA = 0.5
+THETA_LARGE = 0.25  # above 100 peers a move is a smaller part of the whole, and noise is smaller
+LARGE = 100
+PEERS_PER_MOVER = 200
+AGE_MIN_S = 600.0  # who just came is likely to go, and was placed on fresh data
+STAY_MIN_S, STAY_MAX_S = 300.0, 1800.0
+MOVE_S = 120.0  # guess: a few blocks of weights from several neighbours, and loading them
+KEEP = 2  # others that must still serve each block that a mover leaves
+EMERGENCY = 0.25  # of the mean: a block below this waives the age gate, and lets KEEP be 1
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One peer as a signed record tells it. A peer on the move is where it moves to."""
+
+    peer: str
+    blocks: BlockRange
+    rate: float  # tokens through one block in a second
+    age_s: float = 0.0  # since its boot
+    movable: bool = True  # online, and neither draining nor loading
+
+    def share(self) -> float:
+        """What each of its blocks gets of it."""
+        return self.rate / len(self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What `peer` should serve instead. gain: in the smooth minimum, of the mean."""
+
+    peer: str
+    blocks: BlockRange
+    gain: float
+
+
+def block_rates(holdings: Sequence[Holding], total: int) -> Floats:
+    """What each of `total` blocks gets from all its peers."""
+    edge = np.zeros(total + 1)
+    for holding in holdings:
+        edge[holding.blocks.start] += holding.share()
+        edge[holding.blocks.stop] -= holding.share()
+    rates: Floats = np.maximum(np.cumsum(edge[:-1]), 0.0)
+    return rates
+
+
+def smooth_min(rates: Floats, mean: float) -> Floats:
+    """Of the last axis; in units of `mean`, near its least entry when one is far below."""
+    worst = rates.min(axis=-1, keepdims=True)
+    soft = np.exp(-SHARPNESS * (rates - worst) / mean).mean(axis=-1)
+    least: Floats = worst[..., 0] / mean - np.log(soft) / SHARPNESS
+    return least
+
+
+def lot(epoch: int, peer: str) -> int:
+    """A number that nobody chooses, and all agree on."""
+    return int.from_bytes(digest("placement", f"{epoch}/{peer}".encode())[:8])
+
+
+def span_length(total: int, memory_bytes: int, block_bytes: int, *, cache_bytes: int = 0) -> int:
+    """How many blocks a peer with so much memory serves; at least one.
+
+    cache_bytes: what the sessions of one block are to have beside its weights.
+    """
+    return max(1, min(total, memory_bytes // max(1, block_bytes + cache_bytes)))
+
+
+def join_window(rates: Floats, length: int, peer: str = "") -> BlockRange:
+    """The `length` blocks that need a newcomer most: lexicographic max-min.
+
+    Windows that are equally needy are told apart by the peer's own hash, so that many who join at
+    once do not all choose the first.
+    """
+    length = min(length, len(rates))
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(rates, length), axis=1)
+    first = np.lexsort(windows.T[::-1])[0]
+    equal = np.flatnonzero((windows == windows[first]).all(axis=1))
+    start = int(equal[lot(0, peer) % len(equal)])
+    return BlockRange(start, start + length)
+
+
+def elect_moves(
+    holdings: Sequence[Holding],
+    total: int,
+    epoch: int,
+    *,
+    theta: float | None = None,
+    move_s: float = MOVE_S,
+) -> tuple[Move, ...]:
+    """Who moves in this epoch, at most one of 200; the same for all who read the same records.
+
+    A peer that finds itself here loads the new blocks while it serves the old ones.
+    """
+    if len(holdings) < 2:
+        return ()
+    if theta is None:
+        theta = THETA if len(holdings) <= LARGE else THETA_LARGE
+    standing = sorted(holdings, key=lambda holding: holding.peer)
+    start = np.array([holding.blocks.start for holding in standing])
+    stop = np.array([holding.blocks.stop for holding in standing])
+    may_go = np.array([holding.movable for holding in standing])
+    old = np.array([holding.age_s >= AGE_MIN_S for holding in standing])
+    rates = block_rates(standing, total)
+    counts = np.cumsum(
+        np.bincount(start, minlength=total + 1) - np.bincount(stop, minlength=total + 1)
+    )
+    mean = float(rates.mean())
+    moves: list[Move] = []
+    for _ in range(math.ceil(len(standing) / PEERS_PER_MOVER)):
+        emergency = bool(rates.min() <= EMERGENCY * mean)
+        others = _least_within(counts[:-1].astype(np.float64))[start, stop - 1] - 1
+        able = may_go & (others >= (1 if emergency else KEEP)) & (old | emergency)
+        # Who moves now serves blocks of which the worst is better served than anybody else's.
+        spare = np.where(able, _least_within(rates)[start, stop - 1], -np.inf)
+        order = np.argsort(-spare, kind="stable")[:CANDIDATES].tolist()
+        found = [
+            (move.gain, lot(epoch, move.peer), i, move)
+            for i in order
+            if able[i] and (move := _best_move(standing[i], rates, mean, theta, move_s))
+        ]
+        if not found:
+            break
+        _, _, i, move = max(found, key=lambda rank: rank[:3])
+        moves.append(move)
+        may_go[i] = False
+        for blocks, sign in ((standing[i].blocks, -1), (move.blocks, 1)):
+            rates[blocks.start : blocks.stop] += sign * standing[i].share()
+            counts[blocks.start : blocks.stop] += sign
+        rates = np.maximum(rates, 0.0)
+    return tuple(moves)
+
+
+def _least_within(values: Floats) -> Floats:
+    """A table: the least of values[start:stop] at [start, stop - 1]."""
+    table = np.full((len(values), len(values)), np.inf)
+    for start in range(len(values)):
+        table[start, start:] = np.minimum.accumulate(values[start:])
+    return table
+
+
+def _best_move(
+    holding: Holding, rates: Floats, mean: float, theta: float, move_s: float
+) -> Move | None:
+    """Where this peer helps most, if that is worth its way."""
+    total, length, share = len(rates), len(holding.blocks), holding.share()
+    without = rates.copy()
+    without[holding.blocks.start : holding.blocks.stop] -= share
+    np.maximum(without, 0.0, out=without)
+    starts = np.arange(total - length + 1)[:, None]
+    place = np.arange(total)
+    there = without + share * ((place >= starts) & (place < starts + length))
+    gains = smooth_min(there, mean) - smooth_min(rates[None, :], mean)[0]
+    start = int(gains.argmax())
+    part = share / mean * length / total
+    stay_s = min(max(holding.age_s, STAY_MIN_S), STAY_MAX_S)
+    cost = part * move_s / stay_s
+    if start == holding.blocks.start or gains[start] - cost <= theta * part:
+        return None
+    return Move(holding.peer, BlockRange(start, start + length), float(gains[start]))
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One model: its peers, and what is asked of it. offered: tokens a second; 0 for nobody."""
+
+    model: str
+    total: int
+    holdings: tuple[Holding, ...]
+    offered: float
+
+
+def choose_model(demands: Sequence[Demand], served: Sequence[str] = ()) -> str:
+    """The model that the next peer should join: the one whose demand is met worst.
+
+    Ratio of what is asked to what the slowest block can do; among models that nobody can use yet,
+    the most wanted. served: the models whose weights the newcomer has already; they win ties.
+    """
+    if not demands:
+        raise ValueError("no model to choose from")
+
+    def need(demand: Demand) -> tuple[float, float, bool, str]:
+        rates = block_rates(demand.holdings, demand.total)
+        least, mean = float(rates.min()), float(rates.mean())
+        # A model with holes is as good as unserved; how near it is to whole counts all the same.
+        able = least if least > 0 else 1e-9 * (1 + mean)
+        return demand.offered / able, -mean, demand.model in served, demand.model
+
+    return max(demands, key=need).model
