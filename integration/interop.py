@@ -40,7 +40,7 @@ from .interop_lab import (
 )
 from .interop_relay import case_relay, case_relay_limits, case_relay_of_js
 from .interop_services import digest_of
-from .js_peer import JsError, install
+from .js_peer import JsError, install, open_js_peer
 
 DIALS: Final = 10
 PINGS: Final = 20
@@ -72,6 +72,30 @@ async def case_dial(lab: Lab) -> Figures:
         await lab.js.do("hangUp", peer=lab.host.peer_id)
         await until(lambda: not lab.host.connected())
     return {"us_to_js_p50_ms": p50(ours), "js_to_us_p50_ms": p50(theirs)}
+
+
+async def case_websocket(lab: Lab) -> Figures:
+    """A js that speaks WebSockets alone, as a browser does, dials our plain port and is dialed."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    async with open_js_peer(lab.folder, "bare", "web") as js:
+        assert all("/ws/" in address for address in js.addresses), js.addresses
+        with Watch(ours):
+            assert await lab.host.connect(js.addresses) == js.peer
+        said = await js.do("connection", peer=lab.host.peer_id)
+        assert said == {**SECURED, "direction": "inbound", "limits": None}, said
+        for size in SIZES.values():
+            await echo_of(lab.host, js.peer, size)
+        lab.host.disconnect(js.peer)
+        await js.do("connected", peer=lab.host.peer_id, yes=False)
+        with Watch(theirs):
+            await js.do("dial", address=lab.host.addresses()[0].replace("/p2p/", "/ws/p2p/"))
+        said = await js.do("connection", peer=lab.host.peer_id)
+        assert said == {**SECURED, "direction": "outbound", "limits": None}, said
+        took = {
+            name: await js.do("echo", peer=lab.host.peer_id, bytes=SIZES[name]) for name in SIZES
+        }
+    return {"us_to_js_ms": p50(ours), "js_to_us_ms": p50(theirs), "echo_ms": took}
 
 
 async def case_identify(lab: Lab) -> Figures:
@@ -292,6 +316,7 @@ Case = Callable[[Lab], Awaitable[Figures]]
 
 CASES: Final[dict[str, Case]] = {
     "dial": case_dial,
+    "websocket": case_websocket,
     "identify": case_identify,
     "identify_push": case_identify_push,
     "ping": case_ping,
@@ -308,7 +333,7 @@ CASES: Final[dict[str, Case]] = {
 }
 # without gossip and DHT: these dial and ping peers when they like, and js-libp2p lets one ping
 # go out at a time
-BARE: Final = ("dial", "ping", "relay", "relay_limits", "relay_of_js")
+BARE: Final = ("dial", "websocket", "ping", "relay", "relay_limits", "relay_of_js")
 
 
 async def run_case(lab: Lab, name: str) -> Figures:

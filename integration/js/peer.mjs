@@ -5,7 +5,8 @@
 // Everything in it is js-libp2p's own; nothing is tuned but its limits on streams of a
 // protocol and on connections a second.
 // With the argument "bare" it has neither gossip nor a DHT, which dial peers on their own account;
-// with "relay" it is a relay, with "hidden" it listens nowhere.
+// with "relay" it is a relay, with "hidden" it listens nowhere, with "web" it listens for WebSockets
+// and speaks nothing else.
 // It ends when its standard input does.
 
 import { createHash, randomBytes } from 'node:crypto'
@@ -19,6 +20,7 @@ import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
+import { webSockets } from '@libp2p/websockets'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 
@@ -49,9 +51,12 @@ const talkative = process.argv.includes('bare') ? {} : {
   })
 }
 
+const web = process.argv.includes('web')
+const place = web ? '/ip4/127.0.0.1/tcp/0/ws' : '/ip4/127.0.0.1/tcp/0'
+
 const node = await createLibp2p({
-  addresses: { listen: process.argv.includes('hidden') ? [] : ['/ip4/127.0.0.1/tcp/0'] },
-  transports: [tcp(), circuitRelayTransport()],
+  addresses: { listen: process.argv.includes('hidden') ? [] : [place] },
+  transports: [web ? webSockets() : tcp(), circuitRelayTransport()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   connectionManager: { inboundConnectionThreshold: 100 }, // a second from one address; 5 by default
