@@ -25,13 +25,13 @@ from ..dht.record import Announcement
 from ..errors import UserError
 from ..swarm.admission import Admission, AdmissionConfig
 from ..swarm.blocks import BlockRange, parse_blocks
+from ..swarm.rates import PassTimes
 from ..swarm.wire import PROTOCOL
-from .compute.cache import bytes_per_token
+from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
-from .compute.engine import StageEngine
-from .compute.memory import free_bytes
-from .compute.stage import Stage
-from .compute.worker import open_worker
+from .compute.choice import Opened, StageWish, open_stage
+from .compute.pages import Pool
+from .compute.worker import Worker, open_worker
 from .config import RUNNING, NodeConfig
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
@@ -50,7 +50,7 @@ log = get_logger()
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TELL_SIGNALS = (signal.SIGUSR1,) if sys.platform != "win32" else ()  # say what is open, as dd does
-CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
+TRIM_EVERY_S = 15.0  # guess: pages that stay free that long are given back
 MIB = 1 << 20
 STEPS_QUEUED_MAX = 4096  # one for each session that may be admitted
 
@@ -75,10 +75,8 @@ class _Loaded:
     source: str
     name: str
     digest: str
-    stage: Stage
     blocks: BlockRange
-    rates: tuple[float, float]
-    cache_tokens: int
+    stage: Opened
 
 
 async def run_node(
@@ -109,16 +107,20 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
     ):
         loaded = await worker.run(_load, config)
         await _refuse_namesake(member, loaded)
-        admission = Admission(AdmissionConfig(loaded.cache_tokens))
-        server = Server(StageEngine(loaded.stage), worker, admission, loaded.digest)
+        stage = loaded.stage
+        times = PassTimes(len(loaded.blocks), *stage.rates)
+        worker.serve(Lane(stage.engine, times))
+        admission = Admission(AdmissionConfig(stage.cache_tokens, stage.page_tokens))
+        server = Server(stage.engine, worker, admission, loaded.digest)
         member.host.handle(PROTOCOL, server.serve)
         # Until here a signal has its usual effect, and ends us: nobody counts on us yet.
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
             async with trio.open_nursery() as services:
                 services.start_soon(keep_known, config.home, member.directory)
                 services.start_soon(keep_report, config.home, member)
+                services.start_soon(_keep_small, worker, stage.pool)
                 kept = await services.start(
-                    member.directory.keep, lambda: _announce(config, member, loaded, admission)
+                    member.directory.keep, lambda: _announce(member, loaded, admission, times)
                 )
                 if not kept and member.directory.peers():
                     log.warning("no peer keeps our announcement: is this machine's clock right?")
@@ -150,33 +152,26 @@ def _load(config: NodeConfig) -> _Loaded:
     checkpoint = open_checkpoint(shelf.source, offline=config.offline, home=config.home)
     spec = checkpoint.spec
     blocks = parse_blocks(config.blocks, spec.blocks)
-    stage = Stage.load(
-        checkpoint, blocks.start, blocks.stop, device=config.device, dtype=config.dtype or None
-    )
-    token_bytes = bytes_per_token(spec, 1, stage.dtype.itemsize)
-    free = free_bytes(stage.device)
-    if config.cache_mib * MIB > free:
-        raise UserError(
-            f"--cache-mib {config.cache_mib} is more than the {free // MIB} MiB that are free: "
-            "give less, or 0 for a quarter of what is free"
-        )
-    cache_bytes = config.cache_mib * MIB or int(free * CACHE_SHARE)
-    cache_tokens = cache_bytes // token_bytes
-    if cache_tokens < len(blocks):
-        raise UserError(
-            f"{cache_bytes / MIB:.1f} MiB of cache hold not one position of {len(blocks)} blocks: "
-            "give more by --cache-mib, or serve fewer blocks"
-        )
-    return _Loaded(
+    stage = open_stage(
         checkpoint,
-        shelf.source,
-        config.name or shelf.name,
-        checkpoint.digest(),
-        stage,
         blocks,
-        stage.measure(),
-        cache_tokens,
+        StageWish(
+            device=config.device,
+            dtype=config.dtype,
+            threads=config.threads,
+            cache_bytes=config.cache_mib * MIB,
+        ),
     )
+    log.info("stage", numerics=stage.engine.numerics, why=stage.why, tokens=stage.cache_tokens)
+    name = config.name or shelf.name
+    return _Loaded(checkpoint, shelf.source, name, checkpoint.digest(), blocks, stage)
+
+
+async def _keep_small(worker: Worker, pool: Pool | None) -> None:
+    """Have the memory of pages that nobody uses any more given back to the system."""
+    while pool is not None:
+        await trio.sleep(TRIM_EVERY_S)
+        worker.post(pool.trim)
 
 
 async def _refuse_namesake(member: Member, loaded: _Loaded) -> None:
@@ -194,9 +189,10 @@ async def _refuse_namesake(member: Member, loaded: _Loaded) -> None:
 
 
 def _announce(
-    config: NodeConfig, member: Member, loaded: _Loaded, admission: Admission
+    member: Member, loaded: _Loaded, admission: Admission, times: PassTimes
 ) -> Announcement:
-    decode, prefill = loaded.rates
+    stage = loaded.stage
+    decode, prefill = times.announced(time.monotonic())
     return Announcement(
         model=loaded.digest,
         name=loaded.name,
@@ -204,15 +200,15 @@ def _announce(
         stop=loaded.blocks.stop,
         blocks=loaded.checkpoint.spec.blocks,
         state="online",
-        device=f"{loaded.stage.device.type} {platform.machine()}"[:64],
-        dtype=str(loaded.stage.dtype).removeprefix("torch."),
-        quantization="none",
+        device=f"{stage.device} {platform.machine()}"[:64],
+        dtype=stage.dtype,
+        quantization=stage.quantization,
         decode_tokens_s=decode,
         prefill_tokens_s=prefill,
         addresses=member.host.addresses()[:8],
         cache_tokens_free=admission.free_tokens,
         context_tokens_max=loaded.checkpoint.spec.context,
-        numerics=loaded.stage.numerics,
+        numerics=stage.engine.numerics,
         version=__version__,
     )
 

@@ -1,24 +1,27 @@
 """Serves a span: sessions in, steps to the device, answers out.
 
-One task a session, one step of it at a time: the next frame waits in the stream, so a client can
-fill no queue but its own window. The device's worker takes the waiting sessions in turn. What a
-peer sends is bounded before it is kept: no payload before `Open`, none larger than the session's
-own length after it, a deadline on the first frame, a lease on the rest.
+One task a session, one step of it at a time: the next frames wait in the stream, so a client can
+fill no queue but its own window. The device's worker takes the waiting steps in passes, in an order
+that is fair to peers. While a step waits behind others its stream is watched, so that nothing is
+computed for a client that has given up. What a peer sends is bounded before it is kept: no payload
+before `Open`, none larger than the session's own length after it, a deadline on the first frame, a
+lease on the rest.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import trio
 
-from ..errors import Refused, RemoteError, TransportError
+from ..errors import PotluckError, Refused, RemoteError, TransportError
 from ..swarm.admission import RETRY_LATEST_S, Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
-from ..swarm.wire import Busy, Fault, Open, Opened, Output, Renew, Step, Truncate
+from ..swarm.wire import Busy, Fault, Message, Open, Opened, Output, Renew, Step, Truncate
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
@@ -27,6 +30,7 @@ log = get_logger()
 
 OPEN_S = 10.0  # for the first frame; a good client sends it with the stream's opening
 ANSWER_S = 30.0  # for a client to take one answer: 8 MiB over 2 Mbit/s
+AHEAD_MAX = 4  # frames read while a step waits: ours have three on the way (swarm/session.py)
 DTYPE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
@@ -40,10 +44,7 @@ class Engine(Protocol):
 
     def open_cache(self, blocks: BlockRange, tokens: int) -> Any: ...
 
-    def run(
-        self, cache: Any, payload: memoryview, step: Step, dtype: str
-    ) -> tuple[memoryview, float]:
-        """The answer's payload, and the seconds it took. RemoteError when the input is rubbish."""
+    def close_cache(self, cache: Any) -> None: ...
 
     def truncate(self, cache: Any, at: int) -> None: ...
 
@@ -56,6 +57,21 @@ class Device(Protocol):
 
     async def run(self, function: Any, *args: Any) -> Any: ...
 
+    def post(self, function: Any, *args: Any) -> None:
+        """Have it run before whatever is handed over later."""
+
+    async def step(
+        self,
+        cache: Any,
+        peer: str,
+        payload: memoryview,
+        step: Step,
+        dtype: str,
+        *,
+        within_s: float,
+    ) -> tuple[memoryview, float]:
+        """The answer's payload, and the seconds it took. RemoteError when the input is rubbish."""
+
 
 @dataclass(slots=True)
 class _Session:
@@ -64,7 +80,9 @@ class _Session:
     blocks: BlockRange
     tokens: int
     dtype: str
+    payload_bytes_max: int
     length: int = 0
+    ahead: deque[tuple[Message, memoryview]] = field(default_factory=deque)  # read while it waited
 
 
 class Server:
@@ -99,6 +117,8 @@ class Server:
                         pass
                 finally:
                     del self._live[key]
+                    # in this order: what is admitted from now on is opened after this is closed
+                    self._device.post(self._engine.close_cache, opened.cache)
                     self._admission.release(key)
                     if not self._live:
                         self._empty.set()
@@ -144,18 +164,22 @@ class Server:
             await frames.send(Busy(refusal.reason, refusal.retry_after_s))
             await frames.close()
             return None
+        row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
+        payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes)
+        frames.allow(payload_bytes_max)
+        cache = None
         try:
-            row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
-            frames.allow(min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes))
             cache = await self._device.run(self._engine.open_cache, blocks, asked.tokens)
             await self._answer(
                 frames,
                 Opened(self._admission.lease_s, self._engine.width, self._engine.numerics),
             )
         except BaseException:
+            if cache is not None:
+                self._device.post(self._engine.close_cache, cache)
             self._admission.release(key)
             raise
-        return _Session(frames, cache, blocks, asked.tokens, asked.dtype)
+        return _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
 
     def _check(self, asked: Open) -> BlockRange:
         mine = self._engine.blocks
@@ -171,17 +195,20 @@ class Server:
 
     async def _step(self, session: _Session, key: object) -> bool:
         """Serve one frame; False at the end of the session."""
-        with trio.move_on_at(self._admission.expires_s(key)) as lease:
-            received = await session.frames.receive()
-        if lease.cancelled_caught:
-            await self._answer(session.frames, Busy("the lease ran out", 0.0))
-            return False
+        if session.ahead:
+            received: tuple[Message, memoryview] | None = session.ahead.popleft()
+        else:
+            with trio.move_on_at(self._admission.expires_s(key)) as lease:
+                received = await session.frames.receive()
+            if lease.cancelled_caught:
+                await self._answer(session.frames, Busy("the lease ran out", 0.0))
+                return False
         if received is None:
             return False
         self._admission.renew(key, trio.current_time())
         match received:
             case Step() as step, payload:
-                await self._run(session, step, payload)
+                return await self._run(session, step, payload)
             case Truncate(at), _:
                 if at > session.length:
                     raise RemoteError(f"truncating to {at} of {session.length}")
@@ -193,7 +220,8 @@ class Server:
                 raise RemoteError(f"{type(other).__name__} inside a session")
         return True
 
-    async def _run(self, session: _Session, step: Step, payload: memoryview) -> None:
+    async def _run(self, session: _Session, step: Step, payload: memoryview) -> bool:
+        """Serve a step; False when the session has ended meanwhile."""
         tokens = sum(step.sizes)
         if min(step.sizes) < 1 or step.rows > tokens:
             raise RemoteError(f"a step of sizes {step.sizes} that wants {step.rows} rows")
@@ -204,9 +232,14 @@ class Server:
             )
         waiting = self._device.waiting
         began = trio.current_time()
-        answer, compute_s = await self._device.run(
-            self._engine.run, session.cache, payload, step, session.dtype
-        )
+        try:
+            done = await self._compute(session, step, payload, watch=waiting > 0)
+        except Refused as refusal:  # it waited for all of its time, or too many do
+            await self._answer(session.frames, Busy(refusal.reason, refusal.retry_after_s))
+            return False
+        if done is None:
+            return False
+        answer, compute_s = done
         session.length = step.at + tokens
         self.steps_served += 1
         self.tokens_served += tokens
@@ -216,6 +249,61 @@ class Server:
         await self._answer(
             session.frames, Output(step.at, tokens, step.rows, compute_s, queue_s, waiting), answer
         )
+        return True
+
+    async def _compute(
+        self, session: _Session, step: Step, payload: memoryview, *, watch: bool
+    ) -> tuple[memoryview, float] | None:
+        """The device's answer; None when the client went while it waited.
+
+        watch: others wait too, so that looking after the stream meanwhile costs no time.
+        """
+        within_s = self._admission.lease_s
+        done: list[tuple[memoryview, float]] = []
+
+        async def compute() -> None:
+            done.append(
+                await self._device.step(
+                    session.cache, session.frames.peer, payload, step, session.dtype,
+                    within_s=within_s,
+                )
+            )  # fmt: skip
+
+        if not watch:
+            await compute()
+            return done[0]
+        ended: list[PotluckError | None] = []
+        failure: PotluckError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, session, nursery.cancel_scope, ended)
+            try:
+                await compute()
+            except (RemoteError, Refused) as error:
+                failure = error  # the nursery would wrap it in a group
+            nursery.cancel_scope.cancel()
+        failure = next((error for error in ended if error is not None), failure)
+        if failure is not None:
+            raise failure
+        return None if ended else done[0]
+
+    async def _watch(
+        self, session: _Session, scope: trio.CancelScope, ended: list[PotluckError | None]
+    ) -> None:
+        """End the scope when the client leaves. What it sends before is kept, up to a limit."""
+        kept = sum(len(payload) for _, payload in session.ahead)
+        try:
+            while kept < session.payload_bytes_max and len(session.ahead) < AHEAD_MAX:
+                received = await session.frames.receive()
+                if received is None:
+                    ended.append(None)
+                    break
+                session.ahead.append(received)
+                kept += len(received[1])
+            else:
+                return  # the rest waits in the stream
+        except (RemoteError, TransportError) as error:
+            ended.append(error)
+        scope.cancel()
 
     async def _answer(self, frames: FrameStream, message: Any, *payload: memoryview) -> None:
         with trio.move_on_after(ANSWER_S) as deadline:

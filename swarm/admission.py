@@ -1,6 +1,7 @@
 """Which sessions a server takes: a cache budget, a lease for each, a share for each peer.
 
-The unit is one position in one block. A session reserves what it may grow to when it opens, so that
+The unit is one position in one block, counted in whole pages where the cache has pages, so that
+what is promised is there to the last one. A session reserves what it may grow to when it opens, so that
 no step is ever refused for room; whoever does not fit is told when to come back instead of waiting
 in a line without bound (Petals lets a client hold a server's whole cache for half an hour).
 """
@@ -19,9 +20,11 @@ RETRY_LATEST_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class AdmissionConfig:
-    """cache_tokens: positions times blocks that fit in the device's memory."""
+    """cache_tokens: positions times blocks that fit in the device's memory. page_tokens: positions
+    that a page of one block holds."""
 
     cache_tokens: int
+    page_tokens: int = 1
     sessions_max: int = 4096  # a session at rest costs a stream and a task, about 60 KiB
     peer_share: float = 0.75  # guess: one peer may fill three quarters, never all
     lease_s: float = 120.0  # guess: longer than any pause of a live client, which renews
@@ -63,9 +66,13 @@ class Admission:
     def admit(
         self, session: Hashable, peer: str, blocks: BlockRange, tokens: int, now: float
     ) -> None:
-        """Reserve `tokens` positions in each block. Raises Refused when there is no room."""
+        """Reserve `tokens` positions in each block, in whole pages.
+
+        Raises Refused when there is no room.
+        """
         assert session not in self._leases
-        wanted = tokens * len(blocks)
+        page = self._config.page_tokens
+        wanted = -(-tokens // page) * page * len(blocks)
         if self._leaving:
             raise Refused("the server is leaving", retry_after_s=RETRY_LATEST_S)
         if wanted > self._config.cache_tokens:

@@ -16,6 +16,7 @@ for good, and never fall below a floor, since nobody would come any more to show
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 PREFILL_ROWS = 128  # of a chunk of a prompt, as clients send them
@@ -55,7 +56,7 @@ class PassTimes:
         if old is None:
             self._averages[_bucket(rows)] = _Average(rows, seconds, now)
             return
-        weight = max(_WEIGHT, 1 - 0.5 ** (max(0.0, now - old.at_s) / _HALF_LIFE_S))
+        weight = max(_WEIGHT, 1 - math.exp2(-max(0.0, now - old.at_s) / _HALF_LIFE_S))
         old.rows += (rows - old.rows) * weight
         old.seconds += (seconds - old.seconds) * weight
         old.at_s = now
@@ -96,7 +97,7 @@ class PassTimes:
         average = self._averages[_bucket(rows)]
         age_s = max(0.0, now - average.at_s)
         found = self._blocks * average.rows / average.seconds
-        return max(start + (found - start) * 0.5 ** (age_s / _RETURN_S), start * _FLOOR)
+        return max(start + (found - start) * math.exp2(-age_s / _RETURN_S), start * _FLOOR)
 
 
 def pass_seconds(times: PassTimes, urgent_rows: int, *, decoding: bool) -> float:

@@ -20,6 +20,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 URGENT_ROWS = 8  # guess: a token, or a draft of a few, that a person waits for
 URGENT_ROWS_MAX = 256  # in one pass: beyond, a row more costs as much as it saves
@@ -31,17 +34,17 @@ ABSENT_MAX = 1024  # peers that stay away and whose debts are remembered
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Generic[Key]):
     """So many rows of this step, next. `last`: nothing of it is left then."""
 
-    key: Hashable
+    key: Key
     rows: int
     last: bool
 
 
 @dataclass(slots=True, eq=False)
-class _Step:
-    key: Hashable
+class _Step(Generic[Key]):
+    key: Key
     peer: str
     pieces: deque[int]  # what is left; a piece may be cut when `cut`
     cut: bool
@@ -50,22 +53,22 @@ class _Step:
 
 
 @dataclass(slots=True, eq=False)
-class _Peer:
-    urgent: deque[_Step] = field(default_factory=deque)
-    prompts: deque[_Step] = field(default_factory=deque)
+class _Peer(Generic[Key]):
+    urgent: deque[_Step[Key]] = field(default_factory=deque)
+    prompts: deque[_Step[Key]] = field(default_factory=deque)
     credit: float = 0.0
 
 
-class Schedule:
+class Schedule(Generic[Key]):
     """The steps that wait. `add` them, then ask for the `next` pass again and again."""
 
     def __init__(self) -> None:
-        self._steps: dict[Hashable, _Step] = {}
-        self._peers: dict[str, _Peer] = {}
+        self._steps: dict[Key, _Step[Key]] = {}
+        self._peers: dict[str, _Peer[Key]] = {}
         self._urgent_ring: deque[str] = deque()  # peers with urgent steps
         self._prompt_ring: deque[str] = deque()  # peers with prompts
         self._passed_over = 0
-        self._expired: list[Hashable] = []
+        self._expired: list[Key] = []
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -81,9 +84,7 @@ class Schedule:
             rows += sum(sum(step.pieces) for step in self._peers[name].urgent)
         return min(rows, URGENT_ROWS_MAX)
 
-    def add(
-        self, key: Hashable, peer: str, sizes: Sequence[int], *, cut: bool, until_s: float
-    ) -> None:
+    def add(self, key: Key, peer: str, sizes: Sequence[int], *, cut: bool, until_s: float) -> None:
         """One step waits. sizes: of its pieces, which stay whole unless it may be `cut`.
 
         until_s: when nobody wants it any more.
@@ -99,12 +100,12 @@ class Schedule:
             ring.append(peer)
         line.append(step)
 
-    def drop(self, key: Hashable) -> None:
+    def drop(self, key: Key) -> None:
         """Nobody waits for this step any more. Unknown ones are ignored."""
         if (step := self._steps.get(key)) is not None:
             self._leave(step)
 
-    def next(self, rows: int, now: float, *, steps_max: int | None = None) -> list[Slice]:
+    def next(self, rows: int, now: float, *, steps_max: int | None = None) -> list[Slice[Key]]:
         """The next pass: urgent steps whole, then slices of prompts, up to `rows` in all.
 
         rows: bounds the prompts alone; an only urgent step, or a prompt's first piece when it may
@@ -113,7 +114,7 @@ class Schedule:
         self._expired = []
         most = steps_max if steps_max is not None else len(self._steps)
         owed = self.prompts_wait and self._passed_over >= PROMPT_EVERY - 1
-        taken: list[Slice] = []
+        taken: list[Slice[Key]] = []
         if not (owed and most == 1):
             taken = self._take_urgent(most - (1 if owed and most > 1 else 0), now)
         room = rows - sum(one.rows for one in taken)
@@ -130,12 +131,12 @@ class Schedule:
             self._peers.clear()  # nobody waits, so nobody was harmed
         return taken
 
-    def expired(self) -> list[Hashable]:
+    def expired(self) -> list[Key]:
         """Steps that the last call of `next` dropped because their time was over."""
         return self._expired
 
-    def _take_urgent(self, most: int, now: float) -> list[Slice]:
-        taken: list[Slice] = []
+    def _take_urgent(self, most: int, now: float) -> list[Slice[Key]]:
+        taken: list[Slice[Key]] = []
         rows = 0
         while self._urgent_ring and len(taken) < most:
             name = self._urgent_ring[0]
@@ -154,8 +155,8 @@ class Schedule:
                 self._urgent_ring.rotate(-1)
         return taken
 
-    def _take_prompts(self, room: int, most: int, now: float) -> list[Slice]:
-        taken: dict[Hashable, Slice] = {}
+    def _take_prompts(self, room: int, most: int, now: float) -> list[Slice[Key]]:
+        taken: dict[Key, Slice[Key]] = {}
         while self._prompt_ring and room > 0:
             name = self._prompt_ring[0]
             peer = self._peers[name]
@@ -187,11 +188,11 @@ class Schedule:
         peer = self._peers[name]
         peer.credit = max(peer.credit - cost, -DEBT_MAX)
 
-    def _expire(self, step: _Step) -> None:
+    def _expire(self, step: _Step[Key]) -> None:
         self._leave(step)
         self._expired.append(step.key)
 
-    def _leave(self, step: _Step) -> None:
+    def _leave(self, step: _Step[Key]) -> None:
         del self._steps[step.key]
         peer = self._peers[step.peer]
         ring, line = self._places(step, peer)
@@ -203,13 +204,13 @@ class Schedule:
                 if peer.credit == 0 or len(self._peers) > ABSENT_MAX + len(self._steps):
                     del self._peers[step.peer]
 
-    def _places(self, step: _Step, peer: _Peer) -> tuple[deque[str], deque[_Step]]:
+    def _places(self, step: _Step[Key], peer: _Peer[Key]) -> tuple[deque[str], deque[_Step[Key]]]:
         if step.urgent:
             return self._urgent_ring, peer.urgent
         return self._prompt_ring, peer.prompts
 
 
-def _cut_off(step: _Step, wanted: int) -> int:
+def _cut_off(step: _Step[Key], wanted: int) -> int:
     """Take up to `wanted` rows off the front, or one whole piece if it may not be cut."""
     if step.cut:
         rows = min(step.pieces[0], wanted)
@@ -223,6 +224,6 @@ def _cut_off(step: _Step, wanted: int) -> int:
     return rows
 
 
-def _put_back(step: _Step, rows: int) -> None:
+def _put_back(step: _Step[Key], rows: int) -> None:
     """Undo `_cut_off` of one whole piece."""
     step.pieces.appendleft(rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +23,13 @@ actions = st.lists(
 )
 
 
-@given(actions=actions)
-def test_the_book_balances_whatever_comes(actions: list[tuple[str, str, int, int]]) -> None:
-    admission = Admission(AdmissionConfig(cache_tokens=300, sessions_max=6, peer_share=0.5))
+@given(actions=actions, page=st.sampled_from([1, 1, 7, 16]))
+def test_the_book_balances_whatever_comes(
+    actions: list[tuple[str, str, int, int]], page: int
+) -> None:
+    admission = Admission(
+        AdmissionConfig(cache_tokens=300, page_tokens=page, sessions_max=6, peer_share=0.5)
+    )
     held: dict[int, tuple[str, int]] = {}
     for number, (what, peer, blocks, tokens) in enumerate(actions):
         if what == "release" and held:
@@ -33,7 +39,7 @@ def test_the_book_balances_whatever_comes(actions: list[tuple[str, str, int, int
         elif what == "admit":
             try:
                 admission.admit(number, peer, BlockRange(0, blocks), tokens, float(number))
-                held[number] = (peer, blocks * tokens)
+                held[number] = (peer, blocks * math.ceil(tokens / page) * page)
             except Refused as refusal:
                 assert RETRY_SOONEST_S <= refusal.retry_after_s <= RETRY_LATEST_S
         taken = sum(size for _, size in held.values())
@@ -72,3 +78,13 @@ def test_a_leaving_server_admits_nobody() -> None:
     admission.leave()
     with pytest.raises(Refused, match="leaving"):
         admission.admit("a", "p", BlockRange(0, 1), 1, 0.0)
+
+
+def test_a_session_costs_whole_pages() -> None:
+    admission = Admission(AdmissionConfig(cache_tokens=640, page_tokens=64))
+    admission.admit("a", "p", BlockRange(0, 2), 65, 0.0)
+    assert admission.free_tokens == 640 - 2 * 128
+    with pytest.raises(Refused, match="full"):
+        admission.admit("b", "q", BlockRange(0, 1), 385, 0.0)
+    admission.admit("b", "q", BlockRange(0, 1), 384, 0.0)
+    assert admission.free_tokens == 0

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potluck.errors import LocalError, Refused, RemoteError
-from potluck.node.compute.cache import PAGE_TOKENS, Cache, CacheBudget, bytes_per_token
+from potluck.errors import RemoteError
+from potluck.node.compute.cache import Cache, bytes_per_token
+from potluck.node.compute.pages import PAGE_TOKENS
 from potluck.node.compute.spec import ModelSpec
 
 SPEC = ModelSpec.from_config(
@@ -87,26 +88,20 @@ def test_truncation_goes_back_and_never_forward() -> None:
             cache.truncate(at)
 
 
-@given(st.lists(st.integers(0, 60), max_size=30))
-def test_what_is_taken_and_what_is_free_make_up_the_whole(sizes: list[int]) -> None:
-    budget = CacheBudget(100)
-    held: list[int] = []
-    for size in sizes:
-        if size % 3 == 0 and held:
-            budget.release(held.pop())
-        elif size <= budget.free:
-            budget.reserve(size, retry_after_s=1.0)
-            held.append(size)
-        else:
-            with pytest.raises(Refused) as refusal:
-                budget.reserve(size, retry_after_s=1.5)
-            assert refusal.value.retry_after_s == 1.5
-        assert budget.taken == sum(held)
-        assert budget.taken + budget.free == budget.total == 100
+def test_a_cache_that_is_let_go_holds_no_memory() -> None:
+    cache = opened()
+    cache.length = 10
+    cache.release()
+    assert cache.length == 0
+    with pytest.raises(RemoteError):
+        cache.check(0, 1)
 
 
-def test_more_cannot_be_given_back_than_was_lent() -> None:
-    budget = CacheBudget(10)
-    budget.reserve(4, retry_after_s=1.0)
-    with pytest.raises(LocalError):
-        budget.release(5)
+def test_what_may_be_written_next_is_known_before_it_is_computed() -> None:
+    cache = opened(max_tokens=100)
+    cache.length = 10
+    cache.check(10, 100)
+    cache.check(0, 5)
+    for at, stop in ((11, 12), (-1, 5), (10, 101)):
+        with pytest.raises(RemoteError):
+            cache.check(at, stop)

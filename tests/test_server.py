@@ -51,11 +51,18 @@ class World:
     nodes: list[Node] = field(default_factory=list)
 
     async def add(
-        self, start: int, stop: int, *, cache_tokens: int = 10_000, numerics: str = "adding"
+        self,
+        start: int,
+        stop: int,
+        *,
+        cache_tokens: int = 10_000,
+        numerics: str = "adding",
+        step_s: float = 0.001,
     ) -> Node:
         key = IdentityKey.generate()
         host = self.net.host(key.peer_id)
-        engine, device = AddingEngine(BlockRange(start, stop), numerics), InstantDevice(0.001)
+        engine = AddingEngine(BlockRange(start, stop), numerics)
+        device = InstantDevice(engine, step_s)
         admission = Admission(AdmissionConfig(cache_tokens))
         server = Server(engine, device, admission, MODEL)
         host.handle(PROTOCOL, server.serve)
@@ -305,6 +312,7 @@ async def test_leaving_a_session_frees_every_cache_at_once(
             assert [node.admission.sessions for node in made.nodes] == [1, 1]
         await trio.testing.wait_all_tasks_blocked()
         assert [node.admission.free_tokens for node in made.nodes] == [10_000, 10_000]
+        assert [node.engine.caches for node in made.nodes] == [[], []]
         assert made.net.faults == []
 
 
@@ -521,3 +529,59 @@ async def test_an_honest_client_is_served_beside_streams_of_random_bytes(
             except TransportError:
                 pass  # refused before the rubbish was sent
         assert await talk(made, {}) == expected
+
+
+async def test_nothing_is_computed_for_a_client_that_gave_up_while_it_waited(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It leaves with further frames on the way: the server has read on, and hears of its end."""
+    async with world() as made:
+        node = await made.add(0, 6, step_s=10.0)
+        node.device.waiting = 1  # somebody else's step
+        frames = await dial(made)
+        await frames.send(opening())
+        assert isinstance((await frames.receive() or [None])[0], Opened)
+        for at in range(3):
+            await frames.send(Step(at, (1,), 1), rows(1))
+        await trio.sleep(5)
+        await frames.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        assert node.admission.sessions == 0 and node.engine.caches == []
+        assert node.device.ran == [] and node.device.waiting == 1
+
+
+async def test_what_is_sent_while_a_step_waits_is_answered_in_order(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 6)) as made:
+        made.nodes[0].device.waiting = 1
+        frames = await dial(made)
+        await frames.send(opening())
+        await frames.receive()
+        for at in range(20):
+            await frames.send(Step(at, (1,), 1), rows(at))
+        for at in range(20):
+            received = await frames.receive()
+            assert received is not None and isinstance(received[0], Output)
+            assert received[0].at == at
+        await frames.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.nodes[0].admission.sessions == 0 and made.net.faults == []
+
+
+async def test_rubbish_behind_a_step_that_waits_is_a_fault(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 6)) as made:
+        made.nodes[0].device.waiting = 1
+        host, _ = made.client()
+        stream = await host.open_stream(made.nodes[0].host.peer_id, PROTOCOL)
+        frames = FrameStream(stream)
+        await frames.send(opening())
+        await frames.receive()
+        await frames.send(Step(0, (1,), 1), rows(1))
+        await stream.send(b"\xff" * 64)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(1)
+        assert isinstance(made.net.faults[0][1], RemoteError)
+        assert made.nodes[0].admission.sessions == 0

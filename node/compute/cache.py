@@ -6,17 +6,17 @@ the same steps give the same bits whatever a cache went through before (growth, 
 
     rows 0 ......... length ............ capacity ....... max_tokens
          remembered  │ written next      │ grows by doubling
-"""
 
-from dataclasses import dataclass
+This is the cache of the torch stage, whose kernels want each block's rows in one place; the stage
+of our own kernels keeps them in pages (pages.py).
+"""
 
 import torch
 from torch import Tensor
 
-from ...errors import LocalError, Refused, RemoteError
+from ...errors import RemoteError
+from .pages import PAGE_TOKENS
 from .spec import ModelSpec
-
-PAGE_TOKENS = 64  # a cache starts with one page: cheap to open, and most chats outgrow it slowly
 
 
 def bytes_per_token(spec: ModelSpec, blocks: int, itemsize: int) -> int:
@@ -43,7 +43,7 @@ class Cache:
         self.length = 0
         self._row = (spec.kv_width, dtype, device)
         self._per_token = bytes_per_token(spec, stop - start, dtype.itemsize)
-        self._blocks = self._room(min(PAGE_TOKENS, max_tokens))
+        self._blocks = [self._room(min(PAGE_TOKENS, max_tokens)) for _ in range(start, stop)]
 
     @property
     def capacity(self) -> int:
@@ -69,45 +69,28 @@ class Cache:
             return
         while capacity < stop:
             capacity *= 2
-        kept = self._blocks
-        self._blocks = self._room(min(capacity, self.max_tokens))
-        for old, new in zip(kept, self._blocks, strict=True):
+        capacity = min(capacity, self.max_tokens)
+        for index, old in enumerate(self._blocks):  # one by one: never the whole cache twice
+            new = self._room(capacity)
             new[: self.length] = old[: self.length]
+            self._blocks[index] = new
 
     def rows(self, block: int) -> Tensor:
         """The rows of a block, (capacity, keys and values): row p is position p."""
         return self._blocks[block - self.start]
 
-    def _room(self, tokens: int) -> list[Tensor]:
+    def check(self, at: int, stop: int) -> None:
+        """Raise RemoteError unless positions at..stop may be written next."""
+        if not 0 <= at <= self.length:
+            raise RemoteError(f"position {at}, but the cache holds {self.length}")
+        if stop > self.max_tokens:
+            raise RemoteError(f"position {stop} is beyond the {self.max_tokens} agreed")
+
+    def release(self) -> None:
+        """Forget everything, and the memory with it. It is of no more use."""
+        self.length = self.max_tokens = 0
+        self._blocks = []
+
+    def _room(self, tokens: int) -> Tensor:
         width, dtype, device = self._row
-        return [
-            torch.empty((tokens, width), dtype=dtype, device=device)
-            for _ in range(self.stop - self.start)
-        ]
-
-
-@dataclass(slots=True)
-class CacheBudget:
-    """How many positions of cache a server lends, and how many are lent."""
-
-    total: int
-    taken: int = 0
-
-    @property
-    def free(self) -> int:
-        return self.total - self.taken
-
-    def reserve(self, tokens: int, *, retry_after_s: float) -> None:
-        """Lend `tokens` positions. Raises Refused when fewer are free."""
-        if tokens > self.free:
-            raise Refused(
-                f"{tokens} cache tokens asked, {self.free} of {self.total} free",
-                retry_after_s=retry_after_s,
-            )
-        self.taken += tokens
-
-    def release(self, tokens: int) -> None:
-        """Take `tokens` positions back."""
-        if not 0 <= tokens <= self.taken:
-            raise LocalError(f"{tokens} cache tokens released, {self.taken} lent")
-        self.taken -= tokens
+        return torch.empty((tokens, width), dtype=dtype, device=device)

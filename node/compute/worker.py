@@ -1,13 +1,16 @@
 """The one thread that touches the device, in order.
 
-A step is handed over, run, and its result handed back; no lock anywhere else. The thread sleeps
-between steps and the event loop never computes.
+Two things are handed to it. A call is run as it is, before all that waits. A step of a session goes
+to the lane (batch.py), which runs what waits in passes; between two passes the thread takes in what
+has come. Each is handed over once and its result handed back once; no lock anywhere else. The
+thread sleeps when there is nothing to do and the event loop never computes.
 
-    trio task ── queue ──▶ thread: fn(*args) ──▶ run_sync_soon ──▶ trio task
+    trio task ── queue ──▶ thread: fn(*args), or a lane's pass ──▶ run_sync_soon ──▶ trio task
 """
 
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -16,7 +19,9 @@ import outcome
 import torch
 import trio
 
-from ...errors import Refused
+from ...errors import LocalError, Refused
+from ...swarm.wire import Step
+from .batch import Answer, Done, Lane, Order
 
 T = TypeVar("T")
 
@@ -25,37 +30,65 @@ _RETRY_AFTER_S = 0.5  # guess: a full queue of 2 ms steps is empty by then
 
 
 class _Job:
-    """One call, and whose it is. Whoever pops the ticket decides: the thread to run it, or the
-    task to take it back."""
+    """One call or step, and whose it is. Whoever pops the ticket decides: the thread to run it, or
+    the task to take it back."""
 
-    __slots__ = ("call", "task", "ticket")
+    __slots__ = ("_raise_cancel", "_ticket", "call", "order", "task")
 
-    def __init__(self, call: Callable[[], Any], task: trio.lowlevel.Task) -> None:
+    def __init__(self, call: Callable[[], Any] | None, task: trio.lowlevel.Task | None) -> None:
         self.call = call
-        self.task = task
-        self.ticket = [True]
+        self.task = task  # None: nobody waits for the result
+        self.order: Order | None = None
+        self._ticket = [True]
+        self._raise_cancel: Callable[[], None] | None = None
 
     def claim(self) -> bool:
         """True for exactly one of the callers, of whichever thread."""
         try:
-            return self.ticket.pop()
+            return self._ticket.pop()
         except IndexError:
             return False
 
+    def release(self) -> None:
+        """Between two passes it may be taken back."""
+        self._ticket.append(True)
+
+    def give_up(self, raise_cancel: Callable[[], None]) -> None:
+        """The task is cancelled, and waits only for the pass at hand."""
+        self._raise_cancel = raise_cancel
+
+    def given_up(self) -> bool:
+        return self._raise_cancel is not None
+
+    def wake(self, result: outcome.Value[Any] | outcome.Error | None) -> None:
+        """Hand the result back; None: it was given up. In the event loop."""
+        assert self.task is not None
+        if result is None:
+            assert self._raise_cancel is not None
+            result = outcome.capture(self._raise_cancel)
+        trio.lowlevel.reschedule(self.task, result)
+
 
 class Worker:
-    """Runs functions one after another on its own thread. Made by `open_worker`."""
+    """Runs calls and steps on its own thread. Made by `open_worker`."""
 
     def __init__(self, token: trio.lowlevel.TrioToken, queued_max: int) -> None:
         self._token = token
         self._queued_max = queued_max
         self._waiting = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lane: Lane | None = None
 
     @property
     def waiting(self) -> int:
-        """Calls that wait or run now."""
+        """Calls and steps that wait or run now."""
         return self._waiting
+
+    def serve(self, lane: Lane) -> None:
+        """From now on steps go to this lane. Once, before the first step."""
+        if self._lane is not None:
+            raise LocalError("a worker serves one lane")
+        self._lane = lane
 
     async def run(self, fn: Callable[..., T], *args: Any) -> T:
         """`fn(*args)` on the worker's thread: its result, or its exception.
@@ -65,33 +98,106 @@ class Worker:
         wait.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        job = _Job(lambda: fn(*args), trio.lowlevel.current_task())
+        return cast(T, await self._hand_over(job))
+
+    def post(self, fn: Callable[..., object], *args: Any) -> None:
+        """Have `fn(*args)` run before anything that is handed over later; nobody waits for it."""
+        self._jobs.put(_Job(lambda: fn(*args), None))
+
+    async def step(
+        self,
+        cache: Any,
+        peer: str,
+        payload: memoryview,
+        step: Step,
+        dtype: str,
+        *,
+        within_s: float,
+    ) -> Answer:
+        """Run a session's step: the answer's payload, and the seconds it took in the blocks.
+
+        Cancelled while it waits, or between two passes: it is dropped at once. Cancelled in a
+        pass: this waits for the pass alone. Raises RemoteError for a payload or position that no
+        honest client sends; Refused when too many wait, or when it has waited `within_s` seconds.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        job = _Job(None, trio.lowlevel.current_task())
+        until_s = time.monotonic() + within_s
+        job.order = Order(cache, peer, payload, step, dtype, until_s, job)
+        return cast(Answer, await self._hand_over(job))
+
+    async def _hand_over(self, job: _Job) -> object:
         if self._waiting >= self._queued_max:
             raise Refused("the device has too many steps waiting", retry_after_s=_RETRY_AFTER_S)
-        job = _Job(lambda: fn(*args), trio.lowlevel.current_task())
 
-        def abort(_raise_cancel: Callable[[], None]) -> trio.lowlevel.Abort:
-            claimed = job.claim()
-            return trio.lowlevel.Abort.SUCCEEDED if claimed else trio.lowlevel.Abort.FAILED
+        def abort(raise_cancel: Callable[[], None]) -> trio.lowlevel.Abort:
+            if job.claim():
+                return trio.lowlevel.Abort.SUCCEEDED
+            job.give_up(raise_cancel)
+            return trio.lowlevel.Abort.FAILED
 
         self._waiting += 1
         self._jobs.put(job)
         try:
-            return cast(T, await trio.lowlevel.wait_task_rescheduled(abort))
+            return await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
             self._waiting -= 1
 
     def _work(self, threads: int | None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        while (job := self._jobs.get()) is not None:
-            if job.claim():
-                result = outcome.capture(job.call)
+        while self._take_in():
+            self._turn()
+        while self._busy():
+            self._turn()
+
+    def _busy(self) -> bool:
+        return self._lane is not None and self._lane.waiting > 0
+
+    def _take_in(self) -> bool:
+        """Take what was handed over, waiting for it if there is nothing else to do; False at the
+        end."""
+        wait = not self._busy()
+        while True:
+            try:
+                job = self._jobs.get(block=wait)
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            self._begin(job)
+            wait = False
+
+    def _begin(self, job: _Job) -> None:
+        if job.order is not None:
+            assert self._lane is not None
+            self._reply(self._lane.add(job.order))
+            return
+        if job.claim():
+            assert job.call is not None
+            result = outcome.capture(job.call)
+            if job.task is not None:
                 self._token.run_sync_soon(trio.lowlevel.reschedule, job.task, result)
-                del result
-            del job
+            else:
+                self._token.run_sync_soon(result.unwrap)  # what it raised ends the program
+
+    def _turn(self) -> None:
+        if self._lane is not None and self._lane.waiting:
+            self._reply(self._lane.turn())
+
+    def _reply(self, done: Done) -> None:
+        if done:
+            ready = [(order.owner, result) for order, result in done]
+            self._token.run_sync_soon(_wake, ready)
 
     def _stop(self) -> None:
         self._jobs.put(None)
+
+
+def _wake(ready: list[tuple[_Job, Any]]) -> None:
+    for job, result in ready:
+        job.wake(result)
 
 
 @asynccontextmanager

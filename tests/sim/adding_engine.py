@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import trio
 
 from potluck.errors import RemoteError
 from potluck.swarm.blocks import BlockRange
@@ -18,7 +19,7 @@ from potluck.swarm.wire import Step
 WIDTH = 4
 
 
-@dataclass
+@dataclass(eq=False)
 class AddingCache:
     blocks: BlockRange
     rows: dict[int, list[bytes]] = field(default_factory=dict)
@@ -39,6 +40,9 @@ class AddingEngine:
         cache = AddingCache(blocks, {b: [] for b in range(blocks.start, blocks.stop)})
         self.caches.append(cache)
         return cache
+
+    def close_cache(self, cache: AddingCache) -> None:
+        self.caches.remove(cache)
 
     def run(
         self, cache: AddingCache, payload: memoryview, step: Step, dtype: str
@@ -74,16 +78,30 @@ class AddingEngine:
 class InstantDevice:
     """A worker that runs at once, or takes `step_s` of virtual time."""
 
-    def __init__(self, step_s: float = 0.0) -> None:
+    def __init__(self, engine: AddingEngine, step_s: float = 0.0) -> None:
+        self.engine = engine
         self.step_s = step_s
         self.waiting = 0
+        self.ran: list[Step] = []
 
     async def run(self, function, *args):  # type: ignore[no-untyped-def]
-        import trio
-
         self.waiting += 1
         try:
             await trio.sleep(self.step_s)
             return function(*args)
+        finally:
+            self.waiting -= 1
+
+    def post(self, function, *args):  # type: ignore[no-untyped-def]
+        function(*args)
+
+    async def step(  # type: ignore[no-untyped-def]
+        self, cache, peer, payload, step, dtype, *, within_s
+    ):
+        self.waiting += 1
+        try:
+            await trio.sleep(self.step_s)
+            self.ran.append(step)
+            return self.engine.run(cache, payload, step, dtype)
         finally:
             self.waiting -= 1
