@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import trio
+from libp2p.peer.id import ID
 from stock import at, stock_host
 
 from potluck.errors import TransportError
@@ -102,3 +103,31 @@ async def test_a_stock_peer_hears_of_a_new_protocol() -> None:
         await until(lambda: me in store.peer_ids() and identify.PING in store.get_protocols(me))
         alice.handle(NEW, deaf)
         await until(lambda: NEW in store.get_protocols(me))
+
+
+async def test_of_a_peer_that_says_too_much_the_last_few_addresses_are_kept() -> None:
+    """A thousand of them held up a host for 0.3 s, and libp2p's store kept them all."""
+    async with (
+        open_host(HostConfig(seed=b"a" * 32)) as alice,
+        open_host(HostConfig(seed=b"m" * 32)) as mallory,
+    ):
+        await acquainted(alice, mallory)
+        for port in range(1, 1201, 600):
+            stream = await mallory.open_stream(alice.peer_id, identify.PUSH)
+            places = [parse(f"/ip4/192.0.2.7/tcp/{port + more}") for more in range(600)]
+            await stream.send(
+                identify.describe(
+                    bytes(32), agent="m", protocols=["/x"] * 300, addresses=places, observed=None
+                )
+            )
+            await stream.close()
+
+            def heard(first: int = port) -> bool:
+                claims = alice.claims(mallory.peer_id)
+                return claims is not None and first in [one.port for one in claims.addresses]
+
+            await until(heard)
+        claims = alice.claims(mallory.peer_id)
+        assert claims is not None and len(claims.addresses) == identify.ADDRESSES_MAX
+        store = alice.libp2p.host.get_peerstore()
+        assert len(store.addrs(ID.from_string(mallory.peer_id))) == identify.ADDRESSES_MAX

@@ -23,6 +23,8 @@ PUSH = "/ipfs/id/push/1.0.0"
 PING = "/ipfs/ping/1.0.0"
 PROTOCOL_VERSION = "ipfs/0.1.0"  # what all implementations say
 MESSAGE_BYTES_MAX = 64 * 1024  # go-libp2p sends up to 8 KiB
+ADDRESSES_MAX = 32  # that are read; a thousand would hold up everybody else for 0.3 s
+PROTOCOLS_MAX = 256  # go-libp2p speaks some 30
 PING_BYTES = 32
 PING_IDLE_S = 60.0  # then the stream is closed; go-libp2p's own
 ANSWER_S = 10.0
@@ -76,12 +78,14 @@ def describe(
 def understand(message: bytes) -> Claims:
     """A peer's message, without its length. Addresses that cannot be dialed are left out."""
     found = protobuf.fields(message)
-    observed = [from_binary(value) for value in found.get(OBSERVED, ())]
+    observed = [from_binary(value) for value in found.get(OBSERVED, [])[-1:]]
     return Claims(
         agent=_text(found.get(AGENT, [b""])[-1]),
-        protocols=tuple(_text(value) for value in found.get(PROTOCOLS, ())),
+        protocols=tuple(_text(value) for value in found.get(PROTOCOLS, ())[:PROTOCOLS_MAX]),
         addresses=tuple(
-            address for value in found.get(LISTENS, ()) if (address := from_binary(value))
+            address
+            for value in found.get(LISTENS, ())[:ADDRESSES_MAX]
+            if (address := from_binary(value))
         ),
         observed=observed[-1] if observed else None,
     )

@@ -67,6 +67,9 @@ class Observations:
     def __init__(self) -> None:
         self._seen: OrderedDict[str, Address] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._seen)
+
     def add(self, observer: str, seen: Address) -> None:
         """observer: its IP address. seen: where it says our connection from that port comes from"""
         key = subnet(observer)

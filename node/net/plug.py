@@ -216,6 +216,7 @@ class Libp2p:
         store = self.host.get_peerstore()
         name = ID.from_string(peer)
         store.set_protocols(name, claims.protocols)
+        store.clear_addrs(name)  # else a peer could make it grow for ever
         store.add_addrs(name, [Multiaddr(str(address)) for address in claims.addresses], STORED_S)
 
     async def serve(self, conn: PluggedConn, stream: MuxStream, protocol: str) -> None:

@@ -95,15 +95,15 @@ class Ports:
                 found.append(place)
         return list(dict.fromkeys(found))
 
-    async def ensure(self, observers: Iterable[Connection]) -> None:
-        """Have a port, and somebody's word on its mapping, if that can be had soon.
+    async def ensure(self, observers: Iterable[Connection], *, words: int = 1) -> None:
+        """Have a port, and the word of some network on its mapping, if that can be had soon.
 
         Whoever comes while another is looking waits for what that one finds.
         """
         async with self._looking:
             for connection in observers:
                 place = address_of(connection.remote)
-                if self.seen[place.kind].latest is not None:
+                if len(self.seen[place.kind]) >= words:
                     continue
                 if self.source(place) is None and not self._open(place.kind):
                     continue
