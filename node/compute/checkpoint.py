@@ -65,6 +65,11 @@ class Checkpoint:
         """The format that its matrices are served in when nobody asks for another."""
         return "none" if self._packing is None else self._packing.format
 
+    @property
+    def verbatim(self) -> bool:
+        """Whether its matrices are in that format as they are stored."""
+        return self._packing is None or self._packing.verbatim
+
     def path_of(self, name: str) -> Path:
         """The file that holds a tensor, downloaded if need be. Raises UserError."""
         return self._shard_of(self.stored_names(name)[0]).path

@@ -46,6 +46,11 @@ class Packing(Protocol):
         """What its matrices are served as when nobody asks for another format."""
         ...
 
+    @property
+    def verbatim(self) -> bool:
+        """Whether its matrices are in that format as they are stored."""
+        ...
+
     def parts(self, files: Stored, name: str) -> tuple[str, ...]:
         """The stored tensors that make the matrix `x.weight`; () when it is stored plainly."""
         ...

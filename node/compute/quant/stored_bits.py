@@ -51,6 +51,10 @@ class Bits8:
     def format(self) -> Format:
         return "int8"
 
+    @property
+    def verbatim(self) -> bool:
+        return True
+
     def parts(self, files: Stored, name: str) -> tuple[str, ...]:
         if not files.stored(name) or files.entry(name).dtype != "I8":
             return ()
@@ -87,6 +91,10 @@ class Bits4:
     @property
     def format(self) -> Format:
         return "nf4"
+
+    @property
+    def verbatim(self) -> bool:
+        return True
 
     def parts(self, files: Stored, name: str) -> tuple[str, ...]:
         if files.stored(name + _STATE + "fp4"):

@@ -69,6 +69,10 @@ class Groups:
     def format(self) -> Format:
         return "int8"  # to round four bits' numbers to others of four bits would lose some again
 
+    @property
+    def verbatim(self) -> bool:
+        return False
+
     def parts(self, files: Stored, name: str) -> tuple[str, ...]:
         codes, zeros, scales, order = _names(name)
         if not files.stored(codes):
