@@ -1,9 +1,9 @@
 """Which sessions a server takes: a cache budget, a lease for each, a share for each peer.
 
 The unit is one position in one block, counted in whole pages where the cache has pages, so that
-what is promised is there to the last one. A session reserves what it may grow to when it opens, so that
-no step is ever refused for room; whoever does not fit is told when to come back instead of waiting
-in a line without bound (Petals lets a client hold a server's whole cache for half an hour).
+what is promised is there to the last one. A session reserves what it may grow to when it opens, so
+that no step is ever refused for room; whoever does not fit is told when to come back instead of
+waiting in a line without bound (Petals lets a client hold a server's whole cache for half an hour).
 """
 
 from __future__ import annotations
