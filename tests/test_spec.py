@@ -150,7 +150,6 @@ def test_the_context_is_what_scaling_makes_of_the_positions() -> None:
         ({"logit_scale": 0.1}, "logit_scale"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"rope_interleaved": True}, "rope_interleaved"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map"),
         ({"num_experts": 8}, "num_experts"),
         ({"something_new": 1}, "something_new 1 is a field this version does not know"),

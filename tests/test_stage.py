@@ -3,6 +3,7 @@
 import gc
 import itertools
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from potluck.node.compute import memory
 from potluck.node.compute import stage as stage_module
 from potluck.node.compute.cache import Cache
 from potluck.node.compute.checkpoint import open_checkpoint
+from potluck.node.compute.layout import layout_of
+from potluck.node.compute.quant.formats import QUANTIZATIONS
 from potluck.node.compute.stage import Stage
 
 from .checkpoints import LLAMA3, save_random
 
 STEPS = (20, 1, 1, 1, 7, 1, 1, 33, 1, 2, 1, 1, 64, 1, 1, 1, 3, 1, 1)  # as a client might take
+GEMMA = ["sliding_attention", "full_attention", "sliding_attention"]
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3": ("llama", {"rope_parameters": LLAMA3, "max_position_embeddings": 512}),
     "odd-widths": (
@@ -39,6 +43,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mistral": ("mistral", {"sliding_window": 11}),
     "qwen3": ("qwen3", {"head_dim": 16}),
+    "gemma2": ("gemma2", {"sliding_window": 17, "head_dim": 12}),
+    "gemma3": ("gemma3", {"sliding_window": 17, "head_dim": 12, "layer_types": GEMMA}),
+    "phi3": ("phi3", {"partial_rotary_factor": 0.5}),
+    "mixtral": ("mixtral", {"num_local_experts": 4}),
     "dynamic": (
         "llama",
         {"rope_parameters": {"rope_type": "dynamic", "factor": 8.0}, "max_position_embeddings": 32},
@@ -260,3 +268,43 @@ def test_a_device_or_dtype_that_is_not_here_is_named(
 ) -> None:
     with pytest.raises(UserError, match=said):
         Stage.load(open_checkpoint(small), 0, 1, **({"device": "cpu"} | settings))
+
+
+@pytest.mark.parametrize("format", ["int8", "nf4"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "qwen3_moe"])
+def test_a_quantized_stage_computes_with_what_its_codes_stand_for(
+    family: str, format: str, tmp_path: Path
+) -> None:
+    """Against a stage whose matrices were turned to codes and back before; 1e-3 is the bar."""
+    widths = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    save_random(tmp_path / "plain", family, num_hidden_layers=2, **widths)
+    shutil.copytree(tmp_path / "plain", tmp_path / "rounded")
+    checkpoint = open_checkpoint(tmp_path / "plain")
+    rounded = load_file(tmp_path / "plain" / "model.safetensors")
+    for index in range(2):
+        layout = layout_of(checkpoint.spec, index)
+        for name, shape in layout.shapes.items():
+            if len(shape) == 2 and name not in layout.exact:
+                rounded[name] = QUANTIZATIONS[format].quantize(rounded[name]).dequantize()
+    save_file(rounded, tmp_path / "rounded" / "model.safetensors")
+    stage = load(tmp_path / "plain", 0, 2, quantization=format)
+    assert stage.quantization == format
+    assert stage.numerics.startswith(f"{format} fp32")
+    reference = load(tmp_path / "rounded", 0, 2)
+    hidden = torch.randn(12, stage.spec.hidden)
+    ours = stage.forward_steps(hidden, open_whole(stage), 0, [9, 1, 2])
+    theirs = reference.forward_steps(hidden, open_whole(reference), 0, [9, 1, 2])
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
+    exact = load(tmp_path / "plain", 0, 2).forward_steps(
+        hidden, open_whole(reference), 0, [9, 1, 2]
+    )
+    assert float((ours - exact).norm() / exact.norm()) > 1e-3
+
+
+def test_a_weight_that_is_no_number_is_refused_with_its_name(small: Path) -> None:
+    file = small / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.up_proj\.weight is not finite"):
+        load(small, quantization="int8")

@@ -1,11 +1,13 @@
 """Which device computes, in which number format, and what makes two of them agree."""
 
+import importlib.metadata
 import platform
 from pathlib import Path
 
 import torch
 
 from ...errors import UserError
+from .weight import Format
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,29 +34,36 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cpu")
 
 
-def choose_dtype(wanted: str | None, device: torch.device) -> torch.dtype:
+def choose_dtype(wanted: str | None, device: torch.device, *, wide: bool = False) -> torch.dtype:
     """`fp32`, `bf16`, `fp16`; None: what is fast and exact enough on the device.
 
     On a CPU that is fp32, whatever the weights are stored in: below AVX-512-BF16 products of
-    bf16 are many times slower. On a GPU it is bf16, or fp16 where bf16 is emulated.
+    bf16 are many times slower. On a GPU it is bf16, or fp16 where bf16 is emulated; fp32 there
+    for a model whose hidden states grow beyond fp16's 65504 (wide: Gemma's do).
     """
     if wanted is not None:
         if wanted not in DTYPES:
             raise UserError(f"dtype {wanted!r} is not known; use one of {', '.join(DTYPES)}")
         return DTYPES[wanted]
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if native else torch.float16
-    return torch.float16 if device.type == "mps" else torch.float32
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return torch.bfloat16
+    elif device.type != "mps":
+        return torch.float32
+    return torch.float32 if wide else torch.float16
 
 
-def numerics_class(device: torch.device, dtype: torch.dtype) -> str:
+def numerics_class(device: torch.device, dtype: torch.dtype, format: Format = "none") -> str:
     """A name for everything that a kernel's last bits depend on, at most 128 characters.
 
     Products are reduced in an order that the library chooses by processor, by its own version
     and by the number of threads (measured: one and two threads differ in the last bits).
     """
     name = next(name for name, known in DTYPES.items() if known == dtype)
+    if format != "none":
+        name = f"{format} {name}"
+        if device.type == "cuda":
+            name += f" bitsandbytes {importlib.metadata.version('bitsandbytes')}"
     if device.type == "cuda":
         place = torch.cuda.get_device_name(device)
     else:

@@ -109,6 +109,7 @@ _SEEING_OWN = frozenset(
 )
 
 # Fields that no family's arithmetic reads at inference: names, training, generation defaults.
+# (quantization_config is read with the weights that it describes: quant/settings.py.)
 HARMLESS = frozenset(
     re.findall(
         r"\S+",
@@ -118,14 +119,15 @@ HARMLESS = frozenset(
     bos_token_id chunk_size_feed_forward classifier_dropout cls_token_id decoder_start_token_id
     diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    id2label initializer_range is_llama_config label2id length_penalty mask_token_id
-    max_length max_new_tokens max_sequence_length min_length model_type name_or_path
-    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences output_attentions
+    id2label initializer_range is_llama_config label2id length_penalty mask_token_id max_length
+    max_new_tokens max_sequence_length min_length model_type name_or_path no_repeat_ngram_size
+    num_beam_groups num_beams num_labels num_return_sequences output_attentions
     output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type
-    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
-    suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p
-    torch_dtype torchscript transformers_version transformers.js_config typical_p unk_token_id
-    unsloth_fixed unsloth_version use_bfloat16 use_cache
+    quantization_config remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
+    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    transformers.js_config typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16
+    use_cache
     """,
     )
 )

@@ -1,6 +1,8 @@
 """A product with a matrix of weights, whatever its format: what the torch block is made of.
 
 Rows are joined here (q, k and v in one product, gate and up in another) and moved to the device.
+Plain numbers are laid out for torch's own product; codes stay as they are stored, for whatever
+reads them on the device (quant/product.py).
 """
 
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .quant.product import linear
 from .weight import Weight, join
 
 _TILE = 64  # rows turned at once: a tile of it and its source fit the first cache
@@ -46,16 +49,14 @@ class Plain:
 
 
 class Coded:
-    """Weights in codes, turned into numbers as each product needs them."""
+    """Weights in codes."""
 
-    def __init__(self, weight: Weight, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Weight, bias: Tensor | None) -> None:
         self._weight = weight
         self._bias = bias
-        self._dtype = dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        numbers = self._weight.dequantize().to(self._dtype)
-        return torch.nn.functional.linear(x, numbers, self._bias)
+        return linear(x, self._weight, self._bias)
 
     def add(self, to: Tensor, x: Tensor) -> Tensor:
         return to + self(x)
@@ -72,7 +73,7 @@ def product(
     whole = join(parts)
     scales = None if whole.scales is None else whole.scales.to(device)
     coded = Weight(whole.format, whole.rows, whole.columns, whole.codes.to(device), scales)
-    return Coded(coded, bias, dtype)
+    return Coded(coded, bias)
 
 
 def _transposed(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -15,12 +15,14 @@ from .block import Block
 from .cache import Cache
 from .checkpoint import Checkpoint
 from .device import choose_device, choose_dtype, numerics_class
-from .layout import BlockWeights, layout_of
+from .layout import layout_of
+from .loading import block_bytes, read_block
 from .memory import require_memory
+from .quant.formats import choose
 from .rope import Ropes, Turns, is_stretched
 from .sight import plan_step
 from .spec import ModelSpec
-from .weight import Weight
+from .weight import Format
 
 _ALIGNMENT_BYTES = 64  # torch's own allocations; a kernel may take another path on others
 _MEASURE_S = 0.2  # long enough for a median, short enough for a start
@@ -39,12 +41,14 @@ class Stage:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        quantization: Format = "none",
     ) -> None:
         self.spec = spec
         self.start = start
         self.stop = start + len(blocks)
         self.dtype = dtype
         self.device = device
+        self.quantization = quantization
         self._blocks = blocks
         self._ropes = Ropes(spec)
         self._turns: dict[tuple[bool, ...], tuple[Turns, ...]] = {}
@@ -58,10 +62,12 @@ class Stage:
         device: str = "auto",
         dtype: str | None = None,
         threads: int | None = None,
+        quantization: str | None = None,
     ) -> "Stage":
         """Load blocks start..stop and nothing else. Raises UserError.
 
-        dtype: `fp32`, `bf16`, `fp16`, or None for the device's own; threads: of the process.
+        dtype: `fp32`, `bf16`, `fp16`, or None for the device's own; threads: of the process;
+        quantization: `none`, `int8`, `nf4`, or None for what the checkpoint stores.
         """
         spec = checkpoint.spec
         if not 0 <= start < stop <= spec.blocks:
@@ -70,27 +76,26 @@ class Stage:
                 " choose a range inside"
             )
         place = choose_device(device)
-        numbers = choose_dtype(dtype, place)
+        numbers = choose_dtype(dtype, place, wide=spec.post_norms)
+        coding = choose(quantization, checkpoint.stored_format)
         if threads is not None:
             torch.set_num_threads(threads)
         layouts = {index: layout_of(spec, index) for index in range(start, stop)}
         for layout in layouts.values():
             checkpoint.require(layout.shapes)
-        needed = sum(map(spec.block_parameters_of, layouts)) * numbers.itemsize
+        needed = sum(block_bytes(layout, coding, numbers) for layout in layouts.values())
         require_memory(needed, place, f"{checkpoint.name}: blocks {start}:{stop}")
         blocks = []
         with torch.inference_mode():
             for index, layout in layouts.items():
-                found = checkpoint.tensors(layout.shapes)
-                matrices = {name: Weight.plain(one) for name, one in found.items() if one.ndim == 2}
-                weights = BlockWeights.of(layout, matrices, found)
+                weights = read_block(checkpoint, layout, coding)
                 blocks.append(Block(spec, index, weights, dtype=numbers, device=place))
-        return Stage(spec, start, blocks, dtype=numbers, device=place)
+        return Stage(spec, start, blocks, dtype=numbers, device=place, quantization=coding.format)
 
     @property
     def numerics(self) -> str:
         """Stages of equal strings give equal bits for equal steps."""
-        return numerics_class(self.device, self.dtype)
+        return numerics_class(self.device, self.dtype, self.quantization)
 
     def open_cache(self, start: int, stop: int, max_tokens: int) -> Cache:
         """The memory of a new session over blocks start..stop. Raises RemoteError."""
