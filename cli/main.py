@@ -17,6 +17,7 @@ from .bench import bench
 from .bootstrap import bootstrap
 from .chat import chat, generate
 from .demo import demo
+from .doctor import doctor
 from .edge import complain, report
 from .run import node
 from .show import models, status
@@ -69,6 +70,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(status)
 app.command()(models)
+app.command()(doctor)
 app.add_typer(testnet, name="testnet")
 app.command()(demo)
 app.add_typer(bench, name="bench")

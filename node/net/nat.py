@@ -78,6 +78,7 @@ class Nat:
         self._relaying = False
         self._wake = trio.Event()
         self._settled = trio.Event()
+        self._router_answered = trio.Event()
         host.came.append(self._on_connection)
         if config.relay == "yes":
             self._offer(True)
@@ -90,6 +91,11 @@ class Nat:
         if self.ports.listens and self._strangers() and not self._has_public_interface():
             with trio.move_on_after(SETTLED_S):
                 await self._settled.wait()
+
+    async def asked_router(self) -> None:
+        """Wait until the router has forwarded a port, or has not, if it is asked at all."""
+        if self._portmap == "asking":
+            await self._router_answered.wait()
 
     async def run(self) -> None:
         """Find out, and keep it so, for ever."""
@@ -116,19 +122,20 @@ class Nat:
         """Ask the router to forward our port, and keep it so."""
         if port := self.port_behind_router():
             self._portmap = "asking"
-            self._publish()
+            self.publish()
             self._host.nursery.start_soon(keep_mapped, port, self.forwards)
 
     def forwards(self, mapping: Mapping | None) -> None:
         """What the router forwards to us now."""
         self._portmap = mapping.by if mapping else "refused"
+        self._router_answered.set()
         places = (mapping.place,) if mapping else ()
         if places != self._mapped:
             self._mapped = places
             self._answers.clear()
             self._ask_at = 0.0
             self._wake.set()
-        self._publish()
+        self.publish()
 
     async def _ask(self) -> None:
         """Have strangers try, and draw the consequences."""
@@ -170,7 +177,7 @@ class Nat:
             await self.reservations.tend()
             if len(self.reservations.relays) > held:
                 self._ask_at = min(self._ask_at, trio.current_time() + ASK_SOON_S)
-        self._publish()
+        self.publish()
 
     def near_addresses(self) -> list[str]:
         """Where neighbours on the same network can dial us."""
@@ -183,7 +190,8 @@ class Nat:
         private = [host for host in self._own if ":" not in host and not is_public(host)]
         return source[1] if source is not None and private else 0
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Say to the host what is known by now."""
         before = self._host.addresses()
         self._host.publish([*self._verdict.places, *self._mapped, *self.reservations.addresses()])
         self._host.nat = self._report()
