@@ -24,6 +24,7 @@ Rows = Callable[[Tensor, Tensor, Tensor], bool]  # matrix, codes, scales: whethe
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # as quantize.c counts them
 _CHUNK_BYTES = 1 << 20  # of fp32, in torch: what the second cache holds
+_ISA = 0  # the best of the processor; tests choose others
 _PART_BYTES = 1 << 18  # a thread is not worth starting for less
 
 
@@ -87,9 +88,9 @@ def _native(format: str) -> Rows:
         rows, columns = matrix.shape
         if format == "int8":
             shape = (ctypes.c_int64(rows), ctypes.c_int64(columns))
-            return not library.potluck_quantize_int8(at[0], dtype, *shape, at[1], at[2], 0)
+            return not library.potluck_quantize_int8(at[0], dtype, *shape, at[1], at[2], _ISA)
         groups = ctypes.c_int64(rows * columns // NF4_GROUP)
-        return not library.potluck_quantize_nf4(at[0], dtype, groups, at[1], at[2], 0)
+        return not library.potluck_quantize_nf4(at[0], dtype, groups, at[1], at[2], _ISA)
 
     return run
 
