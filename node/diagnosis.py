@@ -7,7 +7,7 @@ program, device ▶ home, disk, identity, settings ▶ node ▶ ports ▶ NAT �
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -206,7 +206,7 @@ def _network(told: Mapping[str, Any], hosts: Sequence[str]) -> Iterator[Finding]
     )  # fmt: skip
 
 
-def _ports(listens: Sequence[str]) -> Iterator[Finding]:
+def _ports(listens: Sequence[str]) -> Generator[Finding, None, bool]:
     """Whether anybody but this machine can come, as the value; and a finding on it."""
     if not listens:
         yield Finding("ports", "note", "listens nowhere: a client needs no port")
