@@ -13,9 +13,12 @@ from ..dht.directory import ModelOffer
 from ..dht.record import Announcement
 from ..errors import RemoteError, TransportError
 from ..node.client import Swarm, open_swarm
+from ..node.config import home_of
+from ..node.net.ways import relays_told
 from ..swarm.blocks import BlockRange, replicas, uncovered
 from .answer import short
 from .edge import until_signalled
+from .here import in_words, own_node
 from .options import print_json, say
 from .tables import print_table
 
@@ -28,7 +31,7 @@ class Link:
 
     kind: str  # direct, relayed or unreachable
     rtt_s: float | None
-    relay: str | None = None  # the peer that it leads over
+    relay: str | None = None  # the peer that it leads over, or would by the record's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ async def take_picture(swarm: Swarm) -> list[Picture]:
             found[offer] = tuple(sorted(spans, key=lambda span: (span.start, span.stop, span.peer)))
             for span in spans:
                 if span.peer not in links:
-                    links[span.peer] = Link("unreachable", None)
+                    by_record = next(iter(relays_told(span.addresses)), None)
+                    links[span.peer] = Link("unreachable", None, by_record)
                     nursery.start_soon(_knock, swarm, span, links)
     return [Picture(offer, spans, links) for offer, spans in found.items()]
 
@@ -99,11 +103,14 @@ async def _knock(swarm: Swarm, span: Announcement, links: dict[str, Link]) -> No
 def show_status(join: Sequence[str], home: Path | None, *, json: bool) -> int:
     """Print who serves what; the exit code."""
     code, pictures = _look(join, home)
+    node = own_node(home_of(home))
     if json:
         peers = {span.peer for picture in pictures for span in picture.spans}
         models = [picture.facts() for picture in pictures]
-        print_json({"peers": len(peers), "models": models})
+        print_json({"peers": len(peers), "models": models, "node": node})
         return code
+    if node is not None:
+        say(f"this node  {node['peer']}\n  {in_words(node)}\n")
     if not pictures and not code:
         say("Nobody serves a model here.")
     for picture in pictures:
@@ -163,6 +170,7 @@ def _span_facts(span: Announcement, link: Link) -> dict[str, Any]:
         "state": span.state,
         "link": link.kind,
         "relay": link.relay,
+        "told_relays": list(relays_told(span.addresses)),
         "rtt_s": None if link.rtt_s is None else round(link.rtt_s, 6),
         "device": span.device,
         "dtype": span.dtype,

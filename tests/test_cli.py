@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import structlog
@@ -23,6 +24,7 @@ from typer.main import get_command
 from potluck import __version__
 from potluck.cli.answer import Told
 from potluck.cli.edge import report, until_signalled
+from potluck.cli.here import NATS, in_words
 from potluck.cli.main import WELCOME, app, main
 from potluck.cli.picture import Link, Picture
 from potluck.cli.run import listen_address
@@ -38,6 +40,7 @@ from potluck.errors import (
     UserError,
 )
 from potluck.node.generation import Piece
+from potluck.node.net.observed import Kind, NatReport, Reachability
 from potluck.node.process import refuse_second
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.routing import Hop
@@ -393,6 +396,28 @@ def test_coverage_counts_who_can_be_reached_and_serves() -> None:
     facts = json.loads(json.dumps(picture.facts()))
     assert facts["missing"] == [[5, 6]]
     assert [span["link"] for span in facts["spans"]].count("unreachable") == 1
+
+
+def of_node(listens: str = "/ip4/0.0.0.0/tcp/1", **nat: object) -> str:
+    told = {
+        "listens": [listens],
+        "nat": asdict(NatReport()) | nat,
+        "relaying": {"reservations": 2},
+        "direct": 3,
+        "relayed": 1,
+    }
+    return in_words(told)
+
+
+def test_a_node_tells_how_it_is_reached() -> None:
+    """Whatever its NAT; whoever listens on this machine alone has none."""
+    for reachability in get_args(Reachability):
+        for kind in get_args(Kind):
+            assert NATS[kind] in of_node(reachability=reachability, kind=kind)
+    assert "through ...relay" in of_node(reachability="private", relays=("12D3...relay",))
+    assert "by upnp" in of_node(mapped=True, portmap="upnp")
+    assert of_node("/ip4/127.0.0.1/tcp/1").startswith("listens for this machine alone")
+    assert of_node().endswith("3 peers directly, 1 over relays; relays for 2")
 
 
 class OneTokenALetter:
