@@ -1,0 +1,310 @@
+"""Blocks of a model packed for our C, and passes of rows through them (block.h).
+
+Everything that C reads is laid out once, when blocks are packed; a pass hands over one array of
+runs and the hidden states. ctypes lets go of the GIL while it lasts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ....errors import LocalError
+from ..layout import BlockWeights
+from ..spec import ModelSpec
+from ..weight import Weight, join
+from .library import library
+
+LANES = 16  # outputs of a tile
+RUN = struct.Struct("@PqPPPPii")  # potluck_run: table, stride, 2 cosines, 2 sines, at, count
+_ALIGNMENT = 64
+_ACTS = {"silu": 0, "gelu_tanh": 1}
+_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 4}
+_Floats = ctypes.c_void_p
+
+
+class _Linear(ctypes.Structure):
+    """potluck_linear."""
+
+    _fields_ = [
+        ("format", ctypes.c_int32),
+        ("n", ctypes.c_int32),
+        ("k", ctypes.c_int32),
+        ("codes", ctypes.c_void_p),
+        ("bias", _Floats),
+    ]
+
+
+class _Block(ctypes.Structure):
+    """potluck_block."""
+
+    _fields_ = [
+        ("qkv", _Linear),
+        ("out", _Linear),
+        ("gate_up", _Linear),
+        ("down", _Linear),
+        ("router", _Linear),
+        ("expert_gate_up", ctypes.POINTER(_Linear)),
+        ("expert_down", ctypes.POINTER(_Linear)),
+        ("norm_in", _Floats),
+        ("norm_mid", _Floats),
+        ("norm_attended", _Floats),
+        ("norm_fed", _Floats),
+        ("q_norm", _Floats),
+        ("k_norm", _Floats),
+        ("softcap", ctypes.c_float),
+        ("window", ctypes.c_int32),
+        ("rope", ctypes.c_int32),
+        ("ffn", ctypes.c_int32),
+        ("experts", ctypes.c_int32),
+        ("experts_per_token", ctypes.c_int32),
+        ("renormalise", ctypes.c_int32),
+    ]
+
+
+class _Model(ctypes.Structure):
+    """potluck_model."""
+
+    _fields_ = [
+        ("hidden", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("kv_heads", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("turned", ctypes.c_int32),
+        ("act", ctypes.c_int32),
+        ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("blocks", ctypes.c_int32),
+        ("bytes", ctypes.c_int32),
+        ("block", ctypes.POINTER(_Block)),
+    ]
+
+
+class Threads:
+    """A pool of threads of our C; the calling thread is one of them."""
+
+    def __init__(self, count: int) -> None:
+        self.handle = _c().potluck_pool_new(count)
+        if not self.handle:
+            raise LocalError(f"{count} threads could not be started")
+        self.count = count
+        weakref.finalize(self, _c().potluck_pool_free, self.handle)
+
+
+class PackedBlock:
+    """The weights of one block as C reads them. What they came from is not kept."""
+
+    def __init__(
+        self, spec: ModelSpec, index: int, weights: BlockWeights, threads: Threads
+    ) -> None:
+        self._kept: list[object] = []
+        self._threads = threads
+        self.bytes = 0
+        window = spec.windows[index]
+        local = spec.local_rope is not None and window is not None
+        experts = spec.experts_of(index)
+        matrices, vectors = weights.matrices, weights.vectors
+        fact = self.fact = _Block()
+        self._norms(spec, vectors)
+        fact.qkv = self._linear(
+            join(_alike([matrices[one] for one in "qkv"])), _qkv_bias(vectors)
+        )
+        fact.out = self._linear(matrices["out"], vectors.get("out_bias"))
+        if experts:
+            self._mixture(spec, weights, experts)
+        else:
+            bias = None
+            if "gate_bias" in vectors:
+                bias = _turns(vectors["gate_bias"].float(), vectors["up_bias"].float())
+            fact.gate_up = self._linear(_in_turns(matrices["gate"], matrices["up"]), bias)
+            fact.down = self._linear(matrices["down"], vectors.get("down_bias"))
+        fact.softcap = spec.attn_softcap or 0.0
+        fact.window = window or 0
+        fact.rope = int(local)
+        fact.ffn = spec.ffn_of(index)
+
+    def _norms(self, spec: ModelSpec, vectors: dict[str, Tensor]) -> None:
+        for name in ("norm_in", "norm_mid", "norm_attended", "norm_fed", "q_norm", "k_norm"):
+            if name in vectors:
+                weight = vectors[name].float() + spec.norm_offset
+                setattr(self.fact, name, self._floats(weight))
+
+    def _mixture(self, spec: ModelSpec, weights: BlockWeights, experts: int) -> None:
+        fact, matrices = self.fact, weights.matrices
+        fact.experts, fact.experts_per_token = experts, spec.experts_per_token
+        fact.renormalise = int(spec.renormalise)
+        fact.router = self._linear(matrices["router"], None)
+        fact.expert_gate_up, fact.expert_down = (_Linear * experts)(), (_Linear * experts)()
+        for one in range(experts):
+            both = _in_turns(matrices[f"{one}.gate"], matrices[f"{one}.up"])
+            fact.expert_gate_up[one] = self._linear(both, None)
+            fact.expert_down[one] = self._linear(matrices[f"{one}.down"], None)
+
+    def _floats(self, vector: Tensor) -> int:
+        """A vector for C, filled up with zeros to whole tiles; its address."""
+        kept = torch.zeros(-(-len(vector) // LANES) * LANES)
+        kept[: len(vector)] = vector
+        self._kept.append(kept)
+        return kept.data_ptr()
+
+    def _linear(self, weight: Weight, bias: Tensor | None) -> _Linear:
+        codes = weight.codes.contiguous()
+        scales = None if weight.scales is None else weight.scales.float().contiguous()
+        format = _FORMATS[codes.dtype]
+        size = _c().potluck_packed_bytes(format, weight.rows, weight.columns)
+        memory = _c().potluck_alloc(size)
+        if not size or not memory:
+            raise LocalError(f"{weight.rows} x {weight.columns} {weight.format} cannot be packed")
+        weakref.finalize(self, _c().potluck_release, memory, size)
+        _c().potluck_pack(
+            self._threads.handle,
+            format,
+            weight.rows,
+            weight.columns,
+            codes.data_ptr(),
+            None if scales is None else scales.data_ptr(),
+            memory,
+        )
+        self.bytes += size
+        placed = None if bias is None else self._floats(bias)
+        return _Linear(format, weight.rows, weight.columns, memory, placed)
+
+
+class PackedBlocks:
+    """Consecutive blocks, and passes through any range of them. Not for two threads at once."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        blocks: Sequence[PackedBlock],
+        threads: Threads,
+        *,
+        byte_pages: bool = False,
+    ) -> None:
+        self._blocks = blocks
+        self._threads = threads
+        facts = (_Block * len(blocks))(*(block.fact for block in blocks))
+        self._model = _Model(
+            hidden=spec.hidden,
+            heads=spec.heads,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            turned=spec.rotary_dim,
+            act=_ACTS[spec.activation],
+            eps=spec.eps,
+            scale=spec.scale,
+            blocks=len(blocks),
+            bytes=int(byte_pages),
+            block=facts,
+        )
+        self._reference = ctypes.byref(self._model)
+        self._pass = _c().potluck_pass
+        self._room = (0, 0)  # rows and runs that the scratch memory is for
+        self._scratch = np.empty(0, np.uint8)
+        self._scratch_at = 0
+
+    def run(
+        self,
+        hidden: NDArray[np.float32],
+        runs: bytes,
+        *,
+        pages: int,
+        page_bytes: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        """One pass through blocks start..stop of these, in place.
+
+        hidden: contiguous (rows, width); runs: packed by RUN; pages: the pool's address.
+        """
+        rows, count = len(hidden), len(runs) // RUN.size
+        if rows > self._room[0] or count > self._room[1]:
+            self._grow(rows, count)
+        self._pass(
+            self._reference,
+            self._threads.handle,
+            pages,
+            page_bytes,
+            runs,
+            count,
+            hidden.ctypes.data,
+            rows,
+            start,
+            stop,
+            self._scratch_at,
+        )
+
+    def _grow(self, rows: int, runs: int) -> None:
+        rows, runs = max(rows, self._room[0]), max(runs, self._room[1])
+        size = _c().potluck_pass_bytes(self._reference, rows, runs, self._threads.count)
+        self._scratch = np.empty(size + _ALIGNMENT, np.uint8)
+        self._scratch_at = -(-self._scratch.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        self._room = (rows, runs)
+
+
+def page_bytes(spec: ModelSpec, *, byte_pages: bool = False) -> int:
+    """What a page of one block holds."""
+    return int(_c().potluck_page_bytes(spec.kv_heads, spec.head_dim, int(byte_pages)))
+
+
+def _alike(parts: Sequence[Weight]) -> Sequence[Weight]:
+    """Matrices of one format, also where one of them could not be coded as the others."""
+    if len({part.format for part in parts}) > 1:
+        return [Weight.plain(part.dequantize()) for part in parts]
+    if parts[0].format == "none" and len({part.codes.dtype for part in parts}) > 1:
+        return [Weight.plain(part.codes.float()) for part in parts]
+    return parts
+
+
+def _in_turns(gate: Weight, up: Weight) -> Weight:
+    """Tiles of sixteen outputs of gate and of up, in turns; both filled up with zeros."""
+    gate, up = _alike([gate, up])
+    codes = _turns(gate.codes, up.codes)
+    scales = None
+    if gate.scales is not None and up.scales is not None:
+        scales = _turns(gate.scales, up.scales)
+    return Weight(gate.format, len(codes), gate.columns, codes, scales)
+
+
+def _turns(gate: Tensor, up: Tensor) -> Tensor:
+    tiles, rest = divmod(len(gate), LANES)
+    whole = gate.new_zeros((tiles + bool(rest), 2, LANES, *gate.shape[1:]))
+    for place, one in enumerate((gate, up)):
+        whole[:tiles, place] = one[: tiles * LANES].unflatten(0, (tiles, LANES))
+        if rest:
+            whole[tiles, place, :rest] = one[tiles * LANES :]
+    return whole.flatten(0, 2)
+
+
+def _qkv_bias(vectors: dict[str, Tensor]) -> Tensor | None:
+    if "q_bias" not in vectors:
+        return None
+    return torch.cat([vectors[f"{one}_bias"].float() for one in "qkv"])
+
+
+@functools.cache
+def _c() -> ctypes.CDLL:
+    """The library, with the signatures that are called here."""
+    c = library()
+    void, whole, size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t
+    long = ctypes.c_int64
+    for name, result, arguments in (
+        ("potluck_page_bytes", long, [whole, whole, whole]),
+        ("potluck_pass_bytes", size, [void, whole, whole, whole]),
+        (
+            "potluck_pass",
+            None,
+            [void, void, void, long, ctypes.c_char_p, whole, void, whole, whole, whole, void],
+        ),
+    ):
+        function = getattr(c, name)
+        function.restype, function.argtypes = result, arguments
+    return c

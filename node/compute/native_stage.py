@@ -1,0 +1,252 @@
+"""A span on the processor by our C: rows of many sessions in one pass, the same bits each time.
+
+What comes out for a row depends on its session's rows up to it: not on who shares the pass, how a
+prompt was cut, how many threads there are, or which processor it is (native/block.h). So steps may
+be merged and cut freely, and `numerics` names the format alone. Keys and values lie in pages
+(pages.py). Everything here runs on the one thread that is given the device (worker.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import UserError
+from .checkpoint import Checkpoint
+from .layout import BlockWeights, layout_of
+from .memory import require_memory
+from .native.blocks import RUN, PackedBlock, PackedBlocks, Threads, page_bytes
+from .pages import Lease, Pool, pages_for
+from .quant.blocks import block_weights
+from .quant.formats import QUANTIZATIONS, Quantization, choose
+from .quant.larder import Larder
+from .rope import Ropes, is_stretched
+from .spec import ModelSpec
+from .weight import Format
+
+KERNELS = "c1"  # counts up whenever some format's bits change
+
+_ROPE_ROWS = 1024  # by which tables grow
+_PASS_ROWS = 256  # of one pass: bounds its memory, and reads weights seldom enough
+_MEASURE_S = 0.2  # long enough for a median, short enough for a start
+_DECODE_BLOCKS = 8
+_PREFILL_TOKENS = 128
+
+
+class NativeStage:
+    """The blocks start..stop of a model, packed for our C."""
+
+    exact = True
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        start: int,
+        blocks: Sequence[PackedBlock],
+        threads: Threads,
+        *,
+        format: Format,
+        byte_pages: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.start = start
+        self.stop = start + len(blocks)
+        self.format = format
+        self.byte_pages = byte_pages
+        self.page_bytes = page_bytes(spec, byte_pages=byte_pages)  # what a page of a block holds
+        self.weight_bytes = sum(block.bytes for block in blocks)
+        self._blocks = PackedBlocks(spec, blocks, threads, byte_pages=byte_pages)
+        self._ropes = _RopeTables(spec)
+
+    @staticmethod
+    def load(
+        checkpoint: Checkpoint,
+        start: int,
+        stop: int,
+        *,
+        quantization: str | None = None,
+        threads: int | None = None,
+        cache_dir: Path | None = None,
+        byte_pages: bool = False,
+    ) -> NativeStage:
+        """Load blocks start..stop and nothing else, one after another. Raises UserError.
+
+        quantization: `none`, `int8`, `nf4`; None or `auto`: as the checkpoint is stored.
+        threads: None: one for each processor. cache_dir: where quantized blocks are kept.
+        byte_pages: keys and values in 8 bits.
+        """
+        spec = checkpoint.spec
+        if not 0 <= start < stop <= spec.blocks:
+            raise UserError(
+                f"{checkpoint.name}: blocks {start}:{stop} are outside 0:{spec.blocks};"
+                " choose a range inside"
+            )
+        chosen = choose(quantization, checkpoint.stored_format)
+        layouts = {index: layout_of(spec, index) for index in range(start, stop)}
+        for layout in layouts.values():
+            checkpoint.require(layout.shapes)
+        loader = _Loader(checkpoint, chosen, cache_dir)
+        needed = sum(loader.bytes_of(layout.shapes) for layout in layouts.values())
+        require_memory(needed, torch.device("cpu"), f"{checkpoint.name}: blocks {start}:{stop}")
+        pool = Threads(threads or os.cpu_count() or 1)
+        blocks = []
+        with torch.inference_mode():
+            for index in layouts:
+                blocks.append(PackedBlock(spec, index, loader.block(index), pool))
+        return NativeStage(
+            spec, start, blocks, pool, format=chosen.format, byte_pages=byte_pages
+        )
+
+    @property
+    def numerics(self) -> str:
+        """Stages of equal strings give equal bits for equal rows."""
+        pages = " kv8" if self.byte_pages else ""
+        return f"{self.format} {KERNELS}{pages}"
+
+    def forward_rows(self, hidden: Tensor, sessions: Sequence[tuple[Lease, int, int]]) -> Tensor:
+        """Run rows of several sessions through their blocks, which are the same for all.
+
+        hidden: float32 (rows, width), sessions one after another; sessions: (lease, at, count),
+        whose pages for positions at..at+count are there. Returns the same shape. Writes their keys
+        and values; sets no length.
+        """
+        out = hidden.detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
+        rows: NDArray[np.float32] = out.numpy()
+        lease = sessions[0][0]
+        start, stop, pool = lease.start - self.start, lease.stop - self.start, lease.pool
+        first = 0
+        for runs in _passes(sessions):
+            last = first + sum(count for _, _, count in runs)
+            self._blocks.run(
+                rows[first:last],
+                b"".join(self._packed(*run) for run in runs),
+                pages=pool.base,
+                page_bytes=pool.page_bytes,
+                start=start,
+                stop=stop,
+            )
+            first = last
+        return out
+
+    def measure(self) -> tuple[float, float]:
+        """Tokens per second and block: decoding one by one, and in a prefill of 128.
+
+        Decoding goes through several blocks, whose weights do not all fit the processor's cache;
+        a prefill uses each weight often, so that one block is enough.
+        """
+        prefill = min(_PREFILL_TOKENS, self.spec.context)
+        return self._rate(1, _DECODE_BLOCKS), self._rate(prefill, 1)
+
+    def _rate(self, tokens: int, blocks: int) -> float:
+        stop = min(self.start + blocks, self.stop)
+        pages = (stop - self.start) * pages_for(tokens)
+        pool = Pool(budget_bytes=(pages + 1) * (self.page_bytes + (1 << 16)), page_bytes=self.page_bytes)
+        lease = pool.open(self.start, stop, tokens)
+        lease.reserve(0, tokens)
+        hidden = torch.linspace(-1, 1, self.spec.hidden).expand(tokens, -1)
+        session = [(lease, 0, tokens)]
+        self.forward_rows(hidden, session)  # the first pass also pays for memory
+        spent: list[float] = []
+        while sum(spent) < _MEASURE_S:
+            began = time.perf_counter()
+            self.forward_rows(hidden, session)
+            spent.append(time.perf_counter() - began)
+        spent.sort()
+        return tokens * (stop - self.start) / spent[len(spent) // 2]
+
+    def _packed(self, lease: Lease, at: int, count: int) -> bytes:
+        table = lease.table
+        cosines, sines = self._ropes.addresses(at + count, lease.max_tokens)
+        return RUN.pack(
+            table.ctypes.data, table.shape[1], *cosines, *sines, at, count
+        )
+
+
+def _passes(
+    sessions: Sequence[tuple[Lease, int, int]],
+) -> list[list[tuple[Lease, int, int]]]:
+    """Sessions cut so that no pass has too many rows."""
+    found: list[list[tuple[Lease, int, int]]] = [[]]
+    room = _PASS_ROWS
+    for lease, at, count in sessions:
+        done = 0
+        while done < count:
+            if not room:
+                found.append([])
+                room = _PASS_ROWS
+            part = min(room, count - done)
+            found[-1].append((lease, at + done, part))
+            done += part
+            room -= part
+    return found
+
+
+class _Loader:
+    """The weights of blocks in a format, from a checkpoint or from what was kept of it."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, quantization: Quantization, cache_dir: Path | None
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._quantization = quantization
+        self._larder = None if cache_dir is None else Larder(cache_dir)
+        self._digest = "unkept" if cache_dir is None else checkpoint.digest()
+
+    def bytes_of(self, shapes: dict[str, tuple[int, ...]]) -> int:
+        """What the matrices of a block will take."""
+        matrices = [shape for shape in shapes.values() if len(shape) == 2]
+        return sum(self._quantization.bytes_of(*shape) for shape in matrices)
+
+    def block(self, index: int) -> BlockWeights:
+        """The weights of block `index`, mapped or made."""
+        layout = layout_of(self._checkpoint.spec, index)
+        coded = [name for name in layout.shapes if name not in layout.exact]
+        matrices = block_weights(
+            self._checkpoint,
+            index,
+            coded,
+            self._quantization,
+            digest=self._digest,
+            larder=self._larder,
+        )
+        exact = self._checkpoint.tensors(layout.exact)
+        plain = QUANTIZATIONS["none"]
+        matrices |= {name: plain.quantize(one) for name, one in exact.items() if one.ndim == 2}
+        return BlockWeights.of(layout, matrices, exact)
+
+
+class _RopeTables:
+    """Where the tables of rotary embedding lie, for sessions of either kind."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._ropes = Ropes(spec)
+        self._found: dict[bool, tuple[int, tuple[int, int], tuple[int, int]]] = {}
+        self._kept: dict[bool, list[NDArray[np.float32]]] = {}
+
+    def addresses(self, stop: int, session_tokens: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Cosines and sines of positions below `stop`: of blocks that see all, and of others."""
+        stretched = is_stretched(self._spec.rope, session_tokens)
+        room, cosines, sines = self._found.get(stretched, (0, (0, 0), (0, 0)))
+        if stop > room:
+            room, cosines, sines = self._found[stretched] = self._grow(stop, session_tokens, stretched)
+        return cosines, sines
+
+    def _grow(
+        self, stop: int, session_tokens: int, stretched: bool
+    ) -> tuple[int, tuple[int, int], tuple[int, int]]:
+        spec = self._spec
+        room = -(-stop // _ROPE_ROWS) * _ROPE_ROWS
+        local = spec.rope if spec.local_rope is None else spec.local_rope
+        tables = [self._ropes.angles(rope, session_tokens).rows(0, room) for rope in (spec.rope, local)]
+        kept = [np.ascontiguousarray(one) for table in tables for one in table]
+        self._kept[stretched] = kept
+        at = [one.ctypes.data for one in kept]
+        return room, (at[0], at[2]), (at[1], at[3])
