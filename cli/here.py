@@ -44,4 +44,5 @@ def in_words(told: Mapping[str, Any]) -> str:
         reached += f", port forwarded by {nat['portmap']}"
     carried = told["relaying"]["reservations"]
     relays = f"; relays for {carried}" if carried else ""
-    return f"{reached}; {told['direct']} peers directly, {told['relayed']} over relays{relays}"
+    direct = f"{told['direct']} peer{'' if told['direct'] == 1 else 's'} directly"
+    return f"{reached}; {direct}, {told['relayed']} over relays{relays}"
