@@ -3,10 +3,11 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from test_quantizers import DTYPES, matrices, matrix_of
+
 from potluck.node.compute.quant.product import bitsandbytes_linear, linear
 from potluck.node.compute.quant.quantizers import to_int8, to_nf4
 from potluck.node.compute.weight import NF4
-from test_quantizers import DTYPES, matrices, matrix_of
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes, the oracle, is not installed")
 
@@ -48,7 +49,7 @@ def test_the_codebook_is_its_codebook() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_products_by_its_kernels_are_those_of_ours(bias: bool) -> None:
-    """The code that runs on CUDA, here on its CPU kernels: nf4 to rounding, int8 within its 1e-2."""
+    """The code that runs on CUDA, on its CPU kernels: nf4 to rounding, int8 within 2e-2."""
     x = torch.randn(2, 3, 256)
     x[1, 2] *= 1e6  # beyond fp16, through which bitsandbytes' own layer goes
     extra = torch.randn(96) if bias else None

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from potluck.errors import UserError
+from potluck.node.compute.native.library import is_available
 from potluck.node.compute.quant import quantizers
 from potluck.node.compute.quant.formats import QUANTIZATIONS, choose
 from potluck.node.compute.quant.quantizers import NotFinite, to_int8, to_nf4
@@ -33,7 +35,7 @@ def golden_matrix() -> torch.Tensor:
 
 @pytest.fixture(params=["native", "torch"])
 def native(request: pytest.FixtureRequest) -> bool:
-    if request.param == "native" and quantizers._library() is None:
+    if request.param == "native" and not is_available():
         pytest.skip("the C library is not built here")
     return bool(request.param == "native")
 
@@ -76,7 +78,7 @@ def matrix_of(case: tuple[int, int, str, int, float, float]) -> torch.Tensor:
 
 @given(matrices)
 def test_c_and_torch_make_the_same_bytes(case: tuple[int, int, str, int, float, float]) -> None:
-    if quantizers._library() is None:
+    if not is_available():
         pytest.skip("the C library is not built here")
     matrix = matrix_of(case)
     assert same(to_int8(matrix), to_int8(matrix, native=False))
@@ -89,7 +91,7 @@ def test_every_kind_of_vector_makes_the_same_bytes(
     isa: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kind that this processor lacks falls back to one that it has. 1100: more than a chunk."""
-    if quantizers._library() is None:
+    if not is_available():
         pytest.skip("the C library is not built here")
     matrix = (torch.randn(7, 1100) * 0.02).to(DTYPES[name])
     wide = (torch.randn(7, 1152) * 0.02).to(DTYPES[name])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from potluck.node.compute.quant.quantizers import to_int8, to_nf4
 from potluck.node.compute.weight import NF4, Weight, join
 

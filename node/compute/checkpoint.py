@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from .digests import FileFact
+from .general import spec_of
 from .hub import Directory, Hub
 from .quant.packing import refuse_extra_bias
 from .quant.settings import packing_of
@@ -37,7 +38,7 @@ class Checkpoint:
         config = self.json("config.json")
         if config is None:
             raise UserError(f"{name}: config.json is missing; give a model's directory or hub id")
-        self.spec = ModelSpec.from_config(config)
+        self.spec = spec_of(config)
         self._packing = packing_of(config)
         self.generation = self.json("generation_config.json") or {}
         self._file_of = self._read_index()
@@ -72,7 +73,7 @@ class Checkpoint:
 
     def path_of(self, name: str) -> Path:
         """The file that holds a tensor, downloaded if need be. Raises UserError."""
-        return self._shard_of(self.stored_names(name)[0]).path
+        return self.file_of(self.stored_names(name)[0])
 
     def stored_names(self, name: str) -> tuple[str, ...]:
         """The tensors of the files that make this one: itself, or a quantized matrix' parts."""
@@ -142,6 +143,10 @@ class Checkpoint:
     def entry(self, name: str) -> Entry:
         """Where a tensor of the files lies in its file."""
         return self._shard_of(name).entries[name]
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds a tensor of the files."""
+        return self._shard_of(name).path
 
     def read(self, name: str) -> Tensor:
         """A tensor of the files, mapped from disk."""

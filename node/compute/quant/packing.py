@@ -33,7 +33,7 @@ class Stored(Protocol):
         """The tensor, mapped from disk."""
         ...
 
-    def path_of(self, name: str) -> Path:
+    def file_of(self, name: str) -> Path:
         """The file that holds it."""
         ...
 
@@ -71,7 +71,7 @@ class Packing(Protocol):
 def need(files: Stored, name: str, part: str) -> None:
     """Raise UserError unless `part`, without which `name` is nothing, is stored."""
     if not files.stored(part):
-        raise broken(files.path_of(name), f"has {name} but lacks {part}")
+        raise broken(files.file_of(name), f"has {name} but lacks {part}")
 
 
 def expect(files: Stored, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> Tensor:
@@ -79,7 +79,7 @@ def expect(files: Stored, name: str, dtypes: tuple[str, ...], shape: tuple[int, 
     entry = files.entry(name)
     if entry.dtype not in dtypes or entry.shape != shape:
         raise broken(
-            files.path_of(name),
+            files.file_of(name),
             f"has {name} of shape {list(entry.shape)} {entry.dtype},"
             f" not {list(shape)} {' or '.join(dtypes)}",
         )
@@ -99,6 +99,6 @@ def refuse_extra_bias(files: Stored, name: str, bias: Tensor) -> None:
     """
     if bias.any():
         raise UserError(
-            f"{files.path_of(name)}: {name} has a bias that this architecture does not add;"
+            f"{files.file_of(name)}: {name} has a bias that this architecture does not add;"
             " give the model's unquantized checkpoint"
         )

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from ..native.library import is_available, library
 from ..weight import NF4, NF4_GROUP, Weight
 
 Rows = Callable[[Tensor, Tensor, Tensor], bool]  # matrix, codes, scales: whether all is finite
@@ -78,9 +79,9 @@ def _cut(run: Rows, matrix: Tensor, codes: Tensor, scales: Tensor, threads: int 
 
 def _native(format: str) -> Rows:
     """The C function for a format, or torch's where there is none."""
-    library = _library()
-    if library is None:
+    if not is_available():
         return _rows_to_int8 if format == "int8" else _rows_to_nf4
+    found = library()
 
     def run(matrix: Tensor, codes: Tensor, scales: Tensor) -> bool:
         at = [ctypes.c_void_p(x.data_ptr()) for x in (matrix, codes, scales)]
@@ -88,9 +89,9 @@ def _native(format: str) -> Rows:
         rows, columns = matrix.shape
         if format == "int8":
             shape = (ctypes.c_int64(rows), ctypes.c_int64(columns))
-            return not library.potluck_quantize_int8(at[0], dtype, *shape, at[1], at[2], _ISA)
+            return not found.potluck_quantize_int8(at[0], dtype, *shape, at[1], at[2], _ISA)
         groups = ctypes.c_int64(rows * columns // NF4_GROUP)
-        return not library.potluck_quantize_nf4(at[0], dtype, groups, at[1], at[2], _ISA)
+        return not found.potluck_quantize_nf4(at[0], dtype, groups, at[1], at[2], _ISA)
 
     return run
 
@@ -124,7 +125,3 @@ def _rows_to_nf4(matrix: Tensor, codes: Tensor, scales: Tensor) -> bool:
         pairs = torch.bucketize(scaled, bounds, out_int32=True).view(len(rows), -1, 2)
         to.copy_(pairs[..., 0] << 4 | pairs[..., 1])
     return True
-
-
-def _library() -> ctypes.CDLL | None:
-    return None

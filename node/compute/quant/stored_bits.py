@@ -64,7 +64,7 @@ class Bits8:
     def shape(self, files: Stored, name: str) -> tuple[int, int]:
         shape = files.entry(name).shape
         if len(shape) != 2:
-            raise broken(files.path_of(name), f"has {name} of shape {list(shape)}, not a matrix")
+            raise broken(files.file_of(name), f"has {name} of shape {list(shape)}, not a matrix")
         return shape[0], shape[1]
 
     def weight(self, files: Stored, name: str) -> Weight:
@@ -72,12 +72,12 @@ class Bits8:
         order = name + "_format"
         if files.stored(order) and files.read(order).any():
             raise UserError(
-                f"{files.path_of(order)}: {order} is another order than row by row;"
+                f"{files.file_of(order)}: {order} is another order than row by row;"
                 " store the model again with bitsandbytes 0.45 or later"
             )
         scales = expect(files, _scales_of(name), ("F32",), (rows,))
         if not torch.isfinite(scales).all():
-            raise broken(files.path_of(name), f"has scales of {name} that are not finite")
+            raise broken(files.file_of(name), f"has scales of {name} that are not finite")
         return Weight("int8", rows, columns, files.read(name), scales)
 
     def whole(self, stored: str) -> str | None:
@@ -99,7 +99,7 @@ class Bits4:
     def parts(self, files: Stored, name: str) -> tuple[str, ...]:
         if files.stored(name + _STATE + "fp4"):
             raise UserError(
-                f"{files.path_of(name)}: {name} is fp4, which is not served; quantize to nf4"
+                f"{files.file_of(name)}: {name} is fp4, which is not served; quantize to nf4"
             )
         if not files.stored(name + _STATE + "nf4"):
             return ()
@@ -121,7 +121,7 @@ class Bits4:
         size = fields.whole("blocksize", top=_SIZE_MAX)
         table = expect(files, name + ".quant_map", ("F32",), (16,))
         if not torch.equal(table, torch.tensor(NF4)):
-            raise broken(files.path_of(name), f"has another codebook than nf4 for {name}")
+            raise broken(files.file_of(name), f"has another codebook than nf4 for {name}")
         groups = -(-rows * columns // size)
         scales = _scales(files, name, fields, groups)
         codes = _bytes(files, name, -(-rows * columns // 2))
@@ -164,14 +164,14 @@ def _state(files: Stored, name: str) -> Fields:
     part = name + _STATE + "nf4"
     entry = files.entry(part)
     if entry.dtype != "U8" or entry.stop - entry.start > _STATE_BYTES_MAX:
-        raise broken(files.path_of(name), f"has a {part} that is not JSON")
+        raise broken(files.file_of(name), f"has a {part} that is not JSON")
     try:
         found: Any = json.loads(bytes(files.read(part).numpy()))
     except (ValueError, RecursionError) as error:
-        raise broken(files.path_of(name), f"has a {part} that is not JSON") from error
+        raise broken(files.file_of(name), f"has a {part} that is not JSON") from error
     if not isinstance(found, dict) or found.get("quant_type", "nf4") != "nf4":
-        raise broken(files.path_of(name), f"has a {part} that is not of nf4")
-    return Fields(found, f"{files.path_of(name)}: {part}")
+        raise broken(files.file_of(name), f"has a {part} that is not of nf4")
+    return Fields(found, f"{files.file_of(name)}: {part}")
 
 
 def _scales(files: Stored, name: str, fields: Fields, groups: int) -> Tensor:
@@ -192,7 +192,7 @@ def _scales(files: Stored, name: str, fields: Fields, groups: int) -> Tensor:
     else:
         scales = expect(files, absmax, ("F32",), (groups,))
     if not torch.isfinite(scales).all():
-        raise broken(files.path_of(name), f"has scales of {name} that are not finite")
+        raise broken(files.file_of(name), f"has scales of {name} that are not finite")
     return scales
 
 
@@ -201,7 +201,7 @@ def _bytes(files: Stored, name: str, count: int) -> Tensor:
     entry = files.entry(name)
     if entry.stop - entry.start != count or entry.dtype not in _WIDE:
         raise broken(
-            files.path_of(name),
+            files.file_of(name),
             f"has {entry.stop - entry.start} bytes of {entry.dtype} for {name}, not {count}",
         )
     return files.read(name).reshape(-1).view(torch.uint8)

@@ -88,7 +88,7 @@ class Groups:
         codes = _names(name)[0]
         shape = files.entry(codes).shape
         if len(shape) != 2 or not all(shape):
-            raise broken(files.path_of(codes), f"has {codes} of shape {list(shape)}")
+            raise broken(files.file_of(codes), f"has {codes} of shape {list(shape)}")
         per = 32 // self.bits
         return (shape[1] * per, shape[0]) if self.awq else (shape[1], shape[0] * per)
 
@@ -101,14 +101,14 @@ class Groups:
         packed = expect(files, codes, ("I32",), files.entry(codes).shape)
         scale = expect(files, scales, _FLOATS, (groups, rows))
         if rows % per or not torch.isfinite(scale).all():
-            raise broken(files.path_of(codes), f"has {rows} outputs or scales of {name} amiss")
+            raise broken(files.file_of(codes), f"has {rows} outputs or scales of {name} amiss")
         zero = self._outputs(expect(files, zeros, ("I32",), (groups, rows // per)))
         if self.zeros_less_one:
             zero = (zero + 1) & ((1 << self.bits) - 1)
         if order in self.parts(files, name):
             of = expect(files, order, ("I32",), (columns,)).long()
             if int(of.min()) < 0 or int(of.max()) >= groups:
-                raise broken(files.path_of(order), f"has an {order} that names no group")
+                raise broken(files.file_of(order), f"has an {order} that names no group")
         else:
             of = torch.arange(columns) // size
         part = self._outputs if self.awq else self._inputs
