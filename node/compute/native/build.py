@@ -14,16 +14,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "_native.so"
-SOURCE_PATTERNS = ("*.c", "*.h", "*.inc")
+STAMPED = "cpu.c"  # the file that holds the stamp
 # No -ffast-math and no contraction: the same operations in the same order on every machine.
 FLAGS = (
-    "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math "
-    "-fvisibility=hidden -fPIC -shared -pthread -Wall -Wextra"
-).split()
+    *("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fvisibility=hidden", "-fPIC", "-pthread", "-Wall", "-Wextra"),
+)
 
 
 class BuildError(Exception):
@@ -32,18 +34,63 @@ class BuildError(Exception):
 
 def sources() -> list[Path]:
     """Everything that the library is built of; empty where only the library was installed."""
-    return sorted(path for pattern in SOURCE_PATTERNS for path in FOLDER.glob(pattern))
+    return sorted(path for pattern in ("*.c", "*.h", "*.inc") for path in FOLDER.glob(pattern))
 
 
 def stamp() -> str:
     """A hash of the sources and the flags; compiled in, it tells a stale library."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for path in sources():
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return _hash(sources())
 
 
-def compiler() -> list[str]:
+def is_current(library: Path = LIBRARY) -> bool:
+    """Whether a library stands there, built of these very sources (if they are here)."""
+    if not library.exists():
+        return False
+    return not sources() or f"potluck-stamp:{stamp()}\0".encode() in library.read_bytes()
+
+
+def objects_folder() -> Path:
+    """Where a checkout keeps its objects, so that a change compiles what it touched."""
+    kept = FOLDER.parents[2] / "build" / "native"
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+
+def build(library: Path = LIBRARY) -> None:
+    """Compile; the library appears whole, or not at all.
+
+    Raises:
+        BuildError: no compiler, or it failed.
+    """
+    files = [path for path in sources() if path.suffix == ".c"]
+    if not files:
+        raise BuildError("the C sources are not here; install from a checkout or a source package")
+    command = _compiler()
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
+        room, kept = Path(folder), objects_folder()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda path: _object(command, path, kept, room), files))
+        made = room / library.name
+        _run([*command, "-shared", "-pthread", *map(str, objects), "-o", str(made), "-lm"])
+        made.replace(library)
+    for path in set(kept.glob("*.o")) - set(objects):
+        path.unlink(missing_ok=True)
+
+
+def _object(command: list[str], source: Path, kept: Path, room: Path) -> Path:
+    """The object of a source, compiled unless it is at hand."""
+    flags = [f'-DPOTLUCK_STAMP="{stamp()}"'] if source.name == STAMPED else []
+    shared = [path for path in sources() if path.suffix != ".c"]
+    made = kept / f"{source.stem}-{_hash([source, *shared], [*command, *flags])}.o"
+    if not made.exists():
+        part = room / made.name
+        _run([*command, *FLAGS, *flags, "-c", str(source), "-o", str(part)])
+        shutil.move(part, made)
+    return made
+
+
+def _compiler() -> list[str]:
     """The command of a C compiler: what CC names, or the first of the usual ones."""
     named = os.environ.get("CC")
     if named:
@@ -54,27 +101,20 @@ def compiler() -> list[str]:
     raise BuildError("there is no C compiler; install gcc or clang, or set CC")
 
 
-def build(library: Path = LIBRARY) -> None:
-    """Compile; the library appears whole, or not at all.
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]} does not start: {error}") from error
+    if done.returncode != 0:
+        raise BuildError(f"{command[0]} failed: {done.stderr.strip()[-2000:]}")
 
-    Raises:
-        BuildError: no compiler, or it failed.
-    """
-    files = [str(path) for path in sources() if path.suffix == ".c"]
-    if not files:
-        raise BuildError("the C sources are not here; install from a checkout or a source package")
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        command = [*compiler(), *FLAGS, f'-DPOTLUCK_STAMP="{stamp()}"', *files]
-        command += ["-o", str(made), "-lm"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise BuildError(f"{command[0]} does not start: {error}") from error
-        if done.returncode != 0:
-            raise BuildError(f"{command[0]} failed: {done.stderr.strip()[-2000:]}")
-        made.replace(library)
+
+def _hash(paths: Iterable[Path], words: Iterable[str] = ()) -> str:
+    digest = hashlib.sha256(" ".join((*FLAGS, *words)).encode())
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

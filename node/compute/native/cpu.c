@@ -38,7 +38,10 @@ __attribute__((constructor)) static void choose(void) {
 const potluck_kernels *potluck_kernels_in_use(void) { return in_use; }
 const char *potluck_isa(void) { return in_use->name; }
 int potluck_has_isa(const char *name) { return named(name) != NULL; }
-const char *potluck_stamp(void) { return POTLUCK_STAMP; }
+
+/* The build looks for the first half in the file, to tell a stale library without loading it. */
+static const char STAMP[] = "potluck-stamp:" POTLUCK_STAMP;
+const char *potluck_stamp(void) { return STAMP + sizeof "potluck-stamp:" - 1; }
 
 int potluck_use_isa(const char *name) {
     const potluck_kernels *wanted = named(name);

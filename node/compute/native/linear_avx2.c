@@ -11,7 +11,8 @@
 #define WIDTH 8
 #define TILES 1
 #define ROWS 4
-#define THROUGH_PANEL 1 /* unpacking is dear */
+/* unpacking is dear here */
+#define THROUGH_PANEL(is_nf4, rows) ((rows) > ((is_nf4) ? 4 : 24))
 #define ROW_CASES(what)       \
     switch (count) {          \
     case 1: what(1); break;   \
