@@ -22,7 +22,8 @@ from ...errors import UserError
 from .checkpoint import Checkpoint
 from .layout import BlockWeights, layout_of
 from .memory import require_memory
-from .native.blocks import RUN, PackedBlock, PackedBlocks, Threads, page_bytes
+from .native.blocks import RUN, PackedBlock, PackedBlocks, page_bytes
+from .native.linear import Pool as Threads
 from .pages import Lease, Pool, pages_for
 from .quant.blocks import block_weights
 from .quant.formats import QUANTIZATIONS, Quantization, choose
@@ -100,9 +101,7 @@ class NativeStage:
         with torch.inference_mode():
             for index in layouts:
                 blocks.append(PackedBlock(spec, index, loader.block(index), pool))
-        return NativeStage(
-            spec, start, blocks, pool, format=chosen.format, byte_pages=byte_pages
-        )
+        return NativeStage(spec, start, blocks, pool, format=chosen.format, byte_pages=byte_pages)
 
     @property
     def numerics(self) -> str:
@@ -147,7 +146,9 @@ class NativeStage:
     def _rate(self, tokens: int, blocks: int) -> float:
         stop = min(self.start + blocks, self.stop)
         pages = (stop - self.start) * pages_for(tokens)
-        pool = Pool(budget_bytes=(pages + 1) * (self.page_bytes + (1 << 16)), page_bytes=self.page_bytes)
+        pool = Pool(
+            budget_bytes=(pages + 1) * (self.page_bytes + (1 << 16)), page_bytes=self.page_bytes
+        )
         lease = pool.open(self.start, stop, tokens)
         lease.reserve(0, tokens)
         hidden = torch.linspace(-1, 1, self.spec.hidden).expand(tokens, -1)
@@ -164,9 +165,7 @@ class NativeStage:
     def _packed(self, lease: Lease, at: int, count: int) -> bytes:
         table = lease.table
         cosines, sines = self._ropes.addresses(at + count, lease.max_tokens)
-        return RUN.pack(
-            table.ctypes.data, table.shape[1], *cosines, *sines, at, count
-        )
+        return RUN.pack(table.ctypes.data, table.shape[1], *cosines, *sines, at, count)
 
 
 def _passes(
@@ -236,7 +235,9 @@ class _RopeTables:
         stretched = is_stretched(self._spec.rope, session_tokens)
         room, cosines, sines = self._found.get(stretched, (0, (0, 0), (0, 0)))
         if stop > room:
-            room, cosines, sines = self._found[stretched] = self._grow(stop, session_tokens, stretched)
+            room, cosines, sines = self._found[stretched] = self._grow(
+                stop, session_tokens, stretched
+            )
         return cosines, sines
 
     def _grow(
@@ -245,7 +246,9 @@ class _RopeTables:
         spec = self._spec
         room = -(-stop // _ROPE_ROWS) * _ROPE_ROWS
         local = spec.rope if spec.local_rope is None else spec.local_rope
-        tables = [self._ropes.angles(rope, session_tokens).rows(0, room) for rope in (spec.rope, local)]
+        tables = [
+            self._ropes.angles(rope, session_tokens).rows(0, room) for rope in (spec.rope, local)
+        ]
         kept = [np.ascontiguousarray(one) for table in tables for one in table]
         self._kept[stretched] = kept
         at = [one.ctypes.data for one in kept]

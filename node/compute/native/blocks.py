@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,22 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ....errors import LocalError
 from ..layout import BlockWeights
 from ..spec import ModelSpec
 from ..weight import Weight, join
 from .library import library
+from .linear import LANES, Packed, Pool
 
-LANES = 16  # outputs of a tile
 RUN = struct.Struct("@PqPPPPii")  # potluck_run: table, stride, 2 cosines, 2 sines, at, count
-_ALIGNMENT = 64
+_ALIGNMENT_BYTES = 64
 _ACTS = {"silu": 0, "gelu_tanh": 1}
-_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 4}
 _Floats = ctypes.c_void_p
 
 
 class _Linear(ctypes.Structure):
-    """potluck_linear."""
+    """potluck_linear; `Packed` makes them."""
 
     _fields_ = [
         ("format", ctypes.c_int32),
@@ -88,25 +85,12 @@ class _Model(ctypes.Structure):
     ]
 
 
-class Threads:
-    """A pool of threads of our C; the calling thread is one of them."""
-
-    def __init__(self, count: int) -> None:
-        self.handle = _c().potluck_pool_new(count)
-        if not self.handle:
-            raise LocalError(f"{count} threads could not be started")
-        self.count = count
-        weakref.finalize(self, _c().potluck_pool_free, self.handle)
-
-
 class PackedBlock:
     """The weights of one block as C reads them. What they came from is not kept."""
 
-    def __init__(
-        self, spec: ModelSpec, index: int, weights: BlockWeights, threads: Threads
-    ) -> None:
+    def __init__(self, spec: ModelSpec, index: int, weights: BlockWeights, pool: Pool) -> None:
         self._kept: list[object] = []
-        self._threads = threads
+        self._pool = pool
         self.bytes = 0
         window = spec.windows[index]
         local = spec.local_rope is not None and window is not None
@@ -114,9 +98,7 @@ class PackedBlock:
         matrices, vectors = weights.matrices, weights.vectors
         fact = self.fact = _Block()
         self._norms(spec, vectors)
-        fact.qkv = self._linear(
-            join(_alike([matrices[one] for one in "qkv"])), _qkv_bias(vectors)
-        )
+        fact.qkv = self._linear(join(_alike([matrices[one] for one in "qkv"])), _qkv_bias(vectors))
         fact.out = self._linear(matrices["out"], vectors.get("out_bias"))
         if experts:
             self._mixture(spec, weights, experts)
@@ -156,26 +138,10 @@ class PackedBlock:
         return kept.data_ptr()
 
     def _linear(self, weight: Weight, bias: Tensor | None) -> _Linear:
-        codes = weight.codes.contiguous()
-        scales = None if weight.scales is None else weight.scales.float().contiguous()
-        format = _FORMATS[codes.dtype]
-        size = _c().potluck_packed_bytes(format, weight.rows, weight.columns)
-        memory = _c().potluck_alloc(size)
-        if not size or not memory:
-            raise LocalError(f"{weight.rows} x {weight.columns} {weight.format} cannot be packed")
-        weakref.finalize(self, _c().potluck_release, memory, size)
-        _c().potluck_pack(
-            self._threads.handle,
-            format,
-            weight.rows,
-            weight.columns,
-            codes.data_ptr(),
-            None if scales is None else scales.data_ptr(),
-            memory,
-        )
-        self.bytes += size
-        placed = None if bias is None else self._floats(bias)
-        return _Linear(format, weight.rows, weight.columns, memory, placed)
+        packed = Packed(weight.format, weight.codes, weight.scales, bias, self._pool)
+        self._kept.append(packed)
+        self.bytes += packed.nbytes
+        return _Linear.from_buffer_copy(packed.linear)
 
 
 class PackedBlocks:
@@ -185,12 +151,12 @@ class PackedBlocks:
         self,
         spec: ModelSpec,
         blocks: Sequence[PackedBlock],
-        threads: Threads,
+        pool: Pool,
         *,
         byte_pages: bool = False,
     ) -> None:
         self._blocks = blocks
-        self._threads = threads
+        self._pool = pool
         facts = (_Block * len(blocks))(*(block.fact for block in blocks))
         self._model = _Model(
             hidden=spec.hidden,
@@ -230,7 +196,7 @@ class PackedBlocks:
             self._grow(rows, count)
         self._pass(
             self._reference,
-            self._threads.handle,
+            self._pool.handle,
             pages,
             page_bytes,
             runs,
@@ -244,9 +210,9 @@ class PackedBlocks:
 
     def _grow(self, rows: int, runs: int) -> None:
         rows, runs = max(rows, self._room[0]), max(runs, self._room[1])
-        size = _c().potluck_pass_bytes(self._reference, rows, runs, self._threads.count)
-        self._scratch = np.empty(size + _ALIGNMENT, np.uint8)
-        self._scratch_at = -(-self._scratch.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        size = _c().potluck_pass_bytes(self._reference, rows, runs, self._pool.threads)
+        self._scratch = np.empty(size + _ALIGNMENT_BYTES, np.uint8)
+        self._scratch_at = -(-self._scratch.ctypes.data // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         self._room = (rows, runs)
 
 
@@ -278,7 +244,7 @@ def _turns(gate: Tensor, up: Tensor) -> Tensor:
     tiles, rest = divmod(len(gate), LANES)
     whole = gate.new_zeros((tiles + bool(rest), 2, LANES, *gate.shape[1:]))
     for place, one in enumerate((gate, up)):
-        whole[:tiles, place] = one[: tiles * LANES].unflatten(0, (tiles, LANES))
+        whole[:tiles, place] = one[: tiles * LANES].reshape(tiles, LANES, *one.shape[1:])
         if rest:
             whole[tiles, place, :rest] = one[tiles * LANES :]
     return whole.flatten(0, 2)
