@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,6 @@ from potluck.node.net import noise
 from potluck.node.net.address import listening, parse
 from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.dialer import connect_tcp
-from potluck.node.net.door import IDLE_TICKS
 from potluck.node.net.guard import Gate, Limits, foreign
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.mux import MuxConfig
@@ -36,6 +35,7 @@ from potluck.node.net.negotiate import REFUSAL, message, proposal
 from potluck.node.net.noise import Identity, Scratch
 from potluck.node.net.stream import Stream
 from potluck.node.net.upgrade import upgrade_dialed
+from potluck.node.net.worth import IDLE_TICKS, QUIET_TICKS
 
 ECHO = "/potluck/echo/1"
 KILL = bytes.fromhex("04fffefd0a")  # five bytes that end a stock host
@@ -213,6 +213,29 @@ async def test_a_full_host_lets_its_idlest_peer_go() -> None:
             connection.mux.streams.clear()  # as when identify is over
             connection.idle_ticks = 2 * IDLE_TICKS
         await still_serves(victim)
+
+
+async def test_silent_streams_in_every_place_keep_no_newcomer_out() -> None:
+    """Each of 8 holds a stream open and says nothing on it; who is served keeps its place."""
+    async with AsyncExitStack() as stack:
+        victim = await stack.enter_async_context(serving(connections_max=8))
+        served = await stack.enter_async_context(open_host(seeded("s")))
+        stream = await served.open_stream(await served.connect(victim.addresses()), ECHO)
+        for number in range(7):
+            silent = await stack.enter_async_context(open_host(seeded(str(number))))
+            peer = await silent.connect(victim.addresses())
+            await silent.identified(peer)
+            held = await silent.open_stream(peer, ECHO)
+            await held.send(b"and then nothing more")
+        assert len(victim.connected()) == 8
+        for _ in range(QUIET_TICKS + 1):  # as many seconds
+            await stream.send(b"step")
+            assert bytes(await stream.receive()) == b"step"
+            victim._peers.tick()
+        for number in range(3):
+            await still_serves(victim, chr(97 + number))
+        await stream.send(b"step")
+        assert bytes(await stream.receive()) == b"step"
 
 
 # ---- half-open connections, silence, floods

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Yielding = Callable[[Carrier, str], Awaitable[tuple[str, First] | None]]
 
-IDLE_TICKS = 20  # go-libp2p's grace period: a full host may drop a connection unused for so long
 PAUSE_S = 0.1  # after the system had no descriptor for another connection
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -55,7 +54,7 @@ class Door:
                     log.warning("no descriptor for another connection", reason=error.strerror)
                     await trio.sleep(PAUSE_S)  # nothing tells when one is free again
                 continue  # or the peer had left already
-            if self._has_room() and self._gate.admits(remote[0]):
+            if self._gate.admits(remote[0]) and self._has_room(remote[0]):
                 self._gate.handshake_began(remote[0])
                 self._give_up_silent()
                 scope = self.shaking[sock] = trio.CancelScope()
@@ -96,12 +95,13 @@ class Door:
             self.shaking.pop(sock, None)
             self._gate.handshake_over(remote[0])
 
-    def _has_room(self) -> bool:
-        """Whether one more connection may come, if need be in the place of an idle one."""
+    def _has_room(self, host: str) -> bool:
+        """Whether one more connection may come from there, if need be in the place of another."""
         if not self._gate.is_full:
             return True
-        idlest = self._peers.idlest()
-        if idlest is None or idlest.idle_ticks < IDLE_TICKS:
+        leaving = self._peers.least_worth(host)
+        if leaving is None:
             return False
-        idlest.mux.close()
+        log.debug("gives way to a newcomer", peer=leaving.mux.peer)
+        leaving.mux.close()
         return True

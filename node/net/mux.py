@@ -85,6 +85,7 @@ class Mux:
         self.failure: Exception | None = None
         self.leaving = False  # the peer takes no more streams
         self.has_lazy = False
+        self.payloads = 0  # frames of data that came, by which one sees whether it is used
         self._config = config
         self._link = link
         self._accept = accept
@@ -367,6 +368,7 @@ class Mux:
             if frame.value:
                 stream.grow(frame.value)
         elif frame.payload is not None:
+            self.payloads += 1
             stream.arrive(frame.payload)
         if flags & FIN:
             stream.end()

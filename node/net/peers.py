@@ -13,6 +13,8 @@ import trio
 
 from .identify import Claims
 from .mux import Mux
+from .observed import subnet
+from .worth import Standing, least_worth
 
 AT_ONCE_S = 5.0  # two handshakes that cross are at most one dial's deadline apart
 SURPLUS_TICKS = 3  # the other end may be opening a stream on it this very moment
@@ -29,7 +31,9 @@ class Connection:
     relay: str | None = None  # the peer that passes it on; None: it is direct
     from_port: int = 0  # the port of ours that we dialed from, if we listen there
     local_host: str = ""  # the address of ours that it goes from
-    idle_ticks: int = 0
+    idle_ticks: int = 0  # without a stream
+    quiet_ticks: int = 0  # without payload
+    payloads: int = 0  # that had come by the last tick
     claims: Claims | None = None
     told: bytes = b""  # what we last said of ourselves; empty: it has not asked
     over: trio.Event = field(default_factory=trio.Event)
@@ -89,6 +93,9 @@ class Peers:
         for connection in self.all():
             connection.mux.tick()
             connection.idle_ticks = 0 if connection.mux.streams else connection.idle_ticks + 1
+            moved = connection.mux.payloads - connection.payloads
+            connection.quiet_ticks = 0 if moved else connection.quiet_ticks + 1
+            connection.payloads = connection.mux.payloads
         for peer, found in list(self._by_peer.items()):
             if len(found) > 1:
                 best = self.best(peer)
@@ -96,14 +103,23 @@ class Peers:
                     if connection is not best and connection.idle_ticks >= SURPLUS_TICKS:
                         connection.mux.close()
 
-    def idlest(self) -> Connection | None:
-        """The connection that has gone longest without a stream, if any is without one."""
-        idle = [
-            connection
-            for connection in self.all()
-            if not connection.mux.streams and connection.mux.peer not in self.kept
-        ]
-        return max(idle, key=lambda connection: connection.idle_ticks, default=None)
+    def least_worth(self, host: str) -> Connection | None:
+        """Which one is to leave for somebody at that address; None when nobody is."""
+        all_ = [one for one in self.all() if one.mux.failure is None]
+        found = least_worth([self._standing(one) for one in all_], subnet(host))
+        return None if found is None else all_[found]
+
+    def _standing(self, connection: Connection) -> Standing:
+        mux = connection.mux
+        used = any(not one.inbound and one not in mux.lingering for one in mux.streams.values())
+        return Standing(
+            network=connection.relay or subnet(connection.remote[0]),
+            since=connection.since,
+            idle_ticks=connection.idle_ticks,
+            quiet_ticks=connection.quiet_ticks,
+            has_streams=bool(mux.streams),
+            stays=used or mux.peer in self.kept,
+        )
 
     def _is_better(self, newer: Connection, older: Connection) -> bool:
         if (newer.relay is None) != (older.relay is None):
