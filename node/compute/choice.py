@@ -11,18 +11,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ...errors import UserError
 from ...swarm.blocks import BlockRange
 from .cache import bytes_per_token
 from .checkpoint import Checkpoint
-from .engine import Engine, StageEngine
+from .device import choose_device
+from .engine import BatchEngine, Engine, StageEngine
+from .layout import layout_of
+from .loading import block_bytes
 from .memory import free_bytes
-from .pages import Pool
+from .native.library import why_not
+from .native_stage import NativeStage
+from .pages import PAGE_TOKENS, Pool, page_stride
+from .quant.formats import QUANTIZATIONS
 from .stage import Stage
 
 CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
 ENGINES = ("auto", "native", "torch")
-QUANTIZATIONS = ("auto", "none", "int8", "nf4")
 _MIB = 1 << 20
 
 
@@ -45,12 +52,8 @@ class StageWish:
 
     def check(self) -> None:
         """Raises UserError for what no machine has."""
-        for name, value, known in (
-            ("engine", self.engine, ENGINES),
-            ("quantization", self.quantization, QUANTIZATIONS),
-        ):
-            if value not in known:
-                raise UserError(f"--{name} {value} is not known; use one of {', '.join(known)}")
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine {self.engine} is not known; use one of {', '.join(ENGINES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +78,80 @@ class Opened:
 def open_stage(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> Opened:
     """Load the blocks. Raises UserError for whatever the owner can mend."""
     wish.check()
-    return _open_torch(checkpoint, blocks, wish, "")
+    against = "it was asked for torch" if wish.engine == "torch" else refusal(wish)
+    if wish.engine == "native" and against:
+        raise UserError(f"--engine native cannot serve here: {against}; use --engine auto")
+    quantization = None if wish.quantization == "auto" else wish.quantization
+    if against:
+        return _open_torch(checkpoint, blocks, wish, quantization, f"torch: {against}")
+    return _open_native(checkpoint, blocks, wish, quantization, "native: it can be had here")
 
 
-def _open_torch(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish, why: str) -> Opened:
-    if wish.quantization in ("int8", "nf4"):
-        raise UserError(
-            f"--quantization {wish.quantization} needs the native engine: {why or 'ask for it'}; "
-            "use --quantization none"
-        )
+def refusal(wish: StageWish) -> str:
+    """Why our own kernels cannot compute what is asked for; empty when they can."""
+    device = choose_device(wish.device)
+    if device.type != "cpu":
+        return f"it is for processors, and the device is {device}"
+    if wish.dtype not in ("", "fp32"):
+        return f"it computes in fp32, not {wish.dtype}"
+    return why_not() or ""
+
+
+def _open_native(
+    checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish, quantization: str | None, why: str
+) -> Opened:
+    stage = NativeStage.load(
+        checkpoint,
+        blocks.start,
+        blocks.stop,
+        quantization=quantization,
+        threads=wish.threads or None,
+        cache_dir=wish.cache_dir,
+    )
+    free = free_bytes(torch.device("cpu"))
+    cache_bytes = cache_room(wish, blocks, free=free, weights=stage.weight_bytes)
+    page_bytes = page_stride(stage.page_bytes)
+    if cache_bytes < page_bytes * len(blocks):
+        raise _too_small(cache_bytes, blocks, f"one page of {PAGE_TOKENS} positions")
+    pool = Pool(budget_bytes=cache_bytes, page_bytes=page_bytes)
+    return Opened(
+        engine=BatchEngine(stage, pool),
+        device="cpu",
+        dtype="float32",
+        quantization=stage.format,
+        rates=stage.measure(),
+        cache_tokens=pool.pages * PAGE_TOKENS,
+        page_tokens=PAGE_TOKENS,
+        pool=pool,
+        why=why,
+    )
+
+
+def _open_torch(
+    checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish, quantization: str | None, why: str
+) -> Opened:
     stage = Stage.load(
-        checkpoint, blocks.start, blocks.stop, device=wish.device, dtype=wish.dtype or None
+        checkpoint,
+        blocks.start,
+        blocks.stop,
+        device=wish.device,
+        dtype=wish.dtype or None,
+        quantization=quantization,
     )
-    spec = checkpoint.spec
-    weights = sum(map(spec.block_parameters_of, range(blocks.start, blocks.stop)))
-    cache_bytes = cache_room(
-        wish, blocks, free=free_bytes(stage.device), weights=weights * stage.dtype.itemsize
+    coding = QUANTIZATIONS[stage.quantization]
+    weights = sum(
+        block_bytes(layout_of(checkpoint.spec, index), coding, stage.dtype)
+        for index in range(blocks.start, blocks.stop)
     )
-    token_bytes = bytes_per_token(spec, 1, stage.dtype.itemsize)
+    cache_bytes = cache_room(wish, blocks, free=free_bytes(stage.device), weights=weights)
+    token_bytes = bytes_per_token(checkpoint.spec, 1, stage.dtype.itemsize)
     if cache_bytes < token_bytes * len(blocks):
-        raise _too_small(cache_bytes, blocks)
+        raise _too_small(cache_bytes, blocks, "one position")
     return Opened(
         engine=StageEngine(stage),
         device=stage.device.type,
         dtype=str(stage.dtype).removeprefix("torch."),
-        quantization="none",
+        quantization=stage.quantization,
         rates=stage.measure(),
         cache_tokens=cache_bytes // token_bytes,
         page_tokens=1,
@@ -130,8 +182,8 @@ def cache_room(wish: StageWish, blocks: BlockRange, *, free: int, weights: int) 
     return free if wish.memory_bytes else int(free * CACHE_SHARE)
 
 
-def _too_small(cache_bytes: int, blocks: BlockRange) -> UserError:
+def _too_small(cache_bytes: int, blocks: BlockRange, least: str) -> UserError:
     return UserError(
-        f"{cache_bytes / _MIB:.1f} MiB of cache hold not one position of {len(blocks)} blocks: "
+        f"{cache_bytes / _MIB:.1f} MiB of cache hold not {least} of {len(blocks)} blocks: "
         "give more by --cache-mib, or serve fewer blocks"
     )

@@ -43,12 +43,17 @@ def whole_pages(tokens: int) -> int:
     return pages_for(tokens) * PAGE_TOKENS
 
 
+def page_stride(page_bytes: int) -> int:
+    """Bytes from one page to the next: whole pages of the system, so that each is given back."""
+    return -(-page_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
 class Pool:
     """The pages of one stage."""
 
     def __init__(self, *, budget_bytes: int, page_bytes: int) -> None:
-        """page_bytes: what a page must hold; rounded up to the system's own pages."""
-        self.page_bytes = -(-page_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        """page_bytes: what a page must hold."""
+        self.page_bytes = page_stride(page_bytes)
         self.pages = budget_bytes // self.page_bytes
         if self.pages < 1:
             raise LocalError(f"a pool of {budget_bytes} bytes holds no page of {self.page_bytes}")
