@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
-from .view import OBSERVATIONS_TO_TRUST
+import numpy as np
+
+from .view import OBSERVATIONS_TO_TRUST, Floats
 
 SMOOTHING = 0.125  # RFC 6298's alpha
 DEVIATION_SMOOTHING = 0.25  # RFC 6298's beta
@@ -37,9 +40,17 @@ LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with 
 QUEUE_TOLD_MAX_S = 3600.0  # whatever a peer says, it is not asked for longer than that
 
 
-def aged_queue_s(told_s: float, age_s: float, *, usual_s: float = 0.0) -> float:
-    """What is left of a queue told `age_s` ago: it fades to what is usual."""
-    return usual_s + (told_s - usual_s) * math.exp(-max(age_s, 0.0) / LOAD_TAU_S)
+Number = TypeVar("Number", float, Floats)
+
+
+def aged_queue_s(told_s: Number, age_s: Number) -> Number:
+    """What is left of a queue told `age_s` ago. Of one peer, or of many at once.
+
+    It fades to nothing, not to what is usual: hope makes us ask, and the answer is fresh (in the
+    simulator fading to the mean queue made p50 a fifth longer).
+    """
+    left: Number = told_s * np.exp(-age_s / LOAD_TAU_S)
+    return left
 
 
 @dataclass(slots=True)
@@ -118,10 +129,10 @@ class PeerHistory:
         """That step was answered, or given up."""
         self._in_flight_s = max(0.0, self._in_flight_s - work_s)
 
-    def queue_s(self, now: float, *, usual_s: float = 0.0) -> float:
-        """What a step sent now is expected to wait; `usual_s` where nothing fresh is known."""
-        told_s = aged_queue_s(self._queue_told_s, now - self._queue_told_at, usual_s=usual_s)
-        return told_s + self._in_flight_s
+    def queue_s(self, now: float) -> float:
+        """What a step sent now is expected to wait."""
+        told_s = aged_queue_s(self._queue_told_s, now - self._queue_told_at)
+        return float(told_s) + self._in_flight_s
 
     def failed(self, now: float) -> None:
         """The peer died, stalled or answered rubbish."""

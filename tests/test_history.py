@@ -94,7 +94,7 @@ def test_a_queue_that_the_peer_told_of_is_no_fault_of_its_device() -> None:
 
 def test_a_told_queue_fades_and_what_is_in_flight_does_not() -> None:
     history = PeerHistory()
-    assert history.queue_s(5.0) == 0.0 and history.queue_s(5.0, usual_s=0.3) == 0.3
+    assert history.queue_s(5.0) == 0.0
     history.told_queue(1.0, 10.0)
     assert history.queue_s(10.0) == 1.0
     assert 0.3 < history.queue_s(10.0 + LOAD_TAU_S) < 0.4

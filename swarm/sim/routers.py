@@ -1,0 +1,416 @@
+"""Who decides where a request goes next: our router, and the baselines.
+
+`Ours` drives the daemon's own objects (Finder, PeerHistory) with what a client can know: records
+that it pulled a while ago, the queues that peers told, its own measurements. The baselines get more
+than they would have in life, so that a win over them is one:
+
+    petals   the shortest path by round trip and claimed rate, blind to load (algorithms.md 2.2);
+             reads all records each 60 s, knows every round trip
+    swarm    our own Wheels, which are SWARM's IWRR; all records each 30 s
+    random   any living peer that serves the block
+    po3      of three such peers, by their queues of this instant, the soonest per block
+    greedy   of all of them: an oracle
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ...errors import MissingBlocks
+from ..blocks import BlockRange
+from ..history import PeerHistory, aged_queue_s
+from ..routing import ALTERNATES, Finder, Offer
+from ..view import RTT_UNKNOWN_S, Columns, Floats
+from ..wiring import Member, Wheels
+from .dice import Dice
+from .world import World
+
+PETALS_HOP_S = 0.018  # sequence_manager.py: "empirically measured"
+PETALS_REFRESH_S = 60.0
+PETALS_BAN_S = 15.0
+SWARM_REFRESH_S = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request on its way. `at`: the next block."""
+
+    number: int
+    client: int
+    tokens: int
+    born_s: float
+    deadline_s: float
+    access_s: float
+    place: tuple[float, float]
+    at: int = 0
+    stop: int = 0  # of the hop under way
+    peer: int = -1
+    sent_s: float = 0.0
+    work_s: float = 0.0  # what its router thinks that the hop costs the device
+    waited_s: float = 0.0  # for the device, as the reply tells it
+    retries: int = 0
+    hops: int = 0
+
+
+class Router(Protocol):
+    """All clients of one run. Control bytes are counted by whoever sends them."""
+
+    control_bytes: float
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        """The next peer, and the block where it stops; None when nobody serves the next block."""
+        ...
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None: ...
+
+    def failed(self, request: Request, now: float) -> None: ...
+
+    def patience_s(self, request: Request) -> float: ...
+
+
+class Fresh:
+    """random, po3 and greedy: by the peers of this instant."""
+
+    def __init__(self, world: World, dice: Dice, look_at: int) -> None:
+        """look_at: how many peers' queues are read; 0 for all."""
+        self._world, self._dice, self._look_at = world, dice, look_at
+        self.control_bytes = 0.0
+        self._serving: dict[int, list[int]] = {}
+        self._version = -1
+
+    def _peers(self, at: int) -> list[int]:
+        world = self._world
+        if self._version != world.version:
+            self._serving.clear()
+            self._version = world.version
+        found = self._serving.get(at)
+        if found is None:
+            mask = world.alive & (world.start <= at) & (world.stop > at)
+            found = self._serving[at] = np.flatnonzero(mask).tolist()
+        return found
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        world, dice = self._world, self._dice
+        peers = self._peers(request.at)
+        if not peers:
+            return None
+        if self._look_at:
+            peers = [peers[dice.randrange(len(peers))] for _ in range(self._look_at)]
+            if self._look_at > 1:
+                self.control_bytes += 4 * self._look_at * world.scenario.control.probe_bytes
+        best, least = -1, math.inf
+        for i in peers:
+            blocks = int(world.stop[i]) - request.at
+            eta = world.owd_s(i, request.access_s, request.place)
+            eta += world.told_queue_s(i, now)
+            eta += blocks * request.tokens / world.claim(i)
+            if eta / blocks < least:
+                best, least = i, eta / blocks
+        return best, int(world.stop[best])
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        pass
+
+    def failed(self, request: Request, now: float) -> None:
+        pass
+
+    def patience_s(self, request: Request) -> float:
+        return 60.0
+
+
+class Petals:
+    """The shortest path, a server always run to its span's end; bans double from 15 s."""
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self._world = world
+        self.control_bytes = 0.0
+        self._read_s: dict[int, float] = {}
+        self._next: dict[int, list[int]] = {}
+        self._banned: dict[tuple[int, int], tuple[float, int]] = {}
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        client = request.client
+        if now - self._read_s.get(client, -math.inf) >= PETALS_REFRESH_S:
+            self._plan(request, now)
+        peer = self._next[client][request.at]
+        if peer < 0:
+            self._plan(request, now)
+            peer = self._next[client][request.at]
+        return None if peer < 0 else (peer, int(self._world.stop[peer]))
+
+    def _plan(self, request: Request, now: float) -> None:
+        world, client = self._world, request.client
+        self._read_s[client] = now
+        control = world.scenario.control
+        living = np.flatnonzero(world.alive)
+        self.control_bytes += 2 * len(living) * control.record_bytes
+        free = [i for i in living.tolist() if self._banned.get((client, i), (0.0, 0))[0] <= now]
+        rows = np.array(free, dtype=np.int64)
+        start, stop = world.start[rows], world.stop[rows]
+        rtt = np.array([2 * world.owd_s(i, request.access_s, request.place) for i in free])
+        unit = request.tokens / np.array([world.claim(i) for i in free])
+        togo = np.full(world.total + 1, np.inf)
+        togo[-1] = 0.0
+        chosen = [-1] * world.total
+        for at in range(world.total - 1, -1, -1):
+            cost = np.where(
+                (start <= at) & (stop > at), rtt + PETALS_HOP_S + (stop - at) * unit, np.inf
+            )
+            if len(cost):
+                cost = cost + togo[stop]
+                i = int(cost.argmin())
+                if math.isfinite(cost[i]):
+                    togo[at], chosen[at] = cost[i], free[i]
+        self._next[client] = chosen
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        self._banned.pop((request.client, request.peer), None)
+
+    def failed(self, request: Request, now: float) -> None:
+        key = (request.client, request.peer)
+        fails = self._banned.get(key, (0.0, 0))[1]
+        self._banned[key] = (now + PETALS_BAN_S * 2**fails, min(fails + 1, 8))
+        self._read_s[request.client] = -math.inf
+
+    def patience_s(self, request: Request) -> float:
+        return 60.0
+
+
+class Swarm:
+    """SWARM's wiring: a wheel per boundary and client."""
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self._world, self._dice = world, dice
+        self.control_bytes = 0.0
+        self._wheels: dict[int, Wheels] = {}
+        self._read_s: dict[int, float] = {}
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        world, client = self._world, request.client
+        wheels = self._wheels.get(client)
+        if wheels is None:
+            wheels = self._wheels[client] = Wheels(self._dice.random)
+        if now - self._read_s.get(client, -math.inf) >= SWARM_REFRESH_S:
+            self._read(client, wheels, now)
+        hop = wheels.choose(request.at, world.total, request.tokens)
+        if hop is None:
+            self._read(client, wheels, now)
+            hop = wheels.choose(request.at, world.total, request.tokens)
+        return None if hop is None else (int(hop.peer), hop.blocks.stop)
+
+    def _read(self, client: int, wheels: Wheels, now: float) -> None:
+        world = self._world
+        self._read_s[client] = now
+        order = (1, int(now))
+        wheels.update(
+            {
+                str(i): Member(BlockRange(int(world.start[i]), int(world.stop[i])), order)
+                for i in world.living()
+            }
+        )
+        self.control_bytes += 2 * len(world.living()) * world.scenario.control.record_bytes
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        blocks = request.stop - request.at
+        elapsed_s = now - request.sent_s
+        self._wheels[request.client].answered(str(request.peer), elapsed_s, request.tokens, blocks)
+
+    def failed(self, request: Request, now: float) -> None:
+        self._wheels[request.client].failed(str(request.peer))
+
+    def patience_s(self, request: Request) -> float:
+        return 60.0
+
+
+class _Client:
+    """What one of our clients knows: rows of the world that it has records of."""
+
+    __slots__ = (
+        "busy", "columns", "finders", "heard_s", "histories", "in_flight_s", "known",
+        "pulled_s", "told_s",
+    )  # fmt: skip
+
+    def __init__(self, world: World) -> None:
+        size = world.size
+        self.columns = Columns(
+            name=world.name,
+            start=np.zeros(size, dtype=np.int64),
+            stop=np.ones(size, dtype=np.int64),
+            block_s=np.ones(size),
+            rtt_s=np.full(size, RTT_UNKNOWN_S),
+            queue_s=np.zeros(size),
+            room=np.full(size, 1e15),
+            byte_s=np.zeros(size),
+            cached=np.zeros(size),
+        )
+        self.known: dict[int, float] = {}  # when the record was read
+        self.busy: dict[int, float] = {}  # until when not to ask
+        self.histories: dict[int, PeerHistory] = {}
+        self.told_s: Floats = np.zeros(size)
+        self.heard_s: Floats = np.full(size, -1e9)
+        self.in_flight_s: Floats = np.zeros(size)
+        self.pulled_s = -math.inf
+        self.finders: dict[int, tuple[float, Finder]] = {}
+
+
+class Ours:
+    """The daemon's router: a finder over what is known, and every hop bound late."""
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self._world, self._dice = world, dice
+        self.control_bytes = 0.0
+        self._clients: dict[int, _Client] = {}
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        client = self._clients.get(request.client)
+        if client is None:
+            client = self._clients[request.client] = _Client(self._world)
+        for forced in (False, True):
+            self._pull(client, now, forced)
+            finder = self._finder(client, request, now)
+            if finder is None:
+                continue
+            offers = self._offers(client, finder, request, now)
+            if offers:
+                size = request.tokens / self._sized(request.tokens)
+                row, stop, _ = finder.bind(request.at, offers, size=size)
+                blocks = stop - request.at
+                request.work_s = blocks * request.tokens * float(client.columns.block_s[row])
+                client.in_flight_s[row] += request.work_s
+                return row, stop
+        return None
+
+    def _pull(self, client: _Client, now: float, forced: bool) -> None:
+        """Read some records; more of them the longer ago the last were read."""
+        world, control = self._world, self._world.scenario.control
+        missed = now - client.pulled_s
+        if not forced and missed < control.pull_s:
+            return
+        living = world.living()
+        client.finders.clear()
+        first = control.view_max if not client.known else 0
+        count = max(first, round(control.pull_records * min(max(missed / control.pull_s, 1), 4)))
+        read = living if count >= len(living) else self._dice.sample(living, count)
+        client.pulled_s = now
+        self.control_bytes += 2 * len(read) * control.record_bytes
+        for i in read:
+            client.known.pop(i, None)
+            client.known[i] = now
+            self._note(client, i)
+        while len(client.known) > control.view_max:
+            gone = next(iter(client.known))
+            self._forget(client, gone)
+
+    def _note(self, client: _Client, i: int) -> None:
+        world, columns = self._world, client.columns
+        columns.start[i], columns.stop[i] = world.start[i], world.stop[i]
+        columns.byte_s[i] = world.byte_s(i)
+        if client.busy.get(i) == math.inf:
+            del client.busy[i]
+        history = client.histories.get(i)
+        claim = world.claim(i)
+        columns.block_s[i] = history.block_s(claim, 128) if history else 2.0 / claim
+
+    def _forget(self, client: _Client, i: int) -> None:
+        client.known.pop(i, None)
+
+    def _sized(self, tokens: int) -> float:
+        """Steps of about one size share a finder."""
+        return float(2 ** round(math.log2(max(tokens, 1))))
+
+    def _finder(self, client: _Client, request: Request, now: float) -> Finder | None:
+        world = self._world
+        sized = self._sized(request.tokens)
+        key = int(sized)
+        made = client.finders.get(key)
+        if made is not None and now - made[0] < world.scenario.control.fresh_s:
+            return made[1]
+        rows = np.fromiter(client.known, np.int64, len(client.known))
+        if client.busy:
+            client.busy = {i: until for i, until in client.busy.items() if until > now}
+            rows = rows[[i not in client.busy for i in rows.tolist()]]
+        columns = client.columns
+        told = aged_queue_s(client.told_s[rows], now - client.heard_s[rows])
+        columns.queue_s[rows] = told + client.in_flight_s[rows]
+        try:
+            finder = Finder(
+                columns, BlockRange(0, world.total), rows=rows, tokens=sized,
+                row_bytes=world.scenario.model.row_bytes, draw=self._draw,
+            )  # fmt: skip
+        except MissingBlocks:
+            return None
+        client.finders[key] = (now, finder)
+        return finder
+
+    def _draw(self, mean: float) -> float:
+        return self._dice.expovariate(1.0 / mean)
+
+    def _offers(self, client: _Client, finder: Finder, request: Request, now: float) -> list[Offer]:
+        """Ask the planned peer and some alternates for their queues, all at once."""
+        world = self._world
+        planned, _ = finder.planned(request.at)
+        asked = [planned, *finder.alternates(request.at, ALTERNATES, self._dice.randrange)]
+        self.control_bytes += 4 * len(asked) * world.scenario.control.probe_bytes
+        offers = []
+        for i in asked:
+            if client.busy.get(i, 0.0) > now:
+                continue
+            serves = world.start[i] <= request.at and world.stop[i] >= client.columns.stop[i]
+            if not world.alive[i] or not serves:
+                self._forget(client, i)  # no answer, or "not mine any more"
+                client.busy[i] = math.inf
+                continue
+            queue_s = world.told_queue_s(i, now)
+            self._heard(client, request, i, queue_s, now)
+            offers.append(Offer(i, queue_s))
+        return offers
+
+    def _heard(self, client: _Client, request: Request, i: int, queue_s: float, now: float) -> None:
+        client.told_s[i], client.heard_s[i] = queue_s, now
+        client.columns.rtt_s[i] = 2 * self._world.owd_s(i, request.access_s, request.place)
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        client, i = self._clients[request.client], request.peer
+        client.in_flight_s[i] = max(0.0, client.in_flight_s[i] - request.work_s)
+        history = client.histories.get(i)
+        if history is None:
+            history = client.histories[i] = PeerHistory()
+        history.rtt_s = 2 * self._world.owd_s(i, request.access_s, request.place)
+        history.rtt_s += self._world.road_s(i, request.tokens)
+        elapsed_s = now - request.sent_s
+        blocks = request.stop - request.at
+        history.answered(elapsed_s, request.tokens, blocks, queue_s=request.waited_s)
+        client.columns.block_s[i] = history.block_s(self._world.claim(i), request.tokens)
+        client.told_s[i], client.heard_s[i] = queue_s, now
+
+    def failed(self, request: Request, now: float) -> None:
+        client, i = self._clients[request.client], request.peer
+        client.in_flight_s[i] = max(0.0, client.in_flight_s[i] - request.work_s)
+        history = client.histories.setdefault(i, PeerHistory())
+        history.failed(now)
+        client.busy[i] = now + 60.0
+        self._forget(client, i)
+
+    def patience_s(self, request: Request) -> float:
+        history = self._clients[request.client].histories.get(request.peer)
+        return (history or PeerHistory()).patience_s(request.tokens, request.stop - request.at)
+
+
+def router_of(name: str, world: World, dice: Dice) -> Router:
+    match name:
+        case "ours":
+            return Ours(world, dice)
+        case "petals":
+            return Petals(world, dice)
+        case "swarm":
+            return Swarm(world, dice)
+        case "random":
+            return Fresh(world, dice, 1)
+        case "po3":
+            return Fresh(world, dice, 3)
+        case _:
+            return Fresh(world, dice, 0)

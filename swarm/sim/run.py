@@ -1,0 +1,314 @@
+"""One run: a heap of events for a clock, one world, one router, one mover.
+
+    arrive      a request is born at a client: its router chooses a hop
+    serve       it reaches a peer, waits for the device, is computed
+    back        its hidden states are at the client again: the next hop, or done
+    fail        the client gives a hop up: another is chosen, the input is sent again
+    born, loaded, dies, look, sample        peers, movers, the optimum of the instant
+
+The run goes on, under load, until what came before `seconds` is done or late, so that there is no
+edge at the end. Everything that happens to a request goes into the trace hash: one seed, one hash.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from struct import pack
+
+import numpy as np
+
+from ..blocks import BlockRange
+from ..placement import join_window
+from ..view import Floats
+from .dice import Dice, DiceOf
+from .movers import mover_of
+from .routers import Request, router_of
+from .scenario import Scenario
+from .world import World
+
+SAMPLE_S = 10.0
+GIVE_UP = 4.0  # deadlines after which a request is dropped
+AUTO = {"ours": "ours", "petals": "petals", "swarm": "swarm"}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run measured. Shares are 0..1; latencies are of requests that were done at all."""
+
+    router: str
+    offered: int = 0  # requests that came when it counted
+    good: int = 0  # of them, answered within their deadline
+    done: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+    retries: int = 0
+    hops: int = 0
+    flow: float = 0.0  # mean over time: the optimum of the layout, over the bound of all layouts
+    flow_best: float = 0.0  # ... over a layout made anew from the same peers
+    flow_low: float = 0.0  # 5th percentile in time of the first
+    uncovered: float = 0.0  # share of time in which some block was served by nobody
+    load: float = 0.0  # what was offered, over the optimum of the instant, mean
+    moves_per_hour: float = 0.0  # of one peer
+    peers: float = 0.0  # mean
+    control_kbit_s: float = 0.0  # of one peer, both directions
+    trace: str = ""
+    events: int = 0
+
+    def goodput(self) -> float:
+        return self.good / self.offered if self.offered else math.nan
+
+    def latency_s(self, share: float) -> float:
+        if not self.latencies_s:
+            return math.nan
+        return float(np.quantile(np.array(self.latencies_s), share))
+
+
+class Simulation:
+    """One router through one scenario."""
+
+    def __init__(self, scenario: Scenario, router: str, dice: DiceOf) -> None:
+        self._scenario = scenario
+        self._world = World(scenario, dice)
+        self._dice = dice("load")
+        self._router = router_of(router, self._world, dice("router"))
+        moving = scenario.placing.moving
+        moving_name = AUTO.get(router, "ours") if moving == "auto" else moving
+        self._mover = mover_of(moving_name, self._world, dice("mover"))
+        self._heap: list[tuple[float, int, str, object]] = []
+        self._count = 0
+        self._moving: set[int] = set()
+        self._trace = blake2b(digest_size=16)
+        self._moves = 0
+        self._number = 0
+        self._open = 0  # requests that count and are not done
+        self._stopped = False
+        self._flow: list[tuple[float, float, float, float]] = []
+        self._joins_and_leaves = 0
+        self.outcome = Outcome(router)
+        load = scenario.load
+        self._rate = 0.0
+        if scenario.kind == "requests":
+            self._rate = load.share * self._world.optimum() / self._world.mean_tokens()
+
+    def run(self) -> Outcome:
+        world = self._world
+        self._at(self._mover.first_s(), "look", None)
+        self._at(self._scenario.warm_s, "sample", None)
+        for i in range(world.count):
+            self._at(float(world.dies[i]), "dies", i)
+        for i in range(world.count, world.size):
+            self._at(float(world.born[i]), "born", i)
+        if self._rate > 0:
+            self._at(self._gap_s(0.0), "arrive", None)
+        now = 0.0
+        while self._heap:
+            now, _, kind, what = heapq.heappop(self._heap)
+            if now >= self._scenario.seconds and self._open <= 0:
+                break
+            self.outcome.events += 1
+            match kind:
+                case "serve":
+                    self._serve(what, now)  # type: ignore[arg-type]
+                case "back":
+                    self._back(what, now)  # type: ignore[arg-type]
+                case "fail":
+                    self._fail(what, now)  # type: ignore[arg-type]
+                case "arrive":
+                    self._arrive(now)
+                case "again":
+                    self._next(what, now)  # type: ignore[arg-type]
+                case _:
+                    self._change(kind, what, now)
+        return self._finish(max(now, self._scenario.seconds))
+
+    def _at(self, at_s: float, kind: str, what: object) -> None:
+        if at_s < math.inf:
+            self._count += 1
+            heapq.heappush(self._heap, (at_s, self._count, kind, what))
+
+    def _gap_s(self, now: float) -> float:
+        load = self._scenario.load
+        rate = self._rate
+        if load.flash_at_s <= now < load.flash_at_s + load.flash_s:
+            rate *= load.flash_times
+        if load.arrivals == "poisson":
+            return self._dice.expovariate(rate)
+        return self._dice.gammavariate(load.shape, 1 / (rate * load.shape))
+
+    def _tokens(self) -> int:
+        load, dice = self._scenario.load, self._dice
+        if load.lengths == "fixed":
+            return load.tokens
+        return min(
+            _pareto(load.request_mean, load.tail, load.tokens_max, dice)
+            + _pareto(load.response_mean, load.tail, load.tokens_max, dice),
+            load.tokens_max,
+        )
+
+    def _arrive(self, now: float) -> None:
+        scenario, dice = self._scenario, self._dice
+        self._at(now + self._gap_s(now), "arrive", None)
+        self._number += 1
+        tokens = self._tokens()
+        links = scenario.links
+        client = dice.randrange(scenario.load.clients)
+        request = Request(
+            self._number, client, tokens, now,
+            now + scenario.load.deadline_s + tokens * scenario.load.deadline_token_s,
+            access_s=dice.uniform(links.access_ms_min, links.access_ms_max) / 1000,
+            place=(dice.random(), dice.random()),
+        )  # fmt: skip
+        if self._counts(request):
+            self.outcome.offered += 1
+            self._open += 1
+        self._next(request, now)
+
+    def _counts(self, request: Request) -> bool:
+        return self._scenario.warm_s <= request.born_s < self._scenario.seconds
+
+    def _next(self, request: Request, now: float) -> None:
+        """Choose the next hop and send."""
+        if now - request.born_s > GIVE_UP * (request.deadline_s - request.born_s):
+            self._open -= self._counts(request)
+            return
+        chosen = self._router.choose(request, now)
+        if chosen is None:
+            self._at(now + 1.0, "again", request)
+            return
+        request.peer, request.stop = chosen
+        request.sent_s = now
+        world = self._world
+        there_s = world.owd_s(request.peer, request.access_s, request.place)
+        there_s += world.road_s(request.peer, request.tokens) / 2
+        if self._scenario.links.loss and self._dice.random() < self._scenario.links.loss:
+            there_s += 2 * there_s
+        self._at(now + there_s, "serve", request)
+
+    def _serve(self, request: Request, now: float) -> None:
+        world, i = self._world, request.peer
+        detect_s = self._scenario.links.detect_s
+        if now >= world.dies[i] or not world.alive[i] or world.stop[i] < request.stop:
+            self._at(now + detect_s, "fail", request)
+            return
+        if world.black_hole[i]:
+            self._at(request.sent_s + self._router.patience_s(request), "fail", request)
+            return
+        service_s = world.service_s(i, request.stop - request.at, request.tokens)
+        queue_s = world.queue_s(i, now)
+        ends = now + queue_s + service_s
+        world.busy_until[i] = ends
+        request.waited_s = 0.0 if world.lies_load[i] else queue_s
+        if ends > world.dies[i]:
+            self._at(float(world.dies[i]) + detect_s, "fail", request)
+            return
+        back_s = world.owd_s(i, request.access_s, request.place)
+        self._at(ends + back_s + world.road_s(i, request.tokens) / 2, "back", request)
+
+    def _back(self, request: Request, now: float) -> None:
+        world, i = self._world, request.peer
+        self._trace.update(pack("<dqqq", now, request.number, i, request.stop))
+        self._router.answered(request, world.told_queue_s(i, now), now)
+        request.hops += 1
+        request.at = request.stop
+        if request.at < world.total:
+            self._next(request, now)
+            return
+        if self._counts(request):
+            outcome = self.outcome
+            self._open -= 1
+            outcome.done += 1
+            outcome.good += now <= request.deadline_s
+            outcome.latencies_s.append(now - request.born_s)
+            outcome.retries += request.retries
+            outcome.hops += request.hops
+
+    def _fail(self, request: Request, now: float) -> None:
+        self._trace.update(pack("<dqq", now, request.number, -request.peer))
+        request.retries += 1
+        self._router.failed(request, now)
+        self._next(request, now)
+
+    def _change(self, kind: str, what: object, now: float) -> None:
+        """Peers come and go, move, and are measured."""
+        world, placing = self._world, self._scenario.placing
+        match kind, what:
+            case "dies", int(i):
+                world.announce(i, None)
+                world.pause(i)
+                self._moving.discard(i)
+                self._joins_and_leaves += 1
+            case "born", int(i):
+                self._joins_and_leaves += 1
+                self._at(now + placing.move_s, "loaded", (i, world.join(i)))
+                self._at(float(world.dies[i]), "dies", i)
+            case "loaded", (int(i), BlockRange() as blocks) if now < world.dies[i]:
+                self._moving.discard(i)
+                world.settle(i, blocks)
+            case "look", _:
+                moves, again_s = self._mover.look(now, frozenset(self._moving))
+                self._at(again_s, "look", None)
+                for i, blocks in moves:
+                    self._moving.add(i)
+                    world.announce(i, blocks)
+                    self._moves += self._scenario.warm_s <= now < self._scenario.seconds
+                    if not self._mover.serves_while_loading:
+                        world.pause(i)
+                    self._at(now + placing.move_s, "loaded", (i, blocks))
+            case "sample", _:
+                self._sample(now)
+
+    def _sample(self, now: float) -> None:
+        if now >= self._scenario.seconds:
+            return
+        world = self._world
+        flow, bound = world.optimum(), world.bound()
+        best = _best_layout(world) if self._scenario.kind == "layout" else math.nan
+        self._flow.append((flow, bound, best, float(world.alive.sum())))
+        self._at(now + SAMPLE_S, "sample", None)
+
+    def _finish(self, ended_s: float) -> Outcome:
+        outcome, scenario, world = self.outcome, self._scenario, self._world
+        flows: Floats = np.array(self._flow)
+        if len(flows):
+            ratio = flows[:, 0] / np.maximum(flows[:, 1], 1e-12)
+            outcome.flow = float(ratio.mean())
+            outcome.flow_low = float(np.quantile(ratio, 0.05))
+            outcome.flow_best = float((flows[:, 0] / np.maximum(flows[:, 2], 1e-12)).mean())
+            outcome.uncovered = float((flows[:, 0] <= 0).mean())
+            outcome.peers = float(flows[:, 3].mean())
+            offered = self._rate * world.mean_tokens()
+            outcome.load = float((offered / np.maximum(flows[:, 0], 1e-12)).mean())
+        hours = (scenario.seconds - scenario.warm_s) / 3600
+        outcome.moves_per_hour = self._moves / max(outcome.peers, 1) / hours
+        outcome.control_kbit_s = (
+            self._control_bytes(ended_s) * 8e-3 / ended_s / max(outcome.peers, 1)
+        )
+        outcome.trace = self._trace.hexdigest()
+        return outcome
+
+    def _control_bytes(self, ended_s: float) -> float:
+        """Records put and refreshed at all their keepers, reads, probes: sent and received."""
+        control = self._scenario.control
+        puts = (
+            self.outcome.peers * ended_s / control.refresh_s + self._joins_and_leaves + self._moves
+        )
+        return 2 * puts * control.copies * control.record_bytes + self._router.control_bytes
+
+
+def _pareto(mean: float, tail: float, most: int, dice: Dice) -> int:
+    """Heavy-tailed, bounded, of about this mean: Zipf's continuous sister."""
+    least = mean * (tail - 1) / tail
+    drawn: float = least * (1 - dice.random()) ** (-1 / tail)
+    return max(1, min(most, round(drawn)))
+
+
+def _best_layout(world: World) -> float:
+    """What the same peers could carry if all were placed anew, the fastest first."""
+    living = sorted(world.living(), key=lambda i: -world.rate[i] / world.length[i])
+    load = np.zeros(world.total)
+    for i in living:
+        blocks = join_window(load, world.length[i])
+        load[blocks.start : blocks.stop] += world.rate[i] / len(blocks)
+    return float(load.min())

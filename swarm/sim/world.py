@@ -1,0 +1,225 @@
+"""The peers of a run: where they live, how fast they are, when they come and go, what they claim.
+
+A world is the same for every router of one seed: all of it is drawn from dice of its own, lives
+included, and a device is a queue in order of arrival.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..blocks import BlockRange
+from ..placement import Holding, join_window
+from ..view import RELAYED, Floats
+from .dice import DiceOf
+from .optimum import layout_bound, optimum
+from .scenario import Scenario
+from .table import TABLES, Table
+
+HISTORY_LIVES = 5  # a slot's lives before the run, so that ages at its start are as usual
+BITS = 8e-6  # seconds a byte takes at one Mbit/s
+
+
+class World:
+    """Peers by number. A number is never used twice: who comes again is another peer."""
+
+    def __init__(self, scenario: Scenario, dice: DiceOf, tables: dict[str, Table] = TABLES) -> None:
+        self.scenario = scenario
+        self.table = tables[scenario.peers.table]
+        self.total = scenario.model.blocks
+        self._dice = dice("world")
+        self._churn = dice("churn")
+        lives, self.births = self._lives(scenario)
+        self.count = len(lives)  # at the start; later ones are born
+        size = self.count + len(self.births)
+        self.size = size
+        self.start = np.zeros(size, dtype=np.int64)
+        self.stop = np.ones(size, dtype=np.int64)
+        self.pace: Floats = np.ones(size)  # times the table's time
+        self.rate: Floats = np.zeros(size)  # blocks of a token a second
+        self.busy_until: Floats = np.zeros(size)
+        self.alive = np.zeros(size, dtype=np.bool_)
+        self.born: Floats = np.zeros(size)
+        self.dies: Floats = np.full(size, math.inf)
+        self.length = [0] * size
+        self.access_s = [0.0] * size
+        self.place = [(0.0, 0.0)] * size
+        self.up_byte_s = [0.0] * size
+        self.down_byte_s = [0.0] * size
+        self.relayed = np.zeros(size, dtype=np.bool_)
+        self.lies_rate = np.zeros(size, dtype=np.bool_)
+        self.lies_load = np.zeros(size, dtype=np.bool_)
+        self.black_hole = np.zeros(size, dtype=np.bool_)
+        self.version = 0  # of the layout
+        self.load: Floats = np.zeros(self.total)  # of each block, by what records tell
+        self.told: dict[int, BlockRange] = {}  # what the record of each peer says that it serves
+        tokens = self.mean_tokens()
+        self._token_block_s = self.table.token_block_s(tokens)
+        for i, (born, dies) in enumerate([*lives, *self.births]):
+            self._draw(i)
+            self.born[i], self.dies[i] = born, dies
+        order = list(range(self.count))
+        self._dice.shuffle(order)
+        for i in order:
+            self.settle(i, self.join(i))
+
+    def name(self, i: int) -> str:
+        return f"peer{i}"
+
+    def mean_tokens(self) -> float:
+        load = self.scenario.load
+        return float(
+            load.tokens if load.lengths == "fixed" else load.request_mean + load.response_mean
+        )
+
+    def _draw(self, i: int) -> None:
+        peers, links, liars, dice = (
+            self.scenario.peers, self.scenario.links, self.scenario.liars, self._dice,
+        )  # fmt: skip
+        self.length[i] = peers.span_min + dice.randrange(peers.span_max - peers.span_min + 1)
+        self.pace[i] = dice.lognormvariate(0.0, peers.spread)
+        self.access_s[i] = dice.uniform(links.access_ms_min, links.access_ms_max) / 1000
+        self.place[i] = (dice.random(), dice.random())
+        self.relayed[i] = dice.random() < peers.relayed
+        part = RELAYED if self.relayed[i] else 1.0
+        self.up_byte_s[i] = BITS / (links.up_mbit * dice.lognormvariate(0.0, 0.5) * part)
+        self.down_byte_s[i] = BITS / (links.down_mbit * dice.lognormvariate(0.0, 0.5) * part)
+        if dice.random() < liars.share:
+            self.lies_rate[i] = liars.what in ("rate", "both")
+            self.lies_load[i] = liars.what in ("load", "both")
+            self.black_hole[i] = liars.what == "blackhole"
+            if liars.what == "slow":
+                self.pace[i] *= liars.times
+        self.rate[i] = 1.0 / (self._token_block_s * self.pace[i])
+
+    def claim(self, i: int) -> float:
+        """The rate that the peer's record tells: tokens a second through one block."""
+        times = self.scenario.liars.times if self.lies_rate[i] else 1.0
+        if self.scenario.liars.what == "slow" and self.scenario.liars.share:
+            return float(self.rate[i] * self.pace[i])  # it is slow and says it is not
+        return float(self.rate[i] * times)
+
+    def _lives(
+        self, scenario: Scenario
+    ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+        """(born, dies) of who is there at 0, and of who comes later, by birth."""
+        churn, dice = scenario.churn, self._churn
+        first: list[tuple[float, float]] = []
+        later: list[tuple[float, float]] = []
+        if churn.kind == "none":
+            return [(-math.inf, math.inf)] * scenario.peers.count, []
+        bursts = self._bursts(scenario)
+        scale = churn.mean_s / math.gamma(1 + 1 / churn.shape)
+        for _ in range(scenario.peers.count):
+            now = -HISTORY_LIVES * churn.mean_s * dice.random()
+            here = True
+            while here or now < scenario.seconds:
+                dies = now + dice.weibullvariate(scale, churn.shape)
+                for at in bursts:
+                    if now < at < dies and dice.random() < churn.burst_share:
+                        dies = at + dice.uniform(0.0, churn.burst_s)
+                        break
+                if here and dies > 0:
+                    # At the start the planned number is there: who would be away comes at once.
+                    first.append((min(now, 0.0), dies))
+                    here = False
+                elif now > 0:
+                    later.append((now, dies))
+                now = dies + self._away_s(scenario, dies)
+        later.sort()
+        return first, later
+
+    def _bursts(self, scenario: Scenario) -> list[float]:
+        if scenario.churn.kind != "spot":
+            return []
+        at = 0.0
+        found: list[float] = []
+        while True:
+            at += self._churn.expovariate(1 / scenario.churn.burst_every_s)
+            if at > scenario.seconds:
+                return found
+            found.append(at)
+
+    def _away_s(self, scenario: Scenario, now: float) -> float:
+        away_s = self._churn.expovariate(1 / scenario.churn.away_s)
+        if scenario.churn.kind == "diurnal":  # by night they come back late
+            away_s *= 1.05 + math.sin(2 * math.pi * now / 86_400)
+        return away_s
+
+    def join(self, i: int) -> BlockRange:
+        """Choose blocks for a newcomer, by the rule, and announce them."""
+        blocks = join_window(self.load, self.length[i], self.name(i))
+        self.announce(i, blocks)
+        return blocks
+
+    def announce(self, i: int, blocks: BlockRange | None) -> None:
+        """The record of peer i says that it serves, or will serve, these blocks; None: gone."""
+        old = self.told.pop(i, None)
+        if old is not None:
+            self.load[old.start : old.stop] -= self.claim(i) / len(old)
+        if blocks is not None:
+            self.told[i] = blocks
+            self.load[blocks.start : blocks.stop] += self.claim(i) / len(blocks)
+        np.maximum(self.load, 0.0, out=self.load)
+
+    def settle(self, i: int, blocks: BlockRange) -> None:
+        """Peer i serves these blocks from now on."""
+        self.start[i], self.stop[i] = blocks.start, blocks.stop
+        self.alive[i] = True
+        self.version += 1
+
+    def pause(self, i: int) -> None:
+        """Peer i serves nothing: it loads other blocks, or is dead."""
+        self.alive[i] = False
+        self.version += 1
+
+    def living(self) -> Sequence[int]:
+        found: list[int] = np.flatnonzero(self.alive).tolist()
+        return found
+
+    def holdings(self, now: float, moving: frozenset[int] = frozenset()) -> list[Holding]:
+        """What the signed records say. moving: who is on its way already."""
+        return [
+            Holding(
+                self.name(i), blocks, self.claim(i), now - float(self.born[i]),
+                movable=bool(self.alive[i]) and i not in moving,
+            )
+            for i, blocks in self.told.items()
+        ]  # fmt: skip
+
+    def optimum(self) -> float:
+        """Tokens a second that the layout of this instant could carry; liars count as they are."""
+        rate = np.where(self.black_hole, 0.0, self.rate)[self.alive]
+        return optimum(self.start[self.alive], self.stop[self.alive], rate, self.total)
+
+    def bound(self) -> float:
+        return layout_bound(self.rate[self.alive & ~self.black_hole], self.total)
+
+    def owd_s(self, i: int, access_s: float, place: tuple[float, float]) -> float:
+        """One way between a client there and peer i."""
+        x, y = self.place[i]
+        plane_s = self.scenario.links.world_ms / 1000 * math.hypot(x - place[0], y - place[1])
+        return access_s + self.access_s[i] + plane_s
+
+    def byte_s(self, i: int) -> float:
+        """Seconds a byte takes between a client of median links and peer i: mean of both ways."""
+        links = self.scenario.links
+        there_s = max(BITS / links.up_mbit, self.down_byte_s[i])
+        return (there_s + max(BITS / links.down_mbit, self.up_byte_s[i])) / 2
+
+    def road_s(self, i: int, tokens: int) -> float:
+        """Hidden states of so many tokens, to peer i and back."""
+        return 2 * self.byte_s(i) * tokens * self.scenario.model.row_bytes
+
+    def service_s(self, i: int, blocks: int, tokens: int) -> float:
+        return self.table.seconds(blocks, tokens) * float(self.pace[i])
+
+    def queue_s(self, i: int, now: float) -> float:
+        return max(0.0, float(self.busy_until[i]) - now)
+
+    def told_queue_s(self, i: int, now: float) -> float:
+        """What the peer says of its queue."""
+        return 0.0 if self.lies_load[i] else self.queue_s(i, now)
