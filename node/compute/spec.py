@@ -64,6 +64,7 @@ class ModelSpec:
     expert_ffn: int = 0
     renormalise: bool = False  # the chosen experts' shares are made to sum to 1
     dense: tuple[int, ...] = ()  # blocks that are no mixture although `experts` is set
+    general: str | None = None  # config.json of a model that only transformers' code computes
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "ModelSpec":
@@ -193,8 +194,10 @@ class ModelSpec:
         """The fields that the arithmetic depends on, for the digest.
 
         Those that came after the first four families show only where they say something, so that
-        a model keeps its digest.
+        a model keeps its digest. A model of the general path is its config.
         """
+        if self.general is not None:
+            return {"general": self.general}
         fact: dict[str, Any] = {}
         later = False
         for field in dataclasses.fields(self):

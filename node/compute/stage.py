@@ -1,11 +1,13 @@
 """A span on a device: hidden states in, hidden states out.
 
-A stage holds the weights of consecutive blocks. A session uses some or all of them through its
-own cache. Everything here runs on the one thread that touches the device (worker.py).
+A stage holds the weights of consecutive blocks: of our own block, or of transformers' layers
+(layers.py). A session uses some or all of them through its own cache. Everything here runs on the
+one thread that touches the device (worker.py).
 """
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +17,11 @@ from .block import Block
 from .cache import Cache
 from .checkpoint import Checkpoint
 from .device import choose_device, choose_dtype, numerics_class
+from .layers import Layers
 from .layout import layout_of
 from .loading import block_bytes, read_block
 from .memory import require_memory
-from .quant.formats import choose
+from .quant.formats import QUANTIZATIONS, Quantization, choose
 from .rope import Ropes, Turns, is_stretched
 from .sight import plan_step
 from .spec import ModelSpec
@@ -30,8 +33,20 @@ _DECODE_BLOCKS = 8
 _PREFILL_TOKENS = 128
 
 
-class Stage:
-    """The blocks start..stop of a model, loaded."""
+class Runner(Protocol):
+    """What computes a stage's blocks."""
+
+    def open(self, start: int, stop: int, max_tokens: int) -> Cache:
+        """The memory of a new session over blocks start..stop."""
+        ...
+
+    def run(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:
+        """hidden: (tokens, width), on the device; its first row is the cache's next position."""
+        ...
+
+
+class Blocks:
+    """The runner of our own block."""
 
     def __init__(
         self,
@@ -41,17 +56,88 @@ class Stage:
         *,
         dtype: torch.dtype,
         device: torch.device,
+    ) -> None:
+        self._spec = spec
+        self._start = start
+        self._blocks = blocks
+        self._dtype = dtype
+        self._device = device
+        self._ropes = Ropes(spec)
+        self._turns: dict[tuple[bool, ...], tuple[Turns, ...]] = {}
+
+    @staticmethod
+    def load(
+        checkpoint: Checkpoint,
+        start: int,
+        stop: int,
+        coding: Quantization,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "Blocks":
+        """Load blocks start..stop, one after another. Raises UserError."""
+        spec = checkpoint.spec
+        layouts = {index: layout_of(spec, index) for index in range(start, stop)}
+        for layout in layouts.values():
+            checkpoint.require(layout.shapes)
+        needed = sum(block_bytes(layout, coding, dtype) for layout in layouts.values())
+        require_memory(needed, device, f"{checkpoint.name}: blocks {start}:{stop}")
+        blocks = []
+        with torch.inference_mode():
+            for index, layout in layouts.items():
+                weights = read_block(checkpoint, layout, coding)
+                blocks.append(Block(spec, index, weights, dtype=dtype, device=device))
+        return Blocks(spec, start, blocks, dtype=dtype, device=device)
+
+    def open(self, start: int, stop: int, max_tokens: int) -> Cache:
+        return Cache(
+            self._spec, start, stop, max_tokens=max_tokens, dtype=self._dtype, device=self._device
+        )
+
+    def run(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:
+        stop = at + len(hidden)
+        windows = frozenset(self._spec.windows[cache.start : cache.stop])
+        turns = tuple(one.rows(at, stop) for one in self._turns_of(cache.max_tokens))
+        plan = plan_step(turns, windows, at, stop, device=self._device)
+        for index in range(cache.start, cache.stop):
+            block = self._blocks[index - self._start]
+            hidden = block.forward(hidden, cache.rows(index), plan)
+        return hidden
+
+    def _turns_of(self, session_tokens: int) -> tuple[Turns, ...]:
+        """The turns of a session of this size, by kind of block."""
+        spec = self._spec
+        ropes = (spec.rope,) if spec.local_rope is None else (spec.rope, spec.local_rope)
+        key = tuple(is_stretched(rope, session_tokens) for rope in ropes)
+        if key not in self._turns:
+            self._turns[key] = tuple(
+                Turns(self._ropes.angles(rope, session_tokens), spec.head_dim, device=self._device)
+                for rope in ropes
+            )
+        return self._turns[key]
+
+
+class Stage:
+    """The blocks start..stop of a model, loaded."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        start: int,
+        stop: int,
+        runner: Runner,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
         quantization: Format = "none",
     ) -> None:
         self.spec = spec
         self.start = start
-        self.stop = start + len(blocks)
+        self.stop = stop
         self.dtype = dtype
         self.device = device
         self.quantization = quantization
-        self._blocks = blocks
-        self._ropes = Ropes(spec)
-        self._turns: dict[tuple[bool, ...], tuple[Turns, ...]] = {}
+        self._runner = runner
 
     @staticmethod
     def load(
@@ -77,20 +163,25 @@ class Stage:
             )
         place = choose_device(device)
         numbers = choose_dtype(dtype, place, wide=spec.post_norms)
-        coding = choose(quantization, checkpoint.stored_format)
         if threads is not None:
             torch.set_num_threads(threads)
-        layouts = {index: layout_of(spec, index) for index in range(start, stop)}
-        for layout in layouts.values():
-            checkpoint.require(layout.shapes)
-        needed = sum(block_bytes(layout, coding, numbers) for layout in layouts.values())
-        require_memory(needed, place, f"{checkpoint.name}: blocks {start}:{stop}")
-        blocks = []
-        with torch.inference_mode():
-            for index, layout in layouts.items():
-                weights = read_block(checkpoint, layout, coding)
-                blocks.append(Block(spec, index, weights, dtype=numbers, device=place))
-        return Stage(spec, start, blocks, dtype=numbers, device=place, quantization=coding.format)
+        runner: Runner
+        if spec.general is not None:
+            if quantization not in (None, "auto", "none"):
+                raise UserError(
+                    f"{checkpoint.name}: models of {spec.family} are served by transformers' own"
+                    " code, and that unquantized: use --quantization none"
+                )
+            coding = QUANTIZATIONS["none"]
+            layers = Layers.load(checkpoint, start, stop, dtype=numbers, device=place)
+            spec = layers.measured(spec)
+            runner = layers
+        else:
+            coding = choose(quantization, checkpoint.stored_format)
+            runner = Blocks.load(checkpoint, start, stop, coding, dtype=numbers, device=place)
+        return Stage(
+            spec, start, stop, runner, dtype=numbers, device=place, quantization=coding.format
+        )
 
     @property
     def numerics(self) -> str:
@@ -103,9 +194,7 @@ class Stage:
             raise RemoteError(f"blocks {start}:{stop} asked, {self.start}:{self.stop} served")
         if not 1 <= max_tokens <= self.spec.context:
             raise RemoteError(f"{max_tokens} tokens asked, the context is {self.spec.context}")
-        return Cache(
-            self.spec, start, stop, max_tokens=max_tokens, dtype=self.dtype, device=self.device
-        )
+        return self._runner.open(start, stop, max_tokens)
 
     def forward(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:
         """Run `hidden` through the cache's blocks and remember its keys and values.
@@ -125,12 +214,7 @@ class Stage:
         with torch.inference_mode():
             cache.reserve(stop)
             cache.truncate(at)
-            windows = frozenset(self.spec.windows[cache.start : cache.stop])
-            turns = tuple(one.rows(at, stop) for one in self._turns_of(cache.max_tokens))
-            plan = plan_step(turns, windows, at, stop, device=self.device)
-            x = self._aligned(hidden)
-            for index in range(cache.start, cache.stop):
-                x = self._blocks[index - self.start].forward(x, cache.rows(index), plan)
+            x = self._runner.run(self._aligned(hidden), cache, at)
             cache.length = stop
         return x
 
@@ -158,18 +242,6 @@ class Stage:
         """
         prefill = min(_PREFILL_TOKENS, self.spec.context)
         return self._rate(1, _DECODE_BLOCKS), self._rate(prefill, 1)
-
-    def _turns_of(self, session_tokens: int) -> tuple[Turns, ...]:
-        """The turns of a session of this size, by kind of block."""
-        spec = self.spec
-        ropes = (spec.rope,) if spec.local_rope is None else (spec.rope, spec.local_rope)
-        key = tuple(is_stretched(rope, session_tokens) for rope in ropes)
-        if key not in self._turns:
-            self._turns[key] = tuple(
-                Turns(self._ropes.angles(rope, session_tokens), spec.head_dim, device=self.device)
-                for rope in ropes
-            )
-        return self._turns[key]
 
     def _rate(self, tokens: int, blocks: int) -> float:
         hidden = torch.zeros((tokens, self.spec.hidden), dtype=self.dtype, device=self.device)
