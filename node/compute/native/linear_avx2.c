@@ -59,13 +59,13 @@ OP void unpack_int8(const char *codes, vi w[4][2]) {
 /* 8 words of 4 bytes: bytes are looked up (the two halves of a code's value in two tables), paired
  * to 16 bits, and brought from (output, pair) to (pair, output): k 1 3, 5 7, 0 2, 4 6. */
 OP void unpack_nf4(const char *codes, vi w[4][2]) {
-    const vi low = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-        -3735 & 255, -2600 & 255, -1961 & 255, -1475 & 255, -1062 & 255, -690 & 255, -340 & 255, 0,
-        297 & 255, 601 & 255, 919 & 255, 1262 & 255, 1646 & 255, 2101 & 255, 2700 & 255, 3735 & 255));
-    const vi high = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(-3735 >> 8, -2600 >> 8, -1961 >> 8, -1475 >> 8, -1062 >> 8, -690 >> 8, -340 >> 8,
-                      0, 297 >> 8, 601 >> 8, 919 >> 8, 1262 >> 8, 1646 >> 8, 2101 >> 8, 2700 >> 8,
-                      3735 >> 8));
+#define TABLE(OF)                                                                                   \
+    _mm256_broadcastsi128_si256(_mm_setr_epi8(                                                      \
+        OF(-3735), OF(-2600), OF(-1961), OF(-1475), OF(-1062), OF(-690), OF(-340), OF(0), OF(297),  \
+        OF(601), OF(919), OF(1262), OF(1646), OF(2101), OF(2700), OF(3735)))
+#define LOW_BYTE(value) ((char)(value))
+#define HIGH_BYTE(value) ((char)((value) >> 8))
+    const vi low = TABLE(LOW_BYTE), high = TABLE(HIGH_BYTE);
     const vi nibble = _mm256_set1_epi8(15);
     for (int half = 0; half < 2; half++) {
         vi bytes = _mm256_load_si256((const vi *)(codes + half * 32));
