@@ -42,8 +42,21 @@ def node(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16; default: by the device.")] = "",
     threads: Annotated[int, typer.Option(min=0, help="For the arithmetic; 0: all cores.")] = 0,
+    engine: Annotated[
+        str, typer.Option(help="auto, native (our kernels, on processors) or torch.")
+    ] = "auto",
+    quantization: Annotated[
+        str, typer.Option(help="none, int8 or nf4; auto: as the model is stored.")
+    ] = "auto",
+    max_memory_mib: Annotated[
+        int,
+        typer.Option("--max-memory", min=0, metavar="MIB", help="Weights and sessions; 0: all."),
+    ] = 0,
     cache_mib: Annotated[
-        int, typer.Option(min=0, help="For sessions; 0: a quarter of what is free.")
+        int,
+        typer.Option(
+            min=0, help="For sessions; 0: what --max-memory leaves, or a quarter of what is free."
+        ),
     ] = 0,
     offline: Offline = False,
     drain_s: Annotated[
@@ -61,6 +74,7 @@ def node(
     Examples:
       potluck node -m demo --blocks 0:4
       potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen 0.0.0.0 --port 4001
+      potluck node -m Qwen/Qwen3-8B --blocks 0:9 --quantization nf4 --max-memory 4096
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
     """
     from ..node.config import NodeConfig, find_access, find_join, home_of
@@ -81,6 +95,9 @@ def node(
         dtype=dtype,
         threads=threads,
         cache_mib=cache_mib,
+        engine=engine,
+        quantization=quantization,
+        max_memory_mib=max_memory_mib,
         offline=offline,
         drain_s=drain_s,
         relay=relay,

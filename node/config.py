@@ -39,6 +39,8 @@ TESTNET = "testnet"  # the folder of a local testnet, in the home
 class NodeConfig:
     """One node. cache_mib: memory for sessions' keys and values; 0 takes a quarter of what is free.
 
+    engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
+    weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
     threads: 0 takes the library's own choice. drain_s: how long live sessions may go on after a
     request to stop. relay: pass streams on for peers behind NATs: when strangers can dial us, from
     the start, or never. access: whom the owner bars, or admits alone.
@@ -54,6 +56,9 @@ class NodeConfig:
     dtype: str = ""
     threads: int = 0
     cache_mib: int = 0
+    engine: str = "auto"
+    quantization: str = "auto"
+    max_memory_mib: int = 0
     offline: bool = False
     drain_s: float = 10.0
     relay: Literal["auto", "yes", "no"] = "auto"

@@ -50,6 +50,7 @@ log = get_logger()
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TELL_SIGNALS = (signal.SIGUSR1,) if sys.platform != "win32" else ()  # say what is open, as dd does
+QUANTIZED = "quantized"  # in the home: blocks as they are served, for the next start
 TRIM_EVERY_S = 15.0  # guess: pages that stay free that long are given back
 MIB = 1 << 20
 STEPS_QUEUED_MAX = 4096  # one for each session that may be admitted
@@ -128,7 +129,9 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
                 try:
                     write_whole(config.home / RUNNING, json.dumps(_facts(ready)))
                     task_status.started(ready)
-                    await _until_stopped(signals, lambda: _counts(member, server, admission))
+                    await _until_stopped(
+                        signals, lambda: _counts(member, server, admission, stage.pool)
+                    )
                     services.cancel_scope.cancel()
                 finally:
                     (config.home / RUNNING).unlink(missing_ok=True)
@@ -158,8 +161,12 @@ def _load(config: NodeConfig) -> _Loaded:
         StageWish(
             device=config.device,
             dtype=config.dtype,
+            engine=config.engine,
+            quantization=config.quantization,
             threads=config.threads,
+            memory_bytes=config.max_memory_mib * MIB,
             cache_bytes=config.cache_mib * MIB,
+            cache_dir=config.home / QUANTIZED,
         ),
     )
     log.info("stage", numerics=stage.engine.numerics, why=stage.why, tokens=stage.cache_tokens)
@@ -213,12 +220,15 @@ def _announce(
     )
 
 
-def _counts(member: Member, server: Server, admission: Admission) -> dict[str, int]:
+def _counts(
+    member: Member, server: Server, admission: Admission, pool: Pool | None
+) -> dict[str, int]:
     """What is open now: a leak shows here."""
     return {
         "sessions": server.sessions,
         "leases": admission.sessions,
         "free_tokens": admission.free_tokens,
+        "pages": pool.used_pages if pool else 0,
         "streams": member.host.streams,
         "connections": len(member.host.connected()),
     }
