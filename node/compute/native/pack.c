@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "kernels.h"
+#include "transpose.h"
 
 const int16_t potluck_nf4_table[16] = {-3735, -2600, -1961, -1475, -1062, -690, -340, 0,
                                        297,   601,   919,   1262,  1646,  2101, 2700, 3735};
@@ -21,44 +22,28 @@ typedef struct {
     char *packed;
 } packing;
 
-static void pack_int8(const packing *job, int32_t first, int32_t count, char *tile) {
+static void pack_int8(const packing *job, int32_t first, int32_t count,
+                      const char *const rows[16], char *tile) {
+    size_t k = job->k, pairs = k / 2;
     float *scales = (float *)tile;
+    char *to = tile + 64;
     for (int32_t lane = 0; lane < 16; lane++)
         scales[lane] = lane < count ? job->scales[first + lane] / 127.0f : 0.0f;
-    const int8_t *from = (const int8_t *)job->codes + (size_t)first * job->k;
-    int8_t *to = (int8_t *)tile + 64;
-    for (int32_t i = 0; i < blocks_of(job->k, 8) * 8; i += 2)
-        for (int32_t lane = 0; lane < 16; lane++)
-            for (int32_t j = i; j < i + 2; j++)
-                *to++ = lane < count && j < job->k ? from[(size_t)lane * job->k + j] : 0;
+    memset(to + pairs * 32, 0, tile_bytes(POTLUCK_INT8, job->k) - 64 - pairs * 32);
+    transpose_2(rows, 0, pairs, to);
+    for (size_t lane = 0; lane < 16 && k % 2; lane++) to[pairs * 32 + lane * 2] = rows[lane][k - 1];
 }
 
-static void pack_nf4(const packing *job, int32_t first, int32_t count, char *tile) {
+static void pack_nf4(const packing *job, int32_t first, int32_t count,
+                     const char *const rows[16], char *tile) {
     int32_t blocks = job->k / NF4_BLOCK;
     for (int32_t block = 0; block < blocks; block++, tile += NF4_BLOCK_BYTES) {
         float *scales = (float *)tile;
-        for (int32_t lane = 0; lane < 16; lane++) {
-            int32_t row = first + lane;
-            char *to = tile + 64 + lane * 4;
-            scales[lane] = lane < count ? job->scales[(size_t)row * blocks + block] / NF4_UNIT : 0.0f;
-            for (int32_t i = 0; i < 8; i++)
-                if (lane < count)
-                    memcpy(to + i * 64, job->codes + (size_t)row * (job->k / 2) + block * 32 + i * 4, 4);
-                else
-                    memset(to + i * 64, 0x77, 4);
-        }
-    }
-}
-
-static void pack_stored(const packing *job, int32_t first, int32_t count, char *tile) {
-    size_t size = job->format == POTLUCK_FP32 ? 4 : 2, k = job->k;
-    for (int32_t lane = 0; lane < 16; lane++) {
-        const char *from = job->codes + (size_t)(first + lane) * k * size;
-        for (size_t i = 0; i < k; i++)
-            if (lane < count)
-                memcpy(tile + (i * 16 + lane) * size, from + i * size, size);
-            else
-                memset(tile + (i * 16 + lane) * size, 0, size);
+        for (int32_t lane = 0; lane < 16; lane++)
+            scales[lane] = lane < count
+                               ? job->scales[(size_t)(first + lane) * blocks + block] / NF4_UNIT
+                               : 0.0f;
+        transpose_4(rows, block * 32, 8, tile + 64);
     }
 }
 
@@ -66,13 +51,21 @@ static void pack_tile(void *context, int32_t index, int32_t thread) {
     const packing *job = context;
     int32_t first = index * 16, count = least(16, job->n - first);
     char *tile = job->packed + index * tile_bytes(job->format, job->k);
+    size_t k = job->k;
+    size_t row_bytes = job->format == POTLUCK_FP32 ? k * 4 : job->format == POTLUCK_NF4 ? k / 2
+                       : job->format == POTLUCK_INT8 ? k : k * 2;
+    const char *rows[16]; /* past the last output the first again: nobody reads those lanes */
+    for (int32_t lane = 0; lane < 16; lane++)
+        rows[lane] = job->codes + (first + (lane < count ? lane : 0)) * row_bytes;
     (void)thread;
     if (job->format == POTLUCK_INT8)
-        pack_int8(job, first, count, tile);
+        pack_int8(job, first, count, rows, tile);
     else if (job->format == POTLUCK_NF4)
-        pack_nf4(job, first, count, tile);
+        pack_nf4(job, first, count, rows, tile);
+    else if (job->format == POTLUCK_FP32)
+        transpose_4(rows, 0, k, tile);
     else
-        pack_stored(job, first, count, tile);
+        transpose_2(rows, 0, k, tile);
 }
 
 void potluck_pack(potluck_pool *pool, int32_t format, int32_t n, int32_t k, const void *codes,
