@@ -130,7 +130,7 @@ async def test_a_banned_peer_is_refused_in_both_directions() -> None:
 async def test_a_banned_address_is_refused_before_it_can_say_anything() -> None:
     async with host_of("v", Access(listed("127.0.0.0/8"))) as victim, host_of("a") as alice:
         assert not await gets_in(alice, victim)
-        assert victim._gate._shaking.total() == 0 == len(victim._shaking)
+        assert victim._gate._shaking.total() == 0 == len(victim._door.shaking)
         with pytest.raises(TransportError, match="on the ban list"):
             await victim.connect(alice.addresses())
         port = alice.listeners[0].getsockname()[1]
