@@ -19,13 +19,10 @@ from .cache import bytes_per_token
 from .checkpoint import Checkpoint
 from .device import choose_device
 from .engine import BatchEngine, Engine, StageEngine
-from .layout import layout_of
-from .loading import block_bytes
-from .memory import free_bytes
+from .memory import free_bytes, processors
 from .native.library import why_not
 from .native_stage import NativeStage
 from .pages import PAGE_TOKENS, Pool, page_stride
-from .quant.formats import QUANTIZATIONS
 from .stage import Stage
 
 CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
@@ -79,6 +76,8 @@ def open_stage(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> O
     """Load the blocks. Raises UserError for whatever the owner can mend."""
     wish.check()
     against = "it was asked for torch" if wish.engine == "torch" else refusal(wish)
+    if checkpoint.spec.general is not None:
+        against = f"{checkpoint.spec.family} is computed by transformers' own code"
     if wish.engine == "native" and against:
         raise UserError(f"--engine native cannot serve here: {against}; use --engine auto")
     quantization = None if wish.quantization == "auto" else wish.quantization
@@ -105,7 +104,7 @@ def _open_native(
         blocks.start,
         blocks.stop,
         quantization=quantization,
-        threads=wish.threads or None,
+        threads=wish.threads or processors(),
         cache_dir=wish.cache_dir,
     )
     free = free_bytes(torch.device("cpu"))
@@ -137,14 +136,11 @@ def _open_torch(
         device=wish.device,
         dtype=wish.dtype or None,
         quantization=quantization,
+        cache_dir=wish.cache_dir,
     )
-    coding = QUANTIZATIONS[stage.quantization]
-    weights = sum(
-        block_bytes(layout_of(checkpoint.spec, index), coding, stage.dtype)
-        for index in range(blocks.start, blocks.stop)
-    )
+    weights = stage.weight_bytes
     cache_bytes = cache_room(wish, blocks, free=free_bytes(stage.device), weights=weights)
-    token_bytes = bytes_per_token(checkpoint.spec, 1, stage.dtype.itemsize)
+    token_bytes = bytes_per_token(stage.spec, 1, stage.dtype.itemsize)
     if cache_bytes < token_bytes * len(blocks):
         raise _too_small(cache_bytes, blocks, "one position")
     return Opened(

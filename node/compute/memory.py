@@ -1,14 +1,22 @@
-"""How much memory a device has left, and a refusal with figures before it is gone."""
+"""How much memory a device has left, and a refusal with figures before it is gone.
+
+On a GPU it is the driver's word. Else it is the least of what the machine has available and of what
+each control group around this process (a container, a service's limits) may still take.
+"""
 
 import os
 from pathlib import Path
 
+import psutil
 import torch
 
 from ...errors import UserError
 
 _RESERVE = 0.05  # of what is free: left for the rest of the process and its neighbours; a guess
 _MIB = 1 << 20
+_UNLIMITED = 1 << 62
+_GROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -16,7 +24,8 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
-    return min(_machine_free(), _group_free())
+    groups = _group_folders(_GROUPS, _MEMBERSHIP)
+    return max(0, min([psutil.virtual_memory().available, *map(_group_free, groups)]))
 
 
 def require_memory(needed: int, device: torch.device, purpose: str) -> None:
@@ -29,19 +38,29 @@ def require_memory(needed: int, device: torch.device, purpose: str) -> None:
         )
 
 
-def _machine_free() -> int:
+def processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _group_folders(root: Path, membership: Path) -> list[Path]:
+    """The control groups (version 2) that this process is in, from its own to the outermost.
+
+    Inside a container its own is the root of what can be seen.
+    """
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        told = membership.read_text().splitlines()
     except OSError:
-        pass  # not Linux: all of the memory is the best bound known
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return []  # not Linux
+    place = next((line[3:] for line in told if line.startswith("0::")), "/")
+    folder = root / place.strip("/")
+    return [folder, *(one for one in folder.parents if one.is_relative_to(root))]
 
 
-def _group_free() -> int:
-    """What the control group (container) of this process may still take."""
-    group = Path("/sys/fs/cgroup")
+def _group_free(group: Path) -> int:
+    """What a control group may still take; pages of files can be given up."""
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
@@ -50,6 +69,6 @@ def _group_free() -> int:
             for line in (group / "memory.stat").read_text().splitlines()
             if line.startswith("inactive_file ")
         )
+        return _UNLIMITED if limit == "max" else int(limit) - used + reclaimable
     except (OSError, StopIteration, ValueError):
-        return 1 << 62  # no limit known
-    return 1 << 62 if limit == "max" else int(limit) - used + reclaimable
+        return _UNLIMITED  # no limit known
