@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ class Larder:
         try:
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            if hasattr(mmap, "MADV_WILLNEED"):
+                mapped.madvise(mmap.MADV_WILLNEED)
         except FileNotFoundError:
             return None
         except (OSError, ValueError):  # not to be read, or empty
@@ -227,18 +230,25 @@ def _read(mapped: mmap.mmap, key: Key) -> Kept | None:
         name: math.prod(one["shape"]) * _DTYPES[one["dtype"]].itemsize
         for name, one in header["buffers"].items()
     }
-    buffers: dict[str, Tensor] = {}
+    places = _places(length, sizes)
+    if any(at + sizes[name] > len(mapped) for name, at in places.items()):
+        return None
     view = memoryview(mapped)
-    for name, at in _places(length, sizes).items():
-        one, size = header["buffers"][name], sizes[name]
-        if at + size > len(mapped) or checksum(view[at : at + size]) != one["sum"]:
+    parts = [view[at : at + sizes[name]] for name, at in places.items()]
+    expected = [header["buffers"][name]["sum"] for name in places]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        if list(pool.map(checksum, parts)) != expected:
             return None
-        dtype = _DTYPES[one["dtype"]]
-        if size:
-            flat = torch.frombuffer(mapped, dtype=dtype, count=size // dtype.itemsize, offset=at)
-            buffers[name] = flat.view(one["shape"])
+    buffers = {}
+    for name, at in places.items():
+        dtype, shape = _DTYPES[header["buffers"][name]["dtype"]], header["buffers"][name]["shape"]
+        if sizes[name]:
+            count = sizes[name] // dtype.itemsize
+            buffers[name] = torch.frombuffer(mapped, dtype=dtype, count=count, offset=at).view(
+                shape
+            )
         else:
-            buffers[name] = torch.empty(one["shape"], dtype=dtype)
+            buffers[name] = torch.empty(shape, dtype=dtype)
     return Kept(header["facts"], buffers)
 
 
