@@ -50,7 +50,7 @@ int potluck_use_isa(const char *name) {
     return 0;
 }
 
-enum { READ_A_TASK = 1 << 20, PASSES = 7 };
+enum { READ_A_TASK = 1 << 20, TASKS_A_RUN = 16, PASSES = 7 };
 
 typedef struct {
     const char *memory;
@@ -99,7 +99,7 @@ static double seconds(void) {
 }
 
 double potluck_read_bandwidth(int32_t threads, size_t bytes) {
-    int32_t tasks = (int32_t)(bytes / READ_A_TASK);
+    int32_t tasks = (int32_t)(bytes / READ_A_TASK) / TASKS_A_RUN * TASKS_A_RUN;
     size_t size = (size_t)tasks * READ_A_TASK;
     potluck_pool *pool = potluck_pool_new(threads);
     char *memory = tasks > 0 ? potluck_alloc(size) : NULL;
@@ -110,10 +110,11 @@ double potluck_read_bandwidth(int32_t threads, size_t bytes) {
                             : potluck_has_isa("avx2") ? read_avx2
                                                       : read_plain;
         reading job = {memory, 0};
-        for (int pass = 0; pass < PASSES; pass++) {
+        for (int32_t run = 0; run < PASSES * tasks / TASKS_A_RUN; run++) {
+            job.memory = memory + (size_t)run % (tasks / TASKS_A_RUN) * TASKS_A_RUN * READ_A_TASK;
             double start = seconds();
-            potluck_pool_run(pool, task, &job, tasks);
-            double rate = (double)size / (seconds() - start);
+            potluck_pool_run(pool, task, &job, TASKS_A_RUN);
+            double rate = (double)TASKS_A_RUN * READ_A_TASK / (seconds() - start);
             if (rate > best) best = rate;
         }
         if (job.seen == 1) best = -best; /* never: keeps the loads */

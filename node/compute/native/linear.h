@@ -117,7 +117,8 @@ POTLUCK_API const char *potluck_isa(void);
  * have to be prepared anew. */
 POTLUCK_API int potluck_use_isa(const char *name);
 POTLUCK_API int potluck_has_isa(const char *name);
-/* Bytes a second that `threads` threads read from memory, best of several passes over `bytes`. */
+/* Bytes a second that `threads` threads read from memory, in the best of many runs of 16 MiB over
+ * `bytes` (more than any cache holds: 256 MiB). 0: no memory or no threads, or less than 16 MiB. */
 POTLUCK_API double potluck_read_bandwidth(int32_t threads, size_t bytes);
 /* A hash of the sources this library was built of. */
 POTLUCK_API const char *potluck_stamp(void);

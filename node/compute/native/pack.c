@@ -74,9 +74,9 @@ void potluck_pack(potluck_pool *pool, int32_t format, int32_t n, int32_t k, cons
     potluck_pool_run(pool, pack_tile, &job, potluck_tiles(n));
 }
 
-enum { HUGE_PAGE = 2 << 20 };
+enum { HUGE_PAGE = 2 << 20, PAGE = 16 << 10 }; /* PAGE: the largest common one */
 
-static size_t mapped_bytes(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+static size_t mapped_bytes(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
 
 /* From 2 MiB on a mapping of its own that begins at a multiple of 2 MiB. */
 void *potluck_alloc(size_t bytes) {

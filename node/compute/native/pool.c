@@ -12,7 +12,7 @@
 
 #include "linear.h"
 
-enum { SPINS = 4000, LINE = 64 }; /* a spin is a pause of 10 to 40 ns on most CPUs: some 50 us */
+enum { SPINS = 2000, LINE = 64 }; /* a spin is a pause of 10 to 40 ns on most CPUs: 20 to 80 us */
 
 struct potluck_pool {
     _Alignas(LINE) _Atomic uint64_t ticket; /* tasks << 32 | next */

@@ -28,7 +28,7 @@ typedef uint8x16_t sixteen_bytes;
 #endif
 
 /* Unit u of row r goes to (u * 16 + r) * size; from `at` on, in bytes of a row. */
-static inline void transpose_plainly(const char *const rows[16], size_t at, ptrdiff_t first,
+__attribute__((noinline)) static void transpose_plainly(const char *const rows[16], size_t at, ptrdiff_t first,
                                      ptrdiff_t last, size_t size, char *to) {
     for (ptrdiff_t u = first; u < last; u++)
         for (ptrdiff_t r = 0; r < 16; r++)
