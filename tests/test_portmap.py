@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from potluck.node.net import portmap
 from potluck.node.net.address import Address
@@ -78,3 +79,24 @@ def test_addresses_survive_a_txt_record_and_nonsense_does_not() -> None:
     assert from_text(to_text(addresses)) == addresses
     assert from_text(to_text(["x" * 300])) == []
     assert from_text(b"\x03abc\xffdnsaddr=\xc3") == []
+
+
+async def test_the_first_answer_is_told_and_then_each_change(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """That no router answers is worth a word too, once: whoever waits for it waits no longer."""
+    place = Address("ip4", "11.0.9.2", 4001)
+    here = portmap.Mapping(place, "upnp", 1200.0)
+    answers = iter([None, None, here, here, None])
+    told: list[portmap.Mapping | None] = []
+
+    async def ask(port: int) -> portmap.Mapping | None:
+        return next(answers)
+
+    async def undo(mapping: portmap.Mapping, port: int) -> None: ...
+
+    monkeypatch.setattr(portmap, "_map", ask)
+    monkeypatch.setattr(portmap, "_unmap", undo)
+    with trio.move_on_after(2 * 600 + 2 * 600 + 1):
+        await portmap.keep_mapped(4001, told.append)
+    assert told == [None, here, None]

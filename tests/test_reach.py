@@ -14,6 +14,7 @@ from potluck.errors import RemoteError, TransportError
 from potluck.node.net.address import Address
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.observed import Observations
+from potluck.node.net.ports import Ports
 from potluck.node.net.reach import Answer, Ask, DialBack, _receive, _send, ask_around, judge
 
 ME = "11.0.9.2"
@@ -94,6 +95,16 @@ def test_a_liar_is_outvoted() -> None:
 
 def test_seen_at_our_own_address_there_is_no_nat() -> None:
     assert seen(("11.0.1.2", ME, 4001)).kind(frozenset((ME,))) == "none"
+
+
+async def test_whether_our_port_keeps_its_number_is_told_by_others() -> None:
+    async with open_host(config("a")) as me:
+        ports = Ports(me, may_open=False, local=True)
+        assert ports.kept() is None
+        ports.seen["ip4"].add("11.0.1.2", Address("ip4", ME, port_of(me)))
+        assert ports.kept() is True
+        ports.seen["ip4"].add("11.0.2.2", Address("ip4", ME, 7))
+        assert ports.kept() is False and len(ports.seen["ip4"]) == 2
 
 
 # ---- the dial-back
