@@ -13,10 +13,12 @@ import transformers
 from potluck.errors import RemoteError, UserError
 from potluck.node.compute.cache import Cache
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
+from potluck.node.compute.choice import StageWish, open_stage
 from potluck.node.compute.general import spec_of
 from potluck.node.compute.head import Ends
 from potluck.node.compute.spec import ModelSpec
 from potluck.node.compute.stage import Stage
+from potluck.swarm.blocks import BlockRange
 
 TOLERANCE = 1e-4
 PROMPT = (3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26)
@@ -214,3 +216,16 @@ def test_the_digest_is_of_the_arithmetic_of_the_config() -> None:
     base = spec_of(config).canonical()
     assert spec_of(config | {"transformers_version": "4.1", "eos_token_id": 5}).canonical() == base
     assert spec_of(config | {"activation_function": "relu"}).canonical() != base
+
+
+def test_a_node_opens_it_without_being_told_how(tmp_path: Path) -> None:
+    save(tmp_path, "gpt2")
+    wish = StageWish(device="cpu", cache_bytes=1 << 20)
+    opened = open_stage(open_checkpoint(tmp_path), BlockRange(1, 3), wish)
+    assert "transformers' own code" in opened.why
+    assert (opened.quantization, opened.engine.width) == ("none", 32)
+    assert opened.cache_tokens == (1 << 20) // (64 * 4)
+    with pytest.raises(UserError, match="--engine native cannot serve"):
+        open_stage(
+            open_checkpoint(tmp_path), BlockRange(1, 3), StageWish(device="cpu", engine="native")
+        )

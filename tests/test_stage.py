@@ -306,5 +306,17 @@ def test_a_weight_that_is_no_number_is_refused_with_its_name(small: Path) -> Non
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
     save_file(tensors, file)
-    with pytest.raises(UserError, match=r"layers\.1\.mlp\.up_proj\.weight is not finite"):
+    with pytest.raises(
+        UserError, match=r"layers\.1\.mlp\.up_proj\.weight, of which a number is infinite"
+    ):
         load(small, quantization="int8")
+
+
+def test_quantized_blocks_are_kept_for_the_next_time(small: Path, tmp_path: Path) -> None:
+    hidden = torch.randn(5, 48)
+    said = []
+    for _ in range(2):
+        stage = load(small, quantization="int8", cache_dir=tmp_path / "kept")
+        said.append(stage.forward(hidden, open_whole(stage), 0))
+    assert torch.equal(*said)
+    assert len(list((tmp_path / "kept").rglob("*.block"))) == 3

@@ -73,6 +73,7 @@ class Layers:
     def __init__(
         self, bones: Skeleton, start: int, stop: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
+        self.weight_bytes = 0
         self._bones = bones
         self._start = start
         self._itemsize = dtype.itemsize
@@ -112,6 +113,7 @@ class Layers:
             under=bones.layers + "." if start else "",
         )
         layers = Layers(bones, start, stop, dtype=dtype, device=device)
+        layers.weight_bytes = whole
         try:
             layers.probe(spec.hidden, dtype)
         except FAULTS as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...errors import UserError
 from .spec import ModelSpec
 from .weight import Weight
 
@@ -71,7 +72,11 @@ class BlockWeights:
 
 
 def layout_of(spec: ModelSpec, index: int) -> Layout:
-    """The tensors of block `index`."""
+    """The tensors of block `index`. Raises UserError for a model that is not of our families."""
+    if spec.general is not None:
+        raise UserError(
+            f"models of {spec.family} run in transformers' own code: use --engine torch"
+        )
     found = Layout({}, {}, {})
     name = _Namer(found, f"{spec.prefix}layers.{index}.")
     q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim

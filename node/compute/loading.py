@@ -1,41 +1,52 @@
-"""The weights of a block out of a checkpoint, in the format in which they are to be served."""
+"""The weights of blocks out of a checkpoint, in the format in which they are to be served."""
 
 import math
+from pathlib import Path
 
 import torch
 
-from ...errors import UserError
 from .checkpoint import Checkpoint
-from .layout import BlockWeights, Layout
+from .layout import BlockWeights, Layout, layout_of
+from .quant.blocks import block_weights
 from .quant.formats import Quantization
-from .quant.quantizers import NotFinite
+from .quant.larder import Larder
 from .weight import Weight
 
 
-def read_block(checkpoint: Checkpoint, layout: Layout, coding: Quantization) -> BlockWeights:
-    """The weights of one block, whatever the checkpoint stores. Raises UserError."""
-    exact = layout.exact
-    plain = checkpoint.tensors(exact)
-    matrices: dict[str, Weight] = {}
-    for name, shape in layout.shapes.items():
-        if name in exact:
-            if len(shape) == 2:
-                matrices[name] = Weight.plain(plain[name])
-            continue
-        try:
-            matrices[name] = coding.take(checkpoint.weight(name))
-        except NotFinite as error:
-            raise UserError(
-                f"{checkpoint.path_of(name)}: tensor {name} is not finite; download it again"
-            ) from error
-    return BlockWeights.of(layout, matrices, plain)
+class Loader:
+    """Reads blocks one after another, from the checkpoint or from what was kept of it."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, coding: Quantization, cache_dir: Path | None = None
+    ) -> None:
+        """cache_dir: where quantized blocks are kept; None: they are made anew."""
+        self._checkpoint = checkpoint
+        self._coding = coding
+        self._larder = None if cache_dir is None else Larder(cache_dir)
+        self._digest = "unkept" if cache_dir is None else checkpoint.digest()
+
+    def block(self, index: int) -> BlockWeights:
+        """The weights of block `index`. Raises UserError."""
+        layout = layout_of(self._checkpoint.spec, index)
+        matrices = block_weights(
+            self._checkpoint,
+            index,
+            [name for name in layout.shapes if name not in layout.exact],
+            self._coding,
+            digest=self._digest,
+            larder=self._larder,
+        )
+        exact = self._checkpoint.tensors(layout.exact)
+        matrices |= {name: Weight.plain(one) for name, one in exact.items() if one.ndim == 2}
+        return BlockWeights.of(layout, matrices, exact)
 
 
 def block_bytes(layout: Layout, coding: Quantization, dtype: torch.dtype) -> int:
     """Bytes of a block in a format, its plain numbers as `dtype`."""
+    exact = layout.exact
     total = 0
     for name, shape in layout.shapes.items():
-        if len(shape) == 1 or name in layout.exact:
+        if name in exact:
             total += math.prod(shape) * dtype.itemsize
         else:
             total += coding.bytes_of(shape[0], shape[1], stored_bytes=dtype.itemsize)

@@ -7,6 +7,7 @@ one thread that touches the device (worker.py).
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -19,7 +20,7 @@ from .checkpoint import Checkpoint
 from .device import choose_device, choose_dtype, numerics_class
 from .layers import Layers
 from .layout import layout_of
-from .loading import block_bytes, read_block
+from .loading import Loader, block_bytes
 from .memory import require_memory
 from .quant.formats import QUANTIZATIONS, Quantization, choose
 from .rope import Ropes, Turns, is_stretched
@@ -35,6 +36,8 @@ _PREFILL_TOKENS = 128
 
 class Runner(Protocol):
     """What computes a stage's blocks."""
+
+    weight_bytes: int
 
     def open(self, start: int, stop: int, max_tokens: int) -> Cache:
         """The memory of a new session over blocks start..stop."""
@@ -56,7 +59,9 @@ class Blocks:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        weight_bytes: int,
     ) -> None:
+        self.weight_bytes = weight_bytes
         self._spec = spec
         self._start = start
         self._blocks = blocks
@@ -74,6 +79,7 @@ class Blocks:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        cache_dir: Path | None,
     ) -> "Blocks":
         """Load blocks start..stop, one after another. Raises UserError."""
         spec = checkpoint.spec
@@ -82,12 +88,12 @@ class Blocks:
             checkpoint.require(layout.shapes)
         needed = sum(block_bytes(layout, coding, dtype) for layout in layouts.values())
         require_memory(needed, device, f"{checkpoint.name}: blocks {start}:{stop}")
+        loader = Loader(checkpoint, coding, cache_dir)
         blocks = []
         with torch.inference_mode():
-            for index, layout in layouts.items():
-                weights = read_block(checkpoint, layout, coding)
-                blocks.append(Block(spec, index, weights, dtype=dtype, device=device))
-        return Blocks(spec, start, blocks, dtype=dtype, device=device)
+            for index in layouts:
+                blocks.append(Block(spec, index, loader.block(index), dtype=dtype, device=device))
+        return Blocks(spec, start, blocks, dtype=dtype, device=device, weight_bytes=needed)
 
     def open(self, start: int, stop: int, max_tokens: int) -> Cache:
         return Cache(
@@ -137,6 +143,7 @@ class Stage:
         self.dtype = dtype
         self.device = device
         self.quantization = quantization
+        self.weight_bytes = runner.weight_bytes
         self._runner = runner
 
     @staticmethod
@@ -149,11 +156,13 @@ class Stage:
         dtype: str | None = None,
         threads: int | None = None,
         quantization: str | None = None,
+        cache_dir: Path | None = None,
     ) -> "Stage":
         """Load blocks start..stop and nothing else. Raises UserError.
 
         dtype: `fp32`, `bf16`, `fp16`, or None for the device's own; threads: of the process;
-        quantization: `none`, `int8`, `nf4`, or None for what the checkpoint stores.
+        quantization: `none`, `int8`, `nf4`, or None for what the checkpoint stores; cache_dir:
+        where quantized blocks are kept for the next time.
         """
         spec = checkpoint.spec
         if not 0 <= start < stop <= spec.blocks:
@@ -178,7 +187,9 @@ class Stage:
             runner = layers
         else:
             coding = choose(quantization, checkpoint.stored_format)
-            runner = Blocks.load(checkpoint, start, stop, coding, dtype=numbers, device=place)
+            runner = Blocks.load(
+                checkpoint, start, stop, coding, dtype=numbers, device=place, cache_dir=cache_dir
+            )
         return Stage(
             spec, start, stop, runner, dtype=numbers, device=place, quantization=coding.format
         )
