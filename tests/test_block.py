@@ -302,7 +302,7 @@ def test_a_checkpoint_stored_in_bf16_computes_in_fp32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 0.02), ("fp16", 0.003)])
-@pytest.mark.parametrize("name", ["llama3", "qwen3-biased-window"])
+@pytest.mark.parametrize("name", ["llama3", "qwen3-biased-window", "gemma3", "mixtral-window"])
 def test_half_precision_is_as_near_as_its_digits(
     name: str, dtype: str, tolerance: float, tmp_path: Path
 ) -> None:
@@ -318,6 +318,20 @@ def test_half_precision_is_as_near_as_its_digits(
         found.append(stage.forward_steps(hidden, cache, 0, [15, 1, 1, 3]).float())
     exact, half = found
     assert float((half - exact).norm() / exact.norm()) < tolerance
+
+
+def test_a_session_turns_by_the_size_that_it_agreed_to(tmp_path: Path) -> None:
+    """LongRoPE: beyond the 90 positions of training by the long factors, from its first row."""
+    hidden, said = torch.randn(9, 48), {}
+    for name, trained in (("short", 90), ("long", 16)):
+        settings = {"rope_parameters": LONG | {"attention_factor": 1.0}}
+        save_random(tmp_path / name, "phi3", original_max_position_embeddings=trained, **settings)
+        stage = Stage.load(open_checkpoint(tmp_path / name), 0, 3, device="cpu")
+        for room in (90, 91):
+            said[name, room] = stage.forward(hidden, stage.open_cache(0, 3, room), 0)
+    assert not torch.equal(said["short", 90], said["short", 91])
+    assert torch.equal(said["short", 91], said["long", 91])
+    assert torch.equal(said["long", 90], said["long", 91])
 
 
 def plan(window: int | None, at: int, stop: int) -> Plan:

@@ -210,6 +210,15 @@ def test_a_family_of_ours_stays_ours_and_its_odd_cousin_goes_the_general_way() -
     assert (odd.hidden, odd.blocks, odd.vocab, odd.context) == (32, 3, 96, 128)
     assert (odd.eos, odd.bos, odd.kv_width) == ((2,), 1, 64)
 
+    for strange in (
+        {"hidden_act": "gelu", "secret_scale": 2.0},
+        {"hidden_act": "gelu", "auto_map": {"AutoModel": "code.Model"}},
+        {"rope_scaling": {"rope_type": "default", "mrope_section": [1]}},
+        {"architectures": ["LlamaForSequenceClassification"]},
+    ):
+        with pytest.raises(UserError):  # transformers would not look at it
+            spec_of(config | strange)
+
 
 def test_the_digest_is_of_the_arithmetic_of_the_config() -> None:
     config = {"model_type": "gpt2", **OLDER}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .fields import ABSENT, Fields, Unserved
+from .fields import ABSENT, WHOLE, Fields, Unserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ FAMILIES = {
         harmless=_ROUTER_TRAINING | {"max_window_layers"},
     ),
 }
-_TYPES = {name: name for name in FAMILIES if name != "gemma3"} | {"gemma3_text": "gemma3"}
+TYPES = {name: name for name in FAMILIES if name != "gemma3"} | {"gemma3_text": "gemma3"}
 
 # A Gemma 3 that also sees keeps its text model in a config within the config.
 _SEEING = "Gemma3ForConditionalGeneration"
@@ -153,7 +153,7 @@ ONLY_WHEN: dict[str, tuple[object, ...]] = {
 
 def identify(config: Mapping[str, Any]) -> tuple[str, Fields, str]:
     """The family of a config, the fields of its text model, and the prefix of its tensors."""
-    fields = Fields(config, "config.json")
+    fields = Fields(config, WHOLE)
     kind = fields.text("model_type", "")
     named = fields.take("architectures", None)
     inner = config.get("text_config")
@@ -171,7 +171,7 @@ def identify(config: Mapping[str, Any]) -> tuple[str, Fields, str]:
         found = (f for f, one in FAMILIES.items() if one.architecture == named[0])
         family = next(found, "")
     else:
-        family = _TYPES.get(kind, "")
+        family = TYPES.get(kind, "")
     if not family:
         raise Unserved(
             f"config.json: model_type {kind or named!r} is not served;"

@@ -7,10 +7,16 @@ from typing import Any
 from ...errors import UserError
 
 ABSENT: object = object()  # as a default: the field must be there
+WHOLE = "config.json"
 
 
 class Unserved(UserError):
-    """The config is sound, but asks for what the families do not do."""
+    """The config is sound, but asks for what the families do not do.
+
+    field: its name, when it is one of the config's own fields and not of an object inside.
+    """
+
+    field: str | None = None
 
 
 class Fields:
@@ -27,7 +33,9 @@ class Fields:
 
     def unserved(self, name: str, why: str) -> Unserved:
         """The error for a field `name` that asks for what the families do not do."""
-        return Unserved(f"{self._where}: {name} {why}")
+        error = Unserved(f"{self._where}: {name} {why}")
+        error.field = name if self._where == WHOLE else None
+        return error
 
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""

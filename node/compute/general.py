@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from .families import HARMLESS, TYPES
 from .fields import Unserved
 from .ropespec import RopeSpec
 from .spec import ModelSpec
@@ -228,6 +229,8 @@ def _general_spec(config: dict[str, Any], refused: Unserved) -> ModelSpec:
             f"{refused}; any other decoder-only model is served, slower, with transformers:"
             " pip install 'potluck[hf]'"
         ) from error
+    if config.get("model_type") in TYPES:
+        _require_known(config, whole, refused)
     facts = whole.get_text_config(decoder=True)
     if getattr(whole, "is_encoder_decoder", False):
         raise UserError(f"{whole.model_type}: is not a decoder alone, and nothing else is served")
@@ -267,6 +270,18 @@ def _general_spec(config: dict[str, Any], refused: Unserved) -> ModelSpec:
         bos=next(iter(_ids(config.get("bos_token_id"), vocab)), None),
         general=json.dumps(said, sort_keys=True, separators=(",", ":")),
     )
+
+
+def _require_known(config: dict[str, Any], whole: Any, refused: Unserved) -> None:
+    """Raise what was refused unless transformers reads each field of a family of ours.
+
+    It ignores those that it does not know, and so would serve such a model slightly wrong.
+    """
+    plain = type(whole)()
+    known = {name for name in config if name in HARMLESS or hasattr(plain, name)}
+    old = {"rope_scaling", "rope_theta"}  # of which transformers 5 makes `rope_parameters`
+    if refused.field not in known or config.keys() - known - old - {"architectures"}:
+        raise refused
 
 
 def _read_config(config: dict[str, Any]) -> Any:
