@@ -173,3 +173,34 @@ def test_messages_are_those_of_libp2p() -> None:
     assert punch._decode(theirs.SerializeToString()) == (punch.CONNECT, [place])
     sync = dcutr_pb2.HolePunch(type=dcutr_pb2.HolePunch.SYNC)
     assert punch._decode(sync.SerializeToString()) == (punch.SYNC, [])
+
+
+async def test_whoever_asks_for_many_punches_gets_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred questions of one peer made 14,000 SYNs to whichever address it named."""
+    monkeypatch.setattr(punch, "TURN_S", 0.05)
+    monkeypatch.setattr(punch, "ROUND_S", 3.0)  # all of this test is within one
+    monkeypatch.setattr(punch, "PUNCHES_MAX", 3)
+    closed = Address("ip4", "127.0.0.1", 1)
+    async with crossing("a", HERE) as (host, nat), trio.open_nursery() as nursery:
+        refused = dialed = 0
+
+        async def ask(peer: str) -> None:
+            nonlocal refused, dialed
+            try:
+                await nat.puncher._punch(peer, [closed], client=True)
+                dialed += 1
+            except TransportError:
+                refused += 1
+
+        for _ in range(20):
+            nursery.start_soon(ask, host.peer_id)
+        await until(lambda: refused == 19)
+        for letter in (b"b", b"c", b"d"):  # two more may, beside the first
+            nursery.start_soon(ask, IdentityKey.from_bytes(letter * 32).peer_id)
+        await until(lambda: refused + dialed == 23)
+        assert (refused, dialed) == (20, 3)
+        monkeypatch.setattr(punch, "ROUND_S", 0.1)
+        await ask(host.peer_id)  # and when it is over, it may again
+        assert dialed == 4

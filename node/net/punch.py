@@ -18,7 +18,8 @@ that come of one punch A, who speaks first on each, finishes one (`First`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,6 +52,8 @@ SILENCE_S: Final = 0.4  # on an accepted connection, after which it is we who sp
 WORDS_S: Final = 10.0
 DIRECT_S: Final = 2.0  # for a dial of what the peer says of itself, before anything else
 ADDRESSES_MAX: Final = 4
+PUNCHES_MAX: Final = 32  # at once: who names addresses shall not have us knock hard at any of them
+TURN_S: Final = 1.0  # for the round before to end
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Puncher:
         # host that a peer may dial from: the peer, which is the server of what follows
         self._calling: dict[str, tuple[str, First]] = {}
         self._punches: dict[str, _Punch] = {}  # by peer
+        self._rounds: dict[tuple[str, bool], trio.Event] = {}  # under way; set when over
         self.tried = 0
         self.opened = 0
         host.handle(PROTOCOL, self._serve)
@@ -184,6 +188,29 @@ class Puncher:
         if self._is_direct(peer):
             return True  # the other's SYN was let in before we began
         worth = [one for one in places if self._worth(one)][:ADDRESSES_MAX]
+        async with self._one_round(peer, client):
+            if self._is_direct(peer):
+                return True  # the round before has opened the way
+            return await self._dial_all(peer, worth, client)
+
+    @asynccontextmanager
+    async def _one_round(self, peer: str, client: bool) -> AsyncIterator[None]:
+        """One at a time with each peer, and few in all. Raises TransportError when it is not so."""
+        turn = (peer, client)
+        with trio.move_on_after(TURN_S):
+            while turn in self._rounds:
+                await self._rounds[turn].wait()
+        if turn in self._rounds or len(self._rounds) >= PUNCHES_MAX:
+            raise TransportError("other punches are under way")
+        over = self._rounds[turn] = trio.Event()
+        try:
+            yield
+        finally:
+            del self._rounds[turn]
+            over.set()
+
+    async def _dial_all(self, peer: str, worth: list[Address], client: bool) -> bool:
+        """The round itself."""
         found = self._punches.setdefault(peer, _Punch())
         if client:
             self._calling.update({one.host: (peer, found.first) for one in worth})
