@@ -1,10 +1,15 @@
 """Against bitsandbytes itself, where it is installed."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from checkpoints import save_random
 from hypothesis import given, settings
+from packers import rewrite
 from test_quantizers import DTYPES, matrices, matrix_of
 
+from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.quant.product import bitsandbytes_linear, linear
 from potluck.node.compute.quant.quantizers import to_int8, to_nf4
 from potluck.node.compute.weight import NF4
@@ -12,6 +17,7 @@ from potluck.node.compute.weight import NF4
 pytest.importorskip("bitsandbytes", reason="bitsandbytes, the oracle, is not installed")
 
 ops = torch.ops.bitsandbytes
+DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
 @settings(deadline=None)
@@ -59,3 +65,46 @@ def test_products_by_its_kernels_are_those_of_ours(bias: bool) -> None:
         assert theirs.shape == (2, 3, 96) and theirs.dtype == x.dtype
         off = (mine - theirs).norm(dim=-1) / mine.norm(dim=-1)
         assert off.max() < allowed
+
+
+@pytest.mark.parametrize("doubly", [False, True])
+@pytest.mark.parametrize("shape", [(128, 64), (64, 80)])
+def test_a_checkpoint_that_it_wrote_is_read_as_it_reads_it(
+    tmp_path: Path, doubly: bool, shape: tuple[int, int]
+) -> None:
+    """(64, 80): its groups of 64 run over the ends of rows."""
+    from bitsandbytes import functional
+
+    whole = shape[1] == 64
+    name = "model.layers.1.mlp.up_proj.weight" if whole else DOWN
+    ffn = shape[0] if whole else shape[1]
+    save_random(tmp_path, "llama", hidden_size=64, intermediate_size=ffn, num_hidden_layers=2)
+    matrix = torch.randn(shape).to(torch.bfloat16)
+    codes, state = functional.quantize_4bit(matrix, compress_statistics=doubly, quant_type="nf4")
+    parts = {"weight": codes}
+    parts |= {f"weight.{key}": value for key, value in state.as_dict(packed=True).items()}
+    config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    rewrite(tmp_path, config, {name: parts})
+    checkpoint = open_checkpoint(tmp_path)
+    found = checkpoint.tensors([name])[name]
+    state.dtype = torch.float32  # not rounded to what was quantized
+    state.shape = torch.Size((matrix.numel() // 64, 64))  # its CPU kernel ends groups with rows
+    assert torch.equal(found, functional.dequantize_4bit(codes, state).view(shape))
+    if whole:
+        assert torch.equal(checkpoint.weight(name).codes.view(-1, 1), codes)
+
+
+def test_an_int8_layer_that_it_wrote_is_read_as_it_reads_it(tmp_path: Path) -> None:
+    import bitsandbytes
+
+    save_random(tmp_path, "llama", hidden_size=64, intermediate_size=80, num_hidden_layers=2)
+    layer = bitsandbytes.nn.Linear8bitLt(80, 64, bias=False, has_fp16_weights=False)
+    layer.load_state_dict({"weight": torch.randn(64, 80)})
+    layer = layer.to("cpu")
+    layer(torch.randn(1, 80))  # the scales move into its state
+    rewrite(tmp_path, {"load_in_8bit": True}, {DOWN: layer.state_dict()})
+    found = open_checkpoint(tmp_path).weight(DOWN)
+    assert found.format == "int8"
+    theirs = ops.int8_vectorwise_dequant(found.codes, found.scales)
+    assert torch.equal(found.dequantize(), theirs)
+    assert found.codes.abs().amax(dim=1).min() == 127
