@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -116,6 +117,15 @@ def test_threads_change_nothing(kind: str) -> None:
         for _ in range(5):
             assert torch.equal(packed.multiply(x, pool), expected)
             assert torch.equal(packed.multiply(x[:1], pool), expected[:1])
+
+
+def test_callers_of_one_pool_take_turns() -> None:
+    pool, x = Pool(3), rows_of(4, 256)
+    packed = Packed(*made("int8", 600, 256), pool=pool)
+    expected = packed.multiply(x)
+    with ThreadPoolExecutor(4) as callers:
+        found = list(callers.map(lambda _: packed.multiply(x, pool), range(200)))
+    assert all(torch.equal(one, expected) for one in found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
