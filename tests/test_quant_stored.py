@@ -100,22 +100,22 @@ def test_awq_is_read_exactly(small: Path) -> None:
     assert torch.equal(served(small, UP), expected)
 
 
-def test_more_inputs_than_are_turned_back_at_once_change_nothing(small: Path) -> None:
-    """1152 inputs: two chunks and a rest."""
-    path = small / "wide"
-    save_random(path, "llama", hidden_size=64, intermediate_size=1152, num_hidden_layers=2)
-    for config, make in ((GPTQ, "gptq"), (AWQ, "awq")):
-        codes, zeros, scales = drawn(64, 1152, bits=4, size=32, dtype=torch.float16)
-        groups = np.arange(1152) // 32
-        parts = (
-            packers.awq(codes, zeros, scales)
-            if make == "awq"
-            else packers.gptq(codes, zeros, scales, bits=4, first=True, groups=groups)
-        )
-        where = small / make
-        save_random(where, "llama", hidden_size=64, intermediate_size=1152, num_hidden_layers=2)
-        packers.rewrite(where, config, {DOWN: parts})
-        assert torch.equal(served(where, DOWN), packers.numbers(codes, zeros, scales, groups))
+@pytest.mark.parametrize(("name", "rows", "columns"), [(UP, 1120, 64), (DOWN, 64, 1120)])
+@pytest.mark.parametrize("config", [GPTQ, AWQ])
+def test_matrices_larger_than_what_is_turned_back_at_once(
+    tmp_path: Path, config: dict[str, Any], name: str, rows: int, columns: int
+) -> None:
+    """1120 outputs are 17 pieces and a half."""
+    save_random(tmp_path, "llama", hidden_size=64, intermediate_size=1120, num_hidden_layers=2)
+    codes, zeros, scales = drawn(rows, columns, bits=4, size=32, dtype=torch.float16)
+    groups = np.arange(columns) // 32
+    parts = (
+        packers.awq(codes, zeros, scales)
+        if config is AWQ
+        else packers.gptq(codes, zeros, scales, bits=4, first=True, groups=groups)
+    )
+    packers.rewrite(tmp_path, config, {name: parts})
+    assert torch.equal(served(tmp_path, name), packers.numbers(codes, zeros, scales, groups))
 
 
 def test_a_gptq_matrix_is_served_in_the_format_that_is_chosen(small: Path) -> None:

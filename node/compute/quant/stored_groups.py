@@ -28,7 +28,7 @@ from .packing import Packing, Stored, expect, need, unpack
 
 _FLOATS = ("F16", "BF16", "F32")
 _AWQ_PLACE = (0, 4, 1, 5, 2, 6, 3, 7)  # where column i of eight lies in its int32
-_CHUNK = 512  # inputs turned back at once; a multiple of how many an int32 holds
+_CHUNK = 64  # outputs turned back at once; a multiple of how many an int32 holds
 _GROUP_MAX = 1 << 20
 
 _GPTQ_HARMLESS = frozenset(
@@ -112,7 +112,7 @@ class Groups:
         else:
             of = torch.arange(columns) // size
         part = self._outputs if self.awq else self._inputs
-        return Weight.plain(_numbers(packed, part, zero, scale, of, 1 if self.awq else per))
+        return Weight.plain(_numbers(packed, part, zero, scale, of, per if self.awq else 1))
 
     def whole(self, stored: str) -> str | None:
         base, _, last = stored.rpartition(".")
@@ -189,12 +189,15 @@ def _numbers(
     of: Tensor,
     per: int,
 ) -> Tensor:
-    """The matrix (n, k), a few inputs at a time: in between it is several times as large."""
-    whole = torch.empty((scale.shape[1], len(of)), dtype=scale.dtype)
-    wide = scale.float()
-    for at in range(0, len(of), _CHUNK):
-        group = of[at : at + _CHUNK]
-        codes = part(packed[at // per : (at + _CHUNK) // per])
-        numbers = (codes - zero[group]).float().mul_(wide[group])
-        whole[:, at : at + _CHUNK] = numbers.t()
+    """The matrix (n, k), a few outputs at a time: in between it is several times as large.
+
+    per: outputs in one column of `packed`.
+    """
+    rows = scale.shape[1]
+    whole = torch.empty((rows, len(of)), dtype=scale.dtype)
+    for at in range(0, rows, _CHUNK):
+        chosen = slice(at, at + _CHUNK)
+        codes = part(packed[:, at // per : (at + _CHUNK) // per])
+        numbers = (codes - zero[:, chosen][of]).float().mul_(scale[:, chosen].float()[of])
+        whole[chosen] = numbers.t()
     return whole
