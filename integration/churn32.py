@@ -94,11 +94,13 @@ class World:
         """As the server opens and closes one."""
         key, blocks = object(), self.stage.engine.blocks
         self.admission.admit(key, peer, blocks, tokens, trio.current_time())
-        cache = await self.worker.run(self.stage.engine.open_cache, blocks, tokens)
+        cache = None
         try:
+            cache = await self.worker.run(self.stage.engine.open_cache, blocks, tokens)
             yield Talk(self, peer, cache)
         finally:
-            self.worker.post(self.stage.engine.close_cache, cache)
+            if cache is not None:
+                self.worker.post(self.stage.engine.close_cache, cache)
             self.admission.release(key)
 
 
@@ -157,10 +159,10 @@ async def world(folder: Path, wish: StageWish, shape: str) -> AsyncIterator[Worl
         yield World(worker, stage, admission, lane)
 
 
-async def solo(made: World) -> list[list[int]]:
+async def solo(made: World, scripts: int) -> list[list[int]]:
     """The words of every script, one after another on an idle device."""
     answers = []
-    for seed in range(SCRIPTS):
+    for seed in range(scripts):
         async with made.session("solo", script(seed).tokens) as talk:
             answers.append(await talk.converse(script(seed)))
     return answers
@@ -208,7 +210,7 @@ async def churn(made: World, expected: list[list[int]], seconds: float) -> dict[
 
     async def slot(number: int) -> None:
         while trio.current_time() < until_s:
-            seed = dice.randrange(SCRIPTS)
+            seed = dice.randrange(len(expected))
             told = script(seed)
             how = dice.random()
             leave = dice.randint(0, told.words) if how < HANGUPS else -1
@@ -283,14 +285,14 @@ async def flood(made: World, seconds: float, *, flooders: int) -> dict[str, floa
     }
 
 
-async def run(wish: StageWish, shape: str, seconds: float) -> dict[str, Any]:
+async def run(wish: StageWish, shape: str, seconds: float, scripts: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="potluck-churn-") as folder:
         async with world(Path(folder), wish, shape) as made:
-            expected = await solo(made)
-            fixed = await stay(made, max(3.0, seconds / 10))
+            expected = await solo(made, scripts)
+            fixed = await stay(made, max(2.0, seconds / 10))
             found = await churn(made, expected, seconds)
-            idle = await flood(made, max(3.0, seconds / 20), flooders=0)
-            flooded = await flood(made, max(3.0, seconds / 20), flooders=FLOODERS)
+            idle = await flood(made, max(2.0, seconds / 20), flooders=0)
+            flooded = await flood(made, max(2.0, seconds / 20), flooders=FLOODERS)
             await made.worker.run(int)  # what was posted before is done
             pool = made.stage.pool
             return {
@@ -315,6 +317,7 @@ async def run(wish: StageWish, shape: str, seconds: float) -> dict[str, Any]:
 def measure(
     *,
     seconds: float = 600.0,
+    scripts: int = SCRIPTS,
     shape: str = "tiny",
     engine: str = "auto",
     quantization: str = "auto",
@@ -327,7 +330,7 @@ def measure(
         threads=threads,
         cache_bytes=512 * MIB,
     )
-    return trio.run(run, wish, shape, seconds)
+    return trio.run(run, wish, shape, seconds, scripts)
 
 
 def main() -> None:
