@@ -97,7 +97,7 @@ def test_a_told_queue_fades_and_what_is_in_flight_does_not() -> None:
     assert history.queue_s(5.0) == 0.0
     history.told_queue(1.0, 10.0)
     assert history.queue_s(10.0) == 1.0
-    assert 0.3 < history.queue_s(10.0 + LOAD_TAU_S) < 0.4
+    assert 0.3 < history.queue_s(11.0 + LOAD_TAU_S) < 0.4  # 1 / e of it after 2 s and 1 s
     history.sent(0.5)
     assert 0.5 <= history.queue_s(100.0) < 0.501
     history.ended(0.5)

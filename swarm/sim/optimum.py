@@ -1,7 +1,7 @@
 """The most that any router could get out of a layout: the LP optimum, in closed form.
 
 The linear programme (algorithms.md 8.3): a peer i that computes c_i blocks of a token a second
-spreads x_il over the blocks l of its span; all blocks must carry the same flow of F tokens a second.
+spreads x_il over the blocks l of its span; all blocks carry the same flow of F tokens a second.
 
     max F   with   sum over l of x_il <= c_i,    sum over i of x_il >= F for each l
 

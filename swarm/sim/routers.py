@@ -24,7 +24,7 @@ from ...errors import MissingBlocks
 from ..blocks import BlockRange
 from ..history import PeerHistory, aged_queue_s
 from ..routing import ALTERNATES, Finder, Offer
-from ..view import RTT_UNKNOWN_S, Columns, Floats
+from ..view import OBSERVATIONS_TO_TRUST, RTT_UNKNOWN_S, Columns, Floats
 from ..wiring import Member, Wheels
 from .dice import Dice
 from .world import World
@@ -33,6 +33,7 @@ PETALS_HOP_S = 0.018  # sequence_manager.py: "empirically measured"
 PETALS_REFRESH_S = 60.0
 PETALS_BAN_S = 15.0
 SWARM_REFRESH_S = 30.0
+CHUNK_TOKENS = 128  # of a prefill in the daemon
 
 
 @dataclass(slots=True, eq=False)
@@ -320,7 +321,7 @@ class Ours:
 
     def _sized(self, tokens: int) -> float:
         """Steps of about one size share a finder."""
-        return float(2 ** round(math.log2(max(tokens, 1))))
+        return float(4 ** round(math.log2(max(tokens, 1)) / 2))
 
     def _finder(self, client: _Client, request: Request, now: float) -> Finder | None:
         world = self._world
@@ -383,7 +384,10 @@ class Ours:
         history.rtt_s += self._world.road_s(i, request.tokens)
         elapsed_s = now - request.sent_s
         blocks = request.stop - request.at
-        history.answered(elapsed_s, request.tokens, blocks, queue_s=request.waited_s)
+        # A long request is many steps to the daemon: each of its chunks is an observation.
+        chunks = min(1 + request.tokens // CHUNK_TOKENS, OBSERVATIONS_TO_TRUST)
+        for _ in range(chunks):
+            history.answered(elapsed_s, request.tokens, blocks, queue_s=request.waited_s)
         client.columns.block_s[i] = history.block_s(self._world.claim(i), request.tokens)
         client.told_s[i], client.heard_s[i] = queue_s, now
 

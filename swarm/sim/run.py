@@ -30,7 +30,8 @@ from .scenario import Scenario
 from .world import World
 
 SAMPLE_S = 10.0
-GIVE_UP = 4.0  # deadlines after which a request is dropped
+LAYOUT_SAMPLE_S = 60.0  # a layout made anew costs ten milliseconds and more
+GIVE_UP = 1.5  # deadlines after which a request is dropped
 AUTO = {"ours": "ours", "petals": "petals", "swarm": "swarm"}
 
 
@@ -86,6 +87,7 @@ class Simulation:
         self._stopped = False
         self._flow: list[tuple[float, float, float, float]] = []
         self._joins_and_leaves = 0
+        self.ended_s = 0.0  # virtual time
         self.outcome = Outcome(router)
         load = scenario.load
         self._rate = 0.0
@@ -121,7 +123,8 @@ class Simulation:
                     self._next(what, now)  # type: ignore[arg-type]
                 case _:
                     self._change(kind, what, now)
-        return self._finish(max(now, self._scenario.seconds))
+        self.ended_s = max(now, self._scenario.seconds)
+        return self._finish(self.ended_s)
 
     def _at(self, at_s: float, kind: str, what: object) -> None:
         if at_s < math.inf:
@@ -266,7 +269,8 @@ class Simulation:
         flow, bound = world.optimum(), world.bound()
         best = _best_layout(world) if self._scenario.kind == "layout" else math.nan
         self._flow.append((flow, bound, best, float(world.alive.sum())))
-        self._at(now + SAMPLE_S, "sample", None)
+        every_s = LAYOUT_SAMPLE_S if self._scenario.kind == "layout" else SAMPLE_S
+        self._at(now + every_s, "sample", None)
 
     def _finish(self, ended_s: float) -> Outcome:
         outcome, scenario, world = self.outcome, self._scenario, self._world

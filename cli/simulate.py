@@ -1,0 +1,38 @@
+"""Try the rules on thousands of peers that are numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Json
+
+
+def simulate(
+    scenario: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of one that comes with potluck.")
+    ],
+    peers: Annotated[int | None, typer.Option(help="How many, instead of the file's.")] = None,
+    router: Annotated[
+        str,
+        typer.Option(help="ours, petals, swarm, random, greedy, po3: one or several, by comma."),
+    ] = "ours",
+    seed: Annotated[str, typer.Option(help="7, 1,2,5 or 1..5.")] = "1",
+    json: Json = False,
+    plot: Annotated[
+        str | None, typer.Option(help="Draw it into this PNG (needs matplotlib).")
+    ] = None,
+) -> None:
+    """Run a scenario on virtual time: the daemon's own rules, beside other routers.
+
+    The same seed gives the same trace hash. For `kind = "layout"` the routers stand for who moves.
+
+    \b
+    Example:
+      potluck simulate routing --router ours,swarm,po3 --seed 1..3
+      potluck simulate my.toml --peers 1000 --json
+    """
+    from .simulation import run_simulation
+
+    run_simulation(scenario, peers, router, seed, json=json, plot=plot)
