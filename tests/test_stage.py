@@ -76,8 +76,10 @@ def open_whole(stage: Stage, max_tokens: int = 100) -> Cache:
     return stage.open_cache(stage.start, stage.stop, max_tokens)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [(name, 1) for name in SHAPES] + [(name, 2) for name in ("llama3", "odd-widths", "tiny")],
+)
 @pytest.mark.usefixtures("threads")
 def test_a_replay_in_the_same_steps_gives_the_same_bits(
     name: str, count: int, tmp_path: Path
