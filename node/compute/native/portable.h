@@ -2,9 +2,14 @@
 #ifndef POTLUCK_PORTABLE_H
 #define POTLUCK_PORTABLE_H
 
-#define INLINE inline __attribute__((always_inline))
 #if defined(POTLUCK_PLAIN)
-#define UNROLL /* lanes are loops already */
+#define INLINE inline /* lanes are loops here: large, and nothing is won by their expansion */
+#else
+#define INLINE inline __attribute__((always_inline))
+#endif
+
+#if defined(POTLUCK_PLAIN)
+#define UNROLL
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
