@@ -126,6 +126,18 @@ class Ground:
         self._nat(router, "port" if kind == "double" else kind, "192.168.1.2")
         return outside
 
+    def another_way_out(self, home: str, link: str, kind: Kind) -> None:
+        """A second NAT for a home that has lost its first: another network altogether."""
+        router = self.add(f"{home.removeprefix(self.prefix)}-nat2")
+        self.wan(router)
+        self.wire(router, "lan", "192.168.2.1", home, link, "192.168.2.2")
+        self._nat(router, kind, "192.168.2.2")
+
+    def gateway(self, router: str) -> str:
+        """Where a namespace's way into the internet begins."""
+        shown = self.inside(router, *["ip", "-4", "-o", "addr", "show", "dev", "wan"])
+        return shown.split("inet ")[1].split("/")[0].rsplit(".", 1)[0] + ".1"
+
     def _nat(self, router: str, kind: str, inside: str) -> None:
         rules = {"sets": "", "strangers": "", "mapping": "", "first": "", **RULES[kind]}
         rules["strangers"] %= {"inside": inside}

@@ -2,6 +2,7 @@
 
 {"do": "report"}                                  what it knows of itself
 {"do": "meet", "peer": ..., "addresses": [...]}   connect, and wait for the direct path
+{"do": "talk", "peer": ...}                       a word there and back, as the peer is known
 {"do": "part", "peer": ...}                       disconnect
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +28,7 @@ from potluck.node.net.stream import Stream
 ECHO = "/potluck/echo/1"
 CONNECT_S = 10.0
 DIRECT_S = 30.0
+TALK_S = 2.0
 LOOK_S = 0.02
 
 
@@ -73,11 +76,22 @@ async def meet(
     return found
 
 
+async def talk(host: Host, peer: str) -> dict[str, Any]:
+    """Whether a word comes back soon, and whether a relay passes it on."""
+    talks = False
+    with trio.move_on_after(TALK_S):
+        with suppress(TransportError, RemoteError):
+            talks = await call(host, peer)
+    return {"talks": talks, "relay": host.relay_of(peer)}
+
+
 async def obey(host: Host, order: dict[str, Any]) -> dict[str, Any]:
     match order["do"]:
         case "meet":
             more = {"within_s": order["within_s"]} if "within_s" in order else {}
             return await meet(host, order["peer"], order["addresses"], **more)
+        case "talk":
+            return await talk(host, order["peer"])
         case "part":
             host.disconnect(order["peer"])
             return {}

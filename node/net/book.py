@@ -66,5 +66,11 @@ class AddressBook:
             known.failures = min(known.failures + 1, 16)
             known.not_before = now + wait_s
 
+    def forgive(self, peer: str | None = None) -> None:
+        """Every address may be tried at once, of this peer or of all: it was not their fault."""
+        for known in self._peers.values() if peer is None else [self._of(peer)]:
+            for address in known.values():
+                address.failures, address.not_before = 0, 0.0
+
     def _of(self, peer: str) -> OrderedDict[Address, _Known]:
         return self._peers.get(peer) or OrderedDict()

@@ -186,6 +186,16 @@ class Host:
         for connection in self._peers.of(peer):
             connection.mux.close()
 
+    def forgive(self, peer: str | None = None) -> None:
+        """Dial a peer, or all, as if no dial had failed: our own network was away."""
+        self._book.forgive(peer)
+
+    def acquaintances(self) -> list[str]:
+        """Whom we are connected to: who is to be kept first, then by their last use."""
+        live = [one for one in self._peers.all() if one.mux.failure is None]
+        live.sort(key=lambda one: (one.mux.peer not in self._peers.kept, one.idle_ticks))
+        return list(dict.fromkeys(one.mux.peer for one in live))
+
     async def identified(self, peer: str) -> None:
         """Wait until a connected peer has told who it is, or has failed to."""
         connection = self._peers.best(peer)
@@ -304,6 +314,8 @@ class Host:
         self.plugged[mux] = plugged
         others = self._peers.of(mux.peer)
         was_relayed = bool(others) and all(other.relay for other in others)
+        for other in others:
+            other.mux.doubt()
         self._peers.add(connection)
         self._gate.connection_began(_seat(connection))
         self._nursery.start_soon(self._run, connection)

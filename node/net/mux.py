@@ -57,6 +57,7 @@ class MuxConfig:
     control_bytes_max: int = 32 * 1024  # 2,700 frames that a peer provokes but does not read
     ping_after_ticks: int = 5  # guess: NATs forget TCP after minutes, users after seconds
     dead_after_ticks: int = 10  # issue B asks for "10 s or so"
+    doubted_ticks: int = 4  # guess: of them, for a peer that has connected anew: why would it?
     linger_ticks: int = 30  # guess: how long a peer may take to end a stream that we closed
 
 
@@ -162,9 +163,7 @@ class Mux:
             self.fail(TransportError(f"no sign of life for {self._config.dead_after_ticks} s"))
             return
         if self._silent_ticks == self._config.ping_after_ticks:
-            self._ping_sent_at = trio.current_time()
-            self._pings += 1
-            self.control(PING, SYN, 0, self._pings & 0xFFFFFFFF)
+            self._ask_for_life()
         for stream in list(self.lingering):
             stream.linger_ticks += 1
             if stream.linger_ticks > self._config.linger_ticks:
@@ -172,6 +171,14 @@ class Mux:
         if self.leaving and not self.streams:
             self.close()
         self.flush_lazy()
+
+    def doubt(self) -> None:
+        """The peer may have lost this connection: it has to give a sign of life soon."""
+        if self.failure is None:
+            at_least = self._config.dead_after_ticks - self._config.doubted_ticks
+            self._silent_ticks = max(self._silent_ticks, at_least)
+            self._ask_for_life()
+            self.flush()
 
     # ---- for its streams
 
@@ -263,6 +270,11 @@ class Mux:
                 stream.acknowledge()
 
     # ---- inside
+
+    def _ask_for_life(self) -> None:
+        self._ping_sent_at = trio.current_time()
+        self._pings += 1
+        self.control(PING, SYN, 0, self._pings & 0xFFFFFFFF)
 
     def _add(self, stream: MuxStream) -> MuxStream:
         self.streams[stream.stream_id] = stream

@@ -111,6 +111,7 @@ class Puncher:
                 await self._ports.ensure(self._observers(connection))
             if await self._plainly(connection):
                 return
+            await self._while_direct(connection)
             for _ in range(ROUNDS if connection.speaks(PROTOCOL) else 0):
                 if connection.mux.failure is not None or self._is_direct(peer):
                     break
@@ -120,6 +121,21 @@ class Puncher:
                     return
         except (TransportError, RemoteError) as error:
             log.debug("stays relayed", peer=peer, reason=str(error))
+
+    async def _while_direct(self, connection: Connection) -> None:
+        """Wait: why would a peer call over a relay while it is direct? That one may be dead."""
+        while connection.mux.failure is None:
+            best = self._host.best(connection.mux.peer)
+            if best is None or best.relay is not None:
+                return
+            async with trio.open_nursery() as nursery:
+
+                async def until(event: trio.Event, scope: trio.CancelScope) -> None:
+                    await event.wait()
+                    scope.cancel()
+
+                nursery.start_soon(until, best.over, nursery.cancel_scope)
+                nursery.start_soon(until, connection.over, nursery.cancel_scope)
 
     async def _plainly(self, connection: Connection) -> bool:
         """Whether the caller can simply be dialed, where it says it is public."""
