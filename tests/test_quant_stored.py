@@ -375,6 +375,20 @@ def test_whole_numbers_without_settings_that_explain_them_are_refused(small: Pat
         checkpoint.require(weight_shapes(checkpoint.spec, 1))
 
 
+def test_a_quantized_checkpoint_without_settings_is_refused(small: Path) -> None:
+    """As GPTQ's first packers wrote them, with their settings in a file of their own."""
+    with pytest.raises(UserError, match="has no quantization_config; copy into it"):
+        damage(small, {UP: None, "model.layers.1.mlp.up_proj.qweight": torch.zeros(1).int()})
+
+
+def test_a_dtype_that_nothing_reads_is_refused(small: Path) -> None:
+    checkpoint = damage(small, {UP: torch.zeros(128, 64, dtype=torch.float8_e4m3fn)})
+    with pytest.raises(UserError, match="dtype F8_E4M3; convert"):
+        checkpoint.require(weight_shapes(checkpoint.spec, 1))
+    with pytest.raises(UserError, match="dtype F8_E4M3, which is not served"):
+        checkpoint.tensors([UP])
+
+
 def test_a_weight_that_is_no_number_is_named_with_its_file(small: Path) -> None:
     bad = torch.randn(128, 64)
     bad[3, 4] = torch.nan

@@ -42,6 +42,11 @@ class Checkpoint:
         self._packing = packing_of(config)
         self.generation = self.json("generation_config.json") or {}
         self._file_of = self._read_index()
+        if self._packing is None and any(one.endswith(".qweight") for one in self._file_of):
+            raise UserError(
+                f"{name}: is quantized, but config.json has no quantization_config;"
+                " copy into it what quantize_config.json or quant_config.json says"
+            )
         self._shards: dict[str, Shard] = {}
 
     def path(self, file: str) -> Path | None:

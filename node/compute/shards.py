@@ -85,7 +85,9 @@ class Shard:
         for name in names:
             entry = self.entries[name]
             if entry.dtype not in _KNOWN:
-                raise UserError(f"{self.path}: tensor {name} has dtype {entry.dtype}, not served")
+                raise UserError(
+                    f"{self.path}: tensor {name} has dtype {entry.dtype}, which is not served"
+                )
             _ahead(mapped, entry)
             count = math.prod(entry.shape)
             if count:
