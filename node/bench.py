@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,14 @@ from .compute.local import local_seconds
 from .compute.shapes import write_random
 from .compute.voice import DTYPE
 from .frames import FrameStream
+from .net.identify import PING
 from .testnet import LocalSwarm, Plan, open_testnet
 
 WARM_STEPS = 50
 HOP_STEPS = 1000
 RUNS = 5
+QUIET_TOKENS = 2048  # as the bar has it
+PAUSE_S = 0.002  # between two pings: they must not be the load
 PROMPT_TOKENS = 8  # as petals.md 5 has it
 
 
@@ -62,6 +65,67 @@ async def bench_hop() -> dict[str, object]:
         "block_ms_p50": _ms([a - b for a, b in zip(elapsed_s, software_s, strict=True)], 0.5),
         "steps": HOP_STEPS,
     }
+
+
+async def bench_quiet(*, shape: str = "small", tokens: int = QUIET_TOKENS) -> dict[str, object]:
+    """How long others wait while a node computes one step of so many tokens: a ping, and the
+    opening of a session, each again and again; before it, and meanwhile."""
+    async with _swarm(shape, servers=1) as (swarm, net, _):
+        voice = await swarm.voice("bench")
+        peer, host = net.seats[0].peer, swarm.member.host
+
+        async def ping_s() -> float:
+            began_s = time.perf_counter()
+            await pings.send(bytes(32))
+            received = 0
+            while received < 32:
+                received += len(await pings.receive(32))
+            return time.perf_counter() - began_s
+
+        async def open_s() -> float:
+            frames = FrameStream(await host.open_stream(peer, PROTOCOL))
+            began_s = time.perf_counter()
+            await frames.send(Open(bytes(16), voice.digest, 0, 1, 64, DTYPE))
+            await frames.receive()
+            spent_s = time.perf_counter() - began_s
+            await frames.close()
+            return spent_s
+
+        pings = await host.open_stream(peer, PING)
+        idle_s = [await ping_s() for _ in range(WARM_STEPS)]
+        busy_s: list[float] = []
+        opens_s: list[float] = []
+        whole = FrameStream(await host.open_stream(peer, PROTOCOL))
+        await whole.send(Open(bytes(16), voice.digest, 0, voice.blocks, tokens, DTYPE))
+        await whole.receive()
+        payload = bytes(voice.embed([5])) * tokens
+        began_s = time.perf_counter()
+        await whole.send(Step(0, (tokens,), 1), payload)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_repeat, ping_s, busy_s)
+            nursery.start_soon(_repeat, open_s, opens_s)
+            await whole.receive()
+            nursery.cancel_scope.cancel()
+        spent_s = time.perf_counter() - began_s
+    return {
+        "step_s": round(spent_s, 3),
+        "step_tokens": tokens,
+        "ping_ms_idle_p50": _ms(idle_s, 0.5),
+        "ping_ms_p50": _ms(busy_s, 0.5),
+        "ping_ms_p99": _ms(busy_s, 0.99),
+        "ping_ms_max": _ms(busy_s, 1.0),
+        "open_ms_p50": _ms(opens_s, 0.5),
+        "open_ms_max": _ms(opens_s, 1.0),
+        "pings": len(busy_s),
+        "opens": len(opens_s),
+        "shape": shape,
+    }
+
+
+async def _repeat(measure: Callable[[], Awaitable[float]], found: list[float]) -> None:
+    while True:
+        found.append(await measure())
+        await trio.sleep(PAUSE_S)
 
 
 async def bench_generate(

@@ -208,7 +208,7 @@ class Server:
         self._admission.renew(key, trio.current_time())
         match received:
             case Step() as step, payload:
-                return await self._run(session, step, payload)
+                return await self._run(session, key, step, payload)
             case Truncate(at), _:
                 if at > session.length:
                     raise RemoteError(f"truncating to {at} of {session.length}")
@@ -220,7 +220,7 @@ class Server:
                 raise RemoteError(f"{type(other).__name__} inside a session")
         return True
 
-    async def _run(self, session: _Session, step: Step, payload: memoryview) -> bool:
+    async def _run(self, session: _Session, key: object, step: Step, payload: memoryview) -> bool:
         """Serve a step; False when the session has ended meanwhile."""
         tokens = sum(step.sizes)
         if min(step.sizes) < 1 or step.rows > tokens:
@@ -241,6 +241,7 @@ class Server:
             return False
         answer, compute_s = done
         session.length = step.at + tokens
+        self._admission.renew(key, trio.current_time())  # a long step is no silence
         self.steps_served += 1
         self.tokens_served += tokens
         queue_s = max(0.0, trio.current_time() - began - compute_s)

@@ -24,9 +24,11 @@ _WEIGHT = 0.2  # of one observation among fresh ones; guess: a dozen passes to b
 _HALF_LIFE_S = 60.0  # guess: what a device did a minute ago says half as much of what it does now
 _RETURN_S = 300.0  # guess: after that long without a pass, half way back to the start's measure
 _FLOOR = 0.1  # of the start's measure: still worth a try when all others are full
-_ROWS_MAX = 4096  # of one pass
+_ROWS_MAX = 2048  # of one pass
 PASS_S = 0.040  # with what a thread's turn takes, below the 50 ms within which streams are served
 _PROMPT_SHARE = 0.4  # of a pass of tokens alone: what prompts may add to it
+_LEAST_ROWS = {False: 16, True: 1}  # guess: sixteen share one reading of the weights well
+_ALONE_EVERY = 16  # passes with prompts
 
 
 @dataclass(slots=True)
@@ -77,17 +79,6 @@ class PassTimes:
         assert below is not None
         return below.seconds * rows / below.rows
 
-    def rows_within(self, seconds: float) -> int:
-        """The most rows that such a pass can have; at least one."""
-        low, high = 1, _ROWS_MAX
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.seconds(middle) <= seconds:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
     def announced(self, now: float) -> tuple[float, float]:
         """Tokens a second through one block: one at a time, and in chunks of a prompt."""
         decode, prefill = self._start
@@ -100,18 +91,55 @@ class PassTimes:
         return max(start + (found - start) * math.exp2(-age_s / _RETURN_S), start * _FLOOR)
 
 
-def pass_seconds(times: PassTimes, urgent_rows: int, *, decoding: bool) -> float:
-    """How long the next pass may take while prompts wait.
+class Pace:
+    """How many rows of prompts the next pass may have.
 
-    decoding: somebody waits for tokens, in this pass or between two of them. A token that comes
-    just after a pass began waits for all of it and is then computed in another: two passes of 1.4
-    times an idle one are 2.8 times the wait without the prompts. But whoever's tokens share a pass
-    of many rows waits that long anyway, and a prompt adds no more than PASS_S.
+    While somebody waits for tokens, a prompt may make a pass longer than tokens alone would by
+    _PROMPT_SHARE of that: a token that comes just after a pass began waits for all of it and is
+    then computed in another, and two passes of 1.4 times an idle one are 2.8 times the wait
+    without the prompts. Whoever's tokens share a pass of many rows waits that long anyway, and a
+    prompt adds no more than PASS_S. With nobody waiting a pass takes PASS_S, or twice that of one
+    row where that is more: below, weights would be read for next to nothing.
+
+    The rows grow by a quarter while passes are short enough and fall at once when one was not, as
+    TCP's window does: what a device did lately is all that can be known of it, and whoever always
+    asks a little more never stays too low because of one bad pass.
     """
-    if not decoding:
-        return PASS_S
-    alone_s = times.seconds(max(1, urgent_rows))
-    return alone_s + min(PASS_S, alone_s * _PROMPT_SHARE)
+
+    def __init__(self, times: PassTimes) -> None:
+        self._times = times
+        self._rows = {False: 64.0, True: 8.0}  # guesses, corrected within a dozen passes
+        self._since_alone = 0
+
+    def rows(self, urgent_rows: int, *, decoding: bool) -> int:
+        """Of prompts, for a pass with so many rows of tokens.
+
+        decoding: somebody waits for tokens, in this pass or between two of them. Now and then a
+        pass of tokens has none, to show what tokens alone take now.
+        """
+        if urgent_rows and self._since_alone >= _ALONE_EVERY:
+            return 0
+        return max(_LEAST_ROWS[decoding], int(self._rows[decoding]))
+
+    def took(self, urgent_rows: int, prompt_rows: int, seconds: float, *, decoding: bool) -> None:
+        """A pass of these rows took so long. decoding: as it was asked for."""
+        if not prompt_rows:
+            self._since_alone = 0
+            return
+        self._since_alone += 1
+        fits = self._longest_s(urgent_rows, decoding) / seconds
+        allowed = self._rows[decoding]
+        if fits < 1:
+            allowed = min(allowed, prompt_rows) * max(0.5, fits)
+        elif prompt_rows >= int(allowed):
+            allowed = allowed * min(1.25, fits) + 1
+        self._rows[decoding] = min(max(allowed, float(_LEAST_ROWS[decoding])), _ROWS_MAX)
+
+    def _longest_s(self, urgent_rows: int, decoding: bool) -> float:
+        alone_s = self._times.seconds(max(1, urgent_rows))
+        if not decoding:
+            return max(PASS_S, 2 * alone_s)
+        return alone_s + min(PASS_S, alone_s * _PROMPT_SHARE)
 
 
 def _bucket(rows: int) -> int:

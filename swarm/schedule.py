@@ -17,6 +17,7 @@ reads a clock: `now` is seconds on the caller's.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Schedule(Generic[Key]):
     def add(self, key: Key, peer: str, sizes: Sequence[int], *, cut: bool, until_s: float) -> None:
         """One step waits. sizes: of its pieces, which stay whole unless it may be `cut`.
 
-        until_s: when nobody wants it any more.
+        until_s: when nobody wants it any more, if it was not begun by then.
         """
         assert key not in self._steps and sizes and min(sizes) > 0
         rows = sum(sizes)
@@ -175,6 +176,7 @@ class Schedule(Generic[Key]):
                 _put_back(step, rows)
                 break  # a whole piece, too long for what is left: it goes first next time
             room -= rows
+            step.until_s = math.inf  # what is begun is finished
             self._pay(name, rows)
             before = taken.get(step.key)
             taken[step.key] = Slice(

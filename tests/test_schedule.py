@@ -98,6 +98,14 @@ def test_what_nobody_wants_any_more_is_dropped() -> None:
     assert len(schedule) == 0
 
 
+def test_what_was_begun_is_finished_however_late_it_gets() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.add("a", "p", [90], cut=True, until_s=5.0)
+    assert [one.rows for one in schedule.next(40, 4.0)] == [40]
+    assert [one.rows for one in schedule.next(60, 50.0)] == [50]
+    assert schedule.expired() == []
+
+
 @st.composite
 def crowds(draw: st.DrawFn) -> list[list[tuple[str, list[int]]]]:
     """What arrives before each pass: (peer, pieces)."""

@@ -7,7 +7,7 @@ of a replay's as fit. How many rows a pass may have follows from how long passes
 
     waiting ── Schedule.next(rows) ──▶ slices ── Engine.run ──▶ complete ──▶ answers
                      ▲                                     └──▶ the rest waits on
-                     └── rows_within(pass_seconds) ◀── PassTimes.observe
+                     └── Pace.rows ◀── Pace.took, PassTimes.observe
 
 Here is the worker's thread, between whose passes a session may take its step back: a step is
 claimed for each pass anew.
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import outcome
 
 from ...errors import Refused, RemoteError
-from ...swarm.rates import PassTimes, pass_seconds
+from ...swarm.rates import PASS_S, Pace, PassTimes
 from ...swarm.schedule import URGENT_ROWS, Schedule, Slice
 from ...swarm.wire import Step
 from .engine import Engine, Work
@@ -86,6 +86,7 @@ class Lane:
         self.engine = engine
         self.times = times
         self.served = Served()
+        self._pace = Pace(times)
         self._schedule: Schedule[Order] = Schedule()
         self._waiting: dict[Order, _Waiting] = {}
         self._decoded_s = float("-inf")
@@ -111,8 +112,10 @@ class Lane:
         """Run one pass; the steps that are done with it, in whatever way."""
         began_s = time.monotonic()
         done: Done = []
+        urgent = self._schedule.urgent_rows()
+        decoding = urgent > 0 or began_s - self._decoded_s < DECODING_S
         slices = self._schedule.next(
-            self._rows(began_s), began_s, steps_max=None if self.engine.exact else 1
+            self._rows(urgent, decoding), began_s, steps_max=None if self.engine.exact else 1
         )
         for key in self._schedule.expired():
             done += self._expire(key)
@@ -123,12 +126,7 @@ class Lane:
             result = outcome.capture(self.engine.run, works)
             if isinstance(result, outcome.Error):
                 return done + [(self._forget(one.key), result) for one in chosen]
-            now = time.monotonic()
-            if shape is not None:
-                self.times.observe(shape[0], (now - began_s) / shape[1], now)
-            if any(len(work.hidden) <= URGENT_ROWS for work, _ in works):
-                self._decoded_s = now
-            self._note(sum(one.rows for one in chosen), now - began_s)
+            self._learn(works, shape, time.monotonic(), began_s, decoding=decoding)
         for one in chosen:
             done += self._settle(one)
         return done
@@ -138,15 +136,13 @@ class Lane:
         self._schedule.drop(order)
         return order
 
-    def _rows(self, now: float) -> int:
+    def _rows(self, urgent: int, decoding: bool) -> int:
+        """Of the next pass, tokens and prompts."""
         if not self._schedule.prompts_wait:
             return 1  # it bounds prompts alone
-        urgent = self._schedule.urgent_rows()
-        decoding = urgent > 0 or now - self._decoded_s < DECODING_S
-        within_s = pass_seconds(self.times, urgent, decoding=decoding)
         if self.engine.exact:
-            return max(self.times.rows_within(within_s), urgent + 1)
-        return max(1, int(within_s / self.times.seconds(1)))  # a replay's pieces are mostly of one
+            return urgent + self._pace.rows(urgent, decoding=decoding)
+        return max(1, int(PASS_S / self.times.seconds(1)))  # a replay's pieces are mostly of one
 
     def _claim(self, one: Slice[Order]) -> bool:
         """False, and forgotten, when the session has taken its step back."""
@@ -173,7 +169,23 @@ class Lane:
         late = Refused("the step waited too long", retry_after_s=_RETRY_AFTER_S)
         return [(order, outcome.Error(late))]
 
-    def _note(self, rows: int, seconds: float) -> None:
+    def _learn(
+        self,
+        works: list[tuple[Work, int]],
+        shape: tuple[int, int] | None,
+        now: float,
+        began_s: float,
+        *,
+        decoding: bool,
+    ) -> None:
+        """What this pass says of the next ones. decoding: as it was planned."""
+        rows, seconds = sum(count for _, count in works), now - began_s
+        tokens = sum(count for work, count in works if len(work.hidden) <= URGENT_ROWS)
+        if tokens:
+            self._decoded_s = now
+        if shape is not None:
+            self.times.observe(shape[0], seconds / shape[1], now)
+            self._pace.took(tokens, rows - tokens, seconds, decoding=decoding)
         served = self.served
         served.passes += 1
         served.rows += rows

@@ -25,7 +25,7 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
     groups = _group_folders(_GROUPS, _MEMBERSHIP)
-    return max(0, min([psutil.virtual_memory().available, *map(_group_free, groups)]))
+    return max(0, min([int(psutil.virtual_memory().available), *map(_group_free, groups)]))
 
 
 def require_memory(needed: int, device: torch.device, purpose: str) -> None:
