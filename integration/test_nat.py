@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from . import nat_session
+from . import nat_change, nat_session
 from .nat_ground import Ground, Kind, open_ground, why_not
 from .nat_lab import Peer, Town, started
 
@@ -98,6 +98,12 @@ def test_a_peer_whose_address_changes_is_back_within_30_s(tmp_path: Path) -> Non
             return bool(found["talks"])
 
         assert until(back, 30) < 30
+
+
+@pytest.mark.parametrize("change", ["cable", "suspend"])
+def test_who_has_moved_or_slept_is_back_within_30_s_unasked(tmp_path: Path, change: str) -> None:
+    found = nat_change.measure(change, tmp_path, directory=True)
+    assert found["back_s"] is not None and found["back_s"] < nat_change.BAR_S
 
 
 def test_neighbours_meet_without_a_bootstrap(tmp_path: Path) -> None:
