@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 FOLDER = Path("node/compute/native")
 PACKAGE = "potluck.node.compute.native"
@@ -44,6 +46,21 @@ class BuildNative(build_ext):
                 self.copy_file(str(built), str(FOLDER / built.name))
 
 
+class BuildPython(build_py):
+    """The root is the package, and this file stands at the root: it is not shipped."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        found = super().find_package_modules(package, package_dir)
+        return [entry for entry in found if Path(entry[2]).name != Path(__file__).name]
+
+
+class AnyPythonsWheel(bdist_wheel):
+    """The library knows nothing of Python: one wheel of a platform serves every version."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
     ext_modules=[
         Extension(
@@ -53,5 +70,9 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={
+        "bdist_wheel": AnyPythonsWheel,
+        "build_ext": BuildNative,
+        "build_py": BuildPython,
+    },
 )

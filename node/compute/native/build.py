@@ -67,8 +67,10 @@ def build(library: Path = LIBRARY) -> None:
         raise BuildError("the C sources are not here; install from a checkout or a source package")
     command = _compiler()
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
-        room, kept = Path(folder), objects_folder()
+    kept = objects_folder()
+    near = kept if library == LIBRARY else library.parent  # on one disk, so that it can be moved
+    with tempfile.TemporaryDirectory(dir=near) as folder:
+        room = Path(folder)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda path: _object(command, path, kept, room), files))
         made = room / library.name
