@@ -336,6 +336,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--scripts", type=int, default=SCRIPTS)
     parser.add_argument("--shape", default="tiny")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--quantization", default="auto")
