@@ -106,7 +106,7 @@ async def _one(swarm: Swarm, voice: Voice, taken_s: list[float]) -> int:
     payload = voice.embed([3 + secrets.randbelow(250)])
     began_s = time.monotonic()
     with trio.move_on_after(SESSION_S) as deadline:
-        async with open_session(swarm.member.host, swarm.member.router, _plan(voice)) as session:
+        async with open_session(swarm.member.host, swarm.router, _plan(voice)) as session:
             session.feed(payload, tokens=1, rows=1)
             assert len(await session.output()) == len(payload)
         taken_s.append(time.monotonic() - began_s)
@@ -121,7 +121,7 @@ async def _many(swarm: Swarm, voice: Voice, count: int, waves_s: list[float]) ->
     done: list[bool] = []
 
     async def live() -> None:
-        async with open_session(swarm.member.host, swarm.member.router, _plan(voice)) as session:
+        async with open_session(swarm.member.host, swarm.router, _plan(voice)) as session:
             for step in range(2):
                 session.feed(payload, tokens=1, rows=1)
                 await session.output()

@@ -13,6 +13,7 @@ road, frees the servers' caches at once.
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 import time
@@ -37,6 +38,7 @@ from .generation import Generation, Piece, Request, encode_request, open_generat
 from .library import find_model
 from .member import Member, open_member
 from .peerstore import load_known
+from .router import Router
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
 
@@ -62,6 +64,8 @@ class Swarm:
 
     def __init__(self, member: Member, worker: Worker, home: Path, offline: bool) -> None:
         self.member = member
+        # SystemRandom: which peer a client prefers must not be guessable by the peers
+        self.router = Router(member.host, member.directory, random.SystemRandom())
         self._worker = worker
         self._home = home
         self._offline = offline
@@ -88,7 +92,7 @@ class Swarm:
         voice = await self.voice(model)
         request = _request(voice, prompt, options)
         member = self.member
-        async with open_generation(member.host, member.router, self._worker, request) as answer:
+        async with open_generation(member.host, self.router, self._worker, request) as answer:
             yield answer
 
     async def models(self) -> tuple[ModelOffer, ...]:

@@ -8,7 +8,6 @@ joins, has strangers dial it, and leaves without a trace.
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import stat
 import time
@@ -40,7 +39,6 @@ from .net.nat import NatConfig, start_nat
 from .net.watch import own_hosts
 from .peerstore import load_known
 from .report import STALE_S, load_report, network_facts
-from .router import Router
 
 KNOCK_S: Final = 6.0
 SETTLE_S: Final = 14.0  # for the router, strangers and relays: UPnP alone may take 12
@@ -219,6 +217,6 @@ async def _try_out(
             await trio.sleep_until(began_s + NEIGHBOURS_S)
             nursery.cancel_scope.cancel()
         nat.publish()
-        member = Member(host, directory, Router(host, directory, random.SystemRandom()), nat)
+        member = Member(host, directory, nat)
         facts = network_facts(member, skew)
     return {**facts, "neighbours": sorted({*facts["neighbours"], *neighbours})}, knocks

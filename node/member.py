@@ -1,8 +1,7 @@
-"""A process's membership in the swarm: a host, the directory, and the router over both."""
+"""A process's membership in the swarm: a host, the directory, and the ways through NATs."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from .net.clock import tell_time
 from .net.host import Host, HostConfig, open_host
 from .net.lan import Met, tell_and_listen
 from .net.nat import Nat, NatConfig, start_nat
-from .router import Router
 
 log = get_logger()
 
@@ -31,7 +29,6 @@ class Member:
 
     host: Host
     directory: Directory
-    router: Router
     nat: Nat
 
 
@@ -74,8 +71,7 @@ async def open_member(
                 host.nursery.start_soon(
                     tell_and_listen, key.peer_id, crossing.near_addresses, _meet(directory)
                 )
-        # SystemRandom: which peer a client prefers must not be guessable by the peers
-        yield Member(host, directory, Router(host, directory, random.SystemRandom()), crossing)
+        yield Member(host, directory, crossing)
 
 
 async def _join(
