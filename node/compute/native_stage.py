@@ -200,8 +200,13 @@ class _Loader:
 
     def bytes_of(self, shapes: dict[str, tuple[int, ...]]) -> int:
         """What the matrices of a block will take."""
-        matrices = [shape for shape in shapes.values() if len(shape) == 2]
-        return sum(self._quantization.bytes_of(*shape) for shape in matrices)
+        total = 0
+        for name, shape in shapes.items():
+            if len(shape) == 2:
+                part = self._checkpoint.stored_names(name)[0]
+                width = 4 if self._checkpoint.entry(part).dtype == "F32" else 2
+                total += self._quantization.bytes_of(*shape, stored_bytes=width)
+        return total
 
     def block(self, index: int) -> BlockWeights:
         """The weights of block `index`, mapped or made."""

@@ -1,12 +1,12 @@
 /* Blocks of a transformer over rows of many sessions, in one call.
  *
- *     hidden -- norm -- qkv -- turn -- attend -- out --(norm)--(+)-- norm -- gate up -- down --(norm)--(+)-->
- *        '-----------------------------------------------------' '----------------------------------'
+ *     hidden -- norm -- qkv -- turn -- attend -- out --(norm)--(+)-- norm -- gate up -- down ...
+ *        '------------------------------------------------------'
  *
- * A row is one position of one session. What comes out for a row depends on its session's rows up to
- * it and on nothing else, bit for bit: neither on the rows beside it, nor on where its prompt was cut,
- * nor on threads, nor on the instruction set (linear.h says why for products, attention.inc for
- * attention; the rest is done row by row).
+ * A row is one position of one session. What comes out for a row depends on its session's rows up
+ * to it and on nothing else, bit for bit: neither on the rows beside it, nor on where its prompt was
+ * cut, nor on threads, nor on the instruction set (linear.h says why for products, attention.inc
+ * for attention; the rest is done row by row).
  */
 #ifndef POTLUCK_BLOCK_H
 #define POTLUCK_BLOCK_H
@@ -58,8 +58,8 @@ POTLUCK_API int64_t potluck_page_bytes(int32_t kv_heads, int32_t head_dim, int32
 /* The scratch memory of a pass of so many rows, in this many runs. */
 POTLUCK_API size_t potluck_pass_bytes(const potluck_model *model, int32_t rows, int32_t runs,
                                       int32_t threads);
-/* Runs `hidden` (rows, model.hidden) through blocks first..last-1, in place; keys and values go to the
- * pages that the runs' tables name. scratch: potluck_pass_bytes, aligned to 64. */
+/* Runs `hidden` (rows, model.hidden) through blocks first..last-1, in place; keys and values go to
+ * the pages that the runs' tables name. scratch: potluck_pass_bytes, aligned to 64. */
 POTLUCK_API void potluck_pass(const potluck_model *model, potluck_pool *pool, void *pages,
                               int64_t page_bytes, const potluck_run *runs, int32_t run_count,
                               float *hidden, int32_t rows, int32_t first, int32_t last,

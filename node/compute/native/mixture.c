@@ -1,7 +1,7 @@
 /* A mixture of feed-forwards: each row goes to the experts that its router chooses.
  *
- * Rows are grouped by expert, so that an expert's weights are read once. What a row gets is summed in
- * order of experts, whoever else was in the pass; experts of equal share are chosen in that order.
+ * Rows are grouped by expert, so that an expert's weights are read once. What a row gets is summed
+ * in order of experts, whoever else was in the pass; of equal shares the first expert's is chosen.
  */
 #include "pass.h"
 
