@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,16 @@ from hypothesis import strategies as st
 
 from potluck.errors import MissingBlocks
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.routing import HOP_OVERHEAD_S, NO_ROOM_S, Route, find_route
-from potluck.swarm.view import Span, SwarmView
+from potluck.swarm.routing import (
+    HOP_OVERHEAD_S,
+    NO_ROOM_S,
+    Finder,
+    Offer,
+    Route,
+    find_route,
+    rebind,
+)
+from potluck.swarm.view import Span, SwarmView, columns_of
 
 LENGTH = 5
 WHOLE = BlockRange(0, LENGTH)
@@ -126,3 +135,102 @@ def test_the_draw_spreads_clients_over_equal_peers() -> None:
         rest = iter(draws)
         route = find_route(view, WHOLE, draw=lambda mean, rest=rest: next(rest))
         assert route.hops[0].peer == taken
+
+
+def many_spans(count: int, seed: int) -> tuple[Span, ...]:
+    dice = random.Random(seed)
+    found = []
+    for number in range(count):
+        start = dice.randrange(20)
+        found.append(
+            Span(
+                f"peer{number}",
+                BlockRange(start, min(24, start + 1 + dice.randrange(8))),
+                block_s=dice.lognormvariate(-7, 0.6),
+                rtt_s=dice.uniform(0.02, 0.2),
+                queue_s=dice.expovariate(5),
+            )
+        )
+    return (*found, Span("floor", BlockRange(0, 24), block_s=0.1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.sampled_from([40, 400, 2000]))
+def test_of_many_spans_a_few_candidates_find_nearly_the_cheapest_route(
+    seed: int, count: int
+) -> None:
+    """Within 2 % of the cheapest over every span and every pair of boundaries."""
+    view = SwarmView(MODEL, BlockRange(0, 24), many_spans(count, seed))
+    route = find_route(view, view.blocks, tokens=128)
+    exact = exact_cost_s(view, 128)
+    assert exact - 1e-9 <= route.cost_s <= 1.02 * exact
+    dice = random.Random(seed)
+    drawn = find_route(view, view.blocks, tokens=128, draw=lambda mean: dice.expovariate(1 / mean))
+    assert drawn.cost_s >= exact - 1e-9
+    assert drawn.hops[0].blocks.start == 0 and drawn.hops[-1].blocks.stop == 24
+
+
+def exact_cost_s(view: SwarmView, tokens: int) -> float:
+    """Over all pairs of boundaries and all spans."""
+    togo = {24: 0.0}
+    for at in range(23, -1, -1):
+        togo[at] = min(
+            s.rtt_s + HOP_OVERHEAD_S + s.queue_s + (stop - at) * tokens * s.block_s + togo[stop]
+            for s in view.spans
+            if s.blocks.start <= at < s.blocks.stop
+            for stop in range(at + 1, s.blocks.stop + 1)
+        )
+    return togo[0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), at=st.integers(0, 23))
+def test_the_rest_from_any_block_is_what_was_planned(seed: int, at: int) -> None:
+    view = SwarmView(MODEL, BlockRange(0, 24), many_spans(25, seed))
+    finder = Finder(columns_of(view.spans), view.blocks, tokens=128)
+    route = finder.route(at)
+    assert route.hops[0].blocks.start == at and route.hops[-1].blocks.stop == 24
+    row, stop = finder.planned(at)
+    assert (route.hops[0].peer, route.hops[0].blocks.stop) == (f"peer{row}", stop) or row == 25
+    others = finder.alternates(at, 3, random.Random(seed).randrange)
+    assert len({row, *others}) == 1 + len(others)
+    assert all(view.spans[i].blocks.start <= at < view.spans[i].blocks.stop for i in others)
+
+
+def test_late_binding_takes_the_offer_that_ends_soonest() -> None:
+    """The plan's peer has filled up since; another, planned for nothing, is idle."""
+    spans = view_of(("planned", 0, 5, 0.001), ("idle", 0, 5, 0.002), ("half", 0, 2, 0.001)).spans
+    finder = Finder(columns_of(spans), WHOLE, tokens=10)
+    assert finder.planned(0) == (0, 5)
+    row, stop, _ = finder.bind(0, [Offer(0, queue_s=9.0), Offer(1, 0.0)])
+    assert (row, stop) == (1, 5)
+    assert finder.bind(0, [Offer(0, queue_s=0.01), Offer(1, 0.0)])[0] == 0
+    # The one that serves two blocks needs a successor, whom the plan knows.
+    assert finder.bind(0, [Offer(2, 0.0), Offer(1, 9.0)])[:2] == (2, 2)
+
+
+def test_a_session_is_bound_among_those_that_answered_and_else_as_planned() -> None:
+    view = view_of(("a", 0, 5, 0.001), ("b", 0, 5, 0.002), ("c", 0, 3, 0.001))
+    plan = find_route(view, WHOLE)
+    assert plan.hops[0].peer == "a"
+    assert rebind(view, plan, {"a": 5.0, "b": 0.0}).hops[0].peer == "b"
+    assert rebind(view, plan, {"c": 0.0}) == plan
+
+
+def test_a_relayed_peer_counts_for_a_fifth_and_a_narrow_road_for_its_bytes() -> None:
+    near = Span("near", WHOLE, block_s=0.01, rtt_s=0.01)
+    for other, wins in (
+        (Span("relayed", WHOLE, block_s=0.003, rtt_s=0.01, relayed=True), "near"),
+        (Span("direct", WHOLE, block_s=0.003, rtt_s=0.01), "direct"),
+        (Span("narrow", WHOLE, block_s=0.003, rtt_s=0.01, bytes_s=1e4), "near"),
+    ):
+        view = SwarmView(MODEL, WHOLE, (near, other))
+        assert find_route(view, WHOLE, tokens=10, row_bytes=1000).hops[0].peer == wins
+
+
+def test_a_peer_that_has_the_prefix_is_preferred() -> None:
+    cold = Span("cold", WHOLE, block_s=0.001, rtt_s=0.01)
+    warm = Span("warm", WHOLE, block_s=0.002, rtt_s=0.01, cached_tokens=90)
+    view = SwarmView(MODEL, WHOLE, (cold, warm))
+    assert find_route(view, WHOLE, tokens=100).hops[0].peer == "warm"
+    assert find_route(view, WHOLE, tokens=400).hops[0].peer == "cold"

@@ -103,14 +103,14 @@ class Fresh:
             peers = [peers[dice.randrange(len(peers))] for _ in range(self._look_at)]
             if self._look_at > 1:
                 self.control_bytes += 4 * self._look_at * world.scenario.control.probe_bytes
-        best, least = -1, math.inf
-        for i in peers:
-            blocks = int(world.stop[i]) - request.at
-            eta = world.owd_s(i, request.access_s, request.place)
-            eta += world.told_queue_s(i, now)
-            eta += blocks * request.tokens / world.claim(i)
-            if eta / blocks < least:
-                best, least = i, eta / blocks
+        rows = np.array(peers)
+        blocks = world.stop[rows] - request.at
+        x, y = world.places[rows].T
+        eta = np.hypot(x - request.place[0], y - request.place[1])
+        eta = eta * (world.scenario.links.world_ms / 1000) + world.access[rows] + request.access_s
+        eta += np.where(world.lies_load[rows], 0.0, np.maximum(world.busy_until[rows] - now, 0.0))
+        eta += blocks * request.tokens / world.claims[rows]
+        best = int(rows[(eta / blocks).argmin()])
         return best, int(world.stop[best])
 
     def answered(self, request: Request, queue_s: float, now: float) -> None:

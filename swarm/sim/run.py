@@ -26,13 +26,13 @@ from ..view import Floats
 from .dice import Dice, DiceOf
 from .movers import mover_of
 from .routers import Request, router_of
-from .scenario import Scenario
+from .scenario import Moving, Scenario
 from .world import World
 
 SAMPLE_S = 10.0
 LAYOUT_SAMPLE_S = 60.0  # a layout made anew costs ten milliseconds and more
 GIVE_UP = 1.5  # deadlines after which a request is dropped
-AUTO = {"ours": "ours", "petals": "petals", "swarm": "swarm"}
+AUTO: dict[str, Moving] = {"ours": "ours", "petals": "petals", "swarm": "swarm"}
 
 
 @dataclass(slots=True)
@@ -75,8 +75,11 @@ class Simulation:
         self._dice = dice("load")
         self._router = router_of(router, self._world, dice("router"))
         moving = scenario.placing.moving
-        moving_name = AUTO.get(router, "ours") if moving == "auto" else moving
-        self._mover = mover_of(moving_name, self._world, dice("mover"))
+        if moving == "auto":
+            # Layouts: who has no rule of its own stands for nobody moving. Requests: routers are
+            # compared on layouts made by one rule.
+            moving = AUTO.get(router, "none" if scenario.kind == "layout" else "ours")
+        self._mover = mover_of(moving, self._world, dice("mover"))
         self._heap: list[tuple[float, int, str, object]] = []
         self._count = 0
         self._moving: set[int] = set()
@@ -267,7 +270,7 @@ class Simulation:
             return
         world = self._world
         flow, bound = world.optimum(), world.bound()
-        best = _best_layout(world) if self._scenario.kind == "layout" else math.nan
+        best = _best_layout(world) if self._scenario.kind == "layout" else 1.0
         self._flow.append((flow, bound, best, float(world.alive.sum())))
         every_s = LAYOUT_SAMPLE_S if self._scenario.kind == "layout" else SAMPLE_S
         self._at(now + every_s, "sample", None)
@@ -279,7 +282,8 @@ class Simulation:
             ratio = flows[:, 0] / np.maximum(flows[:, 1], 1e-12)
             outcome.flow = float(ratio.mean())
             outcome.flow_low = float(np.quantile(ratio, 0.05))
-            outcome.flow_best = float((flows[:, 0] / np.maximum(flows[:, 2], 1e-12)).mean())
+            if scenario.kind == "layout":
+                outcome.flow_best = float((flows[:, 0] / np.maximum(flows[:, 2], 1e-12)).mean())
             outcome.uncovered = float((flows[:, 0] <= 0).mean())
             outcome.peers = float(flows[:, 3].mean())
             offered = self._rate * world.mean_tokens()

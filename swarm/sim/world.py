@@ -61,6 +61,9 @@ class World:
         for i, (born, dies) in enumerate([*lives, *self.births]):
             self._draw(i)
             self.born[i], self.dies[i] = born, dies
+        self.places: Floats = np.array(self.place)
+        self.access: Floats = np.array(self.access_s)
+        self.claims: Floats = np.array([self.claim(i) for i in range(size)])
         order = list(range(self.count))
         self._dice.shuffle(order)
         for i in order:

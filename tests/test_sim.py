@@ -1,0 +1,200 @@
+"""The simulator: its yardstick against brute force, its files, and that one seed is one run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import replace
+from importlib import resources
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from potluck.errors import UserError
+from potluck.swarm.sim.dice import Dice
+from potluck.swarm.sim.optimum import layout_bound, optimum
+from potluck.swarm.sim.report import estimate
+from potluck.swarm.sim.run import Outcome, Simulation
+from potluck.swarm.sim.scenario import (
+    ROUTINGS,
+    Churn,
+    Liars,
+    Load,
+    Model,
+    Peers,
+    Placing,
+    Scenario,
+    parse_scenario,
+)
+from potluck.swarm.sim.table import TABLES, parse_table
+
+Spans = list[tuple[int, int, float]]
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[int, Spans]:
+    total = draw(st.integers(1, 7))
+    spans = []
+    for _ in range(draw(st.integers(1, 8))):
+        start = draw(st.integers(0, total - 1))
+        rate = draw(st.sampled_from([0.3, 1.0, 2.0, 5.0]))
+        spans.append((start, draw(st.integers(start + 1, total)), rate))
+    return total, spans
+
+
+def flow_of(total: int, spans: Spans) -> float:
+    start, stop, rate = zip(*spans, strict=True)
+    return optimum(np.array(start), np.array(stop), np.array(rate), total)
+
+
+@settings(max_examples=200, deadline=None)
+@given(layout=layouts())
+def test_the_optimum_is_the_least_cut_over_every_set_of_blocks(layout: tuple[int, Spans]) -> None:
+    total, spans = layout
+    least = min(
+        sum(rate for start, stop, rate in spans if any(start <= b < stop for b in blocks)) / size
+        for size in range(1, total + 1)
+        for blocks in itertools.combinations(range(total), size)
+    )
+    assert flow_of(total, spans) == pytest.approx(least)
+    assert least <= layout_bound(np.array([rate for _, _, rate in spans]), total) + 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(layout=layouts())
+def test_the_optimum_is_that_of_the_linear_programme(layout: tuple[int, Spans]) -> None:
+    linprog = pytest.importorskip("scipy.optimize").linprog
+    total, spans = layout
+    pairs = [(i, b) for i, (start, stop, _) in enumerate(spans) for b in range(start, stop)]
+    able = [[float(pair[0] == i) for pair in pairs] + [0.0] for i in range(len(spans))]
+    wanted = [[-float(pair[1] == b) for pair in pairs] + [1.0] for b in range(total)]
+    limits = [rate for _, _, rate in spans] + [0.0] * total
+    goal = [0.0] * len(pairs) + [-1.0]
+    found = linprog(goal, A_ub=able + wanted, b_ub=limits, method="highs")
+    assert flow_of(total, spans) == pytest.approx(-found.fun, abs=1e-7)
+
+
+SMALL = Scenario(
+    seconds=8.0,
+    warm_s=2.0,
+    model=Model(blocks=12, row_bytes=1000),
+    peers=Peers(count=24, span_min=2, span_max=6, table="even-150us"),
+    load=Load(share=0.5, clients=3),
+)
+CHURN = Churn(kind="weibull", mean_s=60.0, away_s=10.0)
+
+
+def run(scenario: Scenario, router: str = "ours", seed: int = 1) -> Outcome:
+    def dice(purpose: str) -> Dice:
+        return random.Random(f"{seed}/{purpose}")
+
+    return Simulation(scenario, router, dice).run()
+
+
+@pytest.mark.parametrize("router", ROUTINGS)
+def test_one_seed_is_one_run_and_every_request_is_accounted_for(router: str) -> None:
+    scenario = replace(SMALL, churn=CHURN)
+    first = run(scenario, router)
+    assert first == run(scenario, router)
+    assert first.trace != run(scenario, router, seed=2).trace
+    assert first.offered > 20 and first.good <= first.done <= first.offered
+
+
+def test_at_half_load_without_churn_every_answer_is_in_time() -> None:
+    outcome = run(SMALL)
+    assert outcome.goodput() == 1.0 and outcome.retries == 0
+    assert outcome.load == pytest.approx(0.5)
+
+
+def test_a_request_goes_on_when_its_peers_die() -> None:
+    """Lives of half a minute: many requests lose a hop, and nearly all are answered."""
+    scenario = replace(
+        SMALL,
+        seconds=20.0,
+        churn=Churn(kind="weibull", mean_s=30.0, away_s=1.0, shape=1.0),
+        peers=replace(SMALL.peers, count=60),
+        placing=Placing(move_s=1.0),
+    )
+    outcome = run(scenario)
+    assert outcome.retries > 0 and outcome.done >= 0.95 * outcome.offered
+
+
+def test_black_holes_cost_time_and_not_answers() -> None:
+    scenario = replace(
+        SMALL,
+        seconds=20.0,
+        liars=Liars(share=0.3, what="blackhole"),
+        load=replace(SMALL.load, deadline_s=60.0),
+    )
+    outcome = run(scenario)
+    assert outcome.done == outcome.offered and outcome.retries > 0
+
+
+def test_a_layout_that_moves_carries_more_than_one_that_does_not() -> None:
+    """After bursts; over an hour, 40 peers of one block in 8, the same lives for both."""
+    scenario = Scenario(
+        kind="layout",
+        seconds=7200.0,
+        warm_s=600.0,
+        model=Model(blocks=8),
+        peers=Peers(count=40, span_min=1, span_max=1, spread=0.0, table="even-150us"),
+        churn=Churn(kind="spot", mean_s=7200.0, away_s=1800.0, burst_every_s=1800.0),
+    )
+    ours, nobody = run(scenario, "ours"), run(scenario, "random")
+    assert ours.flow > nobody.flow and ours.moves_per_hour > 0 == nobody.moves_per_hour
+    assert ours.flow <= 1.0 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("seconds = ", "not TOML"),
+        ("second = 3", "second is not known"),
+        ("[peers]\ncuont = 3", "peers.cuont is not known"),
+        ("peers = 3", "peers is a table"),
+        ("[peers]\ncount = 3.5", "not a whole number"),
+        ("[peers]\ncount = true", "not a whole number"),
+        ("[peers]\ncount = 0", "out of range"),
+        ("[churn]\nkind = 'storm'", "none of none, weibull"),
+        ("[load]\nshare = nan", "out of range"),
+        ("[peers]\nspan_max = 200", "within model.blocks 80"),
+        ("seconds = 10\nwarm_s = 10", "leaves nothing"),
+    ],
+)
+def test_a_bad_scenario_is_one_line_that_names_what_is_wrong(text: str, names: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_scenario(text, "my.toml")
+    assert names in str(caught.value) and str(caught.value).startswith("my.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_scenarios_that_come_with_the_package_are_read() -> None:
+    folder = resources.files("potluck.swarm.sim").joinpath("scenarios")
+    names = set()
+    for file in folder.iterdir():
+        if file.name.endswith(".toml"):
+            names.add(parse_scenario(file.read_text("utf-8"), file.name).name)
+    assert {"routing", "scale", "spot", "stages", "liars"} <= names
+
+
+def test_a_table_is_drawn_between_its_rows_and_beyond() -> None:
+    rows = [[1, 1, 6.0], [1, 16, 21.0], [4, 1, 20.0], [4, 16, 80.0]]
+    table = parse_table(json.dumps({"name": "mine", "rows": rows}), "mine.json")
+    assert table.seconds(1, 1) == pytest.approx(0.006)
+    assert table.seconds(1, 6) == pytest.approx(0.011)
+    assert table.seconds(1, 31) == pytest.approx(0.036)
+    assert table.seconds(2, 16) == pytest.approx(0.042)
+    assert table.seconds(8, 16) == pytest.approx(0.160)
+    assert TABLES["cpu-int8-4096"].token_block_s(128) < TABLES["cpu-int8-4096"].token_block_s(1)
+    for text in ("{}", "[", '{"name": "x", "rows": []}', '{"name": "x", "rows": [[1, 0, 2]]}'):
+        with pytest.raises(UserError):
+            parse_table(text, "bad.json")
+
+
+def test_an_interval_is_students_and_one_run_has_none() -> None:
+    """Of 1, 2, 3: deviation 1, t of two degrees 4.303, over the root of 3."""
+    assert estimate([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / 3**0.5)
+    assert str(estimate([2.0])) == "2.000" and str(estimate([])) == "-"
