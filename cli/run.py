@@ -58,6 +58,10 @@ def node(
             min=0, help="For sessions; 0: what --max-memory leaves, or a quarter of what is free."
         ),
     ] = 0,
+    cache_bits: Annotated[
+        int,
+        typer.Option(help="Of a number that a session remembers: 32, or 8 for four times as many."),
+    ] = 32,
     offline: Offline = False,
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions may go on at the end.")
@@ -95,6 +99,7 @@ def node(
         dtype=dtype,
         threads=threads,
         cache_mib=cache_mib,
+        cache_bits=cache_bits,
         engine=engine,
         quantization=quantization,
         max_memory_mib=max_memory_mib,

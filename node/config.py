@@ -38,6 +38,7 @@ TESTNET = "testnet"  # the folder of a local testnet, in the home
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One node. cache_mib: memory for sessions' keys and values; 0 takes a quarter of what is free.
+    cache_bits: of each such number, 32 or 8.
 
     engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
     weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
@@ -56,6 +57,7 @@ class NodeConfig:
     dtype: str = ""
     threads: int = 0
     cache_mib: int = 0
+    cache_bits: int = 32
     engine: str = "auto"
     quantization: str = "auto"
     max_memory_mib: int = 0

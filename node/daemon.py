@@ -166,6 +166,7 @@ def _load(config: NodeConfig) -> _Loaded:
             threads=config.threads,
             memory_bytes=config.max_memory_mib * MIB,
             cache_bytes=config.cache_mib * MIB,
+            cache_bits=config.cache_bits,
             cache_dir=config.home / QUANTIZED,
         ),
     )

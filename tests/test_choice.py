@@ -31,8 +31,13 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 
 def test_what_no_machine_has_is_refused_by_name(checkpoint: Checkpoint) -> None:
-    for wish in (StageWish(engine="warp"), StageWish(device="cpu", quantization="int3")):
-        with pytest.raises(UserError, match=r"warp|int3"):
+    for wish in (
+        StageWish(engine="warp"),
+        StageWish(device="cpu", quantization="int3"),
+        StageWish(device="cpu", cache_bits=5),
+        StageWish(device="cpu", engine="torch", cache_bits=8),
+    ):
+        with pytest.raises(UserError, match=r"warp|int3|--cache-bits"):
             open_stage(checkpoint, BLOCKS, wish)
 
 
@@ -62,6 +67,20 @@ def test_our_kernels_serve_where_they_can(checkpoint: Checkpoint) -> None:
     )
     assert quantized.quantization == "int8"
     assert quantized.engine.numerics != opened.engine.numerics
+
+
+@needs_kernels
+def test_pages_of_bytes_remember_more_in_a_class_of_their_own(tmp_path: Path) -> None:
+    save_random(tmp_path, "llama", hidden_size=256, head_dim=128)
+    checkpoint = open_checkpoint(tmp_path)
+    opened = {
+        bits: open_stage(
+            checkpoint, BLOCKS, StageWish(device="cpu", threads=1, cache_bits=bits, cache_bytes=MIB)
+        )
+        for bits in (32, 8)
+    }
+    assert opened[8].cache_tokens > 3 * opened[32].cache_tokens
+    assert opened[8].engine.numerics != opened[32].engine.numerics
 
 
 @needs_kernels

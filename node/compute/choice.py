@@ -34,8 +34,8 @@ _MIB = 1 << 20
 class StageWish:
     """What the owner asks for. 0 and "": nothing in particular.
 
-    memory_bytes: for weights and sessions. cache_bytes: for sessions. cache_dir: where quantized
-    weights may be kept.
+    memory_bytes: for weights and sessions. cache_bytes: for sessions. cache_bits: of a number that
+    a session remembers, 32 or 8. cache_dir: where quantized weights may be kept.
     """
 
     device: str = "auto"
@@ -45,12 +45,15 @@ class StageWish:
     threads: int = 0
     memory_bytes: int = 0
     cache_bytes: int = 0
+    cache_bits: int = 32
     cache_dir: Path | None = None
 
     def check(self) -> None:
         """Raises UserError for what no machine has."""
         if self.engine not in ENGINES:
             raise UserError(f"--engine {self.engine} is not known; use one of {', '.join(ENGINES)}")
+        if self.cache_bits not in (8, 32):
+            raise UserError(f"--cache-bits {self.cache_bits} is not known; use 32 or 8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ def _open_native(
         quantization=quantization,
         threads=wish.threads or processors(),
         cache_dir=wish.cache_dir,
+        byte_pages=wish.cache_bits == 8,
     )
     free = free_bytes(torch.device("cpu"))
     cache_bytes = cache_room(wish, blocks, free=free, weights=stage.weight_bytes)
@@ -129,6 +133,8 @@ def _open_native(
 def _open_torch(
     checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish, quantization: str | None, why: str
 ) -> Opened:
+    if wish.cache_bits == 8:
+        raise UserError(f"--cache-bits 8 needs our own kernels ({why}); use --cache-bits 32")
     stage = Stage.load(
         checkpoint,
         blocks.start,
