@@ -71,6 +71,50 @@ def dht(json: Json = False) -> None:
     _measure(bench_dht, json)
 
 
+@bench.command()
+def numerics(
+    model: Annotated[str, typer.Option("--model", "-m", help="A directory or hub id.")] = "demo",
+    windows: Annotated[int, typer.Option(min=1, help="Of 256 tokens of held-out text.")] = 10,
+    json: Json = False,
+) -> None:
+    """How far the classes of numbers differ: formats, our kernels, torch's; and what each costs.
+
+    \b
+    Example:
+      potluck bench numerics
+    """
+    from dataclasses import asdict
+
+    from ..node.compute.numerics import measure
+    from ..node.config import default_home
+    from ..node.library import find_model
+
+    found = measure(find_model(model, default_home()).source, windows=windows)
+    if json:
+        print_json(asdict(found))
+        return
+    from .tables import print_table
+
+    print_table(
+        ("CLASS", "AGAINST", "UPDATE MEDIAN>", "P99>", "LOGITS>", "SAME BEST>"),
+        [
+            (
+                one.of,
+                one.reference,
+                f"{one.median:.1e}",
+                f"{one.p99:.1e}",
+                f"{one.logits:.1e}",
+                f"{one.agree:.1%}",
+            )
+            for one in found.differences
+        ],
+    )
+    print_table(
+        ("CLASS", "PERPLEXITY>"),
+        [(name, f"{value:.3f}") for name, value in found.perplexity.items()],
+    )
+
+
 def _measure(measure: Measure, json: bool) -> None:
     import trio
 

@@ -1,0 +1,21 @@
+"""How far classes of numbers differ, measured on one window of the shipped model."""
+
+from __future__ import annotations
+
+import pytest
+
+from potluck.node.compute.native.library import why_not
+from potluck.node.compute.numerics import measure
+from potluck.node.library import DEMO_FOLDER
+
+
+@pytest.mark.skipif(why_not() is not None, reason=f"no C kernels: {why_not()}")
+def test_ours_and_torch_differ_by_roundings_and_formats_by_what_they_lose() -> None:
+    found = measure(str(DEMO_FOLDER), windows=1)
+    by = {(one.of, one.reference): one for one in found.differences}
+    assert by["none torch fp32", "none ours"].p99 < 1e-5
+    assert by["int8 torch fp32", "int8 ours"].p99 < 1e-3
+    assert by["nf4 torch fp32", "nf4 ours"].p99 < 1e-3
+    assert 3e-3 < by["int8 ours", "none ours"].median < 3e-2
+    assert 3e-2 < by["nf4 ours", "none ours"].median < 3e-1
+    assert found.perplexity["nf4 ours"] > found.perplexity["none ours"]
