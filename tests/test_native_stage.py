@@ -142,6 +142,19 @@ def test_a_row_has_the_same_bits_in_every_company(shape: str, format: str, tmp_p
     assert torch.equal(among_others(stage, hidden[:200]), expected[:200])
 
 
+def test_heads_that_share_keys_part_over_many_threads(tmp_path: Path) -> None:
+    """One key head for nine heads: parts of four, four and one."""
+    heads = {"hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 1, "head_dim": 64}
+    save_random(tmp_path, "llama", max_position_embeddings=1024, num_hidden_layers=1, **heads)
+    checkpoint = open_checkpoint(tmp_path)
+    hidden = torch.randn(LONG, 72)
+    chunks = (LONG - 3, 1, 1, 1)
+    expected = through(load(checkpoint, threads=1), hidden, chunks)
+    for threads in (2, 3, 5):
+        found = through(load(checkpoint, threads=threads), hidden, chunks)
+        assert torch.equal(found, expected)
+
+
 def among_others(stage: NativeStage, hidden: Tensor) -> Tensor:
     """One session's rows, each pass shared with those of 15 sessions of other lengths."""
     dice = random.Random(3)

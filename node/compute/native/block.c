@@ -5,6 +5,7 @@
 enum {
     NUMBERS_A_TASK = 32768,   /* some 10 us of norms and the like */
     PRODUCTS_A_TASK = 262144, /* some 10 us of attention */
+    MOST_TASKS = 1 << 20,
     ALIGNMENT = 64,
 };
 
@@ -81,11 +82,17 @@ static void turn_rows(pass *p, int32_t first, int32_t last) {
     }
 }
 
+/* Items: units within parts of the heads of a group, within key-value heads. */
+static int64_t items_of(const pass *p) {
+    return (int64_t)p->unit_count * p->parts * p->model->kv_heads;
+}
+
 static void see(pass *p, int32_t item, int32_t thread) {
     const potluck_model *m = p->model;
     const unit *u = p->units + item % p->unit_count;
-    int32_t head = item / p->unit_count, group = m->heads / m->kv_heads;
-    int64_t query = (int64_t)head * group * m->head_dim;
+    int32_t part = item / p->unit_count % p->parts, head = item / p->unit_count / p->parts;
+    int32_t group = m->heads / m->kv_heads, first = part * p->part_heads;
+    int64_t query = ((int64_t)head * group + first) * m->head_dim;
     potluck_sight sight = {
         .pages = &p->pages,
         .table = table_of(p, p->runs + u->run),
@@ -94,7 +101,7 @@ static void see(pass *p, int32_t item, int32_t thread) {
         .out = p->attended + (int64_t)u->row * q_width(m) + query,
         .out_stride = q_width(m),
         .kv_head = head,
-        .group = group,
+        .group = least_of(p->part_heads, group - first),
         .rows = u->rows,
         .position = p->position[u->row],
         .window = p->block->window,
@@ -106,7 +113,7 @@ static void see(pass *p, int32_t item, int32_t thread) {
 
 static void see_some(void *context, int32_t index, int32_t thread) {
     pass *p = context;
-    int64_t items = (int64_t)p->unit_count * p->model->kv_heads;
+    int64_t items = items_of(p);
     int32_t last = (int32_t)(items * (index + 1) / p->sight_tasks);
     for (int32_t item = (int32_t)(items * index / p->sight_tasks); item < last; item++)
         see(p, item, thread);
@@ -123,10 +130,22 @@ static int64_t seen(const pass *p) {
     return sum;
 }
 
+/* With fewer items than threads the heads of a group part, by fours as attention takes them: the
+ * keys they shared are then read by several. */
+static void part_groups(pass *p, int64_t tasks) {
+    int32_t group = p->model->heads / p->model->kv_heads, fours = (group + 3) / 4;
+    int64_t items = (int64_t)p->unit_count * p->model->kv_heads;
+    int64_t wanted = (least_of(p->threads, (int32_t)tasks) + items - 1) / items;
+    p->part_heads = wanted >= fours ? 4 : (int32_t)((fours + wanted - 1) / wanted) * 4;
+    p->parts = (group + p->part_heads - 1) / p->part_heads;
+}
+
 static void attend(pass *p) {
     const potluck_model *m = p->model;
-    int64_t items = (int64_t)p->unit_count * m->kv_heads;
     int64_t tasks = seen(p) * q_width(m) * 2 / PRODUCTS_A_TASK + 1;
+    tasks = tasks < MOST_TASKS ? tasks : MOST_TASKS;
+    part_groups(p, tasks);
+    int64_t items = items_of(p);
     p->sight_tasks = (int32_t)(tasks < items ? tasks : items);
     if (p->sight_tasks == 1)
         see_some(p, 0, 0);

@@ -43,6 +43,7 @@ struct pass {
     float *sights; /* scratch of attention, for each thread */
     int64_t sight_floats;
     int32_t unit_count, sight_tasks;
+    int32_t parts, part_heads; /* of the heads of a group */
 
     /* of a mixture; a slot is a row at one of its experts, in order of experts, then of rows */
     float *logits;                  /* (rows, experts) */
