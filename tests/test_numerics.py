@@ -9,6 +9,7 @@ from potluck.node.compute.numerics import measure
 from potluck.node.library import DEMO_FOLDER
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of modules whose texts are read
 @pytest.mark.skipif(why_not() is not None, reason=f"no C kernels: {why_not()}")
 def test_ours_and_torch_differ_by_roundings_and_formats_by_what_they_lose() -> None:
     found = measure(str(DEMO_FOLDER), windows=1)
