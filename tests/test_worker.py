@@ -236,6 +236,31 @@ async def test_a_step_cancelled_before_or_in_a_pass_harms_nobody() -> None:
         assert sum(count for one in stage.passes for _, count in one) < 4096 + 200
 
 
+async def test_steps_that_were_taken_back_are_not_kept_until_their_turn() -> None:
+    """Or whoever sends and leaves, again and again, fills the memory of a busy node."""
+    started, gate = threading.Event(), threading.Event()
+
+    def hold(sessions: object) -> None:
+        started.set()
+        assert gate.wait(30)
+
+    stage = PagedStage(before_pass=hold)
+    async with serving(stage) as (worker, engine):
+        busy, leaving = (engine.open_cache(BlockRange(0, 3), 4096) for _ in range(2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, worker, busy, random_rows(1))
+            await trio.to_thread.run_sync(started.wait)
+            for _ in range(10):
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(cancel_when_blocked, scope)
+                    await ask(worker, leaving, random_rows(4096))
+                assert scope.cancelled_caught
+            gate.set()
+        assert worker._lane is not None
+        assert await worker.run(lambda: worker._lane.waiting) == 0
+    assert stage.passes == [[(0, 1)]]
+
+
 async def test_a_step_that_is_refused_or_wrong_says_so() -> None:
     async with serving(PagedStage()) as (worker, engine):
         lease = engine.open_cache(BlockRange(0, 3), 10)

@@ -108,6 +108,11 @@ class Lane:
         )
         return []
 
+    def drop(self, order: Order) -> None:
+        """Its session has taken this step back."""
+        if order in self._waiting:
+            self._forget(order)
+
     def turn(self) -> Done:
         """Run one pass; the steps that are done with it, in whatever way."""
         began_s = time.monotonic()

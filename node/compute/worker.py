@@ -133,6 +133,8 @@ class Worker:
 
         def abort(raise_cancel: Callable[[], None]) -> trio.lowlevel.Abort:
             if job.claim():
+                if job.order is not None and self._lane is not None:
+                    self.post(self._lane.drop, job.order)  # and its payload with it
                 return trio.lowlevel.Abort.SUCCEEDED
             job.give_up(raise_cancel)
             return trio.lowlevel.Abort.FAILED
