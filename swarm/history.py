@@ -181,14 +181,18 @@ class PeerHistory:
         wait_s = scale * max(3 * known.mean, known.mean + 4 * known.deviation)
         return max(wait_s, HEDGE_FLOOR_S)
 
-    def block_s(self, claimed_tokens_s: float, tokens: int = 1) -> float:
+    def block_s(
+        self, claimed_tokens_s: float, tokens: int = 1, *, usual_tokens_s: float = math.inf
+    ) -> float:
         """Seconds for one token through one block, from what we saw, else from the claim.
 
         claimed_tokens_s: tokens per second through one block, as the peer announces for steps of
-        this many tokens; it counts half, and never above what was observed.
+        this many tokens. Until it was observed it counts half, and for no more than is usual:
+        usual_tokens_s, the median of what is claimed (a fifth of liars cannot move it). After that
+        it never counts above what was observed.
         """
         claimed_s = 1.0 / max(claimed_tokens_s, 1e-3)
         seen = self._step_service if tokens <= FEW_TOKENS else self._chunk_service
         if seen.count < OBSERVATIONS_TO_TRUST:
-            return 2.0 * claimed_s
+            return max(2.0 * claimed_s, 1.0 / usual_tokens_s)
         return max(claimed_s, seen.mean)

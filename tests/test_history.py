@@ -110,3 +110,11 @@ def test_prefill_and_decode_are_learnt_apart() -> None:
         history.answered(1.0, 100, 10)
     assert history.block_s(1e9, tokens=100) == 0.001
     assert history.block_s(1000.0) == 2 / 1000  # of single tokens nothing was seen yet
+
+
+def test_a_stranger_counts_for_no_more_than_is_usual() -> None:
+    """Else ten liars draw every client until each has timed each of them five times."""
+    assert PeerHistory().block_s(1e9, usual_tokens_s=100.0) == 0.01
+    assert PeerHistory().block_s(50.0, usual_tokens_s=100.0) == 2 / 50
+    fast = taught(0.004, blocks=4)
+    assert abs(fast.block_s(2000.0, usual_tokens_s=100.0) - 0.001) < 1e-9

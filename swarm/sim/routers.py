@@ -227,12 +227,15 @@ class Swarm:
         return 60.0
 
 
+STRANGER = PeerHistory()
+
+
 class _Client:
     """What one of our clients knows: rows of the world that it has records of."""
 
     __slots__ = (
         "busy", "columns", "finders", "heard_s", "histories", "in_flight_s", "known",
-        "pulled_s", "told_s",
+        "pulled_s", "told_s", "usual_tokens_s",
     )  # fmt: skip
 
     def __init__(self, world: World) -> None:
@@ -255,6 +258,7 @@ class _Client:
         self.heard_s: Floats = np.full(size, -1e9)
         self.in_flight_s: Floats = np.zeros(size)
         self.pulled_s = -math.inf
+        self.usual_tokens_s = math.inf
         self.finders: dict[int, tuple[float, Finder]] = {}
 
 
@@ -297,6 +301,7 @@ class Ours:
         count = max(first, round(control.pull_records * min(max(missed / control.pull_s, 1), 4)))
         read = living if count >= len(living) else self._dice.sample(living, count)
         client.pulled_s = now
+        client.usual_tokens_s = float(np.median(world.claims[read])) if read else math.inf
         self.control_bytes += 2 * len(read) * control.record_bytes
         for i in read:
             client.known.pop(i, None)
@@ -314,7 +319,9 @@ class Ours:
             del client.busy[i]
         history = client.histories.get(i)
         claim = world.claim(i)
-        columns.block_s[i] = history.block_s(claim, 128) if history else 2.0 / claim
+        columns.block_s[i] = (history or STRANGER).block_s(
+            claim, CHUNK_TOKENS, usual_tokens_s=client.usual_tokens_s
+        )
 
     def _forget(self, client: _Client, i: int) -> None:
         client.known.pop(i, None)
@@ -388,7 +395,9 @@ class Ours:
         chunks = min(1 + request.tokens // CHUNK_TOKENS, OBSERVATIONS_TO_TRUST)
         for _ in range(chunks):
             history.answered(elapsed_s, request.tokens, blocks, queue_s=request.waited_s)
-        client.columns.block_s[i] = history.block_s(self._world.claim(i), request.tokens)
+        client.columns.block_s[i] = history.block_s(
+            self._world.claim(i), CHUNK_TOKENS, usual_tokens_s=client.usual_tokens_s
+        )
         client.told_s[i], client.heard_s[i] = queue_s, now
 
     def failed(self, request: Request, now: float) -> None:

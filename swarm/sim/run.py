@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from struct import pack
 
@@ -95,7 +95,11 @@ class Simulation:
         load = scenario.load
         self._rate = 0.0
         if scenario.kind == "requests":
-            self._rate = load.share * self._world.optimum() / self._world.mean_tokens()
+            # Who lies of rate or load is offered what the honest layout of the same peers could do.
+            honest = self._world
+            if scenario.liars.share and scenario.liars.what in ("rate", "load", "both"):
+                honest = World(replace(scenario, liars=replace(scenario.liars, share=0.0)), dice)
+            self._rate = load.share * honest.optimum() / honest.mean_tokens()
 
     def run(self) -> Outcome:
         world = self._world
