@@ -46,6 +46,22 @@ def generate(
 
 
 @bench.command()
+def quiet(
+    shape: Annotated[str, typer.Option(help="Of a random model: tiny or small.")] = "small",
+    json: Json = False,
+) -> None:
+    """How long a ping and an opening wait while a node computes one step of 2,048 tokens.
+
+    \b
+    Example:
+      potluck bench quiet
+    """
+    from ..node.bench import bench_quiet
+
+    _measure(lambda: bench_quiet(shape=shape), json)
+
+
+@bench.command()
 def net(json: Json = False) -> None:
     """Streams of ours beside TLS of trio's, in the same minute: requests, bulk, connecting.
 
