@@ -27,7 +27,7 @@ _FLOOR = 0.1  # of the start's measure: still worth a try when all others are fu
 _ROWS_MAX = 2048  # of one pass
 PASS_S = 0.040  # with what a thread's turn takes, below the 50 ms within which streams are served
 _PROMPT_SHARE = 0.4  # of a pass of tokens alone: what prompts may add to it
-_LEAST_ROWS = {False: 16, True: 1}  # guess: sixteen share one reading of the weights well
+_LEAST_ROWS = {False: 32, True: 1}  # guess: so many share one reading of the weights well
 _ALONE_EVERY = 16  # passes with prompts
 
 
