@@ -14,7 +14,8 @@ from potluck.errors import TransportError
 from potluck.node.net import noise
 from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.guard import Unread
-from potluck.node.net.mux import Mux, MuxConfig
+from potluck.node.net.mux import Mux
+from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.mux_frame import Frame, FrameReader
 from potluck.node.net.mux_stream import MuxStream
 from potluck.node.net.noise import Identity, Link, Scratch, Wire

@@ -29,7 +29,7 @@ from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.dialer import connect_tcp
 from potluck.node.net.guard import Gate, Limits, foreign
 from potluck.node.net.host import Host, HostConfig, open_host
-from potluck.node.net.mux import MuxConfig
+from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.mux_frame import DATA, SYN, header
 from potluck.node.net.negotiate import REFUSAL, message, proposal
 from potluck.node.net.noise import Identity, Scratch

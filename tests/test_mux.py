@@ -27,7 +27,8 @@ from net_pairs import (
 )
 
 from potluck.errors import LocalError, RemoteError, TransportError
-from potluck.node.net.mux import Mux, MuxConfig
+from potluck.node.net.mux import Mux
+from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.mux_frame import (
     ACCEPTED_PAYLOAD_BYTES_MAX,
     ACK,

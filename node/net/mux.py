@@ -13,12 +13,12 @@ Control frames go first, then data in turn (mux_turns.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
 from ...errors import RemoteError, TransportError
 from .guard import Unread
+from .mux_config import MuxConfig
 from .mux_frame import (
     ACK,
     FIN,
@@ -42,23 +42,6 @@ from .noise import BATCH_MESSAGES_MAX, PLAINTEXT_BYTES_MAX, Link
 PROTOCOL = "/yamux/1.0.0"
 LAZY_BYTES_MAX = 8 * 1024
 FLUSH_BATCHES_MAX = 2  # half a MiB, about 1 ms, before other tasks get a turn
-
-
-@dataclass(frozen=True, slots=True)
-class MuxConfig:
-    """Limits of one connection. A tick is the host's, one second."""
-
-    # Measured on loopback: the full rate, and a small message stands behind 2 ms of bulk.
-    first_window_bytes: int = 768 * 1024
-    largest_window_bytes: int = 8 * 1024 * 1024  # 1 Gbit/s over 60 ms
-    granted_bytes_max: int = 64 * 1024 * 1024  # beyond it, new streams get the spec's 256 KiB
-    inbound_streams_max: int = 1024  # go-yamux's own limit
-    unacked_streams_max: int = 256  # go-yamux's accept backlog
-    control_bytes_max: int = 32 * 1024  # 2,700 frames that a peer provokes but does not read
-    ping_after_ticks: int = 5  # guess: NATs forget TCP after minutes, users after seconds
-    dead_after_ticks: int = 10  # issue B asks for "10 s or so"
-    doubted_ticks: int = 4  # guess: of them, for a peer that has connected anew: why would it?
-    linger_ticks: int = 30  # guess: how long a peer may take to end a stream that we closed
 
 
 class Mux:
