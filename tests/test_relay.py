@@ -318,3 +318,6 @@ async def test_a_relay_that_vouches_falsely_is_not_used(
         before.renew = 0.0
         assert await yard_.held.tend() != honest
         assert bool(yard_.held.relays) == honest
+        for accuser in (carol, yard_.bob):
+            faults, _ = accuser._gate._faults.get(yard_.middle.peer_id, (0.0, 0.0))
+            assert faults == (0 if honest else 1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError
+from potluck.node.net import nat
 from potluck.node.net.address import parse
-from potluck.node.net.host import HostConfig, open_host
-from potluck.node.net.mux import MuxConfig
+from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.watch import AGAIN_MAX, LOOK_S, watch
 
 
@@ -144,6 +147,26 @@ async def test_when_nobody_is_left_the_network_is_waited_for(
     await trio.sleep(5 * LOOK_S)
     assert sorted(network.acquaintances()) == ["alice", "near", "relay"]
     assert network.changes == 1
+
+
+@pytest.mark.parametrize("listen", [(), ("/ip4/127.0.0.1/tcp/0",)])
+async def test_who_listens_nowhere_is_watched_over_as_well(
+    listen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client's connections hang on an address as a node's do."""
+    watched: list[Host] = []
+    begun = trio.Event()
+
+    async def note(host: Host, changed: Callable[[], None]) -> None:
+        watched.append(host)
+        begun.set()
+
+    monkeypatch.setattr(nat, "watch", note)
+    async with open_host(HostConfig(seed=b"c" * 32, listen=listen)) as client:
+        nat.start_nat(client, IdentityKey.from_bytes(b"c" * 32), nat.NatConfig(portmap=False))
+        with trio.fail_after(10):
+            await begun.wait()
+        assert watched == [client]
 
 
 async def test_no_more_than_a_few_are_dialed(

@@ -29,7 +29,8 @@ from .door import Door, Yielding
 from .guard import Gate, Limits, Unread
 from .inbound import Handler, Inbound
 from .introductions import Introductions
-from .mux import Mux, MuxConfig
+from .mux import Mux
+from .mux_config import MuxConfig
 from .mux_stream import MuxStream
 from .negotiate import Answer, proposal
 from .noise import Identity, Scratch
@@ -41,7 +42,6 @@ from .stream import Stream
 from .upgrade import upgrade_accepted, upgrade_dialed
 
 TICK_S = 1.0
-LOOPBACK = "127.0.0.1"
 
 log = get_logger()
 
@@ -79,7 +79,7 @@ class Host:
         self._peers = Peers(self.peer_id)
         self._book = AddressBook()
         self._outbound = Outbound(self, self._gate, self._peers, self._book)
-        self._inbound = Inbound(self, config.limits, self._gate, self._peers)
+        self._inbound = Inbound(self, config.limits, self._peers)
         self._door = Door(self, config.limits, self._gate, self._peers)
         self._published: tuple[Address, ...] = ()
         self._kept: dict[str, set[str]] = {}
@@ -185,6 +185,12 @@ class Host:
         """End every connection to a peer, and all streams on them."""
         for connection in self._peers.of(peer):
             connection.mux.close()
+
+    def blame(self, peer: str, error: RemoteError) -> None:
+        """Count what a peer did as its fault; one with too many is sent away for a while."""
+        if self._gate.fault(peer, trio.current_time()):
+            log.warning("banned", peer=peer, reason=str(error))
+            self.disconnect(peer)
 
     def forgive(self, peer: str | None = None) -> None:
         """Dial a peer, or all, as if no dial had failed: our own network was away."""
@@ -317,7 +323,7 @@ class Host:
         for other in others:
             other.mux.doubt()
         self._peers.add(connection)
-        self._gate.connection_began(_seat(connection))
+        self._gate.connection_began(connection.seat)
         self._nursery.start_soon(self._run, connection)
         self._nursery.start_soon(self.libp2p.run, plugged)
         for tell in self.came:
@@ -336,7 +342,7 @@ class Host:
                 await connection.mux.run()
                 nursery.cancel_scope.cancel()
         finally:
-            self._gate.connection_over(_seat(connection))
+            self._gate.connection_over(connection.seat)
             self.plugged.pop(connection.mux).ended.set()
             self._peers.remove(connection)
             log.debug("connection over", peer=peer, reason=str(connection.mux.failure))
@@ -384,11 +390,6 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         for listener in listeners:
             trio.lowlevel.notify_closing(listener.fileno())
             listener.close()
-
-
-def _seat(connection: Connection) -> str:
-    """From where a connection is counted: over a relay, from nowhere, for reservations bound it."""
-    return LOOPBACK if connection.relay else connection.remote[0]
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,7 +15,7 @@ import trio
 
 from ...errors import Refused, RemoteError, TransportError
 from ..log import get_logger
-from .guard import Gate, Limits
+from .guard import Limits
 from .mux_stream import MuxStream
 from .negotiate import Listener
 from .peers import Peers
@@ -32,10 +32,9 @@ log = get_logger()
 class Inbound:
     """What is served here, and to whom by now; part of the host."""
 
-    def __init__(self, host: Host, limits: Limits, gate: Gate, peers: Peers) -> None:
+    def __init__(self, host: Host, limits: Limits, peers: Peers) -> None:
         self._host = host
         self._limits = limits
-        self._gate = gate
         self._peers = peers
         self.handlers: dict[str, Handler] = {}
         self.count = 0  # streams under way
@@ -107,6 +106,5 @@ class Inbound:
 
     def _blame(self, stream: MuxStream, error: BaseException) -> None:
         log.debug("stream failed", peer=stream.peer, reason=str(error))
-        if isinstance(error, RemoteError) and self._gate.fault(stream.peer, trio.current_time()):
-            log.warning("banned", peer=stream.peer, reason=str(error))
-            self._host.disconnect(stream.peer)
+        if isinstance(error, RemoteError):
+            self._host.blame(stream.peer, error)

@@ -256,8 +256,8 @@ def start_nat(host: Host, key: IdentityKey, config: NatConfig | None = None) -> 
     config = config or NatConfig()
     nat = Nat(host, key, config)
     host.nursery.start_soon(nat.run)
-    if nat.ports.listens and not config.local:
+    if not config.local:
         host.nursery.start_soon(watch, host, nat.start_over)
-        if config.portmap:
-            nat.start_mapping()
+    if nat.ports.listens and not config.local and config.portmap:
+        nat.start_mapping()
     return nat

@@ -19,6 +19,7 @@ from .worth import Standing, least_worth
 AT_ONCE_S = 5.0  # two handshakes that cross are at most one dial's deadline apart
 SURPLUS_TICKS = 3  # the other end may be opening a stream on it this very moment
 PER_PEER_MAX = 4
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +39,11 @@ class Connection:
     told: bytes = b""  # what we last said of ourselves; empty: it has not asked
     over: trio.Event = field(default_factory=trio.Event)
     asked: trio.Event = field(default_factory=trio.Event)  # its claims are there, or will not come
+
+    @property
+    def seat(self) -> str:
+        """Where it is counted as from: over a relay, nowhere, for reservations bound those."""
+        return LOOPBACK if self.relay else self.remote[0]
 
     def speaks(self, protocol: str) -> bool:
         """Whether the peer has said so. To propose what it does not speak looks like a fault."""

@@ -3,7 +3,8 @@
 The client's side of circuit relay v2. A reservation is asked for on a connection dialed from the
 port where we listen, so that the relay sees, and keeps open, the mapping that a NAT gives that
 port: what the relay observes is where a punch will go (punch.py). It is renewed at half its time,
-and another relay is asked as soon as one is lost. A relay that vouches falsely is not used.
+and another relay is asked as soon as one is lost. A relay that vouches falsely is not used, and
+has committed a fault (guard.py).
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ class Reservations:
         self._held.pop(relay, None)
         self._not_before[relay] = trio.current_time() + FALSE_AGAIN_S
         log.warning("false relay", relay=relay, reason=str(error))
+        self._host.blame(relay, error)
 
     def _candidates(self) -> list[str]:
         """Connected peers that say that they relay, the nearest first."""
