@@ -21,6 +21,7 @@ from .doctor import doctor
 from .edge import complain, report
 from .run import node
 from .show import models, status
+from .simulate import simulate
 from .testnet import testnet
 
 WELCOME = """\
@@ -74,6 +75,7 @@ app.command()(doctor)
 app.add_typer(testnet, name="testnet")
 app.command()(demo)
 app.add_typer(bench, name="bench")
+app.command()(simulate)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -7,12 +7,14 @@ import json
 import random
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potluck.cli.main import main
 from potluck.errors import UserError
 from potluck.swarm.sim.dice import Dice
 from potluck.swarm.sim.optimum import layout_bound, optimum
@@ -198,3 +200,24 @@ def test_an_interval_is_students_and_one_run_has_none() -> None:
     """Of 1, 2, 3: deviation 1, t of two degrees 4.303, over the root of 3."""
     assert estimate([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / 3**0.5)
     assert str(estimate([2.0])) == "2.000" and str(estimate([])) == "-"
+
+
+def test_the_command_runs_a_file_and_tells_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text(
+        'name = "tiny"\nseconds = 2\nwarm_s = 0.5\n[model]\nblocks = 8\nrow_bytes = 0\n'
+        '[peers]\nspan_max = 4\ntable = "even-150us"\n'
+    )
+    arguments = ["simulate", str(file), "--peers", "12", "--seed", "1..2", "--router", "ours,po3"]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["peers"] == 12 and set(told["routers"]) == {"ours", "po3"}
+    assert [run["seed"] for run in told["routers"]["ours"]["runs"]] == [1, 2]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert "GOODPUT" in table and "po3" in table
+    for bad in (["--router", "x"], ["--seed", "2..1"], ["--peers", "0"]):
+        assert main(["simulate", str(file), *bad]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
