@@ -168,11 +168,11 @@ async def solo(made: World, scripts: int) -> list[list[int]]:
     return answers
 
 
-async def stay(made: World, seconds: float) -> float:
-    """Words a second of sessions that are all there from the start to the end."""
+async def stay(made: World, seconds: float) -> tuple[float, float]:
+    """Words a second, and for each of the processor's, of sessions that are all there from the
+    start to the end. On a machine that is busy with others the second alone says something."""
     talking = SESSIONS
     begun = trio.Event()
-    counted: list[tuple[int, float]] = []
 
     async def talk_on(number: int) -> None:
         nonlocal talking
@@ -193,12 +193,12 @@ async def stay(made: World, seconds: float) -> float:
         for number in range(SESSIONS):
             nursery.start_soon(talk_on, number)
         await begun.wait()
-        for _ in range(2):
-            counted.append((made.made, time.perf_counter()))
-            await trio.sleep(seconds)
-        counted[1] = (made.made, time.perf_counter())
+        words, began_s, used_s = made.made, time.perf_counter(), time.process_time()
+        await trio.sleep(seconds)
+        words = made.made - words
+        rates = words / (time.perf_counter() - began_s), words / (time.process_time() - used_s)
         nursery.cancel_scope.cancel()
-    return (counted[1][0] - counted[0][0]) / (counted[1][1] - counted[0][1])
+    return rates
 
 
 async def churn(made: World, expected: list[list[int]], seconds: float) -> dict[str, Any]:
@@ -231,13 +231,16 @@ async def churn(made: World, expected: list[list[int]], seconds: float) -> dict[
             if said != expected[seed][: len(said)] or (whole and len(said) != told.words):
                 wrong.append(seed)
 
-    began_s, words, rows = time.perf_counter(), made.made, made.rows
+    began_s, used_s = time.perf_counter(), time.process_time()
+    words, rows = made.made, made.rows
     async with trio.open_nursery() as nursery:
         for number in range(SESSIONS):
             nursery.start_soon(slot, number)
         await trio.sleep_until(until_s)
-        spent_s = time.perf_counter() - began_s
+        spent_s, used_s = time.perf_counter() - began_s, time.process_time() - used_s
         rates = {
+            "words_per_cpu_s": round((made.made - words) / used_s, 1),
+            "rows_per_cpu_s": round((made.rows - rows) / used_s, 1),
             "words_per_s": round((made.made - words) / spent_s, 1),
             "rows_per_s": round((made.rows - rows) / spent_s, 1),
         }
@@ -291,7 +294,7 @@ async def run(wish: StageWish, shape: str, seconds: float, scripts: int) -> dict
     with tempfile.TemporaryDirectory(prefix="potluck-churn-") as folder:
         async with world(Path(folder), wish, shape) as made:
             expected = await solo(made, scripts)
-            fixed = await stay(made, max(2.0, seconds / 10))
+            fixed, fixed_cpu = await stay(made, max(2.0, seconds / 10))
             found = await churn(made, expected, seconds)
             idle = await flood(made, max(2.0, seconds / 20), flooders=0)
             flooded = await flood(made, max(2.0, seconds / 20), flooders=FLOODERS)
@@ -303,7 +306,8 @@ async def run(wish: StageWish, shape: str, seconds: float, scripts: int) -> dict
                 **found,
                 "fixed_words_per_s": round(fixed, 1),
                 "share_of_fixed": round(found["words_per_s"] / fixed, 3),
-                "rows_share_of_fixed": round(found["rows_per_s"] / fixed, 3),
+                "share_of_fixed_by_cpu": round(found["words_per_cpu_s"] / fixed_cpu, 3),
+                "rows_share_of_fixed_by_cpu": round(found["rows_per_cpu_s"] / fixed_cpu, 3),
                 "idle": idle,
                 "flooded": flooded,
                 "p99_over_idle": round(flooded["p99_ms"] / idle["p99_ms"], 2),
