@@ -115,7 +115,7 @@ def _told(plan: Scenario, seeds: Sequence[int], found: dict[str, list[Outcome]])
     """What --json prints: every run, and the means. A number that is not there is null."""
 
     def clean(value: float) -> float | None:
-        return None if math.isnan(value) else round(value, 6)
+        return round(value, 6) if math.isfinite(value) else None
 
     return {
         "scenario": plan.name,

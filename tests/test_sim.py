@@ -199,6 +199,7 @@ def test_a_table_is_drawn_between_its_rows_and_beyond() -> None:
 def test_an_interval_is_students_and_one_run_has_none() -> None:
     """Of 1, 2, 3: deviation 1, t of two degrees 4.303, over the root of 3."""
     assert estimate([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / 3**0.5)
+    assert str(estimate([1.0, float("inf")])) == "inf"
     assert str(estimate([2.0])) == "2.000" and str(estimate([])) == "-"
 
 
@@ -221,3 +222,9 @@ def test_the_command_runs_a_file_and_tells_what_it_measured(
     for bad in (["--router", "x"], ["--seed", "2..1"], ["--peers", "0"]):
         assert main(["simulate", str(file), *bad]) == 2
     assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_who_gets_no_answer_waits_for_ever() -> None:
+    outcome = Outcome("ours", offered=4, done=3, latencies_s=[3.0, 1.0, 2.0])
+    assert [outcome.latency_s(share) for share in (0.25, 0.5, 0.75)] == [1.0, 2.0, 3.0]
+    assert outcome.latency_s(0.95) == float("inf")

@@ -38,7 +38,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if not seen:
         return Estimate(math.nan, math.nan)
     mean = sum(seen) / len(seen)
-    if len(seen) == 1:
+    if len(seen) == 1 or math.isinf(mean):
         return Estimate(mean, math.nan)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in seen) / (len(seen) - 1))
     t = T_95[len(seen) - 2] if len(seen) - 1 <= len(T_95) else 1.96
@@ -53,7 +53,7 @@ LAYOUT_COLUMNS = ("flow_best", "flow", "flow_low", "uncovered", "moves_h", "peer
 MEANINGS = {
     "goodput": "share of requests answered within their deadline",
     "done": "share answered at all",
-    "p50_s": "median seconds of an answer, of those answered",
+    "p50_s": "median seconds to an answer, of all; inf where half got none in time",
     "p95_s": "95th percentile",
     "hops": "hops of an answer",
     "retries": "hops done again, of an answer",

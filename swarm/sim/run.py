@@ -37,7 +37,7 @@ AUTO: dict[str, Moving] = {"ours": "ours", "petals": "petals", "swarm": "swarm"}
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run measured. Shares are 0..1; latencies are of requests that were done at all."""
+    """What a run measured. Shares are 0..1."""
 
     router: str
     offered: int = 0  # requests that came when it counted
@@ -61,9 +61,11 @@ class Outcome:
         return self.good / self.offered if self.offered else math.nan
 
     def latency_s(self, share: float) -> float:
-        if not self.latencies_s:
+        """Of all that were offered: infinite where so many were not answered at all."""
+        if not self.offered:
             return math.nan
-        return float(np.quantile(np.array(self.latencies_s), share))
+        rank = max(0, math.ceil(share * self.offered) - 1)
+        return sorted(self.latencies_s)[rank] if rank < len(self.latencies_s) else math.inf
 
 
 class Simulation:
