@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.errors import UserError
-from potluck.node.compute.sampling import Settings, keep, noise, pick
+from potluck.node.compute.sampling import Settings, keep, likely, noise, pick
 
 VOCABULARY = 97
 ALL = np.arange(VOCABULARY)
@@ -125,9 +125,65 @@ def test_the_noise_is_pinned() -> None:
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**64}, "seed"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty"),
+        ({"bias": ((3, 100.5),)}, "bias"),
         ({"temperature": 0.5}, "seed is missing"),
     ],
 )
 def test_settings_outside_their_range_are_named(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         Settings(**wrong)
+
+
+def test_the_answers_own_tokens_are_penalized_as_openai_says() -> None:
+    """mu[j] - c[j] * frequency - (c[j] > 0) * presence, where c counts the answer and not its
+    prompt: OpenAI's reference, and vLLM's."""
+    logits, history = some_logits(5), [1, 1, 1, 7, 7, 9]
+    settings = Settings(presence_penalty=1.5, frequency_penalty=0.5)
+    expected = logits.double().clone()
+    expected[7] -= 1.5 + 2 * 0.5
+    expected[9] -= 1.5 + 0.5
+    for token in (7, 9, int(logits.argmax())):
+        lifted = expected.clone()
+        lifted[token] += 1000
+        raised = logits.clone()
+        raised[token] += 1000
+        assert pick(raised, settings, 6, history, begun=3) == int(lifted.argmax()) == token
+    near = torch.zeros(VOCABULARY)
+    near[7], near[1] = 2.4, 0.1
+    assert pick(near, settings, 6, history, begun=3) == 1  # 2.4 - 2.5 is below 0.1
+    assert pick(near, Settings(frequency_penalty=0.5), 6, history, begun=3) == 7
+    assert pick(near, settings, 6, [], begun=0) == 7
+
+
+@given(st.integers(0, 50), st.sampled_from([0.0, 0.8]), st.sets(st.integers(0, 96), min_size=1))
+def test_only_allowed_tokens_are_drawn_and_the_others_keep_their_noise(
+    seed: int, temperature: float, allowed: set[int]
+) -> None:
+    logits, settings = some_logits(seed), Settings(temperature, seed=seed)
+    mask = np.isin(ALL, sorted(allowed))
+    barred = torch.where(torch.from_numpy(mask), logits, -math.inf)
+    token = pick(logits, settings, 4, [1], allowed=mask)
+    assert token in allowed
+    assert token == pick(barred, settings, 4, [1])
+    assert pick(logits, settings, 4, [1], allowed=ALL >= 0) == pick(logits, settings, 4, [1])
+
+
+def test_a_bias_bars_or_forces_a_token() -> None:
+    logits = some_logits(8)
+    best = int(logits.argmax())
+    assert pick(logits, Settings(bias=((best, -100.0),)), 0, []) != best
+    assert pick(logits, Settings(bias=((42, 100.0),)), 0, []) == 42
+
+
+@given(st.integers(0, 50), st.integers(0, 96), st.integers(0, 97))
+def test_logprobs_are_those_of_the_plain_softmax(seed: int, token: int, top: int) -> None:
+    logits = some_logits(seed)
+    expected = logits.double().log_softmax(0)
+    found = likely(logits, token, top)
+    assert found.logprob == pytest.approx(float(expected[token]), abs=1e-12)
+    assert [chance for _, chance in found.top] == pytest.approx(
+        expected.topk(top).values.tolist(), abs=1e-12
+    )
+    assert all(expected[one] == pytest.approx(chance, abs=1e-12) for one, chance in found.top)

@@ -9,7 +9,8 @@ counter=[0, p, 0, 0])` (Philox-4x64-10, Salmon et al., 2011; numpy keeps its bit
 which the upper 53 give a number u strictly between 0 and 1, and the noise -log(-log u).
 
 Filters follow transformers' logits processors, in its order: repetition penalty, temperature,
-top-k, top-p, min-p.
+top-k, top-p, min-p. OpenAI's three come before the temperature, as in vLLM: the bias, and the
+presence and frequency penalties, which count what the answer has said and not its prompt.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,19 @@ class Settings:
     min_p: float = 0.0  # keep what has this share of the likeliest's probability; 0: all
     repetition_penalty: float = 1.0  # divide positive logits of tokens seen by this; 1: none
     seed: int | None = None  # needed when temperature is above 0
+    presence_penalty: float = 0.0  # taken from the logit of what the answer has said
+    frequency_penalty: float = 0.0  # the same, for each time it was said
+    bias: tuple[tuple[int, float], ...] = ()  # added to the logits of these tokens
+
+    @property
+    def plain(self) -> bool:
+        """Nothing changes the order of the logits."""
+        return (
+            self.repetition_penalty == 1
+            and not self.presence_penalty
+            and not self.frequency_penalty
+            and not self.bias
+        )
 
     def __post_init__(self) -> None:
         checks = (
@@ -48,6 +62,24 @@ class Settings:
                 0 < self.repetition_penalty <= 100,
                 "above 0, at most 100",
             ),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                -2 <= self.presence_penalty <= 2,
+                "-2 to 2",
+            ),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                -2 <= self.frequency_penalty <= 2,
+                "-2 to 2",
+            ),
+            (
+                "bias",
+                self.bias,
+                all(token >= 0 and -100 <= value <= 100 for token, value in self.bias),
+                "tokens with -100 to 100 each",
+            ),
             ("seed", self.seed, self.seed is None or 0 <= self.seed <= _SEED_MAX, "0 to 2**64-1"),
         )
         for name, value, holds, allowed in checks:
@@ -57,19 +89,56 @@ class Settings:
             raise UserError("seed is missing; sampling with a temperature needs one")
 
 
-def pick(logits: Tensor, settings: Settings, position: int, history: Sequence[int]) -> int:
-    """The token at `position`, given the logits (vocab,) and all ids before it."""
-    if settings.temperature == 0 and settings.repetition_penalty == 1:
+def pick(
+    logits: Tensor,
+    settings: Settings,
+    position: int,
+    history: Sequence[int],
+    *,
+    begun: int = 0,
+    allowed: NDArray[np.bool_] | None = None,
+) -> int:
+    """The token at `position`, given the logits (vocab,) and all ids before it.
+
+    begun: where in the history the answer begins. allowed: (vocab,), the tokens that may come;
+    there is at least one.
+    """
+    if settings.temperature == 0 and settings.plain and allowed is None:
         return int(logits.argmax())
     scores = logits.double().numpy()
-    if settings.repetition_penalty != 1:
-        scores = _penalize(scores, settings.repetition_penalty, history)
+    if not settings.plain:
+        scores = _penalize(scores, settings, history, begun)
+    if allowed is not None:
+        scores = np.where(allowed, scores, -np.inf)
     if settings.temperature == 0:
         return int(scores.argmax())
     kept = keep(scores / settings.temperature, settings)
     alive = np.flatnonzero(kept > -np.inf)
     assert settings.seed is not None  # checked at birth
     return int(alive[(kept[alive] + noise(settings.seed, position, alive)).argmax()])
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """How likely a token was: natural logarithms, in the model's own words, before any setting.
+
+    top: the likeliest tokens there, the likeliest first; of equals the lower id.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def likely(logits: Tensor, token: int, top: int) -> Likely:
+    """How likely `token` was among the logits (vocab,), beside the `top` likeliest."""
+    scores = logits.double().numpy()
+    highest = scores.max()
+    chances = scores - (highest + np.log(np.exp(scores - highest).sum()))
+    first: NDArray[np.int64] = np.argsort(-chances, kind="stable")[:top] if top else np.arange(0)
+    return Likely(
+        token, float(chances[token]), tuple((int(one), float(chances[one])) for one in first)
+    )
 
 
 def keep(scores: Logits, settings: Settings) -> Logits:
@@ -98,11 +167,15 @@ def noise(seed: int, position: int, tokens: NDArray[np.int64]) -> Logits:
     return np.asarray(-np.log(-np.log(even)))
 
 
-def _penalize(scores: Logits, penalty: float, history: Sequence[int]) -> Logits:
+def _penalize(scores: Logits, settings: Settings, history: Sequence[int], begun: int) -> Logits:
     scores = scores.copy()
-    seen = np.unique(np.fromiter(history, dtype=np.int64))
+    for token, value in settings.bias:
+        scores[token] += value
+    seen, penalty = np.unique(np.fromiter(history, dtype=np.int64)), settings.repetition_penalty
     old = scores[seen]
     scores[seen] = np.where(old < 0, old * penalty, old / penalty)
+    said, times = np.unique(np.fromiter(history[begun:], dtype=np.int64), return_counts=True)
+    scores[said] -= settings.presence_penalty + times * settings.frequency_penalty
     return scores
 
 
