@@ -25,7 +25,8 @@ from ..placement import join_window
 from ..view import Floats
 from .dice import Dice, DiceOf
 from .movers import mover_of
-from .routers import Request, router_of
+from .request import Request
+from .routers import router_of
 from .scenario import Moving, Scenario
 from .world import World
 
@@ -245,6 +246,7 @@ class Simulation:
     def _change(self, kind: str, what: object, now: float) -> None:
         """Peers come and go, move, and are measured."""
         world, placing = self._world, self._scenario.placing
+        self._trace.update(pack("<d", now) + f"{kind} {what}".encode())
         match kind, what:
             case "dies", int(i):
                 world.announce(i, None)

@@ -1,0 +1,182 @@
+"""The routers that ours is measured against.
+
+They get more than they would have in life, so that a win over them is one:
+
+    petals   the shortest path by round trip and claimed rate, blind to load (algorithms.md 2.2);
+             reads all records each 60 s, knows every round trip
+    swarm    our own Wheels, which are SWARM's IWRR; all records each 30 s
+    random   any living peer that serves the block
+    po3      of three such peers, by their queues of this instant, the soonest per block
+    greedy   of all of them: an oracle
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..blocks import BlockRange
+from ..wiring import Member, Wheels
+from .dice import Dice
+from .request import Request
+from .world import World
+
+PETALS_HOP_S = 0.018  # sequence_manager.py: "empirically measured"
+PETALS_REFRESH_S = 60.0
+PETALS_BAN_S = 15.0
+SWARM_REFRESH_S = 30.0
+
+
+class Fresh:
+    """random, po3 and greedy: by the peers of this instant."""
+
+    def __init__(self, world: World, dice: Dice, look_at: int) -> None:
+        """look_at: how many peers' queues are read; 0 for all."""
+        self._world, self._dice, self._look_at = world, dice, look_at
+        self.control_bytes = 0.0
+        self._serving: dict[int, list[int]] = {}
+        self._version = -1
+
+    def _peers(self, at: int) -> list[int]:
+        world = self._world
+        if self._version != world.version:
+            self._serving.clear()
+            self._version = world.version
+        found = self._serving.get(at)
+        if found is None:
+            mask = world.alive & (world.start <= at) & (world.stop > at)
+            found = self._serving[at] = np.flatnonzero(mask).tolist()
+        return found
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        world, dice = self._world, self._dice
+        peers = self._peers(request.at)
+        if not peers:
+            return None
+        if self._look_at:
+            peers = [peers[dice.randrange(len(peers))] for _ in range(self._look_at)]
+            if self._look_at > 1:
+                self.control_bytes += 4 * self._look_at * world.scenario.control.probe_bytes
+        rows = np.array(peers)
+        blocks = world.stop[rows] - request.at
+        x, y = world.places[rows].T
+        eta = np.hypot(x - request.place[0], y - request.place[1])
+        eta = eta * (world.scenario.links.world_ms / 1000) + world.access[rows] + request.access_s
+        eta += np.where(world.lies_load[rows], 0.0, np.maximum(world.busy_until[rows] - now, 0.0))
+        eta += blocks * request.tokens / world.claims[rows]
+        best = int(rows[(eta / blocks).argmin()])
+        return best, int(world.stop[best])
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        pass
+
+    def failed(self, request: Request, now: float) -> None:
+        pass
+
+    def patience_s(self, request: Request) -> float:
+        return 60.0
+
+
+class Petals:
+    """The shortest path, a server always run to its span's end; bans double from 15 s."""
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self._world = world
+        self.control_bytes = 0.0
+        self._read_s: dict[int, float] = {}
+        self._next: dict[int, list[int]] = {}
+        self._banned: dict[tuple[int, int], tuple[float, int]] = {}
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        client = request.client
+        if now - self._read_s.get(client, -math.inf) >= PETALS_REFRESH_S:
+            self._plan(request, now)
+        peer = self._next[client][request.at]
+        if peer < 0:
+            self._plan(request, now)
+            peer = self._next[client][request.at]
+        return None if peer < 0 else (peer, int(self._world.stop[peer]))
+
+    def _plan(self, request: Request, now: float) -> None:
+        world, client = self._world, request.client
+        self._read_s[client] = now
+        control = world.scenario.control
+        living = np.flatnonzero(world.alive)
+        self.control_bytes += 2 * len(living) * control.record_bytes
+        free = [i for i in living.tolist() if self._banned.get((client, i), (0.0, 0))[0] <= now]
+        rows = np.array(free, dtype=np.int64)
+        start, stop = world.start[rows], world.stop[rows]
+        rtt = np.array([2 * world.owd_s(i, request.access_s, request.place) for i in free])
+        unit = request.tokens / np.array([world.claim(i) for i in free])
+        togo = np.full(world.total + 1, np.inf)
+        togo[-1] = 0.0
+        chosen = [-1] * world.total
+        for at in range(world.total - 1, -1, -1):
+            cost = np.where(
+                (start <= at) & (stop > at), rtt + PETALS_HOP_S + (stop - at) * unit, np.inf
+            )
+            if len(cost):
+                cost = cost + togo[stop]
+                i = int(cost.argmin())
+                if math.isfinite(cost[i]):
+                    togo[at], chosen[at] = cost[i], free[i]
+        self._next[client] = chosen
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        self._banned.pop((request.client, request.peer), None)
+
+    def failed(self, request: Request, now: float) -> None:
+        key = (request.client, request.peer)
+        fails = self._banned.get(key, (0.0, 0))[1]
+        self._banned[key] = (now + PETALS_BAN_S * 2**fails, min(fails + 1, 8))
+        self._read_s[request.client] = -math.inf
+
+    def patience_s(self, request: Request) -> float:
+        return 60.0
+
+
+class Swarm:
+    """SWARM's wiring: a wheel per boundary and client."""
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self._world, self._dice = world, dice
+        self.control_bytes = 0.0
+        self._wheels: dict[int, Wheels] = {}
+        self._read_s: dict[int, float] = {}
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        world, client = self._world, request.client
+        wheels = self._wheels.get(client)
+        if wheels is None:
+            wheels = self._wheels[client] = Wheels(self._dice.random)
+        if now - self._read_s.get(client, -math.inf) >= SWARM_REFRESH_S:
+            self._read(client, wheels, now)
+        hop = wheels.choose(request.at, world.total, request.tokens)
+        if hop is None:
+            self._read(client, wheels, now)
+            hop = wheels.choose(request.at, world.total, request.tokens)
+        return None if hop is None else (int(hop.peer), hop.blocks.stop)
+
+    def _read(self, client: int, wheels: Wheels, now: float) -> None:
+        world = self._world
+        self._read_s[client] = now
+        order = (1, int(now))
+        wheels.update(
+            {
+                str(i): Member(BlockRange(int(world.start[i]), int(world.stop[i])), order)
+                for i in world.living()
+            }
+        )
+        self.control_bytes += 2 * len(world.living()) * world.scenario.control.record_bytes
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        blocks = request.stop - request.at
+        elapsed_s = now - request.sent_s
+        self._wheels[request.client].answered(str(request.peer), elapsed_s, request.tokens, blocks)
+
+    def failed(self, request: Request, now: float) -> None:
+        self._wheels[request.client].failed(str(request.peer))
+
+    def patience_s(self, request: Request) -> float:
+        return 60.0

@@ -1,0 +1,206 @@
+"""Our router in the simulator: the daemon's own objects, fed with what a client can know.
+
+That is records that it pulled a while ago, the queues that peers told, and its own measurements:
+Finder and PeerHistory do the rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...errors import MissingBlocks
+from ..blocks import BlockRange
+from ..history import PeerHistory, aged_queue_s
+from ..routing import ALTERNATES, Finder, Offer
+from ..view import OBSERVATIONS_TO_TRUST, RTT_UNKNOWN_S, Columns, Floats
+from .dice import Dice
+from .request import Request
+from .world import World
+
+CHUNK_TOKENS = 128  # of a prefill in the daemon
+STRANGER = PeerHistory()
+
+
+class _Client:
+    """What one of our clients knows: rows of the world that it has records of."""
+
+    __slots__ = (
+        "busy", "columns", "finders", "heard_s", "histories", "in_flight_s", "known",
+        "pulled_s", "told_s", "usual_tokens_s",
+    )  # fmt: skip
+
+    def __init__(self, world: World) -> None:
+        size = world.size
+        self.columns = Columns(
+            name=world.name,
+            start=np.zeros(size, dtype=np.int64),
+            stop=np.ones(size, dtype=np.int64),
+            block_s=np.ones(size),
+            rtt_s=np.full(size, RTT_UNKNOWN_S),
+            queue_s=np.zeros(size),
+            room=np.full(size, 1e15),
+            byte_s=np.zeros(size),
+            cached=np.zeros(size),
+        )
+        self.known: dict[int, float] = {}  # when the record was read
+        self.busy: dict[int, float] = {}  # until when not to ask
+        self.histories: dict[int, PeerHistory] = {}
+        self.told_s: Floats = np.zeros(size)
+        self.heard_s: Floats = np.full(size, -1e9)
+        self.in_flight_s: Floats = np.zeros(size)
+        self.pulled_s = -math.inf
+        self.usual_tokens_s = math.inf
+        self.finders: dict[int, tuple[float, Finder]] = {}
+
+
+class Ours:
+    """The daemon's router: a finder over what is known, and every hop bound late."""
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self._world, self._dice = world, dice
+        self.control_bytes = 0.0
+        self._clients: dict[int, _Client] = {}
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        client = self._clients.get(request.client)
+        if client is None:
+            client = self._clients[request.client] = _Client(self._world)
+        for forced in (False, True):
+            self._pull(client, now, forced)
+            finder = self._finder(client, request, now)
+            if finder is None:
+                continue
+            offers = self._offers(client, finder, request, now)
+            if offers:
+                size = request.tokens / self._sized(request.tokens)
+                row, stop, _ = finder.bind(request.at, offers, size=size)
+                blocks = stop - request.at
+                request.work_s = blocks * request.tokens * float(client.columns.block_s[row])
+                client.in_flight_s[row] += request.work_s
+                return row, stop
+        return None
+
+    def _pull(self, client: _Client, now: float, forced: bool) -> None:
+        """Read some records; more of them the longer ago the last were read."""
+        world, control = self._world, self._world.scenario.control
+        missed = now - client.pulled_s
+        if not forced and missed < control.pull_s:
+            return
+        living = world.living()
+        client.finders.clear()
+        first = control.view_max if not client.known else 0
+        count = max(first, round(control.pull_records * min(max(missed / control.pull_s, 1), 4)))
+        read = living if count >= len(living) else self._dice.sample(living, count)
+        client.pulled_s = now
+        client.usual_tokens_s = float(np.median(world.claims[read])) if read else math.inf
+        self.control_bytes += 2 * len(read) * control.record_bytes
+        for i in read:
+            client.known.pop(i, None)
+            client.known[i] = now
+            self._note(client, i)
+        while len(client.known) > control.view_max:
+            gone = next(iter(client.known))
+            self._forget(client, gone)
+
+    def _note(self, client: _Client, i: int) -> None:
+        world, columns = self._world, client.columns
+        columns.start[i], columns.stop[i] = world.start[i], world.stop[i]
+        columns.byte_s[i] = world.byte_s(i)
+        if client.busy.get(i) == math.inf:
+            del client.busy[i]
+        history = client.histories.get(i)
+        claim = world.claim(i)
+        columns.block_s[i] = (history or STRANGER).block_s(
+            claim, CHUNK_TOKENS, usual_tokens_s=client.usual_tokens_s
+        )
+
+    def _forget(self, client: _Client, i: int) -> None:
+        client.known.pop(i, None)
+
+    def _sized(self, tokens: int) -> float:
+        """Steps of about one size share a finder."""
+        return float(4 ** round(math.log2(max(tokens, 1)) / 2))
+
+    def _finder(self, client: _Client, request: Request, now: float) -> Finder | None:
+        world = self._world
+        sized = self._sized(request.tokens)
+        key = int(sized)
+        made = client.finders.get(key)
+        if made is not None and now - made[0] < world.scenario.control.fresh_s:
+            return made[1]
+        rows = np.fromiter(client.known, np.int64, len(client.known))
+        if client.busy:
+            client.busy = {i: until for i, until in client.busy.items() if until > now}
+            rows = rows[[i not in client.busy for i in rows.tolist()]]
+        columns = client.columns
+        told = aged_queue_s(client.told_s[rows], now - client.heard_s[rows])
+        columns.queue_s[rows] = told + client.in_flight_s[rows]
+        try:
+            finder = Finder(
+                columns, BlockRange(0, world.total), rows=rows, tokens=sized,
+                row_bytes=world.scenario.model.row_bytes, draw=self._draw,
+            )  # fmt: skip
+        except MissingBlocks:
+            return None
+        client.finders[key] = (now, finder)
+        return finder
+
+    def _draw(self, mean: float) -> float:
+        return self._dice.expovariate(1.0 / mean)
+
+    def _offers(self, client: _Client, finder: Finder, request: Request, now: float) -> list[Offer]:
+        """Ask the planned peer and some alternates for their queues, all at once."""
+        world = self._world
+        planned, _ = finder.planned(request.at)
+        asked = [planned, *finder.alternates(request.at, ALTERNATES, self._dice.randrange)]
+        self.control_bytes += 4 * len(asked) * world.scenario.control.probe_bytes
+        offers = []
+        for i in asked:
+            if client.busy.get(i, 0.0) > now:
+                continue
+            serves = world.start[i] <= request.at and world.stop[i] >= client.columns.stop[i]
+            if not world.alive[i] or not serves:
+                self._forget(client, i)  # no answer, or "not mine any more"
+                client.busy[i] = math.inf
+                continue
+            queue_s = world.told_queue_s(i, now)
+            self._heard(client, request, i, queue_s, now)
+            offers.append(Offer(i, queue_s))
+        return offers
+
+    def _heard(self, client: _Client, request: Request, i: int, queue_s: float, now: float) -> None:
+        client.told_s[i], client.heard_s[i] = queue_s, now
+        client.columns.rtt_s[i] = 2 * self._world.owd_s(i, request.access_s, request.place)
+
+    def answered(self, request: Request, queue_s: float, now: float) -> None:
+        client, i = self._clients[request.client], request.peer
+        client.in_flight_s[i] = max(0.0, client.in_flight_s[i] - request.work_s)
+        history = client.histories.get(i)
+        if history is None:
+            history = client.histories[i] = PeerHistory()
+        history.rtt_s = 2 * self._world.owd_s(i, request.access_s, request.place)
+        history.rtt_s += self._world.road_s(i, request.tokens)
+        elapsed_s = now - request.sent_s
+        blocks = request.stop - request.at
+        # A long request is many steps to the daemon: each of its chunks is an observation.
+        chunks = min(1 + request.tokens // CHUNK_TOKENS, OBSERVATIONS_TO_TRUST)
+        for _ in range(chunks):
+            history.answered(elapsed_s, request.tokens, blocks, queue_s=request.waited_s)
+        client.columns.block_s[i] = history.block_s(
+            self._world.claim(i), CHUNK_TOKENS, usual_tokens_s=client.usual_tokens_s
+        )
+        client.told_s[i], client.heard_s[i] = queue_s, now
+
+    def failed(self, request: Request, now: float) -> None:
+        client, i = self._clients[request.client], request.peer
+        client.in_flight_s[i] = max(0.0, client.in_flight_s[i] - request.work_s)
+        history = client.histories.setdefault(i, PeerHistory())
+        history.failed(now)
+        client.busy[i] = now + 60.0
+        self._forget(client, i)
+
+    def patience_s(self, request: Request) -> float:
+        history = self._clients[request.client].histories.get(request.peer)
+        return (history or PeerHistory()).patience_s(request.tokens, request.stop - request.at)
