@@ -30,6 +30,12 @@ def up(
     replicas: Annotated[int, typer.Option(min=1, help="How many nodes serve each block.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Of each node.")] = 1,
     ready_s: Annotated[float, typer.Option(min=1, help="How long to wait for all of them.")] = 120,
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated", help="Each in a network of its own, for chaos (Linux, as root)."
+        ),
+    ] = False,
     home: Home = None,
     offline: Offline = False,
     json: Json = False,
@@ -47,7 +53,7 @@ def up(
 
     plan = make_plan(
         model, home, nodes=nodes, replicas=replicas, threads=threads, offline=offline,
-        ready_s=ready_s,
+        ready_s=ready_s, isolated=isolated,
     )  # fmt: skip
     with ended_by_signals():
         net = start_testnet(plan, tell=lambda seat: note(f"{seat.name} serves {_blocks(seat)}"))
@@ -139,6 +145,56 @@ def logs(
         raise UserError(f"no log of a node {name} under {log.parent.parent}")
     for line in last_lines(log, lines):
         say(line)
+
+
+@testnet.command()
+def chaos(
+    seed: Annotated[int, typer.Option(help="The same seed plans the same faults.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long faults come.")] = 2.0,
+    sessions: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 8,
+    kill: Annotated[bool, typer.Option("--kill", help="SIGKILL, and start anew later.")] = False,
+    stall: Annotated[bool, typer.Option("--stall", help="SIGSTOP for some seconds.")] = False,
+    slow: Annotated[bool, typer.Option("--slow", help="A quarter of its speed.")] = False,
+    partition: Annotated[
+        bool, typer.Option("--partition", help="Cut off; after testnet up --isolated.")
+    ] = False,
+    join: Annotated[bool, typer.Option("--join", help="A new node comes, and leaves.")] = False,
+    leave: Annotated[bool, typer.Option("--leave", help="SIGTERM; it comes back.")] = False,
+    uncover: Annotated[
+        bool, typer.Option("--uncover", help="Blocks may be left without any node.")
+    ] = False,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Break the testnet's nodes under load, and check that nobody who asks notices.
+
+    Without a kind of fault, all that can be had here. Each session is held against its undisturbed
+    run. Exit code 1 when a rule broke; the last line says which, and the command that repeats it.
+
+    \b
+    Examples:
+      potluck testnet up --nodes 8 --replicas 2 && potluck testnet chaos --seed 7
+      potluck testnet chaos --seed 7 --minutes 0.5 --kill --stall
+    """
+    from ..node.chaos import Wish
+    from ..node.testnet import find_testnet
+    from ..swarm.chaos import KINDS
+    from .chaos import play
+    from .logs import show_logs
+
+    show_logs("error")
+    place = _home(home)
+    given = (kill, stall, slow, partition, join, leave)
+    asked = tuple(kind for kind, wanted in zip(KINDS, given, strict=True) if wanted)
+    isolated = find_testnet(place).roster.isolated
+    kinds = asked or tuple(kind for kind in KINDS if isolated or kind != "partition")
+    words = [f"--seed {seed} --minutes {minutes:g} --sessions {sessions}"]
+    words += [f"--{kind}" for kind in asked]
+    words += ["--uncover"] if uncover else []
+    words += [f"--home {home}"] if home else []
+    again = f"potluck testnet chaos {' '.join(words)}"
+    wish = Wish(seed, 60 * minutes, kinds, sessions, uncover)
+    raise typer.Exit(play(wish, place, again, json=json))
 
 
 @testnet.command()

@@ -57,6 +57,7 @@ class Roster:
     """A testnet on disk. program and environment: how its nodes are started.
 
     owner: who ends it: a launcher at work, a demo, a test; None when it was left running.
+    isolated: each node has a network of its own (islands.py).
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Roster:
     environment: Mapping[str, str]
     seats: dict[str, Seat]
     owner: ProcessId | None = None
+    isolated: bool = False
 
     @property
     def runs(self) -> bool:
@@ -126,4 +128,5 @@ def _roster(folder: Path, told: dict[str, Any]) -> Roster:
         environment=told["environment"],
         seats={seat.name: seat for seat in seats},
         owner=ProcessId(**told["owner"]) if told["owner"] else None,
+        isolated=told.get("isolated", False),
     )

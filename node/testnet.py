@@ -14,6 +14,7 @@ was born with (process.py).
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -25,10 +26,12 @@ from pathlib import Path
 
 from ..errors import LocalError, PotluckError, UserError
 from .config import RUNNING, TESTNET
+from .islands import address_of, make_island, on_island, remove_islands, why_not
 from .process import ProcessId, end, find, marked, process_id, start
 from .roster import STATE, Roster, Seat
 
 LOG = "log"
+COUNTS = " counts "  # in the line that a node logs on SIGUSR1
 MARK = "POTLUCK_TESTNET"  # in the environment of every node: the folder of its testnet
 GRACE_S = 3.0  # to withdraw and close: a node of a testnet has no long sessions to see off
 READY_S = 120.0  # guess: a few GiB from a cold disk, several nodes at once
@@ -46,6 +49,7 @@ class Plan:
 
     threads: of each node; one, because OpenMP's spinning barriers make several processes on few
     cores collapse: four nodes of two threads each took 69 steps a second, of one thread each 250.
+    isolated: each node in a network of its own, which can be cut off (islands.py).
     """
 
     home: Path
@@ -57,6 +61,7 @@ class Plan:
     threads: int = 1
     offline: bool = False
     ready_s: float = READY_S
+    isolated: bool = False
 
     @property
     def folder(self) -> Path:
@@ -80,6 +85,7 @@ class Plan:
             },
             seats={name: Seat(name, *span) for name, span in zip(names, spans, strict=True)},
             owner=owner,
+            isolated=self.isolated,
         )
 
 
@@ -137,11 +143,50 @@ class LocalSwarm:
 
     def restart(self, name: str, *, ready_s: float = READY_S) -> Seat:
         """Start a dead node anew under its old identity. Raises UserError when it lives."""
-        if self.seat(name).process is not None:
-            raise UserError(f"{name} lives: potluck testnet kill {name} first")
-        self._launch(name, self.join)
+        self.launch(name, self.join)
         self._await([name], time.monotonic() + ready_s, lambda seat: None)
         return self.seat(name)
+
+    def launch(self, name: str, join: Sequence[str]) -> None:
+        """Begin to start a dead node, which `ready` waits for. Raises UserError when it lives."""
+        if self.seat(name).process is not None:
+            raise UserError(f"{name} lives: potluck testnet kill {name} first")
+        self._launch(name, join)
+
+    def ready(self, name: str) -> Seat | None:
+        """A node that was launched, once it serves. Raises PotluckError when it ended before."""
+        if (ready := self._ready(name)) is not None:
+            self.roster.note(ready)
+        elif (code := self._children[name].poll()) is not None:
+            raise self._failure(name, f"ended with code {code}", bad_input=code == 2)
+        return ready
+
+    def add(self, name: str, start: int, stop: int) -> None:
+        """One more seat, of which nothing runs yet."""
+        self.roster.note(Seat(name, start, stop))
+
+    def remove(self, name: str) -> None:
+        """Forget the seat of a dead node. Raises UserError when it lives."""
+        if self.seat(name).process is not None:
+            raise UserError(f"{name} lives: potluck testnet kill {name} first")
+        del self.roster.seats[name]
+        self.roster.write()
+        (child := self._children.pop(name, None)) is None or child.wait()
+
+    def log_bytes(self, name: str) -> int:
+        """How much a node has logged so far."""
+        log = self._home(name, LOG)
+        return log.stat().st_size if log.is_file() else 0
+
+    def counts(self, name: str, since: int) -> dict[str, int] | None:
+        """What a node said is open in it, behind byte `since` of its log; it does so on SIGUSR1."""
+        with self._home(name, LOG).open("rb") as file:
+            file.seek(since)
+            lines = file.read().decode("utf-8", "replace").split("\n")[:-1]  # whole ones
+        said = [line for line in lines if COUNTS in line]
+        if not said:
+            return None
+        return {key: int(number) for key, number in re.findall(r"(\w+)=(\d+)", said[-1])}
 
     def reap(self) -> None:
         """Wait for the children of this process that have ended."""
@@ -170,8 +215,14 @@ class LocalSwarm:
             before.wait()
         blocks = f"{seat.start}:{seat.stop}"
         joining = [part for address in join for part in ("--join", address)]
+        own = ["--home", str(self._home(name)), "--blocks", blocks]
+        command = [*self.roster.program, *own, *joining]
+        if self.roster.isolated:
+            make_island(self.roster.folder, name)
+            command += ["--listen", address_of(self.roster.folder, name)]
+            command = on_island(self.roster.folder, name, command)
         child = start(
-            [*self.roster.program, "--home", str(self._home(name)), "--blocks", blocks, *joining],
+            command,
             mark=(MARK, str(self.roster.folder)),
             environment=self.roster.environment,
             log=self._home(name, LOG),
@@ -286,6 +337,7 @@ def take_down(home: Path, *, grace_s: float = GRACE_S) -> int:
         ended |= set(found)
     else:
         raise LocalError(f"something goes on starting nodes under {folder}")
+    remove_islands(folder)
     for left in [*folder.glob(f"*/{RUNNING}"), *folder.glob(f".{STATE}.*"), folder / STATE]:
         left.unlink(missing_ok=True)
     return len(ended)
@@ -305,6 +357,8 @@ def last_lines(log: Path, count: int, *, bytes_max: int = 1 << 20) -> list[str]:
 def _claim(plan: Plan, program: Sequence[str]) -> LocalSwarm:
     """Make the testnet's folder ours. Raises UserError when a testnet lives there."""
     folder = plan.folder
+    if plan.isolated and (why := why_not()) is not None:
+        raise UserError(f"no networks of their own: {why}; start without --isolated")
     roster = plan.roster(program, process_id())
     runs = UserError(f"a testnet runs already: potluck testnet down --home {plan.home} ends it")
     try:

@@ -1,0 +1,108 @@
+"""Chaos by many seeds (issue D, bar 6): `python -m integration.chaos_seeds --seeds 20 --minutes 2`.
+
+Eight nodes, each block four times; one testnet lives through all seeds, so that what a run leaves
+behind shows in the next. As root each node has a network of its own, and is cut off at times too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from potluck.cli.main import main as potluck
+from potluck.node.chaos import quantile
+from potluck.node.islands import why_not
+from potluck.node.testnet import take_down
+
+NODES, REPLICAS = 8, 4
+
+
+def measure(
+    seeds: int = 20, minutes: float = 2.0, first: int = 1, *kinds: str, isolated: bool | None = None
+) -> dict[str, Any]:
+    """Run them; figures as in the bar. isolated: by default, where it can be had."""
+    isolated = why_not() is None if isolated is None else isolated
+    with tempfile.TemporaryDirectory(prefix="potluck-chaos-") as folder:
+        home = ["--home", folder]
+        up = ["testnet", "up", "--nodes", str(NODES), "--replicas", str(REPLICAS), *home]
+        try:
+            if code := potluck([*up, *(["--isolated"] if isolated else [])]):
+                raise RuntimeError(f"no testnet: exit code {code}")
+            runs = []
+            for seed in range(first, first + seeds):
+                runs.append(_one(seed, minutes, kinds, home))
+                print(_row(runs[-1]), flush=True)
+        finally:
+            take_down(Path(folder), grace_s=0)
+    return _summary(runs)
+
+
+def _one(seed: int, minutes: float, kinds: tuple[str, ...], home: list[str]) -> dict[str, Any]:
+    said = io.StringIO()
+    words = ["testnet", "chaos", "--seed", str(seed), "--minutes", str(minutes), *kinds, *home]
+    with contextlib.redirect_stdout(said):
+        code = potluck([*words, "--json"])
+    if not said.getvalue():
+        raise RuntimeError(f"seed {seed} ended with {code} and said nothing")
+    found: dict[str, Any] = json.loads(said.getvalue())
+    return found | {"load": round(os.getloadavg()[0], 1)}
+
+
+def _row(run: dict[str, Any]) -> str:
+    names = ("faults", "sessions", "finished", "hops_lost", "stall_s_p50", "stall_s_p95")
+    names += ("stall_s_max", "covered_s_p95", "covered_s_max", "load")
+    told = "  ".join(f"{name} {run[name]}" for name in names)
+    failed = "".join(f"\n    BROKEN: {failure}" for failure in run["failures"])
+    return f"seed {run['seed']}: {'holds' if run['holds'] else 'BROKEN'}  {told}{failed}"
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    covered = [made["covered_s"] for run in runs for made in run["made"] if made["covered_s"]]
+    kinds = sorted({made["kind"] for run in runs for made in run["made"]})
+    found: dict[str, Any] = {
+        "holds": all(run["holds"] for run in runs),
+        "seeds": [run["seed"] for run in runs],
+        "broken": {run["seed"]: run["failures"] for run in runs if run["failures"]},
+        "faults": sum(run["faults"] for run in runs),
+        "sessions": sum(run["sessions"] for run in runs),
+        "finished": sum(run["finished"] for run in runs),
+        "tokens": sum(run["tokens"] for run in runs),
+        "hops_lost": sum(run["hops_lost"] for run in runs),
+        "covered_s_p50": quantile(covered, 0.5),
+        "covered_s_p95": quantile(covered, 0.95),
+        "covered_s_max": max(covered, default=None),
+        "directory_bare_s_max": max(run["directory_bare_s"] for run in runs),
+        "load": [run["load"] for run in runs],
+    }
+    for kind in kinds:
+        made = [one for run in runs for one in run["made"] if one["kind"] == kind]
+        stalls = [stall_s for one in made for stall_s in one["stalls_s"]]
+        found[kind] = {
+            "faults": len(made),
+            "sessions_hit": len(stalls),
+            "stall_s_p50": quantile(stalls, 0.5),
+            "stall_s_p95": quantile(stalls, 0.95),
+            "stall_s_max": max(stalls, default=None),
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("kinds", nargs="*", help="kill, stall, ...: these alone")
+    asked = parser.parse_args()
+    kinds = [f"--{kind}" for kind in asked.kinds]
+    print(json.dumps(measure(asked.seeds, asked.minutes, asked.first, *kinds), indent=1))
+
+
+if __name__ == "__main__":
+    main()
