@@ -29,6 +29,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 _CHUNK = 1024  # positions by which a table grows
+_ONE = np.float32(1)
 _DIGITS = Context(prec=30)  # far beyond a double: rounding it never depends on the last one
 # pi / 2 in parts of 24 bits, so that a multiple below 2**29 of the first two is exact
 _HALF_PI = (1.570796251296997, 7.549789415861596e-08, 5.390302858158119e-15)
@@ -50,18 +51,21 @@ def frequencies(spec: RopeSpec, rotary: int, *, stretched: bool = False) -> tupl
     """Angles per position of each pair, (rotary / 2,), and the factor on cosine and sine.
 
     stretched: for longrope, the angles of sessions beyond the positions of training.
+
+    Each step is rounded to fp32 as transformers rounds it: thousands of positions on, one rounding
+    more or fewer is seen in the logits (8e-4 at 6,000).
     """
     periods = _periods(_ln(spec.theta), rotary)
     if spec.kind == "linear":
-        return (1 / periods / spec.factor).astype(np.float32), 1.0
+        return _ONE / periods / np.float32(spec.factor), 1.0
     if spec.kind == "llama3":
-        return _llama3(spec, 1 / periods).astype(np.float32), 1.0
+        return _llama3(spec, _ONE / periods), 1.0
     if spec.kind == "yarn":
-        return _yarn(spec, rotary, periods).astype(np.float32), _yarn_factor(spec)
+        return _yarn(spec, rotary, periods), _yarn_factor(spec)
     if spec.kind == "longrope":
-        slowed = periods * np.array(spec.long if stretched else spec.short, np.float64)
-        return (1 / slowed).astype(np.float32), _longrope_factor(spec)
-    return (1 / periods).astype(np.float32), 1.0
+        slowed = periods * np.array(spec.long if stretched else spec.short, np.float32)
+        return _ONE / slowed, _longrope_factor(spec)
+    return _ONE / periods, 1.0
 
 
 def sin_cos(angles: Floats) -> tuple[Doubles, Doubles]:
@@ -131,7 +135,7 @@ class Angles:
             for end in range(at + 1, stop + 1)
         ]
         logs = [_ln(spec.theta) + power * _ln(one) for one in stretches]
-        return (1 / _periods(np.array(logs)[:, None], self._rotary)).astype(np.float32)
+        return _ONE / _periods(np.array(logs)[:, None], self._rotary)
 
 
 class Ropes:
@@ -183,9 +187,10 @@ def is_stretched(rope: RopeSpec, session_tokens: int) -> bool:
     return rope.kind == "longrope" and session_tokens > rope.original_positions
 
 
-def _periods(log_theta: float | Doubles, rotary: int) -> Doubles:
+def _periods(log_theta: float | Doubles, rotary: int) -> Floats:
     """Positions in which each pair turns by one radian: theta ** (2 i / rotary)."""
-    return _exp(np.arange(0, rotary, 2, dtype=np.float64) / rotary * log_theta)
+    exponents = np.arange(0, rotary, 2, dtype=np.float32) / np.float32(rotary)
+    return _exp(exponents.astype(np.float64) * log_theta).astype(np.float32)
 
 
 def _ln(x: float) -> float:
@@ -203,7 +208,7 @@ def _exp(x: Doubles) -> Doubles:
     return np.ldexp(found, doublings.astype(np.int32))
 
 
-def _llama3(spec: RopeSpec, plain: Doubles) -> Doubles:
+def _llama3(spec: RopeSpec, plain: Floats) -> Floats:
     """Long waves are stretched, short ones kept, those between blended."""
     low_wave = spec.original_positions / spec.low_freq_factor
     high_wave = spec.original_positions / spec.high_freq_factor
@@ -214,10 +219,10 @@ def _llama3(spec: RopeSpec, plain: Doubles) -> Doubles:
     )
     blended = (1 - smooth) * stretched / spec.factor + smooth * stretched
     between = (wave >= high_wave) & (wave <= low_wave)
-    return np.where(between, blended, stretched)
+    return np.where(between, blended, stretched).astype(np.float32, copy=False)
 
 
-def _yarn(spec: RopeSpec, rotary: int, periods: Doubles) -> Doubles:
+def _yarn(spec: RopeSpec, rotary: int, periods: Floats) -> Floats:
     """YaRN (Peng et al., 2023): interpolate slow pairs, keep fast ones, ramp between."""
 
     def pair_of(rotations: float) -> float:
@@ -230,8 +235,10 @@ def _yarn(spec: RopeSpec, rotary: int, periods: Doubles) -> Doubles:
     low, high = max(low, 0), min(high, rotary - 1)
     if low == high:
         high += 0.001  # transformers' guard against a division by zero
-    ramp = np.clip((np.arange(rotary // 2, dtype=np.float64) - low) / (high - low), 0, 1)
-    return ramp / (spec.factor * periods) + (1 - ramp) / periods
+    ramp = np.clip((np.arange(rotary // 2, dtype=np.float32) - low) / (high - low), 0, 1)
+    kept = 1 - ramp
+    found: Floats = 1 / (spec.factor * periods) * (1 - kept) + 1 / periods * kept
+    return found
 
 
 def _yarn_factor(spec: RopeSpec) -> float:
