@@ -30,7 +30,7 @@ def test_every_python_file_stands_in_a_package() -> None:
 
 
 def test_only_what_belongs_there_stands_at_the_root() -> None:
-    """Any other module at the root would be shipped as one of ours; setup.py says that it is not."""
+    """Any other module at the root would be shipped as one of ours; setup.py leaves itself out."""
     assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "errors.py", "setup.py"}
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
     allowed = {"node", "dht", "swarm", "crypto", "cli", "tests", "integration"}
