@@ -146,6 +146,8 @@ class Simulation:
         rate = self._rate
         if load.flash_at_s <= now < load.flash_at_s + load.flash_s:
             rate *= load.flash_times
+        if now < load.ramp_s:
+            rate *= max(0.1, now / load.ramp_s)
         if load.arrivals == "poisson":
             return self._dice.expovariate(rate)
         return self._dice.gammavariate(load.shape, 1 / (rate * load.shape))

@@ -73,6 +73,9 @@ class Load:
     tokens_max: int = 8192
     deadline_s: float = 5.0
     deadline_token_s: float = 0.0  # more for each token
+    ramp_s: float = (
+        0.0  # the load rises from a tenth within; cold clients learn the peers meanwhile
+    )
     flash_at_s: float = 0.0  # a flash crowd: from here,
     flash_s: float = 0.0  # for so long,
     flash_times: float = 3.0  # so many times the load
@@ -125,7 +128,7 @@ class Scenario:
 SHARES = {"share", "relayed", "loss", "burst_share"}
 MAY_BE_ZERO = SHARES | {
     "spread", "warm_s", "access_ms_min", "world_ms", "detect_s", "deadline_token_s", "flash_at_s",
-    "flash_s", "row_bytes", "copies", "record_bytes", "probe_bytes", "move_s",
+    "flash_s", "ramp_s", "row_bytes", "copies", "record_bytes", "probe_bytes", "move_s",
 }  # fmt: skip
 
 
