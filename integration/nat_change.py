@@ -24,7 +24,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .nat_ground import open_ground
-from .nat_lab import RTT_S, Town
+from .nat_lab import RTT_S
+from .nat_town import Town
 
 SUSPENDED_S = 20.0
 OUTAGE_S = 20.0

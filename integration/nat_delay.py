@@ -2,7 +2,9 @@
 
     wan ──▶ table 7 ──▶ tun ──▶ this process, `delay_s` later ──▶ tun ──▶ the main table ──▶ wan
 
-Runs in the namespace of the internet, until killed: `python -m integration.nat_delay 0.02`.
+Runs in the namespace of the internet, until killed: `python -m integration.nat_delay 0.02`; with
+`six` behind it, IPv6 waits too. (What this namespace itself says to its neighbours does not: there
+is nobody beyond the tun who could tell it where they are.)
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
@@ -28,15 +31,17 @@ def open_tun(name: str) -> int:
     return tun
 
 
-def divert(name: str) -> None:
+def divert(name: str, families: Sequence[str]) -> None:
     """Send what comes from a WAN through the tun, and what comes from there on its way."""
-    for command in (
-        f"ip link set {name} up",
-        f"ip route add default dev {name} table {TABLE}",
-        f"ip rule add iif {name} lookup main priority 50",
-        f"ip rule add lookup {TABLE} priority 60",
-    ):
-        subprocess.run(command.split(), check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    for family in families:
+        for command in (
+            f"route add default dev {name} table {TABLE}",
+            f"rule add iif {name} lookup main priority 50",
+            "rule add iif lo lookup main priority 55",
+            f"rule add lookup {TABLE} priority 60",
+        ):
+            subprocess.run(["ip", family, *command.split()], check=True)
 
 
 def forward(tun: int, delay_s: float) -> None:
@@ -51,7 +56,7 @@ def forward(tun: int, delay_s: float) -> None:
 
 def main() -> None:
     tun = open_tun("far")
-    divert("far")
+    divert("far", ["-4", "-6"] if "six" in sys.argv[2:] else ["-4"])
     print("ready", flush=True)
     forward(tun, float(sys.argv[1]))
 

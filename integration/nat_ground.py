@@ -3,8 +3,14 @@
     home ── LAN ── NAT ── WAN ── internet ── public peer
     192.168.1.2    nft     11.0.k.2   a router       11.0.k.2
 
-Each WAN is a network of its own (a /24), as real ones are. No namespace has a way out of this
-ground; all of them are removed at the end. Needs root, `ip` and `nft`.
+Each WAN is a network of its own (a /24), as real ones are. With IPv6 a home has addresses of the
+internet's, and a router that lets in only what answers:
+
+    home ── LAN ── firewall ── WAN ── internet
+    2a11:0:k:1::2                2a11:0:k::2
+
+No namespace has a way out of this ground; all of them are removed at the end. Needs root, `ip` and
+`nft`.
 """
 
 from __future__ import annotations
@@ -22,6 +28,9 @@ from typing import Literal
 ROOT = Path(__file__).parent.parent
 Kind = Literal["full-cone", "address", "port", "symmetric", "double", "udp-blocked"]
 KINDS: tuple[Kind, ...] = ("full-cone", "address", "port", "symmetric", "double", "udp-blocked")
+SixKind = Literal["ipv6", "dual"]  # IPv6 alone; or that, and IPv4 behind the worst of NATs
+SIX_KINDS: tuple[SixKind, ...] = ("ipv6", "dual")
+SIX = "2a11:0"  # of the internet's, as 11.0 is
 
 # What a NAT lets in: what answers (all), and strangers that are sent on to the home (some).
 # The mapping keeps the port, as home routers do where they can; a symmetric one draws a new port.
@@ -42,6 +51,19 @@ table ip nat {
   }
   chain input { type filter hook input priority filter; policy drop;
     ct state established,related accept
+    iifname "lan" accept
+  }
+}
+"""
+FIREWALL = """
+table ip6 firewall {
+  chain forward { type filter hook forward priority filter; policy drop;
+    iifname "lan" oifname "wan" accept
+    ct state established,related accept
+  }
+  chain input { type filter hook input priority filter; policy drop;
+    ct state established,related accept
+    meta l4proto ipv6-icmp accept
     iifname "lan" accept
   }
 }
@@ -79,6 +101,13 @@ def why_not() -> str | None:
     return None
 
 
+def why_not_six() -> str | None:
+    """Why no ground can have IPv6 here."""
+    if not Path("/proc/net/if_inet6").exists():
+        return "this kernel has no IPv6"
+    return why_not()
+
+
 @dataclass
 class Ground:
     """The namespaces. Made by `open_ground`."""
@@ -101,27 +130,50 @@ class Ground:
         """How to run a command there."""
         return ["ip", "netns", "exec", namespace, *command]
 
-    def wan(self, namespace: str) -> str:
-        """Connect a namespace to the internet; its address there."""
+    def wan(self, namespace: str, *, four: bool = True, six: bool = False) -> tuple[str, ...]:
+        """Connect a namespace to the internet; its addresses there."""
         self.wans += 1
-        near, far = f"11.0.{self.wans}.1", f"11.0.{self.wans}.2"
-        self.wire(f"{self.prefix}net", f"w{self.wans}", near, namespace, "wan", far)
-        return far
+        net, link = f"{self.prefix}net", f"w{self.wans}"
+        places = [f"11.0.{self.wans}."] if four else []
+        places += [f"{SIX}:{self.wans:x}::"] if six else []
+        self._cable(net, link, namespace, "wan")
+        for place in places:
+            self._number(net, link, f"{place}1", namespace, "wan", f"{place}2")
+        return tuple(f"{place}2" for place in places)
 
     def public(self, name: str) -> str:
         """A peer with an address of the internet's; its address."""
-        return self.wan(self.add(name))
+        return self.wan(self.add(name))[0]
+
+    def public_six(self, name: str) -> tuple[str, ...]:
+        """A peer with an address of each family; both."""
+        return self.wan(self.add(name), six=True)
+
+    def home_six(self, name: str, kind: SixKind) -> None:
+        """A peer with IPv6, behind a firewall."""
+        home, router = self.add(name), self.add(f"{name}-nat")
+        self.wan(router, four=kind == "dual", six=True)
+        inner = f"{SIX}:{self.wans:x}:1::"
+        self._cable(router, "lan", home, "eth0")
+        if kind == "dual":
+            self._number(router, "lan", "192.168.1.1", home, "eth0", "192.168.1.2")
+            self._nat(router, "symmetric", "192.168.1.2")
+        self._number(router, "lan", f"{inner}1", home, "eth0", f"{inner}2")
+        self.inside(router, "nft", "-f", "-", stdin=FIREWALL)
+        self.inside(router, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        there = ["via", f"{SIX}:{self.wans:x}::2"]
+        self.inside(f"{self.prefix}net", "ip", "-6", "route", "add", f"{inner}/64", *there)
 
     def home(self, name: str, kind: Kind) -> str:
         """A peer behind a NAT; the NAT's address on the internet."""
         home, router = self.add(name), self.add(f"{name}-nat")
         if kind == "double":
             carrier = self.add(f"{name}-cgn")
-            outside = self.wan(carrier)
+            outside = self.wan(carrier)[0]
             self.wire(carrier, "lan", "100.64.0.1", router, "wan", "100.64.0.2")
             self._nat(carrier, "port", "100.64.0.2")
         else:
-            outside = self.wan(router)
+            outside = self.wan(router)[0]
         self.wire(router, "lan", "192.168.1.1", home, "eth0", "192.168.1.2")
         self._nat(router, "port" if kind == "double" else kind, "192.168.1.2")
         return outside
@@ -146,26 +198,41 @@ class Ground:
 
     def wire(self, near: str, link: str, here: str, far: str, name: str, there: str) -> None:
         """A cable between two namespaces; `far` has its default route through it."""
+        self._cable(near, link, far, name)
+        self._number(near, link, here, far, name, there)
+
+    def _cable(self, near: str, link: str, far: str, name: str) -> None:
         _run("ip", "link", "add", link, "netns", near, "type", "veth",
              "peer", "name", name, "netns", far)  # fmt: skip
-        for namespace, end, address in ((near, link, here), (far, name, there)):
-            self.inside(namespace, "ip", "addr", "add", f"{address}/24", "dev", end)
+        for namespace, end in ((near, link), (far, name)):
             self.inside(namespace, "ip", "link", "set", end, "up")
-        self.inside(far, "ip", "route", "add", "default", "via", here)
+
+    def _number(self, near: str, link: str, here: str, far: str, name: str, there: str) -> None:
+        """Addresses at both ends, and the far one's default route."""
+        six = ":" in here
+        size = ["/64", "nodad"] if six else ["/24"]
+        for namespace, end, address in ((near, link, here), (far, name, there)):
+            told = [f"{address}{size[0]}", *size[1:]]
+            self.inside(namespace, "ip", "addr", "add", *told, "dev", end)
+        family = "-6" if six else "-4"
+        self.inside(far, "ip", family, "route", "add", "default", "via", here)
 
 
 @contextmanager
-def open_ground(rtt_s: float = 0.0) -> Iterator[Ground]:
+def open_ground(rtt_s: float = 0.0, *, six: bool = False) -> Iterator[Ground]:
     """An empty internet. On leaving, whatever still runs in it is ended and all is removed.
 
-    rtt_s: what a packet takes through the internet and back.
+    rtt_s: what a packet takes through the internet and back. six: IPv6 is routed too.
     """
     ground = Ground(f"potluck-{os.getpid()}-", [])
     try:
         net = ground.add("net")
         ground.inside(net, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        program = [sys.executable, "-m", f"{__package__}.nat_delay"]
-        with _delay(ground.command(net, program), rtt_s) if rtt_s else nullcontext():
+        if six:
+            ground.inside(net, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        program = [sys.executable, "-m", f"{__package__}.nat_delay", str(rtt_s / 2)]
+        program += ["six"] if six else []
+        with _delay(ground.command(net, program)) if rtt_s else nullcontext():
             yield ground
     finally:
         for name in reversed(ground.names):
@@ -176,11 +243,9 @@ def open_ground(rtt_s: float = 0.0) -> Iterator[Ground]:
 
 
 @contextmanager
-def _delay(command: list[str], rtt_s: float) -> Iterator[None]:
+def _delay(command: list[str]) -> Iterator[None]:
     """The process that delays, while it is needed."""
-    with subprocess.Popen(
-        [*command, str(rtt_s / 2)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":

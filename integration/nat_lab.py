@@ -2,141 +2,39 @@
 
 Six kinds of home on either side, three public peers that relay, each a process in a network
 namespace of its own. Every pair meets once: does it connect within 10 s, is it direct within 30 s?
-Then a session: a node behind one NAT, `potluck generate` behind another, begun over the relay.
+Then homes with IPv6 and a firewall, in a town whose relays have it too; then a session: a node
+behind one NAT, `potluck generate` behind another, begun over the relay.
 
 What theory allows: a punch needs one port that can be foretold. Behind a symmetric NAT there is
-none, so the other side has to let in whatever comes from that address, or from any.
+none, so the other side has to let in whatever comes from that address, or from any. With IPv6 every
+port can be foretold, so that the worst of NATs beside it does no harm.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from . import nat_session
-from .nat_ground import KINDS, Ground, Kind, open_ground, why_not
+from .nat_ground import KINDS, SIX_KINDS, Kind, SixKind, open_ground, why_not, why_not_six
+from .nat_town import Town, until_ready
 
-ROOT = Path(__file__).parent.parent
-RELAYS = 3
 RTT_S = 0.04  # between any two networks: two homes of one country
-STARTED_S = 60.0
-READY_S = 60.0  # until every home has its reservations
 OPEN: frozenset[Kind] = frozenset(("full-cone", "address"))  # take any port of a peer they dialed
 
 
-def allowed(one: Kind, other: Kind) -> bool:
+def allowed(one: Kind | SixKind, other: Kind | SixKind) -> bool:
     """Whether theory lets this pair go direct."""
     if "symmetric" not in (one, other):
         return True
     return one in OPEN or other in OPEN
-
-
-@dataclass
-class Peer:
-    """A process in a namespace, and what it said first."""
-
-    process: subprocess.Popen[str]
-    peer: str = ""
-    addresses: tuple[str, ...] = ()
-
-    def tell(self, **order: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return self.hear()
-
-    def hear(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a peer of the laboratory ended: {self.process.wait()}")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-
-@contextmanager
-def started(ground: Ground, namespace: str, log: Path, *arguments: str) -> Iterator[Peer]:
-    command = [sys.executable, "-m", "integration.nat_peer", *arguments]
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            ground.command(namespace, command),
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-        ) as process,
-    ):  # fmt: skip
-        try:
-            peer = Peer(process)
-            told = peer.hear()
-            peer.peer, peer.addresses = told["peer"], tuple(told["addresses"])
-            yield peer
-        finally:
-            process.kill()
-
-
-class Town:
-    """All peers of one run, by name."""
-
-    def __init__(self, ground: Ground, logs: Path, *, directory: bool, level: str = "info") -> None:
-        self.ground = ground
-        self.logs = logs
-        self.peers: dict[str, Peer] = {}
-        self.join: list[str] = []
-        self._open: list[Any] = []
-        self._more = ["--log", level, *(["--directory"] if directory else [])]
-
-    def start(self, name: str, *arguments: str) -> Peer:
-        namespace = f"{self.ground.prefix}{name}"
-        entered = started(
-            self.ground, namespace, self.logs / f"{name}.log", *self._more, *arguments
-        )
-        self.peers[name] = entered.__enter__()
-        self._open.append(entered)
-        return self.peers[name]
-
-    def relays(self) -> None:
-        """Public peers, each of whom joins those before it."""
-        for number in range(RELAYS):
-            name = f"public{number}"
-            address = self.ground.public(name)
-            asked = ["--relay", "yes", "--listen", f"/ip4/{address}/tcp/4001"]
-            found = self.start(name, *asked, *(["--join", *self.join] if self.join else []))
-            self.join.append(found.addresses[0])
-
-    def homes(self, side: str) -> None:
-        for kind in KINDS:
-            self.ground.home(f"{side}-{kind}", kind)
-        with ThreadPoolExecutor(len(KINDS)) as pool:
-            list(pool.map(lambda kind: self.start(f"{side}-{kind}", "--join", *self.join), KINDS))
-
-    def close(self) -> None:
-        for entered in reversed(self._open):
-            entered.__exit__(None, None, None)
-
-
-def until_ready(town: Town, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Wait until each home can be reached; what it says of itself."""
-    deadline = time.monotonic() + READY_S
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        while True:
-            told = town.peers[name].tell(do="report")
-            if told["nat"]["relays"] or told["nat"]["reachability"] == "public":
-                break
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{name} has no relay: {told}")
-            time.sleep(0.2)
-        found[name] = told
-    return found
 
 
 def matrix(level: str, logs: Path, rtt_s: float) -> dict[str, Any]:
@@ -160,7 +58,30 @@ def matrix(level: str, logs: Path, rtt_s: float) -> dict[str, Any]:
     return {"rows": rows, "homes": after, "at_first": {k: v["nat"] for k, v in before.items()}}
 
 
-def _meet(town: Town, left: Kind, right: Kind) -> dict[str, Any]:
+def matrix_six(level: str, logs: Path, rtt_s: float) -> dict[str, Any]:
+    """The same with IPv6; theory allows every pair."""
+    with open_ground(rtt_s, six=True) as ground:
+        town = Town(ground, logs, directory=False, level=level)
+        try:
+            town.relays(six=True)
+            names = []
+            for side, kind in product(("left", "right"), SIX_KINDS):
+                ground.home_six(f"{side}-{kind}", kind)
+                names.append(f"{side}-{kind}")
+            with ThreadPoolExecutor(len(names)) as pool:
+                list(pool.map(town.start_six, names))
+            until_ready(town, names)
+            rows: list[dict[str, Any]] = []
+            for order in (SIX_KINDS, SIX_KINDS[::-1]):
+                with ThreadPoolExecutor(len(SIX_KINDS)) as pool:
+                    rows += pool.map(partial(_meet, town), SIX_KINDS, order)
+            after = {name: town.peers[name].tell(do="report")["nat"] for name in names}
+        finally:
+            town.close()
+    return {**summary(rows), "rows": rows, "homes": after}
+
+
+def _meet(town: Town, left: Kind | SixKind, right: Kind | SixKind) -> dict[str, Any]:
     dialer, dialed = town.peers[f"left-{left}"], town.peers[f"right-{right}"]
     where = dialed.tell(do="report")
     found = dialer.tell(do="meet", peer=where["peer"], addresses=where["addresses"])
@@ -189,9 +110,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: dialer down, dialed across; seconds until direct, or how it stays."""
     cells = {(row["left"], row["right"]): _cell(row) for row in rows}
-    lines = ["| dials ↓ | " + " | ".join(KINDS) + " |", "|---" * (len(KINDS) + 1) + "|"]
-    for left in KINDS:
-        lines.append(f"| {left} | " + " | ".join(cells[left, right] for right in KINDS) + " |")
+    kinds = list(dict.fromkeys(row["left"] for row in rows))
+    lines = ["| dials ↓ | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for left in kinds:
+        lines.append(f"| {left} | " + " | ".join(cells[left, right] for right in kinds) + " |")
     return "\n".join(lines)
 
 
@@ -206,7 +128,10 @@ def _cell(row: dict[str, Any]) -> str:
 def measure(
     *, rtt_s: float = RTT_S, level: str = "info", logs: Path | None = None
 ) -> dict[str, Any]:
-    """Bar 3: the matrix, and a session that moves. Raises RuntimeError where it cannot be run."""
+    """Bar 3: the matrix, and a session that moves. Raises RuntimeError where it cannot be run.
+
+    six: the homes with IPv6; None where there is none.
+    """
     reason = why_not()
     if reason is not None:
         raise RuntimeError(reason)
@@ -214,15 +139,24 @@ def measure(
         place = logs or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         found = matrix(level, place, rtt_s)
+        six = None if why_not_six() else matrix_six(level, place, rtt_s)
     session = nat_session.measure("port", "port", rtt_s=rtt_s)
-    return {**summary(found["rows"]), **found, "session": session, "rtt_ms": rtt_s * 1e3}
+    return {
+        **summary(found["rows"]),
+        **found,
+        "session": session,
+        "rtt_ms": rtt_s * 1e3,
+        "six": six,
+    }
 
 
 def holds(found: dict[str, Any]) -> bool:
     """Whether bar 3 does."""
     sessions = len(found["session"]["runs"])
+    six = found["six"]
     return bool(
-        found["connected"] == found["pairs"]
+        (six is None or six["connected"] == six["direct"] == six["pairs"])
+        and found["connected"] == found["pairs"]
         and found["allowed_direct"] == found["allowed"]
         and found["direct_share"] >= 0.7
         and found["session"]["equal"] == found["session"]["moved"] == sessions
@@ -239,6 +173,9 @@ def main() -> int:
     found = measure(rtt_s=asked.rtt_ms / 1e3, level=asked.log, logs=asked.logs)
     print(table(found["rows"]))
     print(json.dumps(summary(found["rows"])))
+    if found["six"]:
+        print(table(found["six"]["rows"]))
+        print(json.dumps(summary(found["six"]["rows"])))
     print(json.dumps(found["session"]))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1), encoding="utf-8")

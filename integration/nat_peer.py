@@ -110,7 +110,7 @@ async def serve(host: Host) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--listen", default="/ip4/0.0.0.0/tcp/4001")
+    parser.add_argument("--listen", nargs="*", default=["/ip4/0.0.0.0/tcp/4001"])
     parser.add_argument("--relay", default="auto", choices=("auto", "yes", "no"))
     parser.add_argument("--join", nargs="*", default=[])
     parser.add_argument("--directory", action="store_true", help="keep records, too")
@@ -125,14 +125,14 @@ async def main() -> None:
     nat = NatConfig(relay=asked.relay)
     if asked.directory:
         async with open_member(
-            key, listen=(asked.listen,), join=asked.join, boot=1, serve=True, nat=nat
+            key, listen=tuple(asked.listen), join=asked.join, boot=1, serve=True, nat=nat
         ) as member:
             await serve(member.host)
         return
-    async with open_host(HostConfig(seed=key.seed(), listen=(asked.listen,))) as host:
+    async with open_host(HostConfig(seed=key.seed(), listen=tuple(asked.listen))) as host:
         start_nat(host, key, nat)
-        for address in asked.join:
-            await host.connect([address])
+        for peer in dict.fromkeys(address.rpartition("/")[2] for address in asked.join):
+            await host.connect([one for one in asked.join if one.endswith(peer)])
         await serve(host)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from .ground import ENVIRONMENT, POTLUCK
-from .nat_ground import Kind, open_ground, why_not
-from .nat_lab import ROOT, Town
+from .nat_ground import ROOT, Kind, open_ground, why_not
+from .nat_town import Town
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no NATs here: {why_not()}")
 

@@ -15,7 +15,7 @@ import pytest
 
 from . import nat_change, nat_session
 from .nat_ground import Ground, Kind, open_ground, why_not
-from .nat_lab import Peer, Town, started
+from .nat_town import Peer, Town, started
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no NATs here: {why_not()}")
 

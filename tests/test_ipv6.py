@@ -11,6 +11,7 @@ import trio
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import UserError
+from potluck.node.net import host as host_module
 from potluck.node.net.address import listening, parse
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.nat import NatConfig, start_nat
@@ -109,6 +110,19 @@ async def test_families_race_and_both_ends_keep_one_connection() -> None:
         assert len(bob.connections()) == len(alice.connections()) == 1
 
 
+async def test_what_no_stranger_can_dial_is_told_to_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home's IPv6 behind its firewall; at home it is dialed all the same."""
+    own = [parse(f"/ip6/{place}/tcp/4001") for place in ("2a11:0:1:1::2", "fd00::2")]
+    monkeypatch.setattr(host_module, "reachable", lambda _: own)
+    async with host("a", HERE6) as alice:
+        assert alice.places() == own
+        through = parse(f"/ip4/11.0.1.2/tcp/4001/p2p/{alice.peer_id}/p2p-circuit")
+        alice.publish([through], closed={"ip6"})
+        assert alice.places() == [through, own[1]]
+        alice.publish([through], closed={"ip4"})
+        assert alice.places() == [through, *own]
+
+
 async def test_a_name_with_an_ipv6_address_is_dialed_there() -> None:
     try:
         known = socket.getaddrinfo("localhost", None, socket.AF_INET6)
@@ -148,6 +162,8 @@ async def test_who_listens_on_ipv6_alone_is_seen_reserved_for_and_punched_there(
         with trio.fail_after(SOON_S):
             while not any("p2p-circuit" in one for one in bob.addresses()):  # noqa: ASYNC110
                 await trio.sleep(0.01)
+            while not nat.ports.seen["ip6"]:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                await trio.sleep(0.01)  # what it is told of itself may come after
         seen = nat.ports.seen["ip6"].latest  # type: ignore[attr-defined]
         assert seen.port == bob.listeners[0].getsockname()[1]
         way = next(one for one in bob.addresses() if "p2p-circuit" in one)

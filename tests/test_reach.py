@@ -15,7 +15,17 @@ from potluck.node.net.address import Address
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.observed import Observations
 from potluck.node.net.ports import Ports
-from potluck.node.net.reach import Answer, Ask, DialBack, _receive, _send, ask_around, judge
+from potluck.node.net.reach import (
+    Answer,
+    Ask,
+    DialBack,
+    _receive,
+    _send,
+    ask_around,
+    closed_families,
+    decisive,
+    judge,
+)
 
 ME = "11.0.9.2"
 
@@ -66,6 +76,23 @@ def seen(*mappings: tuple[str, str, int]) -> Observations:
     for observer, host, port in mappings:
         found.add(observer, Address("ip4", host, port))
     return found
+
+
+SIX = "2a11:0:1:1::2"
+
+
+def test_a_family_is_closed_when_nobody_came_through_in_it() -> None:
+    lost4, lost6, came6 = answer(), answer(host=SIX), answer(4001, host=SIX)
+    assert closed_families([]) == frozenset()
+    assert closed_families([lost4, lost6]) == {"ip4", "ip6"}
+    assert closed_families([lost4, lost6, came6, lost6]) == {"ip4"}
+
+
+def test_ipv4_decides_while_anybody_has_tried_it() -> None:
+    """For many who would dial us have nothing else."""
+    lost4, came6 = answer(), answer(4001, host=SIX)
+    assert judge(decisive([came6, lost4, came6])).reachability == "private"
+    assert judge(decisive([came6, came6])).reachability == "public"
 
 
 def test_one_observer_is_not_believed() -> None:

@@ -10,7 +10,7 @@ Refused ends its stream; any other exception is our own fault and ends the host.
 """
 
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ from .book import AddressBook
 from .carrier import Carrier, SocketCarrier
 from .dialer import First, connect_tcp
 from .door import Door, Yielding
+from .groups import only
 from .guard import Gate, Limits, Unread
 from .inbound import Handler, Inbound
 from .introductions import Introductions
@@ -34,7 +35,7 @@ from .mux_config import MuxConfig
 from .mux_stream import MuxStream
 from .negotiate import Answer, proposal
 from .noise import Identity, Scratch
-from .observed import NatReport
+from .observed import NatReport, is_public
 from .outbound import Outbound
 from .peers import Connection, Peers
 from .plug import Libp2p, PluggedConn, run_libp2p
@@ -82,6 +83,7 @@ class Host:
         self._inbound = Inbound(self, config.limits, self._peers)
         self._door = Door(self, config.limits, self._gate, self._peers)
         self._published: tuple[Address, ...] = ()
+        self._closed: Collection[str] = ()
         self._kept: dict[str, set[str]] = {}
         self.nat = NatReport()
         self.on_direct: list[Callable[[str], None]] = []  # told of a peer that was relayed till now
@@ -106,7 +108,12 @@ class Host:
 
     def places(self) -> list[Address]:
         """The same, parsed and without our id."""
-        return list(dict.fromkeys([*self._published, *reachable(self._listeners)]))
+        own = [
+            place
+            for place in reachable(self._listeners)
+            if place.kind not in self._closed or not is_public(place.host)
+        ]
+        return list(dict.fromkeys([*self._published, *own]))
 
     def connected(self) -> tuple[str, ...]:
         """The peers that we are connected to."""
@@ -198,9 +205,7 @@ class Host:
 
     def acquaintances(self) -> list[str]:
         """Whom we are connected to: who is to be kept first, then by their last use."""
-        live = [one for one in self._peers.all() if one.mux.failure is None]
-        live.sort(key=lambda one: (one.mux.peer not in self._peers.kept, one.idle_ticks))
-        return list(dict.fromkeys(one.mux.peer for one in live))
+        return self._peers.acquaintances()
 
     async def identified(self, peer: str) -> None:
         """Wait until a connected peer has told who it is, or has failed to."""
@@ -233,9 +238,13 @@ class Host:
         """Of tasks that live as long as the host."""
         return self._nursery
 
-    def publish(self, addresses: Sequence[Address]) -> None:
-        """Where else we can be dialed: beyond a NAT, through a relay. Replaces the last ones."""
+    def publish(self, addresses: Sequence[Address], closed: Collection[str] = ()) -> None:
+        """Where else we can be dialed: beyond a NAT, through a relay. Replaces the last ones.
+
+        closed: families (ip4, ip6) whose listeners here no stranger can dial.
+        """
         self._published = tuple(addresses)
+        self._closed = closed
 
     def connections(self, peer: str | None = None) -> list[Connection]:
         """All that are open, or those to one peer."""
@@ -385,16 +394,8 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
                 host.close_all()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _only(group) from None
+        raise only(group) from None
     finally:
         for listener in listeners:
             trio.lowlevel.notify_closing(listener.fileno())
             listener.close()
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in a group of one, so that callers can catch it by its name."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
-        found = found.exceptions[0]
-    return found

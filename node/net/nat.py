@@ -25,7 +25,16 @@ from .peers import Connection
 from .portmap import Mapping, keep_mapped
 from .ports import Ports
 from .punch import Puncher
-from .reach import Answer, DialBack, Verdict, ask_around, judge
+from .reach import (
+    Answer,
+    DialBack,
+    Verdict,
+    ask_around,
+    closed_families,
+    decisive,
+    judge,
+    meet_stranger,
+)
 from .relay import Relay, RelayLimits
 from .reservations import Reservations
 from .watch import own_hosts, watch
@@ -71,6 +80,7 @@ class Nat:
         DialBack(host)
         self.changed: list[Callable[[], None]] = []  # told when `host.addresses()` has changed
         self._verdict = Verdict()
+        self._closed: frozenset[str] = frozenset()  # families in which strangers do not get in
         self._answers: dict[str, tuple[float, Answer]] = {}  # by network, and when
         self._mapped: tuple[Address, ...] = ()
         self._portmap: Mapped = "not tried"
@@ -115,6 +125,7 @@ class Nat:
         self.ports.forget()
         self._answers.clear()
         self._verdict = Verdict()
+        self._closed = frozenset()
         self._ask_at = 0.0
         self._wake.set()
 
@@ -142,6 +153,10 @@ class Nat:
         ports = [place.port for place in self._mapped] + list(self.ports.numbers())
         now = trio.current_time()
         self._answers = {k: v for k, v in self._answers.items() if now - v[0] < ASK_AGAIN_S}
+        if not self._config.local and any(":" in one and is_public(one) for one in self._own):
+            await meet_stranger(
+                self._host, "ip6", touched=self.ports.touched(), spared=self.reservations.relays
+            )
         found = await ask_around(
             self._host,
             tuple(dict.fromkeys(ports)),
@@ -154,7 +169,9 @@ class Nat:
         if not self._answers and self._verdict.asked:
             self._ask_at = now + ASK_AGAIN_S  # all are known to our NAT: the old verdict stands
             return
-        verdict = judge([answer for _, answer in self._answers.values()], self._mapped)
+        answers = [answer for _, answer in self._answers.values()]
+        self._closed = closed_families(answers)
+        verdict = judge(decisive(answers), self._mapped)
         if verdict.reachability != self._verdict.reachability:
             log.info(
                 "reachability",
@@ -193,7 +210,8 @@ class Nat:
     def publish(self) -> None:
         """Say to the host what is known by now."""
         before = self._host.addresses()
-        self._host.publish([*self._verdict.places, *self._mapped, *self.reservations.addresses()])
+        places = [*self._verdict.places, *self._mapped, *self.reservations.addresses()]
+        self._host.publish(places, closed=self._closed)
         self._host.nat = self._report()
         if self._verdict.reachability == "public" or self.reservations.relays:
             self._settled.set()
@@ -229,9 +247,12 @@ class Nat:
         self._relaying = wanted
 
     def _has_public_interface(self) -> bool:
-        """Nobody has said that we cannot be dialed, and we have an address of the internet's."""
+        """Nobody has said that we cannot be dialed, and we have an address of the internet's.
+
+        One of IPv6 is no sign: every device of a home has that, behind a firewall.
+        """
         private = self._verdict.reachability == "private"
-        return not private and any(is_public(host) for host in self._own)
+        return not private and any(is_public(host) and ":" not in host for host in self._own)
 
     def _strangers(self) -> bool:
         return any(self._usable(one.remote[0]) for one in self._host.connections())

@@ -91,6 +91,12 @@ class Peers:
     def all(self) -> list[Connection]:
         return [connection for found in self._by_peer.values() for connection in found]
 
+    def acquaintances(self) -> list[str]:
+        """The peers: who is to be kept first, then by their last use."""
+        live = [one for one in self.all() if one.mux.failure is None]
+        live.sort(key=lambda one: (one.mux.peer not in self.kept, one.idle_ticks))
+        return list(dict.fromkeys(one.mux.peer for one in live))
+
     def names(self) -> tuple[str, ...]:
         return tuple(self._by_peer)
 

@@ -20,6 +20,7 @@ from .address import Address, address_of, reachable
 from .host import Host
 from .observed import Observations, is_public
 from .peers import Connection
+from .watch import own_hosts
 
 log = get_logger()
 
@@ -101,6 +102,8 @@ class Ports:
         Whoever comes while another is looking waits for what that one finds.
         """
         async with self._looking:
+            if self._may_open and any(":" in host and is_public(host) for host in own_hosts()):
+                self._open("ip6")  # the relay may have been dialed by IPv4, and the peer has both
             for connection in observers:
                 place = address_of(connection.remote)
                 if len(self.seen[place.kind]) >= words:
@@ -131,6 +134,8 @@ class Ports:
     def _open(self, kind: str) -> bool:
         if not self._may_open:
             return False
+        if self.source(Address(kind, "", 0)) is not None:
+            return True
         try:
             self._host.listen_more(ANY[kind])
         except UserError as error:

@@ -12,6 +12,9 @@ from a port and with a key of that moment, and a Noise handshake shows that it i
 Only the host that the question came from is dialed, at most PORTS_MAX ports of it: nobody can be
 made to knock at another's door. A NAT that lets in whoever we have dialed ourselves would let the
 asked peer in too; so those are asked to whom no connection from the listening port was made.
+
+What one family of addresses shows says nothing of the other: a home's IPv4 stands behind a NAT, its
+IPv6 perhaps behind a firewall.
 """
 
 from __future__ import annotations
@@ -188,6 +191,49 @@ async def ask_around(
         for network, connection in list(chosen.items())[:ASKED_MAX]:
             nursery.start_soon(ask, network, connection)
     return answers
+
+
+async def meet_stranger(
+    host: Host, kind: str, *, touched: frozenset[str], spared: Collection[str]
+) -> None:
+    """Have a connection of this family to somebody who dials back, if any of our peers can be one.
+
+    spared: peers whose connection is not to be replaced by a newer one.
+    """
+    ready = [one for one in host.connections() if one.relay is None and one.speaks(PROTOCOL)]
+    if any(address_of(one.remote).kind == kind for one in ready):
+        return
+    for one in ready:
+        claimed = one.claims.addresses if one.claims and one.mux.peer not in spared else ()
+        places = [
+            place
+            for place in claimed
+            if place.kind == kind and not place.relay and is_public(place.host)
+            if place.host not in touched
+        ]
+        with trio.move_on_after(TRY_S):
+            try:
+                if places:
+                    await (await host.dial_directly(one.mux.peer, places)).asked.wait()
+                    return
+            except (TransportError, RemoteError) as error:
+                log.debug("not met in the other family", peer=one.mux.peer, reason=str(error))
+
+
+def decisive(answers: Collection[Answer]) -> list[Answer]:
+    """Those by which we are public, or not: IPv4's, if there are any, for everybody has that."""
+    four = [answer for answer in answers if _kind(answer) == "ip4"]
+    return four or list(answers)
+
+
+def closed_families(answers: Collection[Answer]) -> frozenset[str]:
+    """Those in which somebody has tried, and nobody came through. One honest word is enough."""
+    tried = {_kind(answer) for answer in answers}
+    return frozenset(tried - {_kind(answer) for answer in answers if answer.reached})
+
+
+def _kind(answer: Answer) -> str:
+    return address_of((answer.host, answer.port)).kind
 
 
 def judge(answers: Collection[Answer], forwarded: Collection[Address] = ()) -> Verdict:

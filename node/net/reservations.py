@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from ...errors import RemoteError, TransportError
 from ..log import get_logger
-from .address import Address
+from .address import Address, address_of
 from .carrier import StreamCarrier
 from .circuit import (
     HOP,
@@ -55,7 +55,7 @@ CIRCUITS_MAX = 64  # that others hold to us through relays, in all
 class _Held:
     """A reservation of ours. until, renew: by trio's clock."""
 
-    address: Address  # where others find the relay
+    places: tuple[Address, ...]  # where others find the relay: one of each family
     connection: Connection
     renew: float
     until: float
@@ -91,8 +91,9 @@ class Reservations:
     def addresses(self) -> tuple[Address, ...]:
         """Where we can be dialed through relays."""
         return tuple(
-            Address(held.address.kind, held.address.host, held.address.port, None, relay)
+            replace(place, peer=None, relay=relay)
             for relay, held in self._held.items()
+            for place in held.places
         )
 
     async def tend(self) -> bool:
@@ -179,12 +180,16 @@ class Reservations:
         return dialed[0]  # better seen from any port than not at all
 
     def _places(self, connection: Connection, claimed: Sequence[Address]) -> list[Address]:
-        """Where a relay listens: where we dialed it, or else where it says."""
-        host, port = connection.remote
-        kind = "ip6" if ":" in host else "ip4"
-        if connection.mux.dialer:
-            return [Address(kind, host.partition("%")[0], port)]
-        return [one for one in claimed if one.is_ip and not one.relay and self._usable(one.host)]
+        """Where a relay listens: where we dialed it, and where it says, one place a family.
+
+        Callers may have one family alone.
+        """
+        told = [one for one in claimed if one.is_ip and not one.relay and self._usable(one.host)]
+        dialed = [address_of(connection.remote)] if connection.mux.dialer else []
+        by_kind: dict[str, Address] = {}
+        for one in [*dialed, *told]:
+            by_kind.setdefault(one.kind, one.bare)
+        return list(by_kind.values())
 
     async def _ask(self, relay: str, connection: Connection) -> None:
         """Reserve, or renew. Raises TransportError, RemoteError."""
@@ -206,7 +211,7 @@ class Reservations:
         if not places:
             raise TransportError("the relay cannot be dialed by others")
         now = trio.current_time()
-        self._held[relay] = _Held(places[0], connection, now + lasts_s / 2, now + lasts_s)
+        self._held[relay] = _Held(tuple(places), connection, now + lasts_s / 2, now + lasts_s)
 
     async def _take_call(self, stream: Stream) -> None:
         """A relay passes somebody on to us: their connection, inside this stream."""
