@@ -8,7 +8,7 @@ import typer
 
 from .loading import loading
 from .options import AllowOnly, Ban, Home, Join, Json, Relay, print_json, say
-from .run import listen_address
+from .run import LISTEN_HELP, listen_addresses
 
 if TYPE_CHECKING:
     from ..node.bootstrap import BootstrapConfig, Ready
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def bootstrap(
     listen: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST", help="An IP address or a multiaddr; may be repeated."),
+        typer.Option(metavar="HOST", help=LISTEN_HELP),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 0,
     join: Join = None,
@@ -32,7 +32,7 @@ def bootstrap(
 
     \b
     Examples:
-      potluck bootstrap --listen 0.0.0.0 --port 4001
+      potluck bootstrap --listen all --port 4001
       potluck bootstrap --home /srv/potluck --join /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
     """
     from ..node.config import find_access, find_join, home_of
@@ -48,7 +48,7 @@ def bootstrap(
     _answer(
         BootstrapConfig(
             home=place,
-            listen=tuple(listen_address(host, port) for host in listen or ["127.0.0.1"]),
+            listen=listen_addresses(listen or ["127.0.0.1"], port),
             join=find_join(join or (), place),
             relay=relay,
             access=find_access(place, ban=ban or (), allow_only=allow_only or ()),

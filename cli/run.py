@@ -22,8 +22,15 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..node.config import NodeConfig
     from ..node.daemon import Ready
+
+LISTEN_HELP = (
+    "all (every interface, IPv4 and IPv6; 0.0.0.0 and :: mean the same), an IP address, or a "
+    "multiaddr; may be repeated. Default: 127.0.0.1, this machine alone."
+)
 
 
 def node(
@@ -34,7 +41,7 @@ def node(
     name: Annotated[str, typer.Option(help="What to call the model; default: as it is.")] = "",
     listen: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST", help="An IP address or a multiaddr; may be repeated."),
+        typer.Option(metavar="HOST", help=LISTEN_HELP),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 0,
     join: Join = None,
@@ -77,7 +84,7 @@ def node(
     \b
     Examples:
       potluck node -m demo --blocks 0:4
-      potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen 0.0.0.0 --port 4001
+      potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen all --port 4001
       potluck node -m Qwen/Qwen3-8B --blocks 0:9 --quantization nf4 --max-memory 4096
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
     """
@@ -93,7 +100,7 @@ def node(
         model=model,
         blocks=blocks,
         name=name,
-        listen=tuple(listen_address(host, port) for host in listen or ["127.0.0.1"]),
+        listen=listen_addresses(listen or ["127.0.0.1"], port),
         join=find_join(join or (), place),
         device=device,
         dtype=dtype,
@@ -111,20 +118,29 @@ def node(
     _serve(config, json)
 
 
-def listen_address(host: str, port: int) -> str:
-    """The multiaddr of an IP address and a port; one that is a multiaddr already stays as it is."""
+def listen_addresses(hosts: Sequence[str], port: int) -> tuple[str, ...]:
+    """The multiaddrs that --listen means, each once. Raises UserError."""
+    return tuple(dict.fromkeys(one for host in hosts for one in _listen(host, port)))
+
+
+def _listen(host: str, port: int) -> tuple[str, ...]:
+    """Of an IP address; of every interface; one that is a multiaddr already stays as it is."""
     import ipaddress
 
+    from ..node.net.address import every_interface
+
     if host.startswith("/"):
-        return host
+        return (host,)
     try:
-        version = ipaddress.ip_address(host).version
+        address = ipaddress.ip_address("::" if host == "all" else host)
     except ValueError:
         raise UserError(
-            f"--listen {host}: give an IP address, such as 0.0.0.0 for every interface, "
-            "or a multiaddr, such as /ip4/0.0.0.0/tcp/4001"
+            f"--listen {host}: give all, for every interface (as 0.0.0.0 does), an IP address, "
+            "or a multiaddr, such as /ip4/192.0.2.7/tcp/4001"
         ) from None
-    return f"/ip{version}/{host}/tcp/{port}"
+    if address.is_unspecified:
+        return every_interface(port)
+    return (f"/ip{address.version}/{host}/tcp/{port}",)
 
 
 def _serve(config: NodeConfig, json: bool) -> None:

@@ -130,6 +130,19 @@ def listening(texts: Sequence[str]) -> list[socket.socket]:
     return opened
 
 
+def every_interface(port: int) -> tuple[str, ...]:
+    """Where to listen to be dialed at each address of this machine: IPv6's too, if it has that."""
+    places = [f"/ip4/0.0.0.0/tcp/{port}"]
+    if socket.has_ipv6:
+        try:
+            with socket.socket(socket.AF_INET6) as sock:
+                sock.bind(("::", 0))
+            places.append(f"/ip6/::/tcp/{port}")
+        except OSError:
+            pass  # built with it, but switched off
+    return tuple(places)
+
+
 class Listening(socket.socket):
     """A socket that listens. Each takes WebSockets too; `over` is what it is announced as."""
 
