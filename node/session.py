@@ -58,6 +58,8 @@ log = get_logger()
 
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
 OPEN_S = 5.0  # guess: a dial over a bad road; a server that answers slowly opens slowly too
+OPEN_HEDGE_S = 0.5  # guess: a round trip, and a pass of the device before ours
+DIAL_HEDGE_S = 1.5  # guess: a dial over a bad road; punching takes longer, but not often
 LEFT_S = 60.0  # for so long nothing new goes to a server that said that it leaves
 RENEW_SHARE = 1 / 3  # of a lease, after which a silent link is renewed
 STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
@@ -126,6 +128,7 @@ class LiveSession:
                 lambda hop: max(OPEN_S, 2 * self._patience_s(hop, 1)),
                 self._hedge_s,
                 STANDBY_FROM,
+                self._open_hedge_s,
             )
         )
         self._links: dict[int, _Link] = {}
@@ -245,6 +248,10 @@ class LiveSession:
 
     def _hedge_s(self, hop: Hop, tokens: int) -> float:
         return self._router.history(hop.peer).hedge_s(tokens, len(hop.blocks))
+
+    def _open_hedge_s(self, hop: Hop) -> float:
+        rtt_s = self._host.rtt_s(hop.peer)
+        return DIAL_HEDGE_S if rtt_s is None else max(OPEN_HEDGE_S, 4 * rtt_s)
 
     async def _find_standby(self, asked: FindStandby) -> None:
         """One peer for the blocks of a link, in the same class, or none: nobody waits for it."""

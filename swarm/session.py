@@ -16,10 +16,10 @@ long prompt overlap.
                └──── Lost, Fired, a wrong answer ───────────────┘   (neighbouring gaps become one)
 
 A link may have a standby: a second peer with the same blocks. It is asked for when the link is
-late (then both are sent all, and the first valid answer wins: a hedge), when the link's server
-leaves (it takes over once it holds all), or when the session is long (then it is sent what was
-answered already, in large chunks, so that a sudden death costs the replay of one chunk). A lost
-link's standby takes its place at once.
+late, with an answer or to open (then both are sent all, and the first valid answer wins: a hedge),
+when the link's server leaves (it takes over once it holds all), or when the session is long (then
+it is sent what was answered already, in large chunks, so that a sudden death costs the replay of
+one chunk). A lost link's standby takes its place at once.
 
     link ── Fired, once ──▶ late, with a standby ── an answer of the standby ──▶ the standby
 
@@ -207,7 +207,7 @@ class Session:
         """Send what this link lacks and may have."""
         effects: list[Effect] = []
         inputs = self._journal[link.blocks.start]
-        stop = len(inputs) if link.of is None or link.of.hurried else self._due(link)
+        stop = len(inputs) if link.of is None or link.of.hurried else self._due(link, len(inputs))
         while link.live and len(link.in_flight) < FRAMES_IN_FLIGHT and link.sent < stop:
             frame = self._next_frame(link, stop)
             if not link.in_flight:
@@ -258,9 +258,9 @@ class Session:
         last_hop = link.blocks.stop == self._config.blocks.stop
         return self._delivered if last_hop else len(self._journal[link.blocks.stop])
 
-    def _due(self, standby: _Link) -> int:
+    def _due(self, standby: _Link, available: int) -> int:
         """The steps that a standby at leisure shall hold: what is known, a chunk at a time."""
-        known = self._known(standby)
+        known = min(self._known(standby), available)  # a boundary just cut has few inputs yet
         lacking = sum(step.tokens for step in self._steps[standby.sent : known])
         return known if lacking >= self._config.standby_chunk else standby.sent
 
@@ -297,13 +297,23 @@ class Session:
     # ---- standbys
 
     def _fired(self, link: _Link, now: float) -> list[Effect]:
-        if self._config.hedge_s is None or link.of is not None or link.late or not link.in_flight:
+        rest_s = self._rest_s(link)
+        if rest_s is None:
             return self._lose(link, "no answer before its deadline", now)
         link.late = True
+        return [SetTimer(link.number, now + max(0.0, rest_s)), *self._hurry(link, now)]
+
+    def _rest_s(self, link: _Link) -> float | None:
+        """How much longer a link is waited for once a standby is asked; None: it has had that."""
+        if link.of is not None or link.late:
+            return None
+        hop, config = link.hop, self._config
+        if not link.live and config.open_hedge_s is not None:
+            return config.open_patience_s(hop) - config.open_hedge_s(hop)
+        if config.hedge_s is None or not link.in_flight:
+            return None
         tokens = link.in_flight[0].tokens
-        hop, patience_s = link.hop, self._config.patience_s
-        rest_s = max(0.0, patience_s(hop, tokens) - self._config.hedge_s(hop, tokens))
-        return [SetTimer(link.number, now + rest_s), *self._hurry(link, now)]
+        return config.patience_s(hop, tokens) - config.hedge_s(hop, tokens)
 
     def _leaving(self, link: _Link, now: float) -> list[Effect]:
         if link.of is not None:
@@ -430,8 +440,10 @@ class Session:
         effects: list[Effect] = []
         for link in links:
             self._links[link.number] = link
-            effects.append(SetTimer(link.number, now + self._config.open_patience_s(link.hop)))
-            effects.append(OpenLink(link.number, link.hop))
+            wait_s = self._config.open_patience_s(link.hop)
+            if self._config.open_hedge_s is not None:
+                wait_s = min(wait_s, self._config.open_hedge_s(link.hop))
+            effects += [SetTimer(link.number, now + wait_s), OpenLink(link.number, link.hop)]
         return effects
 
     def _keep_journals(self) -> None:

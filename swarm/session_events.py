@@ -142,8 +142,8 @@ class SessionConfig:
 
     patience_s: (hop, tokens) -> seconds that an answer may take. open_patience_s: hop -> seconds
     that a dial and the reservation of cache may take. hedge_s: (hop, tokens) -> seconds after
-    which a standby is asked too; None: never. standby_from: the length at which a session begins
-    to keep standbys; None: never.
+    which a standby is asked too, open_hedge_s: the same of an opening; None: never. standby_from:
+    the length at which a session begins to keep standbys; None: never.
     """
 
     blocks: BlockRange
@@ -153,4 +153,5 @@ class SessionConfig:
     open_patience_s: Callable[[Hop], float]
     hedge_s: Callable[[Hop, int], float] | None = None
     standby_from: int | None = None
+    open_hedge_s: Callable[[Hop], float] | None = None
     standby_chunk: int = 128  # algorithms.md 6.3

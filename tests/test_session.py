@@ -54,6 +54,7 @@ def config(
         lambda hop: 5.0,
         (lambda hop, tokens: 0.5) if hedged else None,
         standby_from,
+        (lambda hop: 1.0) if hedged else None,
         standby_chunk=3,
     )
 
@@ -331,6 +332,44 @@ def test_a_late_link_that_answers_first_keeps_its_place() -> None:
     assert [hop.peer for hop in session.route] == ["a"]
 
 
+def test_a_link_late_to_open_is_raced_too() -> None:
+    """a does not answer Open (it is stopped, or cut off): after 1 s b is asked as well, gets the
+    prompt, and its answer decides; a's patience, 5 s, is waited for by nobody."""
+    session = Session(config())
+    (find,) = session.start(0.0)
+    assert isinstance(find, FindRoute)
+    effects = session.handle(Routed(find.gap, (Hop("a", BLOCKS),)), 0.0)
+    link = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    assert SetTimer(link, 1.0) in effects
+    session.handle(Feed(0, 4, 1, rows_of(0, 4)), 0.1)
+    late = session.handle(Fired(link), 1.0)
+    assert late == [SetTimer(link, 5.0), FindStandby(link, BLOCKS, ("a",), True)]
+    effects = session.handle(StandbyFound(link, "b"), 1.0)
+    standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    (prompt,) = sent_to(session.handle(Opened(standby), 1.1), standby)
+    assert (prompt.sizes, prompt.rows) == ((4,), 1)
+    won = session.handle(Answered(standby, 0, 1, bytes(ROW)), 1.2)
+    assert Deliver(0, bytes(ROW)) in won
+    assert CloseLink(link, "a", "its standby answered first") in won
+    assert [hop.peer for hop in session.route] == ["b"]
+
+
+def test_a_link_late_to_open_that_opens_and_answers_first_keeps_its_place() -> None:
+    session = Session(config())
+    (find,) = session.start(0.0)
+    assert isinstance(find, FindRoute)
+    effects = session.handle(Routed(find.gap, (Hop("a", BLOCKS),)), 0.0)
+    link = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    session.handle(Feed(0, 4, 1, rows_of(0, 4)), 0.1)
+    session.handle(Fired(link), 1.0)
+    effects = session.handle(StandbyFound(link, "b"), 1.0)
+    standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    assert len(sent_to(session.handle(Opened(link), 1.1), link)) == 1
+    effects = session.handle(Answered(link, 0, 1, bytes(ROW)), 1.2)
+    assert Deliver(0, bytes(ROW)) in effects and CloseLink(standby, "b", "") in effects
+    assert [hop.peer for hop in session.route] == ["a"]
+
+
 def test_a_leaving_server_serves_until_its_standby_holds_all() -> None:
     session = Session(config())
     swarm, link = opened(session)
@@ -366,3 +405,29 @@ def test_a_long_session_loses_at_most_a_chunk_of_replay() -> None:
     effects = session.handle(Lost(link, "killed"), 1.0)
     assert not [effect for effect in effects if isinstance(effect, FindRoute)]
     assert sum(sum(send.sizes) for send in sent_to(effects, standby)) == 8 - held
+
+
+def test_a_standby_behind_a_new_boundary_is_sent_no_more_than_there_is() -> None:
+    """Three steps of 3 are answered; then the only hop dies, and two take its place. The replay
+    reaches the new boundary a step at a time, though all its outputs are known: a standby there can
+    have only what has come."""
+    session = Session(config(group_tokens=3, standby_from=0))
+    swarm, link = opened(session)
+    for number in range(3):
+        swarm.perform(session.handle(Feed(3 * number, 3, 1, rows_of(number, 3)), 0.0))
+        swarm.run()
+    (standby,) = swarm.servers.keys() - {link}
+    session.handle(Lost(standby, "killed"), 1.0)
+    effects = session.handle(Lost(link, "killed"), 1.0)
+    gap = next(effect.gap for effect in effects if isinstance(effect, FindRoute))
+    hops = (Hop("b", BlockRange(0, 2)), Hop("c", BlockRange(2, 6)))
+    effects = session.handle(Routed(gap, hops), 1.0)
+    first, second = (effect.link for effect in effects if isinstance(effect, OpenLink))
+    session.handle(Opened(second), 1.1)
+    session.handle(Opened(first), 1.1)
+    effects = session.handle(Answered(first, 0, 3, rows_of(0, 3)), 1.2)
+    assert any(isinstance(one, FindStandby) and one.link == second for one in effects)
+    effects = session.handle(StandbyFound(second, "d"), 1.3)
+    standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
+    (sent,) = sent_to(session.handle(Opened(standby), 1.4), standby)
+    assert sent.sizes == (3,) and len(sent.payloads) == 1
