@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from potluck.node.net.ways import relays_told
+
 from . import nat_change, nat_session
-from .nat_ground import Ground, Kind, open_ground, why_not
+from .nat_ground import Ground, Kind, open_ground, why_not, why_not_six
 from .nat_town import Peer, Town, started
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no NATs here: {why_not()}")
@@ -65,6 +67,28 @@ def test_a_pair_meets_over_a_relay_and_goes_direct_if_theory_allows(
         assert found["relayed"] and found["talks"]
         assert found["connected_s"] < 10
         assert (found["direct_s"] is not None) == direct
+
+
+@pytest.mark.skipif(why_not_six() is not None, reason=f"no IPv6 here: {why_not_six()}")
+def test_with_ipv6_homes_go_direct_through_their_firewalls(tmp_path: Path) -> None:
+    """Their IPv4 never could; a client listens nowhere until it punches."""
+    with open_ground(0.04, six=True) as ground:
+        made = Town(ground, tmp_path, directory=False)
+        try:
+            made.relays(six=True)
+            for name in ("alice", "bob"):
+                ground.home_six(name, "dual")
+            alice = made.start("alice", "--listen", "--join", *made.join)
+            bob = made.start_six("bob")
+            until(lambda: reserved(bob), 20)
+            # else its record would promise that it can be dialed
+            until(lambda: len(relays_told(bob.tell(do="report")["addresses"])) == 2, 40)
+            told = bob.tell(do="report")["addresses"]
+            assert any(one.startswith("/ip6/") and "p2p-circuit" in one for one in told)
+            found = alice.tell(do="meet", peer=bob.peer, addresses=told, within_s=15)
+            assert found["relayed"] and found["talks"] and found["direct_s"] is not None
+        finally:
+            made.close()
 
 
 def test_a_home_knows_its_nat(tmp_path: Path) -> None:
