@@ -6,12 +6,19 @@ that is fair to peers. While a step waits behind others its stream is watched, s
 computed for a client that has given up. What a peer sends is bounded before it is kept: no payload
 before `Open`, none larger than the session's own length after it, a deadline on the first frame, a
 lease on the rest.
+
+A server that leaves says so on every stream, and serves on until its sessions have moved:
+
+    drain ── Leaving(within_s) ──▶ client: fills a standby while we serve, then closes
+      └───── the time is up ─────▶ Busy: whoever found nobody replays elsewhere
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,7 +28,18 @@ from ..errors import PotluckError, Refused, RemoteError, TransportError
 from ..swarm.admission import RETRY_LATEST_S, Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
-from ..swarm.wire import Busy, Fault, Message, Open, Opened, Output, Renew, Step, Truncate
+from ..swarm.wire import (
+    Busy,
+    Fault,
+    Leaving,
+    Message,
+    Open,
+    Opened,
+    Output,
+    Renew,
+    Step,
+    Truncate,
+)
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
@@ -81,6 +99,8 @@ class _Session:
     tokens: int
     dtype: str
     payload_bytes_max: int
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
     length: int = 0
     ahead: deque[tuple[Message, memoryview]] = field(default_factory=deque)  # read while it waited
 
@@ -93,8 +113,9 @@ class Server:
         self._device = device
         self._admission = admission
         self._model = model
-        self._live: dict[object, trio.CancelScope] = {}
+        self._live: dict[object, _Session] = {}
         self._empty = trio.Event()
+        self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
         self.steps_served = 0
         self.tokens_served = 0
 
@@ -102,61 +123,75 @@ class Server:
     def sessions(self) -> int:
         return len(self._live)
 
+    def holds(self, asked: Open) -> bool:
+        """Whether it serves these blocks, and takes sessions."""
+        mine = self._engine.blocks
+        return self._leaves_s is None and mine.start <= asked.start < asked.stop <= mine.stop
+
     async def serve(self, stream: Stream) -> None:
         """One session, from `Open` to its end."""
-        frames = FrameStream(stream, payload_bytes_max=0)
+        await serve_stream(stream, lambda asked: self)
+
+    async def converse(self, frames: FrameStream, asked: Open) -> None:
+        """One session that was asked for, to its end."""
         key = object()
-        try:
-            opened = await self._open(frames, key)
-            if opened is None:
-                return
-            with trio.CancelScope() as scope:
-                self._live[key] = scope
-                try:
-                    while await self._step(opened, key):
-                        pass
-                finally:
-                    del self._live[key]
-                    # in this order: what is admitted from now on is opened after this is closed
-                    self._device.post(self._engine.close_cache, opened.cache)
-                    self._admission.release(key)
-                    if not self._live:
-                        self._empty.set()
-            with trio.move_on_after(1):
-                if scope.cancelled_caught:
-                    await frames.send(Busy("the server has left", RETRY_LATEST_S))
-                await frames.close()
-        except RemoteError as error:
-            with trio.move_on_after(1):
-                await frames.send(Fault(str(error)[:250]))
-                await frames.close()
-            raise
+        session = await self._open(frames, asked, key)
+        if session is None:
+            return
+        with session.scope:
+            self._live[key] = session
+            try:
+                if self._leaves_s is not None:  # it opened while the others were told
+                    if trio.current_time() >= self._leaves_s:
+                        session.scope.cancel()
+                    await self._tell(session)
+                while await self._step(session, key):
+                    pass
+            finally:
+                del self._live[key]
+                # in this order: what is admitted from now on is opened after this is closed
+                self._device.post(self._engine.close_cache, session.cache)
+                self._release(key)
+        with trio.move_on_after(1):
+            if session.scope.cancelled_caught:
+                await frames.send(Busy("the server has left", RETRY_LATEST_S))
+            await frames.close()
 
     async def drain(self, within_s: float) -> None:
-        """Take nothing new; let live sessions end, or tell them to go when the time is up."""
+        """Take nothing new, and tell the live sessions to move; serve them until they have, or
+        until the time is up. Cancelled, it ends them at once."""
         self._admission.leave()
-        with trio.move_on_after(within_s):
-            await self._until_empty()
-        for scope in self._live.values():
-            scope.cancel()
-        with trio.move_on_after(1):
-            await self._until_empty()
+        self._leaves_s = trio.current_time() + within_s
+        try:
+            with trio.move_on_after(within_s):
+                async with trio.open_nursery() as nursery:
+                    for session in list(self._live.values()):
+                        nursery.start_soon(self._tell, session)
+                    await self._until_empty()
+        finally:
+            for session in self._live.values():
+                session.scope.cancel()
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await self._until_empty()
+
+    async def _tell(self, session: _Session) -> None:
+        """Say that we leave; whoever hears it has a standby filled while we serve on."""
+        assert self._leaves_s is not None
+        within_s = max(0.0, self._leaves_s - trio.current_time())
+        with suppress(TransportError):  # the road is broken: its own task finds that out
+            await self._answer(session, Leaving(within_s))
+
+    def _release(self, key: object) -> None:
+        self._admission.release(key)
+        if not self._admission.sessions:
+            self._empty.set()
 
     async def _until_empty(self) -> None:
-        while self._live:
+        while self._admission.sessions:  # those that are being opened among them
             self._empty = trio.Event()
             await self._empty.wait()
 
-    async def _open(self, frames: FrameStream, key: object) -> _Session | None:
-        with trio.move_on_after(OPEN_S) as deadline:
-            received = await frames.receive()
-        if deadline.cancelled_caught:
-            raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a session")
-        if received is None:
-            return None
-        asked, _ = received
-        if not isinstance(asked, Open):
-            raise RemoteError(f"{type(asked).__name__} before Open")
+    async def _open(self, frames: FrameStream, asked: Open, key: object) -> _Session | None:
         blocks = self._check(asked)
         try:
             self._admission.admit(key, frames.peer, blocks, asked.tokens, trio.current_time())
@@ -170,16 +205,15 @@ class Server:
         cache = None
         try:
             cache = await self._device.run(self._engine.open_cache, blocks, asked.tokens)
-            await self._answer(
-                frames,
-                Opened(self._admission.lease_s, self._engine.width, self._engine.numerics),
-            )
+            session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
+            opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
+            await self._answer(session, opened)
         except BaseException:
             if cache is not None:
                 self._device.post(self._engine.close_cache, cache)
-            self._admission.release(key)
+            self._release(key)
             raise
-        return _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
+        return session
 
     def _check(self, asked: Open) -> BlockRange:
         mine = self._engine.blocks
@@ -201,7 +235,7 @@ class Server:
             with trio.move_on_at(self._admission.expires_s(key)) as lease:
                 received = await session.frames.receive()
             if lease.cancelled_caught:
-                await self._answer(session.frames, Busy("the lease ran out", 0.0))
+                await self._answer(session, Busy("the lease ran out", 0.0))
                 return False
         if received is None:
             return False
@@ -235,7 +269,7 @@ class Server:
         try:
             done = await self._compute(session, step, payload, watch=waiting > 0)
         except Refused as refusal:  # it waited for all of its time, or too many do
-            await self._answer(session.frames, Busy(refusal.reason, refusal.retry_after_s))
+            await self._answer(session, Busy(refusal.reason, refusal.retry_after_s))
             return False
         if done is None:
             return False
@@ -248,7 +282,7 @@ class Server:
         if not math.isfinite(compute_s):
             compute_s = 0.0
         await self._answer(
-            session.frames, Output(step.at, tokens, step.rows, compute_s, queue_s, waiting), answer
+            session, Output(step.at, tokens, step.rows, compute_s, queue_s, waiting), answer
         )
         return True
 
@@ -306,8 +340,45 @@ class Server:
             ended.append(error)
         scope.cancel()
 
-    async def _answer(self, frames: FrameStream, message: Any, *payload: memoryview) -> None:
+    async def _answer(self, session: _Session, message: Message, *payload: memoryview) -> None:
+        """Send one frame whole: a step's answer and `Leaving` come from two tasks."""
         with trio.move_on_after(ANSWER_S) as deadline:
-            await frames.send(message, *payload)
+            async with session.sending:
+                await session.frames.send(message, *payload)
         if deadline.cancelled_caught:
-            raise TransportError(f"{frames.peer} took no answer in {ANSWER_S:.0f} s")
+            raise TransportError(f"{session.frames.peer} took no answer in {ANSWER_S:.0f} s")
+
+
+async def serve_stream(stream: Stream, choose: Callable[[Open], Server | None]) -> None:
+    """A session on this stream, at the server that `choose` names; None: nobody serves here now."""
+    frames = FrameStream(stream, payload_bytes_max=0)
+    try:
+        asked = await _asked(frames)
+        if asked is None:
+            return
+        server = choose(asked)
+        if server is not None:
+            await server.converse(frames, asked)
+            return
+        with trio.move_on_after(ANSWER_S):
+            await frames.send(Busy("the server is at rest", RETRY_LATEST_S))
+            await frames.close()
+    except RemoteError as error:
+        with trio.move_on_after(1):
+            await frames.send(Fault(str(error)[:250]))
+            await frames.close()
+        raise
+
+
+async def _asked(frames: FrameStream) -> Open | None:
+    """What the client opens with; None when it goes without a word."""
+    with trio.move_on_after(OPEN_S) as deadline:
+        received = await frames.receive()
+    if deadline.cancelled_caught:
+        raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a session")
+    if received is None:
+        return None
+    asked, _ = received
+    if not isinstance(asked, Open):
+        raise RemoteError(f"{type(asked).__name__} before Open")
+    return asked

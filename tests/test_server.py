@@ -25,7 +25,18 @@ from potluck.node.session import SessionPlan, open_session
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.history import FIRST_STEP_S
-from potluck.swarm.wire import PROTOCOL, Busy, Fault, Open, Opened, Output, Renew, Step, Truncate
+from potluck.swarm.wire import (
+    PROTOCOL,
+    Busy,
+    Fault,
+    Leaving,
+    Open,
+    Opened,
+    Output,
+    Renew,
+    Step,
+    Truncate,
+)
 
 MODEL = "ab" * 32
 BLOCKS = 6
@@ -348,6 +359,116 @@ async def test_a_draining_server_hands_its_sessions_over(
             assert bytes(await session.output()) == expected[1]
             assert leaving.server.sessions == 0
             assert not router.history(leaving.host.peer_id).banned(trio.current_time())
+
+
+async def test_a_leaving_server_serves_until_a_standby_holds_all(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nothing is lost or taken back: the session moves between two tokens, on its one span."""
+    expected = await undisturbed()
+    async with world(*THREE_STAGES) as made, trio.open_nursery() as nursery:
+        host, router = made.client()
+        out = []
+        async with open_session(host, router, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(100, 5), 5, 0)
+            session.feed(rows(200, 3), 3, 1)
+            await session.output()
+            out.append(bytes(await session.output()))
+            leaving = made.serving(2)
+            before = session.route
+            began_s = trio.current_time()
+            drained = trio.Event()
+
+            async def leave() -> None:
+                await leaving.server.drain(30.0)
+                drained.set()
+
+            nursery.start_soon(leave)
+            for number in range(8):
+                session.feed(rows(number), 1, 1)
+                out.append(bytes(await session.output()))
+            await drained.wait()
+            assert trio.current_time() - began_s < 1
+            assert session.recoveries == []
+            after = session.route
+            assert [hop.blocks for hop in after] == [hop.blocks for hop in before]
+            moved = [one.peer != other.peer for one, other in zip(before, after, strict=True)]
+            assert moved == [False, True, False]
+            assert leaving.host.peer_id == before[1].peer
+        assert out == expected
+        assert made.net.faults == [] or isinstance(made.net.faults[0][1], TransportError)
+
+
+async def test_word_of_leaving_comes_whole_between_answers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world() as made, trio.open_nursery() as nursery:
+        node = await made.add(0, 6, step_s=0.1)
+        frames = await dial(made)
+        await frames.send(opening())
+        await frames.receive()
+        for at in range(4):
+            await frames.send(Step(at, (1,), 1), rows(at))
+        nursery.start_soon(node.server.drain, 30.0)
+        heard = []
+        for _ in range(5):
+            received = await frames.receive()
+            assert received is not None
+            heard.append(received[0])
+        assert [one.at for one in heard if isinstance(one, Output)] == [0, 1, 2, 3]
+        told = [one for one in heard if isinstance(one, Leaving)]
+        assert len(told) == 1 and 29 < told[0].within_s <= 30
+        await frames.close()
+
+
+async def test_a_leaving_server_takes_nobody_new_and_tells_whoever_was_opening(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world() as made, trio.open_nursery() as nursery:
+        node = await made.add(0, 6, step_s=1.0)
+        early = await dial(made)
+        await early.send(opening())
+        await trio.sleep(0.5)  # its cache is being opened
+        nursery.start_soon(node.server.drain, 30.0)
+        await trio.sleep(0.1)
+        late = await dial(made)
+        await late.send(opening())
+        assert isinstance((await late.receive() or [None])[0], Busy)
+        assert isinstance((await early.receive() or [None])[0], Opened)
+        assert isinstance((await early.receive() or [None])[0], Leaving)
+        assert node.server.sessions == 1
+        await early.close()
+
+
+async def test_whoever_finds_no_other_is_served_to_the_last_second(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 6)) as made, trio.open_nursery() as nursery:
+        node = made.nodes[0]
+        frames = await dial(made)
+        await frames.send(opening())
+        await frames.receive()
+        nursery.start_soon(node.server.drain, 30.0)
+        assert isinstance((await frames.receive() or [None])[0], Leaving)
+        await trio.sleep(29)
+        await frames.send(Step(0, (1,), 1), rows(1))
+        assert isinstance((await frames.receive() or [None])[0], Output)
+        assert isinstance((await frames.receive() or [None])[0], Busy)
+        assert node.server.sessions == 0 and node.engine.caches == []
+
+
+async def test_a_drain_that_is_cancelled_ends_its_sessions_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world((0, 6)) as made:
+        node = made.nodes[0]
+        frames = await dial(made)
+        await frames.send(opening())
+        await frames.receive()
+        with trio.move_on_after(5):
+            await node.server.drain(30.0)
+        assert trio.current_time() < 7
+        assert node.admission.sessions == 0 and node.engine.caches == []
 
 
 async def test_a_session_that_waits_longer_than_its_lease_is_kept_by_renewal(
