@@ -1,0 +1,188 @@
+"""From a wish to its answers: told whole, or as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import trio
+
+from ..generation import Request, encode_request
+from .asked import (
+    CHAT_TOKENS,
+    Body,
+    Wish,
+    conversation,
+    prompts_of,
+    wish_of_chat,
+    wish_of_completion,
+)
+from .backend import Backend
+from .calls import CallReader
+from .grammar import Constraint
+from .hearing import Job, Said, hearing
+from .language import Language
+from .metrics import Metrics
+from .problem import wrong
+from .schemas import PROMPTS_MAX
+from .shapes import ChatShape, Choice, CompletionShape, Shape, remarks, usage
+from .speaker import Speaker
+
+EVENTS = "text/event-stream"
+
+
+class Listener(Protocol):
+    """Whoever takes an answer's events."""
+
+    async def start(self, status: int, kind: str) -> None: ...
+
+    async def event(self, data: str, *, last: bool = False) -> None: ...
+
+
+@dataclass(slots=True)
+class Answering:
+    """All answers to one body."""
+
+    wish: Wish
+    shape: Shape
+    backend: Backend
+    metrics: Metrics
+    model: str
+    began_s: float
+    jobs: list[Job]
+    choices: list[Choice]
+    prompt_tokens: int
+    last_s: dict[int, float] = field(default_factory=dict)
+
+    async def whole(self) -> dict[str, Any]:
+        """Raises what an answer raises."""
+        async with hearing(self.backend, self.jobs) as said:
+            async for one in said:
+                self._count(one)
+                self.choices[one.index].hear(one)
+        self._count_recoveries()
+        return {
+            **self.shape.whole(self.choices),
+            "usage": usage(self.prompt_tokens, self.choices),
+            "potluck": remarks(self.wish, self.choices),
+        }
+
+    async def stream(self, listener: Listener) -> None:
+        """The head is sent with the first token, so that a swarm that is full, or lacks blocks,
+        still says so by a status. Raises what an answer raises."""
+        begun = set[int]()
+        async with hearing(self.backend, self.jobs) as said:
+            async for one in said:
+                self._count(one)
+                choice = self.choices[one.index]
+                if not begun:
+                    await listener.start(200, EVENTS)
+                if one.index not in begun:
+                    begun.add(one.index)
+                    await self._tell(listener, self.shape.begin(choice))
+                delta = choice.hear(one)
+                await self._tell(listener, self.shape.chunk(delta, choice))
+                if choice.finish is not None:
+                    await self._tell(listener, self.shape.end(choice))
+        self._count_recoveries()
+        if self.wish.usage:
+            told = usage(self.prompt_tokens, self.choices)
+            last = self.shape.about(
+                choices=[], usage=told, potluck=remarks(self.wish, self.choices)
+            )
+            await self._tell(listener, last)
+        await listener.event("[DONE]", last=True)
+
+    async def _tell(self, listener: Listener, chunk: dict[str, Any] | None) -> None:
+        if chunk is not None:
+            if self.wish.usage:
+                chunk.setdefault("usage", None)
+            await listener.event(json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
+
+    def _count(self, said: Said) -> None:
+        now_s = trio.current_time()
+        if (last_s := self.last_s.get(said.index)) is None:
+            self.metrics.first_s.observe(now_s - self.began_s)
+        else:
+            self.metrics.next_s.observe(now_s - last_s)
+        self.last_s[said.index] = now_s
+        self.metrics.tokens.labels(self.model).inc()
+
+    def _count_recoveries(self) -> None:
+        self.metrics.recoveries.inc(sum(one.recoveries for one in self.choices))
+
+
+async def plan_chat(
+    body: Body, language: Language, backend: Backend, metrics: Metrics, began_s: float
+) -> Answering:
+    """Raises a Problem or UserError."""
+    wish = wish_of_chat(body, language)
+    ids = conversation(body, language, wish.tools)
+    voice = language.voice
+    shape = ChatShape(voice.name, voice.digest, wish, language.tokens)
+    return await _plan(shape, wish, [("", ids)], language, backend, metrics, began_s)
+
+
+async def plan_completion(
+    body: Body, language: Language, backend: Backend, metrics: Metrics, began_s: float
+) -> Answering:
+    """Raises a Problem or UserError."""
+    voice = language.voice
+    wish = wish_of_completion(body, voice)
+    given = prompts_of(body["prompt"], "prompt")
+    if len(given) * wish.choices > PROMPTS_MAX:
+        raise wrong(f"prompts times n may be at most {PROMPTS_MAX}", "n")
+    prompts = [(_echo(one, language) if wish.echo else "", one) for one in given]
+    shape = CompletionShape(voice.name, voice.digest, wish, language.tokens)
+    return await _plan(shape, wish, prompts, language, backend, metrics, began_s)
+
+
+async def _plan(
+    shape: Shape,
+    wish: Wish,
+    prompts: Sequence[tuple[str, str | Sequence[int]]],
+    language: Language,
+    backend: Backend,
+    metrics: Metrics,
+    began_s: float,
+) -> Answering:
+    """One job for each choice of each prompt. prompts: (what is told again, text or ids)."""
+    jobs, choices, tokens = list[Job](), list[Choice](), 0
+    voice = language.voice
+    for again, prompt in prompts:
+        ids = encode_request(voice, prompt)
+        tokens += len(ids)
+        room = voice.context - len(ids)
+        most = min(room, CHAT_TOKENS) if wish.max_tokens is None else wish.max_tokens
+        if most > room:
+            raise wrong(
+                f"{len(ids)} prompt tokens and {most} new ones are more than the context of "
+                f"{voice.name}, {voice.context}; ask for at most {room} new tokens",
+                "max_tokens",
+                "context_length_exceeded",
+            )
+        for choice in range(wish.choices):
+            constraint: Constraint | None = None
+            if wish.grammar is not None:
+                constraint = await backend.run(language.tokens.constraint, wish.grammar)
+            speaker = Speaker.speaking(voice, begun=len(ids), constraint=constraint, top=wish.top)
+            request = Request(
+                voice=speaker,
+                ids=ids,
+                settings=wish.settings_of(choice),
+                max_new_tokens=most,
+                stops=wish.stops,
+                wait_s=wish.wait_s,
+                ignore_eos=wish.ignore_eos,
+            )
+            jobs.append(Job(len(jobs), request, speaker))
+            reader = CallReader(wish.tools) if wish.tools is not None else None
+            choices.append(Choice(len(choices), again, reader))
+    metrics.prompt_tokens.labels(voice.name).inc(tokens)
+    return Answering(wish, shape, backend, metrics, voice.name, began_s, jobs, choices, tokens)
+
+
+def _echo(prompt: str | Sequence[int], language: Language) -> str:
+    return prompt if isinstance(prompt, str) else language.voice.text.decode(prompt)

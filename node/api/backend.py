@@ -1,0 +1,148 @@
+"""What the API needs of a swarm, and the swarm that gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ..client import Swarm
+from ..compute.voice import DTYPE
+from ..compute.worker import Worker
+from ..generation import CHUNK_TOKENS, Generation, Request, open_generation
+from ..library import find_model
+from ..session import SessionPlan, open_session
+from .language import Language
+from .problem import no_model
+
+T = TypeVar("T")
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model that may be asked for. peers: how many say that they serve some of it."""
+
+    name: str
+    digest: str
+    blocks: int
+    peers: int
+
+
+class Backend(Protocol):
+    """A swarm, as the API sees it."""
+
+    async def offers(self) -> tuple[Offer, ...]:
+        """The models that may be asked for, by name."""
+
+    async def language(self, name: str) -> Language:
+        """A model's own, loaded once. Raises a Problem (404) or UserError."""
+
+    def answer(self, request: Request) -> AbstractAsyncContextManager[Generation]:
+        """As `open_generation`."""
+
+    async def hidden(self, language: Language, ids: Sequence[int], wait_s: float) -> Floats:
+        """(width,): the mean over all tokens of what the last block gives."""
+
+    async def run(self, fn: Callable[..., T], *args: Any) -> T:
+        """`fn(*args)`, which may take a while, on a thread that no answer waits for."""
+
+    def peers(self) -> int:
+        """How many peers we know to be there."""
+
+
+class SwarmBackend:
+    """The backend over a real swarm.
+
+    worker: for tokens alone. loader: for what takes long, so that no answer waits for it.
+    """
+
+    def __init__(
+        self, swarm: Swarm, *, worker: Worker, loader: Worker, home: Path, offline: bool
+    ) -> None:
+        self._swarm = swarm
+        self._worker = worker
+        self._loader = loader
+        self._home = home
+        self._offline = offline
+        self._languages: dict[str, Language] = {}
+        self._loading = trio.Lock()
+
+    async def preload(self, ref: str) -> Language:
+        """Load what `ref` means, a folder too: what the owner names, no client does."""
+        shelf = find_model(ref, self._home)
+        voice = await self._swarm.voice(ref)
+        language = await self._loader.run(
+            lambda: Language.load(shelf, voice, offline=self._offline, home=self._home)
+        )
+        self._languages[shelf.name] = language
+        return language
+
+    async def offers(self) -> tuple[Offer, ...]:
+        found = await self._swarm.models()
+        offers = {one.name: Offer(one.name, one.model, one.blocks, len(one.peers)) for one in found}
+        for name, language in self._languages.items():
+            voice = language.voice
+            mine = [one for one in found if (one.name, one.model) == (name, voice.digest)]
+            peers = len(mine[0].peers) if mine else 0
+            offers[name] = Offer(name, voice.digest, voice.blocks, peers)
+        return tuple(offers[name] for name in sorted(offers))
+
+    async def language(self, name: str) -> Language:
+        if (known := self._languages.get(name)) is not None:
+            return known
+        async with self._loading:
+            if (known := self._languages.get(name)) is not None:
+                return known
+            offered = [one for one in await self._swarm.models() if one.name == name]
+            if not offered:
+                raise no_model(name, "is not served here; GET /v1/models tells what is")
+            try:
+                language = await self.preload(name)
+            except UserError as error:
+                raise no_model(
+                    name, f"has no files here ({error}); start potluck api with --model"
+                ) from error
+            if language.voice.digest not in {one.model for one in offered}:
+                del self._languages[name]
+                raise no_model(name, "is served from other files than those found here")
+            return language
+
+    def answer(self, request: Request) -> AbstractAsyncContextManager[Generation]:
+        swarm = self._swarm
+        return open_generation(swarm.member.host, swarm.router, self._worker, request)
+
+    async def hidden(self, language: Language, ids: Sequence[int], wait_s: float) -> Floats:
+        voice = language.voice
+        plan = SessionPlan(
+            model=voice.digest,
+            name=voice.name,
+            blocks=voice.blocks,
+            width=voice.width,
+            tokens=len(ids),
+            dtype=DTYPE,
+            wait_s=wait_s,
+        )
+        chunks = [ids[at : at + CHUNK_TOKENS] for at in range(0, len(ids), CHUNK_TOKENS)]
+        total = np.zeros(voice.width, dtype=np.float64)
+        async with open_session(self._swarm.member.host, self._swarm.router, plan) as session:
+            for chunk in chunks:
+                payload = await self._worker.run(voice.embed, chunk)
+                session.feed(payload, tokens=len(chunk), rows=len(chunk))
+            for chunk in chunks:
+                rows = np.frombuffer(await session.output(), dtype="<f4")
+                total += rows.reshape(len(chunk), voice.width).sum(axis=0, dtype=np.float64)
+        return np.asarray(total / len(ids), dtype=np.float32)
+
+    async def run(self, fn: Callable[..., T], *args: Any) -> T:
+        return await self._loader.run(fn, *args)
+
+    def peers(self) -> int:
+        return len(self._swarm.member.directory.peers())

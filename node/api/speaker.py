@@ -1,0 +1,48 @@
+"""A voice that keeps to a grammar, and notes how likely each of its words was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..compute.sampling import Likely, Settings, likely, pick
+from ..compute.tensor import unpack
+from ..compute.voice import DTYPE, Voice
+from .grammar import Constraint
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker(Voice):
+    """The voice of one answer.
+
+    begun: the prompt's length. constraint: what the answer must keep to. top: how many likeliest
+    tokens to note beside each; None: note nothing. notes: of each token so far.
+    """
+
+    begun: int = 0
+    constraint: Constraint | None = None
+    top: int | None = None
+    notes: list[Likely] = field(default_factory=list)
+
+    @staticmethod
+    def speaking(
+        voice: Voice, *, begun: int, constraint: Constraint | None, top: int | None
+    ) -> Speaker:
+        return Speaker(voice.name, voice.digest, voice.ends, voice.text, begun, constraint, top)
+
+    def next_token(
+        self,
+        payload: bytes | bytearray | memoryview,
+        settings: Settings,
+        position: int,
+        history: Sequence[int],
+    ) -> tuple[int, memoryview]:
+        """As `Voice.next_token`; with no constraint, the same bits. Raises UserError."""
+        logits = self.ends.logits(unpack(payload, 1, self.width, DTYPE))
+        allowed = None if self.constraint is None else self.constraint.allowed()
+        token = pick(logits, settings, position, history, begun=self.begun, allowed=allowed)
+        if self.constraint is not None:
+            self.constraint.take(token)
+        if self.top is not None:
+            self.notes.append(likely(logits, token, self.top))
+        return token, self.embed([token])
