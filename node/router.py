@@ -159,11 +159,18 @@ class Router:
         *,
         cache_tokens: int,
         numerics: str,
+        beside: str,
         avoid: Collection[str],
     ) -> str | None:
-        """The best peer that serves all of these blocks in this class alone, or None."""
+        """The best peer that serves all of these blocks in this class alone, or None.
+
+        beside: for whom it stands by; its class is the one where none is known yet, because it has
+        not opened.
+        """
         view = await self.view(model, total, within_s=HURRY_S)
         now = trio.current_time()
+        if not numerics:
+            numerics = next((span.numerics for span in view.spans if span.peer == beside), "")
         fit = [
             span
             for span in view.spans

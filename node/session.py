@@ -256,7 +256,8 @@ class LiveSession:
     async def _find_standby(self, asked: FindStandby) -> None:
         """One peer for the blocks of a link, in the same class, or none: nobody waits for it."""
         peer: str | None = None
-        if not asked.hurried or self._router.hedges.take():
+        link = self._links.get(asked.link)
+        if link is not None and (not asked.hurried or self._router.hedges.take()):
             with suppress(TransportError):  # of the directory: then nobody stands by
                 peer = await self._router.standby(
                     self._plan.model,
@@ -264,6 +265,7 @@ class LiveSession:
                     asked.blocks,
                     cache_tokens=self._plan.tokens,
                     numerics=self._classes.get(asked.blocks.start, ""),
+                    beside=link.hop.peer,
                     avoid=asked.avoid,
                 )
         self._dispatch(StandbyFound(asked.link, peer))
