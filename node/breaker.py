@@ -71,7 +71,7 @@ class Breaker:
         well = [
             BlockRange(seat.start, seat.stop)
             for seat in self._net.seats
-            if seat.name not in self._out and seat.name != fault.node
+            if seat.name not in self._out and seat.name != fault.node and seat.process
         ]
         return self._uncover or not uncovered(well, self._net.roster.blocks)
 

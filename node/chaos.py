@@ -28,7 +28,7 @@ from .client import Swarm, open_swarm
 from .process import marked
 from .testnet import MARK, LocalSwarm
 
-QUESTIONS = 12
+QUESTIONS = 8
 COVERED_S = 5.0  # the bar: p95, from a fault to a new session's first token
 WATCH_EVERY_S = 1.0
 BARE_MAX_S = 5.0  # for so long the directory may lack what is there: the same bar
@@ -270,7 +270,7 @@ WORDS: dict[Kind, str] = {
 async def _settle(net: LocalSwarm, failed: Tell) -> None:
     """Wait until nothing is reserved on any node, and look for processes that nobody knows."""
     deadline_s = time.monotonic() + FREED_S
-    left = {seat.name: "unknown" for seat in net.seats}
+    left = {seat.name: "no word" for seat in net.seats if seat.process}
     while left and time.monotonic() < deadline_s:
         for name in list(left):
             counts = await _counts(net, name)

@@ -74,7 +74,10 @@ def plan_faults(
     within_s: float,
     uncover: bool = False,
 ) -> tuple[Fault, ...]:
-    """Faults that begin before `within_s`, in order. uncover: blocks may be left without a node."""
+    """Faults that begin before `within_s`, in order, and hardly last beyond it.
+
+    uncover: blocks may be left without a node.
+    """
     total = max(blocks.stop for blocks in nodes.values())
     faults: list[Fault] = []
     back_s: dict[str, float] = {}  # when each node that was a victim is surely well again
@@ -87,7 +90,8 @@ def plan_faults(
             rng.shuffle(cards)
         kind = cards.pop()
         least_s, most_s = LASTS_S[kind]
-        for_s = round(least_s * (most_s / least_s) ** rng.random(), 2)
+        for_s = least_s * (most_s / least_s) ** rng.random()
+        for_s = round(min(for_s, max(least_s, within_s - now)), 2)
         if kind == "join":
             joined += 1
             blocks = nodes[rng.choice(sorted(nodes))]

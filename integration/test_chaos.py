@@ -1,0 +1,93 @@
+"""Chaos on real processes, a short one: every rule holds, and a broken one is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from potluck.node.process import marked
+from potluck.node.testnet import MARK, LocalSwarm, find_testnet, folder_of, take_down
+
+POTLUCK = (sys.executable, "-P", "-m", "potluck.cli")
+CHAOS = ("testnet", "chaos", "--seed", "7", "--sessions", "4", "--minutes")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home under which four nodes serve the demo model, each block twice."""
+    place = tmp_path_factory.mktemp("home")
+    try:
+        done = run(place, "testnet", "up", "--nodes", "4", "--replicas", "2")
+        assert done.returncode == 0, done.stderr
+        yield place
+    finally:
+        take_down(place, grace_s=0)
+
+
+def run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "POTLUCK_HOME": str(home)}
+    command = [*POTLUCK, *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+
+
+def peers(net: LocalSwarm) -> dict[str, tuple[int, int, str]]:
+    return {seat.name: (seat.start, seat.stop, seat.peer) for seat in net.seats}
+
+
+def test_faults_are_noticed_by_nobody_who_asks(home: Path) -> None:
+    """Nine seconds of faults: the table and the figures are those of one run, and afterwards the
+    testnet is as it was: the same nodes, under the same identities, and no process more."""
+    before = peers(find_testnet(home))
+    done = run(home, *CHAOS, "0.15", "--json")
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == 0, (told["failures"], done.stderr)
+    assert told["holds"] and told["faults"] >= 1
+    assert told["finished"] == told["sessions"] >= 4
+    assert all(made["covered_s"] is not None for made in told["made"])
+    net = find_testnet(home)
+    assert peers(net) == before and {seat.state for seat in net.seats} == {"serving"}
+    assert {one.pid for one in marked(MARK, str(folder_of(home)))} == {s.pid for s in net.seats}
+
+
+def test_a_node_that_dies_by_itself_breaks_a_rule_and_the_seed_is_told(home: Path) -> None:
+    """Somebody else kills n4 in the middle: no session fails, for n2 has its blocks; but it is one
+    death more than was planned, in 3.6 seconds: none."""
+    environment = {**os.environ, "POTLUCK_HOME": str(home)}
+    chaos = [*POTLUCK, *CHAOS, "0.06"]
+    process = subprocess.Popen(
+        chaos, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "answered undisturbed" in line
+    find_testnet(home).send("n4", signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, out
+    assert "BROKEN: n4 died by itself" in out
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("potluck: n4 died by itself")
+    assert last.endswith("again: potluck testnet chaos --seed 7 --minutes 0.06 --sessions 4")
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--partition",), "--isolated"),
+        (("--kill",), "n4 is dead: potluck testnet restart n4"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line_and_2(
+    home: Path, words: tuple[str, ...], told: str
+) -> None:
+    """After the test above n4 is dead."""
+    done = run(home, *CHAOS, "1", *words)
+    assert done.returncode == 2
+    assert told in done.stderr and done.stderr.count("\n") == 1
