@@ -44,6 +44,10 @@ class FrameStream:
             self._ready.extend(self._reader.feed(data))
         return self._ready.popleft()
 
+    async def broken(self) -> None:
+        """Wait until the stream is, by the other end or the road."""
+        await self._stream.broken()
+
     async def close(self) -> None:
         await self._stream.close()
 

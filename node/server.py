@@ -334,8 +334,9 @@ class Server:
                     break
                 session.ahead.append(received)
                 kept += len(received[1])
-            else:
-                return  # the rest waits in the stream
+            else:  # the rest waits in the stream, if that lasts
+                await session.frames.broken()
+                ended.append(TransportError(f"{session.frames.peer} has left"))
         except (RemoteError, TransportError) as error:
             ended.append(error)
         scope.cancel()

@@ -415,6 +415,26 @@ async def test_a_peer_that_breaks_the_protocol_is_cut_off(frames: bytes) -> None
         assert isinstance(mux.failure, RemoteError)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_reset_is_noticed_by_who_does_not_read(whole: bool) -> None:
+    """So is the end of the connection; that the peer has finished is neither."""
+    async with against_raw() as (peer, mux, _):
+        await peer.say(header(WINDOW, SYN, 1, 0), data(1, b"unread", FIN))
+        await settled()
+        with trio.move_on_after(0.05) as waited:
+            await mux.streams[1].broken()
+        assert waited.cancelled_caught
+        stream = mux.streams[1]
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(stream.broken)
+            if whole:
+                mux.fail(TransportError("the road is gone"))
+            else:
+                await peer.say(header(WINDOW, RST, 1, 0))
+        assert bytes(await stream.receive()) == b"unread"
+
+
 async def test_frames_of_streams_that_are_over_are_passed_by() -> None:
     async with against_raw() as (peer, mux, _):
         await peer.say(data(1, b"whose?"), header(WINDOW, RST, 3, 0), header(WINDOW, FIN, 5, 9))

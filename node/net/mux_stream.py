@@ -60,6 +60,7 @@ class MuxStream:
         self._taken_total = 0
         self._senders: deque[tuple[int, trio.lowlevel.Task]] = deque()
         self._receiver: trio.lowlevel.Task | None = None
+        self._over: trio.Event | None = None  # set by `fail`, if anybody waits for that
 
     @property
     def unread(self) -> int:
@@ -114,6 +115,12 @@ class MuxStream:
             await trio.lowlevel.wait_task_rescheduled(abort)
         if self.failure is not None:
             raise self._broken("send on")
+
+    async def broken(self) -> None:
+        """Wait until it was reset, or its connection is over, though bytes may be left to read."""
+        if self.failure is None:
+            self._over = self._over or trio.Event()
+            await self._over.wait()
 
     async def receive(self, max_bytes: int = 65536) -> Bytes:
         """Return 1 to `max_bytes` bytes, b"" at the end. Raises TransportError.
@@ -228,6 +235,8 @@ class MuxStream:
         self.pending = 0
         self.mux.forget(self)
         self._wake_receiver()
+        if self._over is not None:
+            self._over.set()
         while self._senders:
             trio.lowlevel.reschedule(self._senders.popleft()[1])
 

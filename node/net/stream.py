@@ -21,6 +21,9 @@ class Stream(Protocol):
         Cancelled, nothing is lost: the bytes are there for the next call.
         """
 
+    async def broken(self) -> None:
+        """Wait until it was reset, or its connection is over, though bytes may be left to read."""
+
     async def close(self) -> None:
         """Finish writing and forget the stream. Never raises; may be called twice."""
 

@@ -61,6 +61,10 @@ class MemoryStream:
                 return b""
             await pipe.changed.wait()
 
+    async def broken(self) -> None:
+        while not self.inward.broken:
+            await self.inward.changed.wait()
+
     async def close(self) -> None:
         self.outward.ended = True
         self.outward.touch()
