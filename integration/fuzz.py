@@ -40,6 +40,7 @@ NEWCOMER_EVERY_S = 3.0
 SAMPLE_EVERY_S = 1.0
 GROWTH_MAX_MIB = 128.0  # the shelf may take 32, unread bytes for a moment more
 PUNCHES = 0.02  # of all units
+OVER_S = 5.0  # a step that is being computed when its client leaves is computed to its end
 ROOT = Path(__file__).parent.parent
 
 
@@ -79,8 +80,7 @@ async def _measure(node: Node, model: Path, units: int, seed: int) -> dict[str, 
             told = await _attack(node, units, seed)
             nursery.cancel_scope.cancel()
         after_attack = await _asked(swarm, model, expected, seen)
-    await trio.sleep(SAMPLE_EVERY_S)
-    counts = await trio.to_thread.run_sync(node.counts) if node.lives else {}
+    counts, over_s = await _when_over(node)
     after = node.memory() if node.lives else before
     grown = round(after.own - before.own, 1)
     alive = node.lives and "Traceback" not in node.log
@@ -108,6 +108,7 @@ async def _measure(node: Node, model: Path, units: int, seed: int) -> dict[str, 
         "memory_mib_after": asdict(after),
         "memory_grown_mib": grown,
         "left": counts,
+        "left_for_s": over_s,
         "node_cpu_s": round(node.cpu_s(), 1) if node.lives else None,
         "by_kind": told["by_kind"],
         "load": load(),
@@ -123,6 +124,17 @@ async def _attack(node: Node, units: int, seed: int) -> dict[str, Any]:
     done = await trio.run_process(command, capture_stdout=True, cwd=ROOT)
     told: dict[str, Any] = json.loads(done.stdout)
     return told
+
+
+async def _when_over(node: Node) -> tuple[dict[str, int], float]:
+    """What is open in it once the enemy's sessions are over, or OVER_S have passed; and when."""
+    began_s = time.monotonic()
+    while True:
+        counts = await trio.to_thread.run_sync(node.counts) if node.lives else {}
+        spent_s = time.monotonic() - began_s
+        if not (counts.get("sessions") or counts.get("leases")) or spent_s > OVER_S:
+            return counts, round(spent_s, 1)
+        await trio.sleep(SAMPLE_EVERY_S)
 
 
 async def _answer(
