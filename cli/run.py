@@ -71,8 +71,8 @@ def node(
     ] = 32,
     offline: Offline = False,
     drain_s: Annotated[
-        float, typer.Option(min=0, help="Seconds that live sessions may go on at the end.")
-    ] = 10.0,
+        float, typer.Option(min=0, help="Seconds that live sessions have to move at the end.")
+    ] = 30.0,
     relay: Relay = "auto",
     ban: Ban = None,
     allow_only: AllowOnly = None,

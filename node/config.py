@@ -62,7 +62,7 @@ class NodeConfig:
     quantization: str = "auto"
     max_memory_mib: int = 0
     offline: bool = False
-    drain_s: float = 10.0
+    drain_s: float = 30.0
     relay: Literal["auto", "yes", "no"] = "auto"
     access: Access = field(default_factory=Access)
 

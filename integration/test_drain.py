@@ -1,0 +1,146 @@
+"""A peer with twenty live sessions is told to go: nobody's words change, and nobody waits.
+
+python -m integration.test_drain      the figures of one run, as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from potluck.node.client import Swarm, open_swarm
+from potluck.node.library import DEMO_FOLDER
+from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.swarm.routing import Hop
+
+SESSIONS = 20
+TOKENS = 160
+LIVE_FROM = 16  # tokens that each has before the peer is told to go
+DELAY_MAX_S = 1.0  # bar 7
+GONE_S = 60.0  # for the process to end, on a busy machine
+PROMPTS = [f"Chapter {number}. The function returns" for number in range(SESSIONS)]
+
+
+@dataclass
+class Talk:
+    """One answer, as its reader saw it."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    waits_s: list[tuple[float, float]] = field(default_factory=list)  # (when, how long)
+    routes: list[tuple[Hop, ...]] = field(default_factory=list)
+    lost: int = 0
+
+
+async def talk(swarm: Swarm, prompt: str, told: Talk, live: trio.Event | None = None) -> None:
+    async with swarm.generation(
+        "demo", prompt, max_new_tokens=TOKENS, ignore_eos=True, temperature=0.8, seed=7
+    ) as answer:
+        async for piece in answer:
+            told.tokens.append(piece.token)
+            told.text += piece.text
+            told.waits_s.append((trio.current_time(), piece.seconds))
+            if not told.routes or told.routes[-1] != piece.route:
+                told.routes.append(piece.route)
+            if live is not None and len(told.tokens) == LIVE_FROM:
+                live.set()
+        told.lost = len(answer.recoveries)
+
+
+async def all_talk(swarm: Swarm, live: list[trio.Event] | None = None) -> list[Talk]:
+    talks = [Talk() for _ in PROMPTS]
+    async with trio.open_nursery() as nursery:
+        for number, (prompt, told) in enumerate(zip(PROMPTS, talks, strict=True)):
+            nursery.start_soon(talk, swarm, prompt, told, live[number] if live else None)
+    return talks
+
+
+async def until(there: Callable[[], bool]) -> None:
+    """Wait for what another process does; the test's own time is its limit."""
+    with trio.fail_after(GONE_S):
+        while not there():  # noqa: ASYNC110  # no event comes from another process
+            await trio.sleep(0.05)
+
+
+async def drained(net: LocalSwarm, swarm: Swarm) -> dict[str, Any]:
+    """Twenty sessions through n2, whose blocks n3 serves too; n2 is told to go."""
+    calm = await all_talk(swarm)
+    first = net.seat("n2")
+    net.add("n3", first.start, first.stop)
+    net.launch("n3", net.join)
+    live = [trio.Event() for _ in PROMPTS]
+    talks = [Talk() for _ in PROMPTS]
+    told_s = gone_s = 0.0
+    async with trio.open_nursery() as nursery:
+        for prompt, told, event in zip(PROMPTS, talks, live, strict=True):
+            nursery.start_soon(talk, swarm, prompt, told, event)
+        for event in live:
+            await event.wait()
+        await until(lambda: net.ready("n3") is not None)
+        (offer,) = await swarm.models()
+        await swarm.router.announcements(offer.model, within_s=0)
+        on_first = sum(told.routes[-1][1].peer == first.peer for told in talks)
+        unfinished = sum(len(told.tokens) < TOKENS for told in talks)
+        process = first.process
+        assert process is not None
+        told_s = trio.current_time()
+        net.send("n2", signal.SIGTERM)
+        with trio.fail_after(GONE_S):
+            await trio.to_thread.run_sync(process.wait, GONE_S)
+        gone_s = trio.current_time()
+    after = [wait for told in talks for at, wait in told.waits_s if at >= told_s]
+    before = [wait for told in calm for _, wait in told.waits_s[1:]]
+    return {
+        "live": unfinished,
+        "on_the_leaving_peer": on_first,
+        "different": sum(a.tokens != b.tokens for a, b in zip(calm, talks, strict=True)),
+        "hops_lost": sum(told.lost for told in talks),
+        "moved": sum(told.routes[-1][1].peer != first.peer for told in talks),
+        "other_hops_moved": sum(told.routes[0][0] != told.routes[-1][0] for told in talks),
+        "delay_max_s": round(max(after), 3),
+        "delay_p50_s": round(statistics.median(after), 4),
+        "calm_delay_max_s": round(max(before), 3),
+        "calm_delay_p50_s": round(statistics.median(before), 4),
+        "gone_after_s": round(gone_s - told_s, 2),
+    }
+
+
+async def measure(home: Path) -> dict[str, Any]:
+    plan = Plan(home, str(DEMO_FOLDER), "demo", blocks_of_demo(), nodes=2, offline=True)
+    with open_testnet(plan) as net:
+        async with open_swarm(net.join, home=home, offline=True, threads=1) as swarm:
+            return await drained(net, swarm)
+
+
+def blocks_of_demo() -> int:
+    return int(json.loads((DEMO_FOLDER / "config.json").read_text())["num_hidden_layers"])
+
+
+@pytest.mark.slow
+async def test_a_peer_that_goes_takes_nothing_from_its_twenty_sessions(tmp_path: Path) -> None:
+    found = await measure(tmp_path)
+    assert found["on_the_leaving_peer"] == SESSIONS and found["live"] >= SESSIONS / 2
+    assert found["different"] == 0
+    assert found["hops_lost"] == 0 and found["other_hops_moved"] == 0
+    assert found["delay_max_s"] <= max(DELAY_MAX_S, 2 * found["calm_delay_max_s"])
+
+
+def main() -> None:
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        found = trio.run(measure, Path(folder))
+    print(json.dumps({**found, "seconds": round(time.monotonic() - began_s, 1)}))
+
+
+if __name__ == "__main__":
+    main()
