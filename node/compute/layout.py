@@ -61,9 +61,16 @@ class BlockWeights:
     def of(
         layout: Layout, matrices: Mapping[str, Weight], vectors: Mapping[str, Tensor]
     ) -> "BlockWeights":
-        """From whole tensors by their names in the checkpoint, matrices in whatever format."""
+        """From whole tensors by their names in the checkpoint, matrices in whatever format.
+
+        Matrices that are not there are left out: packed ones may have been kept (native_stage.py).
+        """
         return BlockWeights(
-            {name: _picked(matrices[part.tensor], part) for name, part in layout.matrices.items()},
+            {
+                name: _picked(matrices[part.tensor], part)
+                for name, part in layout.matrices.items()
+                if part.tensor in matrices
+            },
             {
                 name: vectors[part.tensor][part.start : part.stop]
                 for name, part in layout.vectors.items()

@@ -25,14 +25,17 @@ from .memory import require_memory
 from .native.blocks import RUN, PackedBlock, PackedBlocks, page_bytes
 from .native.linear import Pool as Threads
 from .pages import Lease, Pool, pages_for
-from .quant.blocks import block_weights
 from .quant.formats import QUANTIZATIONS, Quantization, choose
-from .quant.larder import Larder
+from .quant.larder import Key, Larder
+from .quant.reading import weights_of
 from .rope import Ropes, is_stretched
 from .spec import ModelSpec
 from .weight import Format
 
 KERNELS = "c1"  # counts up whenever some format's bits change
+PACKED = (
+    "tiles1"  # how packed matrices lie on disk: counts up when quantizers or pack.c change that
+)
 
 _ROPE_ROWS = 1024  # by which tables grow
 _PASS_ROWS = 256  # of one pass: bounds its memory, and reads weights seldom enough
@@ -100,7 +103,7 @@ class NativeStage:
         blocks = []
         with torch.inference_mode():
             for index in layouts:
-                blocks.append(PackedBlock(spec, index, loader.block(index), pool))
+                blocks.append(loader.block(index, pool))
         return NativeStage(spec, start, blocks, pool, format=chosen.format, byte_pages=byte_pages)
 
     @property
@@ -188,42 +191,44 @@ def _passes(
 
 
 class _Loader:
-    """The weights of blocks in a format, from a checkpoint or from what was kept of it."""
+    """Blocks in a format, packed: from a checkpoint, or from what was kept of it.
+
+    Kept are the packed matrices of int8 and nf4, which are mapped next time: no byte of them is
+    computed or copied again. What the checkpoint stores as it is served is read from it.
+    """
 
     def __init__(
         self, checkpoint: Checkpoint, quantization: Quantization, cache_dir: Path | None
     ) -> None:
         self._checkpoint = checkpoint
         self._quantization = quantization
-        self._larder = None if cache_dir is None else Larder(cache_dir)
-        self._digest = "unkept" if cache_dir is None else checkpoint.digest()
+        stored = checkpoint.verbatim and quantization.format == checkpoint.stored_format
+        keeps = cache_dir is not None and quantization.format != "none" and not stored
+        self._larder = Larder(cache_dir) if cache_dir is not None and keeps else None
+        self._digest = checkpoint.digest() if keeps else "unkept"
 
     def bytes_of(self, shapes: dict[str, tuple[int, ...]]) -> int:
         """What the matrices of a block will take."""
-        total = 0
-        for name, shape in shapes.items():
-            if len(shape) == 2:
-                part = self._checkpoint.stored_names(name)[0]
-                width = 4 if self._checkpoint.entry(part).dtype == "F32" else 2
-                total += self._quantization.bytes_of(*shape, stored_bytes=width)
-        return total
+        matrices = [shape for shape in shapes.values() if len(shape) == 2]
+        return sum(self._quantization.bytes_of(*shape) for shape in matrices)
 
-    def block(self, index: int) -> BlockWeights:
-        """The weights of block `index`, mapped or made."""
-        layout = layout_of(self._checkpoint.spec, index)
-        coded = [name for name in layout.shapes if name not in layout.exact]
-        matrices = block_weights(
-            self._checkpoint,
-            index,
-            coded,
-            self._quantization,
-            digest=self._digest,
-            larder=self._larder,
-        )
+    def block(self, index: int, pool: Threads) -> PackedBlock:
+        """Block `index`, mapped or made and kept. Raises UserError."""
+        spec = self._checkpoint.spec
+        layout = layout_of(spec, index)
         exact = self._checkpoint.tensors(layout.exact)
         plain = QUANTIZATIONS["none"]
-        matrices |= {name: plain.quantize(one) for name, one in exact.items() if one.ndim == 2}
-        return BlockWeights.of(layout, matrices, exact)
+        matrices = {name: plain.quantize(one) for name, one in exact.items() if one.ndim == 2}
+        key = Key(self._digest, index, self._quantization.format, PACKED)
+        kept = None if self._larder is None else self._larder.get(key)
+        if kept is None:
+            coded = [name for name in layout.shapes if name not in layout.exact]
+            matrices |= dict(weights_of(self._checkpoint, coded, self._quantization))
+        weights = BlockWeights.of(layout, matrices, exact)
+        block = PackedBlock(spec, index, weights, pool, kept=kept)
+        if kept is None and self._larder is not None:
+            self._larder.put(key, *block.to_keep())
+        return block
 
 
 class _RopeTables:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..layout import BlockWeights
+from ..quant.larder import Kept
 from ..spec import ModelSpec
 from ..weight import Weight, join
 from .library import library
@@ -88,30 +89,52 @@ class _Model(ctypes.Structure):
 class PackedBlock:
     """The weights of one block as C reads them. What they came from is not kept."""
 
-    def __init__(self, spec: ModelSpec, index: int, weights: BlockWeights, pool: Pool) -> None:
-        self._kept: list[object] = []
+    def __init__(
+        self,
+        spec: ModelSpec,
+        index: int,
+        weights: BlockWeights,
+        pool: Pool,
+        *,
+        kept: Kept | None = None,
+    ) -> None:
+        """kept: what `to_keep` gave once; then the matrices that are in it need not be there."""
+        self._held: list[object] = []
+        self._packed: dict[str, Packed] = {}
+        self._kept = kept
         self._pool = pool
         self.bytes = 0
         window = spec.windows[index]
         local = spec.local_rope is not None and window is not None
         experts = spec.experts_of(index)
-        matrices, vectors = weights.matrices, weights.vectors
+        vectors = weights.vectors
+        self._matrices = weights.matrices
         fact = self.fact = _Block()
         self._norms(spec, vectors)
-        fact.qkv = self._linear(join(_alike([matrices[one] for one in "qkv"])), _qkv_bias(vectors))
-        fact.out = self._linear(matrices["out"], vectors.get("out_bias"))
+        fact.qkv = self._linear("qkv", ("q", "k", "v"), _qkv_bias(vectors))
+        fact.out = self._linear("out", ("out",), vectors.get("out_bias"))
         if experts:
-            self._mixture(spec, weights, experts)
+            self._mixture(spec, experts)
         else:
             bias = None
             if "gate_bias" in vectors:
                 bias = _turns(vectors["gate_bias"].float(), vectors["up_bias"].float())
-            fact.gate_up = self._linear(_in_turns(matrices["gate"], matrices["up"]), bias)
-            fact.down = self._linear(matrices["down"], vectors.get("down_bias"))
+            fact.gate_up = self._linear("gate_up", ("gate", "up"), bias, turns=True)
+            fact.down = self._linear("down", ("down",), vectors.get("down_bias"))
         fact.softcap = spec.attn_softcap or 0.0
         fact.window = window or 0
         fact.rope = int(local)
         fact.ffn = spec.ffn_of(index)
+        del self._matrices, self._kept
+
+    def to_keep(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Buffers and facts of the matrices, for a larder; valid while this block is."""
+        buffers = {name: packed.bytes_of() for name, packed in self._packed.items()}
+        facts: dict[str, object] = {
+            name: [packed.code, packed.rows, packed.columns]
+            for name, packed in self._packed.items()
+        }
+        return buffers, facts
 
     def _norms(self, spec: ModelSpec, vectors: dict[str, Tensor]) -> None:
         for name in ("norm_in", "norm_mid", "norm_attended", "norm_fed", "q_norm", "k_norm"):
@@ -119,27 +142,39 @@ class PackedBlock:
                 weight = vectors[name].float() + spec.norm_offset
                 setattr(self.fact, name, self._floats(weight))
 
-    def _mixture(self, spec: ModelSpec, weights: BlockWeights, experts: int) -> None:
-        fact, matrices = self.fact, weights.matrices
+    def _mixture(self, spec: ModelSpec, experts: int) -> None:
+        fact = self.fact
         fact.experts, fact.experts_per_token = experts, spec.experts_per_token
         fact.renormalise = int(spec.renormalise)
-        fact.router = self._linear(matrices["router"], None)
+        fact.router = self._linear("router", ("router",), None)
         fact.expert_gate_up, fact.expert_down = (_Linear * experts)(), (_Linear * experts)()
         for one in range(experts):
-            both = _in_turns(matrices[f"{one}.gate"], matrices[f"{one}.up"])
-            fact.expert_gate_up[one] = self._linear(both, None)
-            fact.expert_down[one] = self._linear(matrices[f"{one}.down"], None)
+            both = (f"{one}.gate", f"{one}.up")
+            fact.expert_gate_up[one] = self._linear(f"{one}.gate_up", both, None, turns=True)
+            fact.expert_down[one] = self._linear(f"{one}.down", (f"{one}.down",), None)
 
     def _floats(self, vector: Tensor) -> int:
         """A vector for C, filled up with zeros to whole tiles; its address."""
-        kept = torch.zeros(-(-len(vector) // LANES) * LANES)
-        kept[: len(vector)] = vector
-        self._kept.append(kept)
-        return kept.data_ptr()
+        held = torch.zeros(-(-len(vector) // LANES) * LANES)
+        held[: len(vector)] = vector
+        self._held.append(held)
+        return held.data_ptr()
 
-    def _linear(self, weight: Weight, bias: Tensor | None) -> _Linear:
-        packed = Packed(weight.format, weight.codes, weight.scales, bias, self._pool)
-        self._kept.append(packed)
+    def _linear(
+        self, name: str, parts: tuple[str, ...], bias: Tensor | None, *, turns: bool = False
+    ) -> _Linear:
+        """These matrices as one, from what was kept or packed now."""
+        if self._kept is not None:
+            code, rows, columns = self._kept.facts[name]
+            packed = Packed.kept(code, rows, columns, self._kept.buffers[name], bias)
+        else:
+            alike = _alike([self._matrices[part] for part in parts])
+            if not turns and any(one.rows % LANES for one in alike[:-1]):
+                alike = [join(alike)]
+            make = Packed.in_turns if turns else Packed.below
+            parted = [(one.codes, one.scales) for one in alike]
+            packed = make(alike[0].format, parted, bias, self._pool)
+        self._packed[name] = packed
         self.bytes += packed.nbytes
         return _Linear.from_buffer_copy(packed.linear)
 
@@ -230,17 +265,8 @@ def _alike(parts: Sequence[Weight]) -> Sequence[Weight]:
     return parts
 
 
-def _in_turns(gate: Weight, up: Weight) -> Weight:
-    """Tiles of sixteen outputs of gate and of up, in turns; both filled up with zeros."""
-    gate, up = _alike([gate, up])
-    codes = _turns(gate.codes, up.codes)
-    scales = None
-    if gate.scales is not None and up.scales is not None:
-        scales = _turns(gate.scales, up.scales)
-    return Weight(gate.format, len(codes), gate.columns, codes, scales)
-
-
 def _turns(gate: Tensor, up: Tensor) -> Tensor:
+    """Sixteen of gate and sixteen of up, in turns; both filled up with zeros."""
     tiles, rest = divmod(len(gate), LANES)
     whole = gate.new_zeros((tiles + bool(rest), 2, LANES, *gate.shape[1:]))
     for place, one in enumerate((gate, up)):

@@ -67,9 +67,10 @@ typedef struct potluck_linear {
 /* 0: this matrix cannot be packed (a format unknown, n or k < 1, or nf4 with k % 64 != 0). */
 POTLUCK_API size_t potluck_packed_bytes(int32_t format, int32_t n, int32_t k);
 /* codes: row-major (n, k) of the format's type; nf4: (n, k/2) bytes, high nibble first.
- * scales: int8: SCB (n); nf4: absmax (n, k/64); else unused. */
+ * scales: int8: SCB (n); nf4: absmax (n, k/64); else unused.
+ * step: 1, or 2 to fill each second tile of `packed`: two matrices in turns. */
 POTLUCK_API void potluck_pack(potluck_pool *pool, int32_t format, int32_t n, int32_t k,
-                              const void *codes, const float *scales, void *packed);
+                              const void *codes, const float *scales, void *packed, int32_t step);
 /* Large, aligned, zeroed memory, in huge pages where the system gives them; NULL: none left. */
 POTLUCK_API void *potluck_alloc(size_t bytes);
 POTLUCK_API void potluck_release(void *memory, size_t bytes);

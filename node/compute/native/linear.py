@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ FORMATS = {"int8": 3, "nf4": 4}
 STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 LANES = 16
 ALIGNMENT_BYTES = 64
+
+Part = tuple[Tensor, Tensor | None]  # codes and scales, as in `Weight`
 
 
 class _Linear(ctypes.Structure):
@@ -46,6 +49,12 @@ class _Rows(ctypes.Structure):
     ]
 
 
+def _kind(format: str, codes: Tensor) -> tuple[int, int]:
+    """The format's number and the columns of a matrix with such codes."""
+    code = STORED[codes.dtype] if format == "none" else FORMATS[format]
+    return code, codes.shape[1] * (2 if format == "nf4" else 1)
+
+
 @functools.cache
 def _native() -> ctypes.CDLL:
     """The library, with the signatures that are called here."""
@@ -54,7 +63,7 @@ def _native() -> ctypes.CDLL:
         "pool_new": (at, [i32]),
         "pool_free": (None, [at]),
         "packed_bytes": (size, [i32] * 3),
-        "pack": (None, [at, i32, i32, i32, at, at, at]),
+        "pack": (None, [at, i32, i32, i32, at, at, at, i32]),
         "alloc": (at, [size]),
         "release": (None, [at, size]),
         "rows_bytes": (size, [i32] * 3),
@@ -94,37 +103,105 @@ class Packed:
         bias: Tensor | None = None,
         pool: Pool | None = None,
     ) -> None:
+        code, columns = _kind(format, codes)
+        self._hold(code, len(codes), columns, None, bias)
+        self._fill(0, codes, scales, 1, pool)
+
+    @classmethod
+    def below(
+        cls,
+        format: str,
+        parts: Sequence[Part],
+        bias: Tensor | None = None,
+        pool: Pool | None = None,
+    ) -> Packed:
+        """Matrices of one kind, one below the other; all but the last have whole tiles of rows."""
+        packed = cls.__new__(cls)
+        code, columns = _kind(format, parts[0][0])
+        packed._hold(code, sum(len(codes) for codes, _ in parts), columns, None, bias)
+        first = 0
+        for codes, scales in parts:
+            packed._fill(first, codes, scales, 1, pool)
+            first += len(codes) // LANES
+        return packed
+
+    @classmethod
+    def in_turns(
+        cls,
+        format: str,
+        parts: Sequence[Part],
+        bias: Tensor | None = None,
+        pool: Pool | None = None,
+    ) -> Packed:
+        """Two matrices of one kind and size, a tile of each in turns, filled up with zeros."""
+        packed = cls.__new__(cls)
+        code, columns = _kind(format, parts[0][0])
+        rows = 2 * -(-len(parts[0][0]) // LANES) * LANES
+        packed._hold(code, rows, columns, None, bias)
+        for first, (codes, scales) in enumerate(parts):
+            packed._fill(first, codes, scales, 2, pool)
+        return packed
+
+    @classmethod
+    def kept(
+        cls, code: int, rows: int, columns: int, memory: Tensor, bias: Tensor | None = None
+    ) -> Packed:
+        """What `bytes_of` gave once; `memory`, at a multiple of 64, is used where it is."""
+        packed = cls.__new__(cls)
+        packed._hold(code, rows, columns, memory, bias)
+        return packed
+
+    def _hold(
+        self, code: int, rows: int, columns: int, memory: Tensor | None, bias: Tensor | None
+    ) -> None:
         native = _native()
-        code = STORED[codes.dtype] if format == "none" else FORMATS[format]
-        self.format = format
-        self.rows = codes.shape[0]
-        self.columns = codes.shape[1] * (2 if format == "nf4" else 1)
-        self.nbytes: int = native.potluck_packed_bytes(code, self.rows, self.columns)
+        self.code, self.rows, self.columns = code, rows, columns
+        self.nbytes: int = native.potluck_packed_bytes(code, rows, columns)
         if not self.nbytes:
             raise UserError(
-                f"a matrix of {self.rows} by {self.columns} cannot be {format}; use int8 or none"
+                f"a matrix of {rows} by {columns} cannot be in this format; use int8 or none"
             )
-        self._packed = native.potluck_alloc(self.nbytes)
-        if self._packed is None:
-            raise UserError(f"no memory for a matrix of {self.nbytes} bytes; serve fewer blocks")
-        weakref.finalize(self, native.potluck_release, self._packed, self.nbytes)
+        self._memory = memory
+        if memory is not None:
+            if memory.nbytes != self.nbytes or memory.data_ptr() % ALIGNMENT_BYTES:
+                raise ValueError(f"{memory.nbytes} bytes for a matrix of {self.nbytes}")
+            self._packed: int = memory.data_ptr()
+        else:
+            self._packed = native.potluck_alloc(self.nbytes)
+            if self._packed is None:
+                raise UserError(
+                    f"no memory for a matrix of {self.nbytes} bytes; serve fewer blocks"
+                )
+            weakref.finalize(self, native.potluck_release, self._packed, self.nbytes)
+        self._bias = None
+        if bias is not None:
+            self._bias = torch.zeros(-(-rows // LANES) * LANES)
+            self._bias[:rows] = bias
+        bias_at = None if self._bias is None else self._bias.data_ptr()
+        self.linear = _Linear(code, rows, columns, self._packed, bias_at)
+
+    def _fill(
+        self, first: int, codes: Tensor, scales: Tensor | None, step: int, pool: Pool | None
+    ) -> None:
+        """Pack a part of the rows from tile `first` on."""
+        native = _native()
         codes = codes.contiguous()
         scales = None if scales is None else scales.float().contiguous()
         native.potluck_pack(
             pool.handle if pool else None,
-            code,
-            self.rows,
+            self.code,
+            len(codes),
             self.columns,
             codes.data_ptr(),
             None if scales is None else scales.data_ptr(),
-            self._packed,
+            self._packed + first * native.potluck_packed_bytes(self.code, LANES, self.columns),
+            step,
         )
-        self._bias = None
-        if bias is not None:
-            self._bias = torch.zeros(-(-self.rows // LANES) * LANES)
-            self._bias[: self.rows] = bias
-        bias_at = None if self._bias is None else self._bias.data_ptr()
-        self.linear = _Linear(code, self.rows, self.columns, self._packed, bias_at)
+
+    def bytes_of(self) -> Tensor:
+        """The packed bytes, where they are: valid while this matrix is."""
+        held = (ctypes.c_uint8 * self.nbytes).from_address(self._packed)
+        return torch.frombuffer(held, dtype=torch.uint8)
 
     def multiply(
         self, x: Tensor, pool: Pool | None = None, *, onto: Tensor | None = None

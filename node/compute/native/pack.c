@@ -16,7 +16,7 @@ size_t potluck_packed_bytes(int32_t format, int32_t n, int32_t k) {
 }
 
 typedef struct {
-    int32_t format, n, k;
+    int32_t format, n, k, step;
     const char *codes;
     const float *scales;
     char *packed;
@@ -50,7 +50,7 @@ static void pack_nf4(const packing *job, int32_t first, int32_t count,
 static void pack_tile(void *context, int32_t index, int32_t thread) {
     const packing *job = context;
     int32_t first = index * 16, count = least(16, job->n - first);
-    char *tile = job->packed + index * tile_bytes(job->format, job->k);
+    char *tile = job->packed + (size_t)index * job->step * tile_bytes(job->format, job->k);
     size_t k = job->k;
     size_t row_bytes = job->format == POTLUCK_FP32 ? k * 4 : job->format == POTLUCK_NF4 ? k / 2
                        : job->format == POTLUCK_INT8 ? k : k * 2;
@@ -69,8 +69,8 @@ static void pack_tile(void *context, int32_t index, int32_t thread) {
 }
 
 void potluck_pack(potluck_pool *pool, int32_t format, int32_t n, int32_t k, const void *codes,
-                  const float *scales, void *packed) {
-    packing job = {format, n, k, codes, scales, packed};
+                  const float *scales, void *packed, int32_t step) {
+    packing job = {format, n, k, step, codes, scales, packed};
     potluck_pool_run(pool, pack_tile, &job, potluck_tiles(n));
 }
 
