@@ -97,18 +97,26 @@ def through(stage: NativeStage, hidden: Tensor, chunks: Sequence[int]) -> Tensor
     return torch.cat([step(stage, rows, (lease, len(rows))) for rows in hidden.split(sizes)])
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("dynamic")])
-def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
+WHOLE = [name for name in MODELS if not name.startswith("dynamic")]
+
+
+def worst_logit(name: str, folder: Path) -> float:
+    """The largest difference of our logits from transformers', over a prompt in uneven chunks."""
     family, settings = MODELS[name]
-    model = save_random(tmp_path, family, **settings)
-    checkpoint = open_checkpoint(tmp_path)
+    model = save_random(folder, family, **settings)
+    checkpoint = open_checkpoint(folder)
     ids = torch.randint(3, 159, (1, 84), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model(ids).logits[0]
     ends = Ends.load(checkpoint)
     out = through(load(checkpoint), ends.embed(ids[0].tolist()), (1, 19, 50))
     found = torch.stack([ends.logits(row) for row in out])
-    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    return float((found - expected).abs().max())
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
+    assert worst_logit(name, tmp_path) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["dynamic", "dynamic-tied"])

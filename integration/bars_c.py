@@ -1,0 +1,213 @@
+"""The bars of C, an engine at the speed of memory: how each is measured, and when it holds."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .row import Row
+
+SPEED = "python -m integration.engine_speed --llama PYTHON"
+CHURN_S = 600.0
+
+
+def c1_speed() -> Iterator[Row]:
+    """Bars 1 and 2: they share their run."""
+    from .engine_speed import measure
+
+    llama = os.environ.get("POTLUCK_LLAMA")
+    found = measure(llama)
+    goals = (
+        ("int8", "decode1", 1.25),
+        ("nf4", "decode1", 1.25),
+        ("int8", "decode8", 1.5),
+        ("int8", "prefill", 1.5),
+    )
+    theirs = {"int8": "Q8_0", "nf4": "Q4_0"}
+    for quantization, what, goal in goals:
+        ours = found[quantization]["ours"][what]
+        text = f"{ours} tokens/s; llama.cpp not measured (POTLUCK_LLAMA names no Python)"
+        ratio = 0.0
+        if llama is not None:
+            ratio = found[quantization]["ratio"][what]
+            text = f"{ratio:.2f} ({ours} against {found[quantization]['llama'][what]} tokens/s)"
+        yield Row(
+            "C1",
+            f"{quantization}, {what}: at least {goal} times llama.cpp's {theirs[quantization]}",
+            text,
+            ratio >= goal,
+            SPEED,
+        )
+    share = found["int8"]["weights_read_share"]
+    yield Row(
+        "C2",
+        "int8 decodes at 70 % of read bandwidth or more, batch 1",
+        f"{share:.0%} of {found['int8']['read_GB_s']} GB/s",
+        share >= 0.7,
+        SPEED,
+    )
+    many = {name: found[name]["batch16_over_1"] for name in theirs}
+    yield Row(
+        "C2",
+        "batch 16 gives at least 4 times the tokens/s of batch 1",
+        f"int8 {many['int8']}, nf4 {many['nf4']}",
+        min(many.values()) >= 4,
+        SPEED,
+    )
+
+
+def c4_oracle() -> Iterator[Row]:
+    from potluck.node.compute.numerics import measure
+    from potluck.node.library import DEMO_FOLDER
+    from tests.test_native_stage import WHOLE, worst_logit
+
+    with tempfile.TemporaryDirectory(prefix="potluck-oracle-") as folder:
+        worst = {name: worst_logit(name, Path(folder) / name) for name in WHOLE}
+    top = max(worst, key=lambda name: worst[name])
+    yield Row(
+        "C4",
+        "logits within 1e-4 of transformers in fp32, each family",
+        f"{len(worst)} configurations, worst {worst[top]:.1e} ({top})",
+        worst[top] <= 1e-4,
+        "pytest tests/test_native_stage.py -k transformers",
+    )
+    found = measure(str(DEMO_FOLDER))
+    for one in found.differences:
+        format = one.of.split()[0]
+        if format != "none" and one.of != f"{format} ours" and one.reference == f"{format} ours":
+            yield Row(
+                "C4",
+                f"{format} within 1e-3 of dequantize-then-multiply in fp32",
+                f"median {one.median:.1e}, p99 {one.p99:.1e} of a block's update",
+                one.p99 <= 1e-3,
+                "potluck bench numerics",
+            )
+    told = ", ".join(f"{name} {value:.3f}" for name, value in found.perplexity.items())
+    yield Row(
+        "C4", "perplexity of the shipped model, reported", told, True, "potluck bench numerics"
+    )
+
+
+def c5_exact() -> Iterator[Row]:
+    from .engine_exact import FORMATS, measure
+
+    found = measure()
+    for format in FORMATS:
+        one = found[format]
+        yield Row(
+            "C5",
+            f"{format}: the same bits alone, with 15 others, in chunks, on 1 and 2 threads",
+            f"{one['variants']} variants, {len(one['different'])} differ",
+            not one["different"],
+            "python -m integration.engine_exact",
+        )
+
+
+def c6_churn() -> Iterator[Row]:
+    from .churn32 import measure
+
+    found: dict[str, Any] = measure(seconds=CHURN_S, shape="small", quantization="int8")
+    command = "python -m integration.churn32 --shape small --quantization int8"
+    left = found["pages_used_at_the_end"] + found["pages_promised_at_the_end"]
+    share, rows = found["share_of_fixed"], found["rows_share_of_fixed_by_cpu"]
+    yield Row(
+        "C6",
+        "32 sessions come and go for ten minutes: each text equals its solo run, no page leaks",
+        f"{found['sessions']} sessions, {len(found['wrong'])} wrong, {left} pages left",
+        not found["wrong"] and not left,
+        command,
+    )
+    yield Row(
+        "C6",
+        "throughput at least 85 % of the fixed batch's",
+        f"{share:.0%} by words alone; {rows:.0%} with the prompts' rows, a CPU second",
+        share >= 0.85,
+        command,
+    )
+    yield Row(
+        "C6",
+        "p99 per token under a flood of 4,096-token prompts at most 3 times idle",
+        f"{found['p99_over_idle']:.2f} ({found['flooded']['p99_ms']} ms)",
+        found["p99_over_idle"] <= 3,
+        command,
+    )
+
+
+def c7_load() -> Iterator[Row]:
+    from .engine_load import measure
+
+    found = measure()
+    command = "python -m integration.engine_load"
+    yield Row(
+        "C7",
+        "1 GiB of bf16 served as nf4 within 1.5 times reading and quantizing",
+        f"{found['load_ratio']:.2f} ({found['load_s']:.2f} s)",
+        found["load_ratio"] <= 1.5,
+        command,
+    )
+    yield Row(
+        "C7",
+        "peak extra memory of one block (88 MiB in bf16)",
+        f"{found['beside_mib']:.0f} MiB",
+        found["beside_mib"] <= 88,
+        command,
+    )
+    yield Row(
+        "C7",
+        "from the disk cache in at most 1.2 times reading it",
+        f"{found['kept_ratio']:.2f} ({found['kept_s'] * 1e3:.0f} ms for {found['range_mib']} MiB)",
+        found["kept_ratio"] <= 1.2,
+        command,
+    )
+
+
+def c8_overhead() -> Iterator[Row]:
+    """A whole step, products and Python included: below the bar for what is outside them."""
+    import torch
+
+    from potluck.node.compute.checkpoint import open_checkpoint
+    from potluck.node.compute.native_stage import NativeStage
+    from potluck.node.compute.pages import Pool
+    from potluck.node.compute.shapes import write_random
+
+    with tempfile.TemporaryDirectory(prefix="potluck-step-") as name:
+        write_random(Path(name), "tiny")
+        checkpoint = open_checkpoint(Path(name))
+        told = {}
+        for quantization in ("none", "int8", "nf4"):
+            stage = NativeStage.load(checkpoint, 0, 4, quantization=quantization, threads=1)
+            pool = Pool(budget_bytes=64 << 20, page_bytes=stage.page_bytes)
+            lease = pool.open(0, 4, 128)
+            lease.reserve(0, 128)
+            stage.forward_rows(torch.randn(64, checkpoint.spec.hidden), [(lease, 0, 64)])
+            row = torch.randn(1, checkpoint.spec.hidden)
+            spent = []
+            for _ in range(400):
+                began_s = time.thread_time()
+                stage.forward_rows(row, [(lease, 64, 1)])
+                spent.append(time.thread_time() - began_s)
+            told[quantization] = sorted(spent)[len(spent) // 2] * 1e3
+            width = checkpoint.spec.hidden
+    yield Row(
+        "C8",
+        "a one-token step through four blocks at hidden 256: at most 0.6 ms of CPU beside products",
+        f"hidden {width}: "
+        + ", ".join(f"{name} {ms:.3f} ms" for name, ms in told.items())
+        + ", products and Python included",
+        max(told.values()) <= 0.6,
+        "python -m integration.bars --only C8",
+    )
+
+
+BARS: dict[str, Callable[[], Iterator[Row]]] = {
+    "C1": c1_speed,
+    "C4": c4_oracle,
+    "C5": c5_exact,
+    "C6": c6_churn,
+    "C7": c7_load,
+    "C8": c8_overhead,
+}
