@@ -21,6 +21,7 @@ from potluck.node.islands import why_not
 from potluck.node.testnet import take_down
 
 NODES, REPLICAS = 8, 4
+LONG_S = 2.0  # what took longer is told fault by fault
 
 
 def measure(
@@ -59,6 +60,10 @@ def _row(run: dict[str, Any]) -> str:
     names += ("stall_s_max", "covered_s_p95", "covered_s_max", "load")
     told = "  ".join(f"{name} {run[name]}" for name in names)
     failed = "".join(f"\n    BROKEN: {failure}" for failure in run["failures"])
+    for made in run["made"]:
+        worst_s = max(made["covered_s"] or 0.0, *made["stalls_s"], 0.0)
+        if worst_s > LONG_S:
+            failed += f"\n    {worst_s:.1f} s: {made}"
     return f"seed {run['seed']}: {'holds' if run['holds'] else 'BROKEN'}  {told}{failed}"
 
 

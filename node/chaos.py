@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ async def run_chaos(net: LocalSwarm, wish: Wish, tell: Tell) -> Outcome:
 
 
 def _check(net: LocalSwarm, wish: Wish) -> None:
+    if sys.platform == "win32":
+        raise UserError("chaos stops and continues processes, which this system cannot")
     if not wish.kinds:
         raise UserError("no kind of fault: ask for --kill, --stall, ...")
     if "partition" in wish.kinds and not net.roster.isolated:
