@@ -119,7 +119,8 @@ class MuxStream:
     async def broken(self) -> None:
         """Wait until it was reset, or its connection is over, though bytes may be left to read."""
         if self.failure is None:
-            self._over = self._over or trio.Event()
+            if self._over is None:
+                self._over = trio.Event()
             await self._over.wait()
 
     async def receive(self, max_bytes: int = 65536) -> Bytes:
