@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 
-# A space may follow a comma and a colon, and nothing else: a small model would write blanks for ever.
+# A space may follow a comma or a colon, nothing else: a small model would write blanks for ever.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ",[ ]?", "key_separator": ":[ ]?"}
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 

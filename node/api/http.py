@@ -93,7 +93,7 @@ async def serve(app: App, bound: Bound) -> None:
 class Connection:
     """One client's connection, and the requests on it, one after another."""
 
-    def __init__(self, app: App, stream: trio.SocketStream) -> None:
+    def __init__(self, app: App, stream: trio.abc.HalfCloseableStream) -> None:
         self._app = app
         self._stream = stream
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)

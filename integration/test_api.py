@@ -1,0 +1,235 @@
+"""OpenAI's own client against `potluck api` over real daemons."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+import potluck
+from potluck.node.library import DEMO_FOLDER
+from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+
+KEY = "secret"
+KEYED = {"authorization": f"Bearer {KEY}"}
+PROMPT = "The function returns"
+TALK: list[Any] = [{"role": "user", "content": "What does len do?"}]
+PROGRAM = (sys.executable, "-P", "-m", "potluck.cli")
+TEMPLATE = (
+    "{% if tools %}Tools: {{ tools | tojson }} in <tool_call>{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\\n' }}{% endfor %}Answer:"
+)
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"enum": ["Rome", "Oslo"]}, "days": {"type": "integer"}},
+            "required": ["town"],
+            "additionalProperties": False,
+        },
+    },
+}
+PET: Any = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 9}, "kind": {"enum": ["cat", "dog"]}},
+    "required": ["name", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSwarm]:
+    """Two nodes serve the demo's weights, with a chat template that knows tools."""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("model") / "pet"
+    _copy_demo(folder)
+    plan = Plan(home=home, source=str(folder), name="pet", blocks=8, nodes=2)
+    with open_testnet(plan) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def url(net: LocalSwarm) -> Iterator[str]:
+    command = [*PROGRAM, "api", "--port", "0", "--json", "--home", str(home_of(net))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POTLUCK_API_KEY": KEY}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield str(json.loads(process.stdout.readline())["url"])
+        finally:
+            process.terminate()
+        assert process.wait(20) == 128 + 15
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60) as made:
+        yield made
+
+
+def _copy_demo(folder: Path) -> None:
+    folder.mkdir()
+    for path in DEMO_FOLDER.iterdir():
+        if path.suffix in (".json", ".safetensors"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+
+
+def home_of(net: LocalSwarm) -> Path:
+    return net.roster.folder.parent
+
+
+def test_answers_are_the_bits_of_potluck_generate(net: LocalSwarm, client: openai.OpenAI) -> None:
+    """Once against the command itself, and once against the client that it uses."""
+    drawn: Any = {"temperature": 0.8, "top_p": 0.9, "seed": 5}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in drawn.items()]
+    command = [*PROGRAM, "generate", PROMPT, "-m", "pet", "-n", "24", "--json", *words]
+    told = subprocess.run(
+        [*command, "--home", str(home_of(net))], capture_output=True, check=True, timeout=60
+    )
+    expected = json.loads(told.stdout)["text"]
+    asked: Any = {"model": "pet", "prompt": PROMPT, "max_tokens": 24}
+    assert client.completions.create(**asked, **drawn).choices[0].text == expected
+    with client.completions.create(**asked, **drawn, stream=True) as stream:
+        assert "".join(one.choices[0].text for one in stream) == expected
+    with potluck.connect(net.join, home=home_of(net)) as swarm:
+        pieces = list(swarm.generate("pet", PROMPT, max_new_tokens=24))
+    cold = client.completions.create(**asked, temperature=0).choices[0].text
+    assert cold == "".join(piece.text for piece in pieces) != expected
+
+
+def test_a_conversation_streams_with_usage_and_logprobs(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "pet", "messages": TALK, "max_completion_tokens": 20, "seed": 3}
+    whole = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2, n=2)
+    stream = client.chat.completions.create(
+        **asked, n=2, stream=True, stream_options={"include_usage": True}
+    )
+    texts, usage = ["", ""], None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == [one.message.content for one in whole.choices]
+    assert whole.usage and usage and usage.total_tokens == whole.usage.total_tokens
+    logprobs = whole.choices[0].logprobs
+    assert logprobs is not None and logprobs.content
+    assert all(len(one.top_logprobs) == 2 and one.logprob <= 0 for one in logprobs.content)
+
+
+def test_json_keeps_its_schema(client: openai.OpenAI) -> None:
+    for seed in range(3):
+        told = client.chat.completions.create(
+            model="pet",
+            messages=TALK,
+            seed=seed,
+            max_tokens=80,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "pet", "schema": PET, "strict": True},
+            },
+        )
+        pet = json.loads(told.choices[0].message.content or "")
+        assert list(pet) == ["name", "kind"] and pet["kind"] in ("cat", "dog")
+
+
+def test_tools_are_called(client: openai.OpenAI) -> None:
+    told = client.chat.completions.create(
+        model="pet", messages=TALK, tools=[WEATHER], tool_choice="required", max_tokens=80, seed=1
+    )
+    choice = told.choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.tool_calls
+    call: Any = choice.message.tool_calls[0]
+    assert json.loads(call.function.arguments)["town"] in ("Rome", "Oslo")
+    after: list[Any] = [
+        *TALK,
+        choice.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
+    ]
+    told = client.chat.completions.create(
+        model="pet", messages=after, tools=[WEATHER], max_tokens=8
+    )
+    assert told.choices[0].finish_reason
+
+
+def test_models_and_embeddings(client: openai.OpenAI) -> None:
+    assert [one.id for one in client.models.list()] == ["pet"]
+    assert client.models.retrieve("pet").owned_by == "potluck"
+    told = client.embeddings.create(model="pet", input=["one text", "another", "one text"])
+    first, other, again = (one.embedding for one in told.data)
+    assert len(first) == 192 and sum(x * x for x in first) == pytest.approx(1, abs=1e-4)
+    assert first == pytest.approx(again, abs=1e-6) and first != pytest.approx(other, abs=1e-3)
+
+
+def test_errors_are_the_clients_own_exceptions(url: str, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        client.completions.create(model="nobody", prompt=PROMPT)
+    with pytest.raises(openai.BadRequestError, match="temperature must be 0 to 2"):
+        client.completions.create(model="pet", prompt=PROMPT, temperature=3)
+    with pytest.raises(openai.BadRequestError, match="context"):
+        client.completions.create(model="pet", prompt="word " * 3000)
+    with pytest.raises(openai.NotFoundError):
+        client.batches.list()
+    with pytest.raises(openai.NotFoundError):
+        client.files.list()
+    with (
+        pytest.raises(openai.AuthenticationError),
+        openai.OpenAI(base_url=url, api_key="guess", max_retries=0) as stranger,
+    ):
+        stranger.models.list()
+
+
+def test_hanging_up_frees_the_servers_at_once(url: str, client: openai.OpenAI) -> None:
+    """Eight streams that would run to the context's end are left after a few tokens; each ends
+    long before it could have been finished."""
+    asked: Any = {"model": "pet", "prompt": PROMPT, "max_tokens": 1000, "stream": True}
+    for _ in range(8):
+        with client.completions.create(**asked, extra_body={"ignore_eos": True}) as stream:
+            for _chunk in zip(stream, range(3), strict=False):
+                pass
+    deadline = time.monotonic() + 20
+    while (open_ := _metric(url, "potluck_api_requests_open")) > 1:  # the one that asks
+        assert time.monotonic() < deadline, open_
+        threading.Event().wait(0.02)
+    assert _metric(url, "potluck_api_disconnects_total") >= 8
+    assert _metric(url, 'potluck_api_tokens_total{model="pet"}') < 8 * 900
+
+
+def test_sixteen_clients_at_once_get_what_each_gets_alone(client: openai.OpenAI) -> None:
+    def ask(seed: int) -> str:
+        asked: Any = {"model": "pet", "prompt": PROMPT, "max_tokens": 12, "seed": seed}
+        with client.completions.create(**asked, stream=True) as stream:
+            return "".join(one.choices[0].text for one in stream)
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(ask, range(16)))
+    assert together[::5] == [ask(seed) for seed in range(0, 16, 5)]
+    assert len(set(together)) > 8
+
+
+def test_missing_blocks_are_told_with_when_to_come_back(net: LocalSwarm, url: str) -> None:
+    """The last test: half of the model is gone after it."""
+    net.send("n2", signal.SIGKILL)
+    asked = {"model": "pet", "prompt": "x"}
+    told = httpx.post(f"{url}/completions", json=asked, headers=KEYED, timeout=60)
+    assert told.status_code == 503, told.text
+    assert told.json()["error"]["code"] == "missing_blocks"
+    assert int(told.headers["retry-after"]) >= 1
+
+
+def _metric(url: str, name: str) -> float:
+    text = httpx.get(url.removesuffix("v1") + "metrics", headers=KEYED, timeout=20).text
+    lines = [line for line in text.splitlines() if line.startswith(name + " ")]
+    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
