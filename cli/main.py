@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .api import api
 from .bench import bench
 from .bootstrap import bootstrap
 from .chat import chat, generate
@@ -69,6 +70,7 @@ app.command()(node)
 app.command()(bootstrap)
 app.command()(generate)
 app.command()(chat)
+app.command()(api)
 app.command()(status)
 app.command()(models)
 app.command()(doctor)
