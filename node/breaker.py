@@ -52,10 +52,10 @@ class Breaker:
             if seat.name not in self._out or self._out[seat.name].kind == "slow"
         }
 
-    async def may_begin(self, fault: Fault) -> bool:
+    async def may_begin(self, fault: Fault, *, until_s: float) -> bool:
         """Wait until this fault does no more than was planned, and claim its victim for it; False
-        when that never comes."""
-        with trio.move_on_after(POSTPONED_MAX_S):
+        when that does not come in time."""
+        with trio.move_on_at(min(until_s, trio.current_time() + POSTPONED_MAX_S)):
             while not self._fits(fault):
                 self._mended = trio.Event()
                 await self._mended.wait()

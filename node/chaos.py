@@ -190,7 +190,7 @@ class _Run:
                     nursery.start_soon(self.load.read, dice, began_s + wish.seconds)
                 for fault in plan:
                     await trio.sleep_until(began_s + fault.at_s)
-                    if await self.breaker.may_begin(fault):
+                    if await self.breaker.may_begin(fault, until_s=began_s + wish.seconds):
                         late_s = trio.current_time() - began_s - fault.at_s
                         nursery.start_soon(self._do, fault, late_s, nursery)
                     else:
