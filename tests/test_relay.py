@@ -19,9 +19,10 @@ from libp2p.relay.circuit_v2 import resources
 from libp2p.relay.circuit_v2.pb import circuit_pb2
 
 from potluck.crypto.keys import IdentityKey, verify
-from potluck.errors import RemoteError, TransportError
+from potluck.errors import RemoteError, TransportError, UserError
 from potluck.node.net import circuit, protobuf
 from potluck.node.net import relay as relay_module
+from potluck.node.net.address import listening
 from potluck.node.net.circuit import HOP, STOP, Message, Reservation, Status
 from potluck.node.net.guard import Limits
 from potluck.node.net.host import Host, HostConfig, open_host
@@ -105,6 +106,28 @@ async def test_a_peer_is_reached_through_a_relay_and_nobody_can_read_along() -> 
         (there,) = yard_.alice.connections(yard_.bob.peer_id)
         (here,) = yard_.bob.connections(yard_.alice.peer_id)
         assert there.relay == here.relay == yard_.middle.peer_id
+
+
+async def test_a_relay_of_two_families_is_told_in_both() -> None:
+    """A caller may have one alone."""
+    both = (HERE, "/ip6/::1/tcp/0")
+    try:
+        for one in listening(both):
+            one.close()
+    except UserError as error:
+        pytest.skip(str(error))
+    relaying = HostConfig(seed=b"r" * 32, listen=both)
+    async with open_host(relaying) as middle, open_host(config("b")) as bob:
+        Relay(middle, IdentityKey.from_bytes(b"r" * 32)).open()
+        await bob.connect(middle.addresses())
+        await bob.identified(middle.peer_id)
+        held = reservations(bob)
+        assert await held.tend()
+        told = held.addresses()
+        assert [one.kind for one in sorted(told, key=str)] == ["ip4", "ip6"]
+        assert {one.relay for one in told} == {middle.peer_id}
+        ports = {listener.getsockname()[1] for listener in middle.listeners}
+        assert {one.port for one in told} == ports
 
 
 async def test_a_circuit_ends_with_its_bytes() -> None:

@@ -243,8 +243,7 @@ class Host:
 
         closed: families (ip4, ip6) whose listeners here no stranger can dial.
         """
-        self._published = tuple(addresses)
-        self._closed = closed
+        self._published, self._closed = tuple(addresses), closed
 
     def connections(self, peer: str | None = None) -> list[Connection]:
         """All that are open, or those to one peer."""
