@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from potluck.errors import LocalError, MissingBlocks, Refused, TransportError
 from potluck.node.api.app import BODY_BYTES_MAX, Api, Guard
 from potluck.node.api.check import check
+from potluck.node.api.grammar import Tokens
 from potluck.node.api.http import ClientGone
 from potluck.node.api.openapi import document
 from potluck.node.api.responses import ANSWERS
@@ -110,6 +113,15 @@ async def test_each_choice_has_a_seed_of_its_own() -> None:
     assert (await ask(api, COMPLETIONS, largest)).json["choices"] == (
         await ask(api, COMPLETIONS, lowest)
     ).json["choices"]
+
+
+async def test_an_integer_may_be_written_with_a_point() -> None:
+    api = Api(PretendedSwarm())
+    pointed = {**ASKED, "prompt": [5.0, 6.0], "n": 2.0, "seed": 7.0, "max_tokens": 3.0}
+    plain = {**ASKED, "prompt": [5, 6], "n": 2, "seed": 7, "max_tokens": 3}
+    told = [(await ask(api, COMPLETIONS, body)).json["choices"] for body in (pointed, plain)]
+    assert told[0] == told[1]
+    complaint(await ask(api, EMBEDDINGS, {"model": "demo", "input": [0.5]}), 400)
 
 
 async def test_without_a_seed_one_is_drawn_and_told() -> None:
@@ -258,6 +270,35 @@ async def test_the_template_sees_tools_and_the_calls_of_before() -> None:
     )
     ids = language.voice.text.encode(expected, special=False)
     assert told.json["usage"]["prompt_tokens"] == len(ids)
+
+
+async def test_a_chat_is_asked_in_the_words_of_potluck_chat() -> None:
+    language = demo()
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Héllo?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "What does len do?"},
+    ]
+    ids = language.voice.text.chat(messages)
+    told = await ask(Api(PretendedSwarm()), CHAT, {**TALK, "messages": messages})
+    plain = await PretendedSwarm().plainly(
+        Request(language.voice, tuple(ids), Settings(1.0, seed=7), max_new_tokens=12)
+    )
+    choice = told.json["choices"][0]
+    assert choice["message"]["content"] == "".join(piece.text for piece in plain)
+    assert told.json["usage"]["prompt_tokens"] == len(ids)
+
+
+async def test_a_tokenizer_that_cannot_be_read_still_answers(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    language = replace(demo(), tokens=Tokens(tmp_path / "tokenizer.json", demo().voice))
+    api = Api(PretendedSwarm(language))
+    told = await ask(api, CHAT, {**TALK, "logprobs": True})
+    assert told.json["choices"][0]["logprobs"]["content"]
+    wanted = {"type": "json_object"}
+    told = complaint(await ask(api, CHAT, {**TALK, "response_format": wanted}), 400)
+    assert "tokenizer" in told["message"]
 
 
 async def test_embeddings_are_unit_means_in_both_encodings() -> None:

@@ -65,7 +65,7 @@ class Wish:
 def read_body(raw: bytes, schema: Schema) -> Body:
     """The body as JSON that keeps to a schema. Raises a Problem."""
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
+        body = json.loads(raw, parse_constant=_refuse_constant, parse_float=_number)
     except RecursionError as error:
         raise wrong("the body is nested too deeply", code="invalid_json") from error
     except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
@@ -269,6 +269,12 @@ def _arguments(call: Body, index: int) -> dict[str, Any]:
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
+
+
+def _number(text: str) -> float:
+    """JSON Schema's integers may be written 1.0; here they are int."""
+    found = float(text)
+    return int(found) if found.is_integer() else found
 
 
 def _refuse_constant(name: str) -> None:

@@ -94,8 +94,6 @@ def _fits(value: object, schema: Schema) -> bool:
         return True
     if isinstance(value, bool):
         return "boolean" in names
-    if isinstance(value, float) and value.is_integer() and "integer" in names:
-        return True  # JSON Schema: 1.0 is an integer
     return any(isinstance(value, _TYPES[name]) for name in names)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ..compute.voice import Voice
 
 # A space may follow a comma or a colon, nothing else: a small model would write blanks for ever.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ",[ ]?", "key_separator": ":[ ]?"}
@@ -23,25 +24,33 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class Tokens:
-    """The bytes of a model's tokens."""
+    """The bytes of a model's tokens. A tokenizer that the automaton cannot read answers all but
+    schemas."""
 
-    def __init__(self, path: Path, vocabulary: int, eos: frozenset[int]) -> None:
-        """path: of tokenizer.json. Raises UserError when the automaton cannot read it."""
+    def __init__(self, path: Path, voice: Voice) -> None:
+        """path: of tokenizer.json."""
+        self._text = voice.text
+        self._eos = sorted(voice.text.eos)
+        self._vocabulary = voice.ends.spec.vocab
+        self._tokens: llguidance.LLTokenizer | None = None
+        self._why = ""
         try:
             self._tokens = llguidance.LLTokenizer(
-                path.read_text("utf-8"), n_vocab=vocabulary, eos_token=sorted(eos) or None
+                path.read_text("utf-8"), n_vocab=self._vocabulary, eos_token=self._eos or None
             )
         except Exception as error:  # llguidance raises nothing narrower
-            raise UserError(f"{path}: its tokens have no bytes that we know ({error})") from error
-        self._eos = sorted(eos)
-        self._vocabulary = vocabulary
+            self._why = _one_line(str(error))
 
     def bytes_of(self, token: int) -> bytes:
-        found: bytes = self._tokens.decode_bytes([token])
-        return found
+        """Of half a character too, where the tokenizer can be read."""
+        if self._tokens is None:
+            return self._text.decode([token]).encode()
+        return bytes(self._tokens.decode_bytes([token]))
 
     def constraint(self, grammar: str) -> Constraint:
         """A new walk through a grammar. Raises UserError for one that cannot be walked."""
+        if self._tokens is None:
+            raise UserError(f"no schema can be kept with this model's tokenizer: {self._why}")
         matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         if matcher.is_error():
             raise UserError(f"the schema cannot be kept: {_one_line(matcher.get_error())}")

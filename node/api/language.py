@@ -28,5 +28,4 @@ class Language:
         path = checkpoint.path("tokenizer.json")
         if path is None:
             raise UserError(f"{shelf.name}: tokenizer.json is missing")
-        tokens = Tokens(path, voice.ends.spec.vocab, voice.text.eos)
-        return Language(voice, ChatTemplate.load(checkpoint), tokens)
+        return Language(voice, ChatTemplate.load(checkpoint), Tokens(path, voice))

@@ -75,7 +75,7 @@ def document(*, keyed: bool) -> Json:
 def _post(summary: str, asked: str, answered: str, *, stream: bool = False) -> Json:
     content: Json = {"application/json": {"schema": _part(answered)}}
     if stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     return {
         "summary": summary,
         "requestBody": {
