@@ -74,6 +74,7 @@ class Toll:
 @dataclass(slots=True, eq=False)
 class _Reading:
     number: int
+    slowly_until_s: float
     peers: frozenset[str] = frozenset()
     asked_s: float = 0.0  # since when it waits for the next token
     losses: int = 0  # told of so far
@@ -144,10 +145,11 @@ class Load:
             answers[number] = Answer(tuple(tokens), text)
 
     async def read(self, rng: Random, until_s: float) -> None:
-        """One reader: a question after the other until then; the last is read to its end."""
+        """One reader: a question after the other until then; the last is read to its end, as fast
+        as it comes."""
         await trio.sleep(rng.random())  # they do not begin in step
         while trio.current_time() < until_s:
-            await self._read_one(rng.randrange(len(self._questions)))
+            await self._read_one(rng.randrange(len(self._questions)), until_s)
 
     async def probe(self) -> bool:
         """Whether a new session gets its first token, and the right one."""
@@ -173,9 +175,9 @@ class Load:
         self._tolls.append(toll)
         return toll
 
-    async def _read_one(self, number: int) -> None:
+    async def _read_one(self, number: int, until_s: float) -> None:
         self.begun += 1
-        reading = _Reading(self.begun)
+        reading = _Reading(self.begun, until_s)
         self._live.add(reading)
         question, answer = self._questions[number], self._answers[number]
         what = f"session {reading.number} (question {number}, {len(question.ids)} tokens long)"
@@ -212,7 +214,8 @@ class Load:
                 got, text = got + 1, text + piece.text
                 self.tokens += 1
                 reading.peers = frozenset(hop.peer for hop in piece.route)
-                await trio.sleep(1 / READ_TOKENS_S)
+                if trio.current_time() < reading.slowly_until_s:
+                    await trio.sleep(1 / READ_TOKENS_S)
             self.losses += len(answer.recoveries)
         if got < len(expected.tokens):
             return f"it ended after {got} of {len(expected.tokens)} tokens"
