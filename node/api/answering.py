@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import trio
 
+from ..compute.voice import Voice
 from ..generation import Request, encode_request
 from .asked import (
     CHAT_TOKENS,
@@ -31,6 +32,7 @@ from .shapes import ChatShape, Choice, CompletionShape, Shape, remarks, usage
 from .speaker import Speaker
 
 EVENTS = "text/event-stream"
+LONG_CHARS = 16 * 1024  # from here on the event loop would wait for the tokenizer: some 10 ms
 
 
 class Listener(Protocol):
@@ -119,8 +121,8 @@ async def plan_chat(
 ) -> Answering:
     """Raises a Problem or UserError."""
     wish = wish_of_chat(body, language)
-    ids = conversation(body, language, wish.tools)
     voice = language.voice
+    ids = await ids_of(backend, voice, conversation(body, language, wish.tools), special=False)
     shape = ChatShape(voice.name, voice.digest, wish, language.tokens)
     return await _plan(shape, wish, [("", ids)], language, backend, metrics, began_s)
 
@@ -152,7 +154,7 @@ async def _plan(
     jobs, choices, tokens = list[Job](), list[Choice](), 0
     voice = language.voice
     for again, prompt in prompts:
-        ids = encode_request(voice, prompt)
+        ids = await ids_of(backend, voice, prompt)
         tokens += len(ids)
         room = voice.context - len(ids)
         most = min(room, CHAT_TOKENS) if wish.max_tokens is None else wish.max_tokens
@@ -182,6 +184,21 @@ async def _plan(
             choices.append(Choice(len(choices), again, reader))
     metrics.prompt_tokens.labels(voice.name).inc(tokens)
     return Answering(wish, shape, backend, metrics, voice.name, began_s, jobs, choices, tokens)
+
+
+async def ids_of(
+    backend: Backend, voice: Voice, prompt: str | Sequence[int], *, special: bool = True
+) -> tuple[int, ...]:
+    """The ids of a prompt. special: with what the model expects around a text. Raises UserError."""
+    if not isinstance(prompt, str) or len(prompt) < LONG_CHARS:
+        return _encode(voice, prompt, special)
+    return await backend.run(_encode, voice, prompt, special)
+
+
+def _encode(voice: Voice, prompt: str | Sequence[int], special: bool) -> tuple[int, ...]:
+    if isinstance(prompt, str) and not special:
+        prompt = voice.text.encode(prompt, special=False)
+    return encode_request(voice, prompt)
 
 
 def _echo(prompt: str | Sequence[int], language: Language) -> str:

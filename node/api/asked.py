@@ -130,14 +130,13 @@ def wish_of_chat(body: Body, language: Language) -> Wish:
     return replace(wish, grammar=grammar, tools=tools)
 
 
-def conversation(body: Body, language: Language, tools: Tools | None) -> list[int]:
-    """The ids of a chat's prompt. Raises a Problem, or UserError when the template refuses."""
+def conversation(body: Body, language: Language, tools: Tools | None) -> str:
+    """A chat's prompt. Raises a Problem, or UserError when the template refuses."""
     if language.template is None:
         raise wrong(f"{language.voice.name} has no chat template: use /v1/completions", "messages")
     messages = [_message(one, index) for index, one in enumerate(body["messages"])]
     offered = [{"type": "function", "function": one} for one in tools.functions] if tools else []
-    text = language.template.render(messages, offered)
-    return language.voice.text.encode(text, special=False)
+    return language.template.render(messages, offered)
 
 
 def _wish(body: Body, voice: Voice, max_tokens: int | None, top: int | None) -> Wish:

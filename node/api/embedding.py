@@ -13,7 +13,7 @@ import numpy as np
 import trio
 
 from ...errors import PotluckError
-from ..generation import encode_request
+from .answering import ids_of
 from .asked import Body, prompts_of, read_body
 from .backend import Backend, Floats
 from .metrics import Metrics
@@ -36,7 +36,7 @@ async def embeddings(body: Body, backend: Backend, metrics: Metrics) -> dict[str
             f"the embeddings of {voice.name} have {voice.width} dimensions, no others", "dimensions"
         )
     given = prompts_of(body["input"], "input", INPUTS_MAX)
-    texts = [encode_request(voice, one) for one in given]
+    texts = [await ids_of(backend, voice, one) for one in given]
     wait_s = float(body.get("wait_s") or 0.0)
     found: dict[int, Floats] = {}
     failures: list[PotluckError] = []

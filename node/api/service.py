@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...errors import UserError
-from ..client import open_swarm
+from ..client import Swarm, open_swarm
 from ..compute.worker import open_worker
 from .app import Api, Guard
 from .backend import SwarmBackend
-from .http import listen, serve
+from .http import Bound, listen, serve
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -65,13 +65,21 @@ def is_here(host: str) -> bool:
 async def run_api(
     config: ApiConfig, *, task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Answer until cancelled. Raises UserError for whatever the owner can mend."""
+    """Join, and answer until cancelled. Raises UserError for whatever the owner can mend."""
     bound = await listen(config.host, config.port)
-    async with (
-        open_swarm(config.join, home=config.home, offline=config.offline) as swarm,
-        open_worker(queued_max=STEPS_QUEUED_MAX) as worker,
-        open_worker() as loader,
-    ):
+    async with open_swarm(config.join, home=config.home, offline=config.offline) as swarm:
+        await serve_swarm(swarm, bound, config, task_status=task_status)
+
+
+async def serve_swarm(
+    swarm: Swarm,
+    bound: Bound,
+    config: ApiConfig,
+    *,
+    task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer over a membership that is there already, as a node's is. Until cancelled."""
+    async with open_worker(queued_max=STEPS_QUEUED_MAX) as worker, open_worker() as loader:
         backend = SwarmBackend(
             swarm, worker=worker, loader=loader, home=config.home, offline=config.offline
         )

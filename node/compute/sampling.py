@@ -135,10 +135,13 @@ def likely(logits: Tensor, token: int, top: int) -> Likely:
     scores = logits.double().numpy()
     highest = scores.max()
     chances = scores - (highest + np.log(np.exp(scores - highest).sum()))
-    first: NDArray[np.int64] = np.argsort(-chances, kind="stable")[:top] if top else np.arange(0)
-    return Likely(
-        token, float(chances[token]), tuple((int(one), float(chances[one])) for one in first)
-    )
+    first: list[int] = []
+    if top:
+        least = np.partition(chances, -top)[-top] if top < len(chances) else -np.inf
+        candidates = np.flatnonzero(chances >= least)
+        first = candidates[np.argsort(-chances[candidates], kind="stable")][:top].tolist()
+    told = tuple((one, float(chances[one])) for one in first)
+    return Likely(token, float(chances[token]), told)
 
 
 def keep(scores: Logits, settings: Settings) -> Logits:
