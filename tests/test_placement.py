@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -13,17 +14,20 @@ from hypothesis import strategies as st
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.placement import (
     AGE_MIN_S,
+    BELIEVED_MAX,
     EMERGENCY,
     KEEP,
     PEERS_PER_MOVER,
     Demand,
     Holding,
+    believed_rate,
     block_rates,
     choose_model,
     elect_moves,
     join_window,
     smooth_min,
     span_length,
+    usual_rate,
 )
 
 TOTAL = 8
@@ -47,9 +51,13 @@ def holdings(draw: st.DrawFn) -> list[Holding]:
     return found
 
 
-def slow_rates(found: list[Holding]) -> list[float]:
+def slow_rates(found: list[Holding], most: float = math.inf) -> list[float]:
     return [
-        sum(h.rate / len(h.blocks) for h in found if h.blocks.start <= block < h.blocks.stop)
+        sum(
+            min(h.rate, most) / len(h.blocks)
+            for h in found
+            if h.blocks.start <= block < h.blocks.stop
+        )
         for block in range(TOTAL)
     ]
 
@@ -95,9 +103,10 @@ def test_a_move_leaves_no_block_below_its_floor_and_wins(found: list[Holding], e
     moves = elect_moves(found, TOTAL, epoch)
     assert len(moves) <= math.ceil(len(found) / PEERS_PER_MOVER)
     assert moves == elect_moves(list(reversed(found)), TOTAL, epoch)  # whoever computes it
+    most = BELIEVED_MAX * statistics.median(holding.rate for holding in found)
     for move in moves:
         (mover,) = (h for h in found if h.peer == move.peer)
-        rates = slow_rates(found)
+        rates = slow_rates(found, most)
         emergency = min(rates) <= EMERGENCY * sum(rates) / TOTAL
         assert mover.movable and (emergency or mover.age_s >= AGE_MIN_S)
         others = [h for h in found if h.peer != move.peer]
@@ -105,14 +114,20 @@ def test_a_move_leaves_no_block_below_its_floor_and_wins(found: list[Holding], e
         for block in range(mover.blocks.start, mover.blocks.stop):
             assert replicas(others, block) >= (1 if emergency else KEEP)
         mean = sum(rates) / TOTAL
-        gain = smooth_min(np.array(slow_rates(after)), mean) - smooth_min(np.array(rates), mean)
+        gain = smooth_min(np.array(slow_rates(after, most)), mean) - smooth_min(
+            np.array(rates), mean
+        )
         assert gain == pytest.approx(move.gain) and gain > 0
         every = [
-            float(smooth_min(np.array(slow_rates([*others, replace(mover, blocks=there)])), mean))
+            float(
+                smooth_min(
+                    np.array(slow_rates([*others, replace(mover, blocks=there)], most)), mean
+                )
+            )
             for at in range(TOTAL - len(mover.blocks) + 1)
             if (there := BlockRange(at, at + len(mover.blocks)))
         ]
-        assert smooth_min(np.array(slow_rates(after)), mean) == pytest.approx(max(every))
+        assert smooth_min(np.array(slow_rates(after, most)), mean) == pytest.approx(max(every))
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,3 +168,17 @@ def test_the_next_peer_goes_where_demand_is_met_worst() -> None:
     assert choose_model([busy, Demand("idle", 4, (), 0.0)]) == "busy"
     twins = [model("a", 1, 1.0), model("b", 1, 1.0)]
     assert choose_model(twins, served=["a"]) == "a" and choose_model(twins, served=["b"]) == "b"
+
+
+def test_a_fifth_of_liars_does_not_make_blocks_look_served() -> None:
+    """A block that only a boaster serves still draws a mover."""
+    claims = [1.0, 1.0, 1.1, 0.9, 1.0, 50.0]
+    usual = usual_rate(claims)
+    assert 0.9 <= usual <= 1.1
+    assert believed_rate(50.0, usual) == BELIEVED_MAX * usual
+    assert believed_rate(0.9, usual) == 0.9
+    assert believed_rate(1.0, usual_rate([])) == 1.0
+    found = [Holding(f"peer{n}", BlockRange(n % 2, n % 2 + 1), 1.0, 5000.0) for n in range(12)]
+    honest = [*found, Holding("other", BlockRange(2, 3), 1.0, 5000.0)]
+    liar = [*found, Holding("other", BlockRange(2, 3), 1000.0, 5000.0)]
+    assert elect_moves(honest, 3, 1) and elect_moves(liar, 3, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -46,15 +47,15 @@ def views(draw: st.DrawFn) -> SwarmView:
     return SwarmView(MODEL, WHOLE, tuple(spans))
 
 
+def hop_s(span: Span, blocks: int, tokens: int) -> float:
+    """What a hop through so many blocks of this span costs, its toll included."""
+    toll_s = span.queue_s * blocks / len(span.blocks)
+    return span.rtt_s + HOP_OVERHEAD_S + span.queue_s + toll_s + blocks * tokens * span.block_s
+
+
 def cost_s(view: SwarmView, route: Route, tokens: int) -> float:
     spans = {span.peer: span for span in view.spans}
-    return sum(
-        spans[hop.peer].rtt_s
-        + HOP_OVERHEAD_S
-        + spans[hop.peer].queue_s
-        + len(hop.blocks) * tokens * spans[hop.peer].block_s
-        for hop in route.hops
-    )
+    return sum(hop_s(spans[hop.peer], len(hop.blocks), tokens) for hop in route.hops)
 
 
 def brute_force(view: SwarmView, tokens: int) -> float:
@@ -68,10 +69,7 @@ def brute_force(view: SwarmView, tokens: int) -> float:
             least = min(
                 least,
                 sum(
-                    min(
-                        s.rtt_s + HOP_OVERHEAD_S + s.queue_s + len(p) * tokens * s.block_s
-                        for s in spans
-                    )
+                    min(hop_s(s, len(p), tokens) for s in spans)
                     for p, spans in zip(pieces, able, strict=True)
                 ),
             )
@@ -175,7 +173,7 @@ def exact_cost_s(view: SwarmView, tokens: int) -> float:
     togo = {24: 0.0}
     for at in range(23, -1, -1):
         togo[at] = min(
-            s.rtt_s + HOP_OVERHEAD_S + s.queue_s + (stop - at) * tokens * s.block_s + togo[stop]
+            hop_s(s, stop - at, tokens) + togo[stop]
             for s in view.spans
             if s.blocks.start <= at < s.blocks.stop
             for stop in range(at + 1, s.blocks.stop + 1)
@@ -207,6 +205,17 @@ def test_late_binding_takes_the_offer_that_ends_soonest() -> None:
     assert finder.bind(0, [Offer(0, queue_s=0.01), Offer(1, 0.0)])[0] == 0
     # The one that serves two blocks needs a successor, whom the plan knows.
     assert finder.bind(0, [Offer(2, 0.0), Offer(1, 9.0)])[:2] == (2, 2)
+
+
+def test_a_long_queue_is_left_early_for_whom_has_time_and_a_short_one_is_not() -> None:
+    """Nobody else serves the first two blocks; for the rest there is an idle peer."""
+    spans = view_of(("scarce", 0, 5, 0.001), ("idle", 2, 5, 0.001)).spans
+    finder = Finder(columns_of(spans), WHOLE, tokens=10)
+    assert finder.bind(0, [Offer(0, queue_s=2.0)])[:2] == (0, 2)
+    assert finder.bind(0, [Offer(0, queue_s=0.05)])[:2] == (0, 5)
+    waiting = tuple(replace(s, queue_s=2.0 if s.peer == "scarce" else 0.0) for s in spans)
+    route = find_route(SwarmView(MODEL, WHOLE, waiting), WHOLE, tokens=10)
+    assert [(hop.peer, len(hop.blocks)) for hop in route.hops] == [("scarce", 2), ("idle", 3)]
 
 
 def test_a_session_is_bound_among_those_that_answered_and_else_as_planned() -> None:

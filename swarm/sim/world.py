@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..blocks import BlockRange
-from ..placement import Holding, join_window
+from ..placement import Holding, believed_rate, join_window, usual_rate
 from ..view import RELAYED, Floats
 from .dice import DiceOf
 from .optimum import layout_bound, optimum
@@ -64,6 +64,8 @@ class World:
         self.places: Floats = np.array(self.place)
         self.access: Floats = np.array(self.access_s)
         self.claims: Floats = np.array([self.claim(i) for i in range(size)])
+        usual = usual_rate(self.claims[: self.count].tolist())
+        self.believed = [believed_rate(claim, usual) for claim in self.claims.tolist()]
         order = list(range(self.count))
         self._dice.shuffle(order)
         for i in order:
@@ -162,10 +164,10 @@ class World:
         """The record of peer i says that it serves, or will serve, these blocks; None: gone."""
         old = self.told.pop(i, None)
         if old is not None:
-            self.load[old.start : old.stop] -= self.claim(i) / len(old)
+            self.load[old.start : old.stop] -= self.believed[i] / len(old)
         if blocks is not None:
             self.told[i] = blocks
-            self.load[blocks.start : blocks.stop] += self.claim(i) / len(blocks)
+            self.load[blocks.start : blocks.stop] += self.believed[i] / len(blocks)
         np.maximum(self.load, 0.0, out=self.load)
 
     def settle(self, i: int, blocks: BlockRange) -> None:
