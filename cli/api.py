@@ -66,27 +66,24 @@ def api(
         keys=tuple(key or ()),
         offline=offline,
     )
-    raise typer.Exit(_serve(config, json))
+    _serve(config, json)
 
 
-def _serve(config: ApiConfig, json: bool) -> int:
+def _serve(config: ApiConfig, json: bool) -> None:
     with loading():
         import trio
 
         from ..node.api.service import run_api
-        from .edge import until_signalled
 
-    async def answer() -> int:
-        with until_signalled() as interruption:
-            async with trio.open_nursery() as nursery:
-                ready = await nursery.start(run_api, config)
-                if json:
-                    print_json({"url": ready.url, "models": list(ready.models)}, indent=None)
-                else:
-                    say(announcement(ready, bool(config.keys)))
-        return interruption.exit_code
+    async def answer() -> None:
+        async with trio.open_nursery() as nursery:
+            ready = await nursery.start(run_api, config)
+            if json:
+                print_json({"url": ready.url, "models": list(ready.models)}, indent=None)
+            else:
+                say(announcement(ready, bool(config.keys)))
 
-    return trio.run(answer)
+    trio.run(answer)
 
 
 def announcement(ready: Ready, keyed: bool) -> str:

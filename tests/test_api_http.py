@@ -19,8 +19,8 @@ from potluck.node.api.http import (
     SEND_S,
     ClientGone,
     Connection,
+    Server,
     listen,
-    serve,
 )
 
 GET = b"GET /a?b=c HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -211,8 +211,33 @@ async def test_a_port_that_is_taken_is_told_and_real_sockets_work() -> None:
     with pytest.raises(UserError, match="give another --port"):
         await listen("127.0.0.1", bound.port)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, Echo(), bound)
+        nursery.start_soon(Server(Echo(), bound).run)
         async with await trio.open_tcp_stream("127.0.0.1", bound.port) as stream:
             await stream.send_all(GET)
             assert (await read(stream))[0] == 200
         nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_retires_gives_its_last_answers_and_takes_nothing_new() -> None:
+    bound = await listen("127.0.0.1", 0)
+    server = Server(Echo(), bound)
+    post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        busy = await trio.open_tcp_stream("127.0.0.1", bound.port)
+        idle = await trio.open_tcp_stream("127.0.0.1", bound.port)
+        for stream in (busy, idle):
+            await stream.send_all(GET)
+            assert (await read(stream))[0] == 200
+        await busy.send_all(post + b"a")
+        while len(server._app.scopes) < 3:  # type: ignore[attr-defined]
+            await trio.testing.wait_all_tasks_blocked()
+        server.retire()
+        assert await idle.receive_some() == b""
+        await busy.send_all(b"bc")
+        assert (await read(busy))[2] == b"abc"
+        assert await busy.receive_some() == b""
+        with pytest.raises(OSError):
+            await trio.open_tcp_stream("127.0.0.1", bound.port)
+        await busy.aclose()
+        await idle.aclose()

@@ -68,26 +68,43 @@ async def listen(host: str, port: int) -> Bound:
     return Bound(list(listeners), int(listeners[0].socket.getsockname()[1]))
 
 
-async def serve(app: App, bound: Bound) -> None:
-    """Serve until cancelled."""
-    room = trio.Semaphore(CONNECTIONS_MAX)
+class Server:
+    """Serves an application to whoever connects."""
 
-    async def handle(stream: trio.SocketStream) -> None:
-        try:
-            room.acquire_nowait()
-        except trio.WouldBlock:
+    def __init__(self, app: App, bound: Bound) -> None:
+        self._app = app
+        self._bound = bound
+        self._accepting = trio.CancelScope()
+        self._connections: set[Connection] = set()
+
+    async def run(self) -> None:
+        """Until cancelled; after `retire`, until the last answer is given."""
+        async with trio.open_nursery() as nursery:
+            try:
+                with self._accepting:
+                    await trio.serve_listeners(
+                        self._handle, self._bound.listeners, handler_nursery=nursery
+                    )
+            finally:
+                for one in self._bound.listeners:
+                    one.socket.close()
+
+    def retire(self) -> None:
+        """Take nothing new; what is being answered is answered."""
+        self._accepting.cancel()
+        for one in self._connections:
+            one.retire()
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        if len(self._connections) >= CONNECTIONS_MAX:
             await stream.aclose()
             return
+        connection = Connection(self._app, stream)
+        self._connections.add(connection)
         try:
-            await Connection(app, stream).run()
+            await connection.run()
         finally:
-            room.release()
-
-    try:
-        await trio.serve_listeners(handle, bound.listeners)
-    finally:
-        for one in bound.listeners:
-            one.socket.close()
+            self._connections.remove(connection)
 
 
 class Connection:
@@ -100,11 +117,13 @@ class Connection:
         self._start: Message | None = None
         self._gone = False
         self._bodiless = False  # HEAD: the answer is its head alone
+        self._idle = trio.CancelScope()  # while the next request is waited for
+        self._retired = False
         self._early = False  # the next request has begun to come before this one was answered
 
     async def run(self) -> None:
         try:
-            while await self._one():
+            while not self._retired and await self._one():
                 self._http.start_next_cycle()
         except (ClientGone, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
@@ -114,17 +133,23 @@ class Connection:
             with trio.CancelScope(shield=True):
                 await self._close()
 
+    def retire(self) -> None:
+        """The answer at hand is the last."""
+        self._retired = True
+        self._idle.cancel()
+
     async def _one(self) -> bool:
         """Answer a request; False when there is none, or no other can follow."""
         event: object = None
-        with trio.move_on_after(HEAD_S):
+        with trio.move_on_after(HEAD_S) as self._idle:
             event = await self._next()
         if not isinstance(event, h11.Request):
             return False
         self._start, self._early = None, False
         self._bodiless = event.method == b"HEAD"
         await self._app(_scope(event), self._receive, self._send)
-        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        again = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        return again and not self._retired
 
     async def _next(self) -> object:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,19 @@ import trio
 from ...errors import UserError
 from ..client import Swarm, open_swarm
 from ..compute.worker import open_worker
+from ..log import get_logger
 from .app import Api, Guard
 from .backend import SwarmBackend
-from .http import Bound, listen, serve
+from .http import Bound, Server, listen
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
 
+log = get_logger()
+
 PORT = 11545
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+DRAIN_S = 10.0  # for the answers at hand, as a node's sessions have
 STEPS_QUEUED_MAX = 4096  # tokens that may wait for the head: more than all choices of all answers
 
 
@@ -65,25 +71,48 @@ def is_here(host: str) -> bool:
 async def run_api(
     config: ApiConfig, *, task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Join, and answer until cancelled. Raises UserError for whatever the owner can mend."""
+    """Join, and answer until SIGTERM or SIGINT. Raises UserError for what the owner can mend."""
     bound = await listen(config.host, config.port)
     async with open_swarm(config.join, home=config.home, offline=config.offline) as swarm:
-        await serve_swarm(swarm, bound, config, task_status=task_status)
+        # Until here a signal has its usual effect, and ends us: nobody counts on us yet.
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                stopping = trio.Event()
+
+                async def answer(*, task_status: TaskStatus[Ready]) -> None:
+                    await serve_swarm(swarm, bound, config, stopping, task_status=task_status)
+                    nursery.cancel_scope.cancel()
+
+                task_status.started(await nursery.start(answer))
+                async for number in signals:
+                    if stopping.is_set():  # asked twice: it is urgent
+                        nursery.cancel_scope.cancel()
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    stopping.set()
+                    nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
 
 
 async def serve_swarm(
     swarm: Swarm,
     bound: Bound,
     config: ApiConfig,
+    stopping: trio.Event,
     *,
     task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer over a membership that is there already, as a node's is. Until cancelled."""
+    """Answer over a membership that is there already, as a node's is.
+
+    Once `stopping` is set, nothing new is taken, and it returns with the last answer.
+    """
     async with open_worker(queued_max=STEPS_QUEUED_MAX) as worker, open_worker() as loader:
         backend = SwarmBackend(
             swarm, worker=worker, loader=loader, home=config.home, offline=config.offline
         )
         loaded = [(await backend.preload(ref)).voice.name for ref in config.models]
+        server = Server(Api(backend, Guard(config.keys, here=not config.keys)), bound)
         host = f"[{config.host}]" if ":" in config.host else config.host
-        task_status.started(Ready(f"http://{host}:{bound.port}/v1", tuple(loaded)))
-        await serve(Api(backend, Guard(config.keys, here=not config.keys)), bound)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            task_status.started(Ready(f"http://{host}:{bound.port}/v1", tuple(loaded)))
+            await stopping.wait()
+            server.retire()
