@@ -1,0 +1,397 @@
+"""Who of the peers beside us is alive: SWIM with Lifeguard, among the peers of one model segment.
+
+Das, Gupta and Motivala, "SWIM" (2002); Dadgar, Phillips and Currey, "Lifeguard" (2017); constants
+as in HashiCorp's memberlist for wide networks (algorithms.md 6.1). Each period one peer is probed,
+in an order that is shuffled anew each round; if it is silent, others are asked to probe it; if none
+of them hears it, it is suspected, and it is dead when nobody, itself above all, objects in time.
+
+    Ping ──▶ Ack                    every PROBE_S, piggybacking the latest rumours
+      └ silent ─▶ PingReq to 3 ──▶ Ping ──▶ Ack, passed on; or Nack: I hear you, but not it
+           └ silent ─▶ suspect ──── refuted by a higher incarnation ──▶ alive
+                          └ the time is up ─▶ dead
+
+A rumour is told some log(n) times by each who learns it. The more peers suspect independently, the
+shorter the wait; who is slow itself (late acks, missing nacks) waits longer with everybody else.
+Unlike SWIM's, a rumour of death is but one more suspicion: who is dead is everybody's own finding,
+so that a liar kills nobody whom the others can still hear.
+
+The caller owes: perform effects in order; hand in `Received` with the peer that the road vouches
+for; hand in `Known` when the directory's picture of the segment changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from .machine import Fired, SetTimer, StopTimer
+
+PROBE_S = 5.0  # memberlist's WAN settings, as are the next four
+TIMEOUT_S = 3.0
+INDIRECT = 3
+SUSPICION = 6
+SUSPICION_MAX = 6  # times the least wait, with nobody else suspecting
+CONFIRMED = SUSPICION - 2  # so many more suspecting shorten the wait to the least
+RETOLD = 4  # times log10(n + 1): how often a rumour is passed on
+HEALTH_MAX = 8  # Lifeguard: how much slower than others we may take ourselves to be
+NACK_SHARE = 0.8  # of the time to answer, after which whoever probes for another says Nack
+NEWS_MAX = 8  # rumours in a message
+INCARNATION_MAX = 1 << 40  # nobody refutes so often; a liar's number is not taken up
+MEMBERS_MAX = 4096  # of a segment; strangers can make up as many as they like
+
+State = Literal["alive", "suspect", "dead"]
+_RANK = {"alive": 0, "suspect": 1, "dead": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Rumour:
+    """That `peer`, in this incarnation, is in this state. by: who says so first."""
+
+    peer: str
+    state: State
+    incarnation: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer with an `Ack` of this number."""
+
+    number: int
+    news: tuple[Rumour, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PingReq:
+    """Ping `target` for us, and pass its answer on; or say `Nack`."""
+
+    number: int
+    target: str
+    news: tuple[Rumour, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    number: int
+    news: tuple[Rumour, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    number: int
+
+
+Message = Ping | PingReq | Ack | Nack
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An event: a message of a peer that the road vouches for."""
+
+    peer: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An event: the peers of the segment, as the directory tells them."""
+
+    peers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """An effect: to this peer, without waiting; it may be lost."""
+
+    peer: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """An effect: what we take this peer for has changed."""
+
+    peer: str
+    state: State
+
+
+Event = Received | Known | Fired
+Effect = Send | Tell | SetTimer | StopTimer
+
+
+@dataclass(slots=True)
+class _Member:
+    incarnation: int = 0
+    state: State = "alive"
+    since_s: float = 0.0
+    by: set[str] = field(default_factory=set)  # who suspects it
+
+
+@dataclass(slots=True)
+class _Probe:
+    peer: str
+    nacks: int = 0
+    asked: int = 0
+
+
+@dataclass(slots=True)
+class _Errand:
+    """A probe on behalf of another."""
+
+    asker: str
+    number: int
+
+
+class Membership:
+    """The machine. dice: shuffles a list in place, and draws what is asked of it."""
+
+    def __init__(self, me: str, shuffle: Callable[[list[str]], None], incarnation: int = 0) -> None:
+        self._me = me
+        self._shuffle = shuffle
+        self._incarnation = incarnation
+        self._members: dict[str, _Member] = {}
+        self._round: list[str] = []
+        self._numbers = 0
+        self._probes: dict[int, _Probe] = {}
+        self._errands: dict[int, _Errand] = {}
+        self._news: dict[str, tuple[Rumour, int]] = {}  # peer: rumour, how often it was told
+        self._health = 0
+
+    @property
+    def health(self) -> int:
+        """0: as quick as others; more: we are late ourselves, and wait longer."""
+        return self._health
+
+    def alive(self) -> tuple[str, ...]:
+        """Who is not known to be dead, sorted."""
+        return tuple(sorted(p for p, one in self._members.items() if one.state != "dead"))
+
+    def state(self, peer: str) -> State | None:
+        return self._members[peer].state if peer in self._members else None
+
+    def start(self, now: float) -> list[Effect]:
+        return [SetTimer("probe", now + PROBE_S)]
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Known(peers):
+                return self._known(peers, now)
+            case Received(peer, message):
+                return self._received(peer, message, now)
+            case Fired("probe"):
+                return self._probe(now)
+            case Fired(("silent", int(number))):
+                return self._ask_others(number, now)
+            case Fired(("over", int(number))):
+                return self._over(number, now)
+            case Fired(("nack", int(number))) if number in self._errands:
+                errand = self._errands[number]
+                return [Send(errand.asker, Nack(errand.number))]
+            case Fired(("errand", int(number))):
+                self._errands.pop(number, None)
+            case Fired(("suspect", str(peer), int(incarnation))):
+                return self._time_is_up(peer, incarnation, now)
+        return []
+
+    # ---- who there is
+
+    def _known(self, peers: Sequence[str], now: float) -> list[Effect]:
+        """Newcomers are alive until they are silent; who is in no record any more is forgotten."""
+        told = set(peers) - {self._me}
+        effects: list[Effect] = []
+        for peer in [peer for peer in self._members if peer not in told]:
+            member = self._members.pop(peer)
+            self._news.pop(peer, None)
+            if member.state == "suspect":
+                effects.append(StopTimer(("suspect", peer, member.incarnation)))
+        for peer in sorted(told - self._members.keys()):
+            if len(self._members) < MEMBERS_MAX:
+                self._members[peer] = _Member(since_s=now)
+                effects.append(Tell(peer, "alive"))
+        return effects
+
+    # ---- probing
+
+    def _probe(self, now: float) -> list[Effect]:
+        """Begin to probe the next in turn."""
+        slower = self._health + 1
+        effects: list[Effect] = [SetTimer("probe", now + PROBE_S * slower)]
+        peer = self._next()
+        if peer is None:
+            return effects
+        number = self._number()
+        self._probes[number] = _Probe(peer)
+        effects.append(Send(peer, Ping(number, self._gossip(peer))))
+        effects.append(SetTimer(("silent", number), now + TIMEOUT_S * slower))
+        effects.append(SetTimer(("over", number), now + PROBE_S * slower))
+        return effects
+
+    def _next(self) -> str | None:
+        """Each once a round: so a death is noticed within two rounds, whatever the dice."""
+        for _ in range(2):
+            while self._round:
+                peer = self._round.pop()
+                member = self._members.get(peer)
+                if member is not None and member.state != "dead":
+                    return peer
+            self._round = sorted(self._members)
+            self._shuffle(self._round)
+        return None
+
+    def _ask_others(self, number: int, now: float) -> list[Effect]:
+        probe = self._probes.get(number)
+        if probe is None:
+            return []
+        others = [
+            peer
+            for peer, member in sorted(self._members.items())
+            if member.state == "alive" and peer != probe.peer
+        ]
+        self._shuffle(others)
+        probe.asked = len(others[:INDIRECT])
+        return [
+            Send(peer, PingReq(number, probe.peer, self._gossip(peer)))
+            for peer in others[:INDIRECT]
+        ]
+
+    def _over(self, number: int, now: float) -> list[Effect]:
+        """Nobody has heard it. Who was asked and said not even Nack shows that we are late."""
+        probe = self._probes.pop(number, None)
+        if probe is None or probe.peer not in self._members:
+            return []
+        missing = probe.asked - probe.nacks
+        self._feel(missing if probe.asked else 1)
+        member = self._members[probe.peer]
+        rumour = Rumour(probe.peer, "suspect", member.incarnation, self._me)
+        return self._heard(rumour, now)
+
+    def _received(self, peer: str, message: Message, now: float) -> list[Effect]:
+        if peer not in self._members:
+            return []  # of no segment of ours: it is in no record
+        effects: list[Effect] = []
+        for rumour in () if isinstance(message, Nack) else message.news[:NEWS_MAX]:
+            if rumour.by != self._me:  # what we said we know
+                effects += self._heard(rumour, now)
+        match message:
+            case Ping(number):
+                effects.append(Send(peer, Ack(number, self._gossip(peer))))
+            case PingReq(number, target) if target in self._members:
+                mine = self._number()
+                self._errands[mine] = _Errand(peer, number)
+                effects.append(Send(target, Ping(mine, self._gossip(target))))
+                effects.append(SetTimer(("nack", mine), now + NACK_SHARE * (PROBE_S - TIMEOUT_S)))
+                effects.append(SetTimer(("errand", mine), now + PROBE_S))
+            case Ack(number):
+                effects += self._acked(number, now)
+            case Nack(number) if number in self._probes:
+                self._probes[number].nacks += 1
+        return effects
+
+    def _acked(self, number: int, now: float) -> list[Effect]:
+        errand = self._errands.pop(number, None)
+        if errand is not None:
+            done = [StopTimer(("nack", number)), StopTimer(("errand", number))]
+            return [*done, Send(errand.asker, Ack(errand.number))]
+        if self._probes.pop(number, None) is None:
+            return []
+        self._feel(-1)
+        return [StopTimer(("silent", number)), StopTimer(("over", number))]
+
+    def _feel(self, worse: int) -> None:
+        self._health = min(max(self._health + worse, 0), HEALTH_MAX)
+
+    # ---- rumours
+
+    def _heard(self, rumour: Rumour, now: float) -> list[Effect]:
+        """What we take a peer for, after this rumour."""
+        if not 0 <= rumour.incarnation <= INCARNATION_MAX:
+            return []
+        if rumour.peer == self._me:
+            return self._refute(rumour)
+        member = self._members.get(rumour.peer)
+        if member is None:
+            return []
+        if rumour.state == "dead" and rumour.by != self._me:
+            rumour = replace(rumour, state="suspect")
+        newer = rumour.incarnation > member.incarnation
+        same = rumour.incarnation == member.incarnation
+        if same and rumour.state == "suspect" == member.state:
+            return self._confirmed(rumour, member, now)
+        if not newer and not (same and _RANK[rumour.state] > _RANK[member.state]):
+            return []
+        if member.state == "dead" and rumour.state == "suspect":
+            return []
+        effects: list[Effect] = []
+        if member.state == "suspect":
+            effects.append(StopTimer(("suspect", rumour.peer, member.incarnation)))
+        changed = member.state != rumour.state
+        member.incarnation, member.state, member.since_s = rumour.incarnation, rumour.state, now
+        member.by = {rumour.by} if rumour.state == "suspect" else set()
+        self._news[rumour.peer] = (rumour, 0)
+        if rumour.state == "suspect":
+            effects.append(self._deadline(rumour.peer, member))
+        if changed:
+            effects.append(Tell(rumour.peer, rumour.state))
+        return effects
+
+    def _confirmed(self, rumour: Rumour, member: _Member, now: float) -> list[Effect]:
+        """One more suspects it: the wait is shorter, and whoever it is shall be heard of."""
+        if rumour.by in member.by or len(member.by) > CONFIRMED or rumour.by not in self._voices():
+            return []
+        member.by.add(rumour.by)
+        self._news[rumour.peer] = (rumour, 0)
+        return [self._deadline(rumour.peer, member)]
+
+    def _voices(self) -> set[str]:
+        """Whose suspicion counts: made-up names shall not hurry a death."""
+        return {self._me, *self._members}
+
+    def _refute(self, rumour: Rumour) -> list[Effect]:
+        if rumour.state == "alive" or rumour.incarnation < self._incarnation:
+            return []
+        self._incarnation = min(rumour.incarnation + 1, INCARNATION_MAX)
+        self._feel(1)  # somebody could not hear us
+        self._news[self._me] = (Rumour(self._me, "alive", self._incarnation, self._me), 0)
+        return []
+
+    def _deadline(self, peer: str, member: _Member) -> SetTimer:
+        """When a suspect is dead: between the longest wait and the least, by who else suspects."""
+        least_s = SUSPICION * max(1.0, math.log10(len(self._members) + 1)) * PROBE_S
+        most_s = SUSPICION_MAX * least_s
+        others = len(member.by) - 1
+        wait_s = most_s - (most_s - least_s) * math.log(others + 1) / math.log(CONFIRMED + 1)
+        key = ("suspect", peer, member.incarnation)
+        return SetTimer(key, member.since_s + max(least_s, wait_s))
+
+    def _time_is_up(self, peer: str, incarnation: int, now: float) -> list[Effect]:
+        member = self._members.get(peer)
+        if member is None or member.state != "suspect" or member.incarnation != incarnation:
+            return []
+        return self._heard(Rumour(peer, "dead", incarnation, self._me), now)
+
+    def _gossip(self, peer: str) -> tuple[Rumour, ...]:
+        """The rumours told least so far. A suspect is always told of its suspicion first."""
+        often = RETOLD * math.ceil(math.log10(len(self._members) + 1) + 1e-9)
+        about = self._members.get(peer)
+        found: list[Rumour] = []
+        if about is not None and about.state != "alive":
+            found.append(Rumour(peer, about.state, about.incarnation, self._me))
+        for name, (rumour, told) in sorted(
+            self._news.items(), key=lambda item: (item[1][1], item[0])
+        ):
+            if len(found) == NEWS_MAX:
+                break
+            if name == peer:
+                continue
+            found.append(rumour)
+            if told + 1 >= often:
+                del self._news[name]
+            else:
+                self._news[name] = (rumour, told + 1)
+        return tuple(found)
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
