@@ -191,6 +191,10 @@ async def test_echo_tells_the_prompt_first() -> None:
     text = (await ask(api, COMPLETIONS, ASKED)).json["choices"][0]["text"]
     echoed = await ask(api, COMPLETIONS, {**ASKED, "echo": True})
     assert echoed.json["choices"][0]["text"] == ASKED["prompt"] + text
+    odd = {**ASKED, "prompt": "one\u2028two\x85three\r\n\n", "echo": True, "stream": True}
+    streamed = await ask(api, COMPLETIONS, odd)
+    assert len(streamed.body.decode().splitlines()) == 2 * (len(streamed.events) + 1)
+    assert streamed.events[0]["choices"][0]["text"].startswith(odd["prompt"])
     streamed = await ask(api, COMPLETIONS, {**ASKED, "echo": True, "stream": True})
     parts = [one["choices"][0]["text"] for one in streamed.events]
     assert "".join(parts) == ASKED["prompt"] + text

@@ -101,7 +101,8 @@ class Answering:
         if chunk is not None:
             if self.wish.usage:
                 chunk.setdefault("usage", None)
-            await listener.event(json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
+            # ASCII: some readers end lines at U+2028 or U+0085 too
+            await listener.event(json.dumps(chunk, separators=(",", ":")))
 
     def _count(self, said: Said) -> None:
         now_s = trio.current_time()

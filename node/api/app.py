@@ -331,7 +331,7 @@ async def _json_of(asking: Asking) -> bytes:
 async def _complain(asking: Asking, problem: Problem) -> None:
     """The error, as an answer or, where one has begun, as its last event."""
     if asking.status:
-        await asking.event(json.dumps(problem.body, ensure_ascii=False), last=True)
+        await asking.event(json.dumps(problem.body), last=True)
         return
     told = json.dumps(problem.body, ensure_ascii=False).encode("utf-8", "replace")
     await asking.reply(problem.status, told, headers=problem.headers)
