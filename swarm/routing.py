@@ -95,12 +95,15 @@ class Finder:
         rows = np.arange(len(columns)) if rows is None else rows
         overlap = (columns.start[rows] < blocks.stop) & (columns.stop[rows] > blocks.start)
         rows = rows[overlap]
-        unit_s, entry_s = self._costs(rows, tokens, row_bytes, cache_tokens)
+        own_s, entry_s, lengths = self._costs(rows, tokens, row_bytes, cache_tokens)
+        # Who uses a whole span holds up whoever comes after for as long as it waits itself.
+        unit_s = own_s + columns.queue_s[rows] / lengths
         if len(rows) > 2 * POOL_STEP:
             keep = self._pool(rows, unit_s, entry_s, draw)
             rows, unit_s, entry_s = rows[keep], unit_s[keep], entry_s[keep]
-            self._own_s, self._lengths = self._own_s[keep], self._lengths[keep]
+            own_s, lengths = own_s[keep], lengths[keep]
         self._rows, self._unit_s = rows, unit_s
+        self._own_s, self._lengths = own_s, lengths
         self._place = {row: i for i, row in enumerate(rows.tolist())}
         self._fixed_s = entry_s - columns.queue_s[rows]  # all of an entry but the wait
         lo = np.maximum(columns.start[rows], blocks.start)
@@ -120,18 +123,15 @@ class Finder:
 
     def _costs(
         self, rows: Ints, tokens: float, row_bytes: float, cache_tokens: int
-    ) -> tuple[Floats, Floats]:
-        """Seconds a block, and seconds to enter, for each of these rows."""
+    ) -> tuple[Floats, Floats, Ints]:
+        """Seconds a block, seconds to enter, and blocks of the span, for each of these rows."""
         columns = self.columns
-        unit_s = np.maximum(tokens - columns.cached[rows], 1.0) * columns.block_s[rows]
+        own_s = np.maximum(tokens - columns.cached[rows], 1.0) * columns.block_s[rows]
         entry_s = columns.rtt_s[rows] + HOP_OVERHEAD_S + columns.queue_s[rows]
         entry_s = entry_s + 2 * tokens * row_bytes * columns.byte_s[rows]
         lengths = np.minimum(columns.stop[rows] - columns.start[rows], len(self.blocks))
-        # Who uses a whole span holds up whoever waits there for as long as it waits itself.
-        self._own_s, self._lengths = unit_s, lengths
-        unit_s = unit_s + columns.queue_s[rows] / lengths
         entry_s[cache_tokens * lengths > columns.room[rows]] += NO_ROOM_S
-        return unit_s, entry_s
+        return own_s, entry_s, lengths
 
     def _pool(self, rows: Ints, unit_s: Floats, entry_s: Floats, draw: Draw | None) -> Ints:
         """The best spans until each block has POOL_DEPTH of them, and a few of the others."""

@@ -118,15 +118,10 @@ def test_a_move_leaves_no_block_below_its_floor_and_wins(found: list[Holding], e
             np.array(rates), mean
         )
         assert gain == pytest.approx(move.gain) and gain > 0
-        every = [
-            float(
-                smooth_min(
-                    np.array(slow_rates([*others, replace(mover, blocks=there)], most)), mean
-                )
-            )
-            for at in range(TOTAL - len(mover.blocks) + 1)
-            if (there := BlockRange(at, at + len(mover.blocks)))
-        ]
+        length = len(mover.blocks)
+        windows = [BlockRange(at, at + length) for at in range(TOTAL - length + 1)]
+        layouts = [[*others, replace(mover, blocks=there)] for there in windows]
+        every = [float(smooth_min(np.array(slow_rates(one, most)), mean)) for one in layouts]
         assert smooth_min(np.array(slow_rates(after, most)), mean) == pytest.approx(max(every))
 
 

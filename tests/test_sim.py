@@ -228,3 +228,11 @@ def test_who_gets_no_answer_waits_for_ever() -> None:
     outcome = Outcome("ours", offered=4, done=3, latencies_s=[3.0, 1.0, 2.0])
     assert [outcome.latency_s(share) for share in (0.25, 0.5, 0.75)] == [1.0, 2.0, 3.0]
     assert outcome.latency_s(0.95) == float("inf")
+
+
+def test_who_is_refused_by_a_full_cache_is_served_elsewhere() -> None:
+    """Room for four requests in the longest span: some hops are refused, most find another peer."""
+    plan = replace(SMALL, peers=replace(SMALL.peers, cache_tokens=4 * 128 * 6))
+    free, bounded = run(SMALL), run(plan)
+    assert free.retries == 0 < bounded.retries
+    assert bounded.done > 0.9 * bounded.offered

@@ -74,6 +74,9 @@ class Fresh:
     def failed(self, request: Request, now: float) -> None:
         pass
 
+    def refused(self, request: Request, retry_after_s: float, now: float) -> None:
+        pass  # it draws again
+
     def patience_s(self, request: Request) -> float:
         return 60.0
 
@@ -132,6 +135,9 @@ class Petals:
         self._banned[key] = (now + PETALS_BAN_S * 2**fails, min(fails + 1, 8))
         self._read_s[request.client] = -math.inf
 
+    def refused(self, request: Request, retry_after_s: float, now: float) -> None:
+        self.failed(request, now)
+
     def patience_s(self, request: Request) -> float:
         return 60.0
 
@@ -177,6 +183,9 @@ class Swarm:
 
     def failed(self, request: Request, now: float) -> None:
         self._wheels[request.client].failed(str(request.peer))
+
+    def refused(self, request: Request, retry_after_s: float, now: float) -> None:
+        pass  # the wheel has turned: another is next
 
     def patience_s(self, request: Request) -> float:
         return 60.0

@@ -201,6 +201,11 @@ class Ours:
         client.busy[i] = now + 60.0
         self._forget(client, i)
 
+    def refused(self, request: Request, retry_after_s: float, now: float) -> None:
+        client, i = self._clients[request.client], request.peer
+        client.in_flight_s[i] = max(0.0, client.in_flight_s[i] - request.work_s)
+        client.busy[i] = now + retry_after_s
+
     def patience_s(self, request: Request) -> float:
         history = self._clients[request.client].histories.get(request.peer)
         return (history or PeerHistory()).patience_s(request.tokens, request.stop - request.at)

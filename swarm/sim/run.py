@@ -3,6 +3,8 @@
     arrive      a request is born at a client: its router chooses a hop
     serve       it reaches a peer, waits for the device, is computed
     back        its hidden states are at the client again: the next hop, or done
+    ended       the device is done with a hop: its place in the cache is free
+    refused     the cache was full: the client asks elsewhere
     fail        the client gives a hop up: another is chosen, the input is sent again
     born, loaded, dies, look, sample        peers, movers, the optimum of the instant
 
@@ -20,6 +22,7 @@ from struct import pack
 
 import numpy as np
 
+from ...errors import Refused
 from ..blocks import BlockRange
 from ..placement import join_window
 from ..view import Floats
@@ -210,16 +213,44 @@ class Simulation:
         if world.black_hole[i]:
             self._at(request.sent_s + self._router.patience_s(request), "fail", request)
             return
+        if not self._admit(request, now):
+            return
         service_s = world.service_s(i, request.stop - request.at, request.tokens)
         queue_s = world.queue_s(i, now)
         ends = now + queue_s + service_s
         world.busy_until[i] = ends
         request.waited_s = 0.0 if world.lies_load[i] else queue_s
+        if world.admission(i) is not None:
+            self._at(ends, "ended", (i, self._lease(request)))
         if ends > world.dies[i]:
             self._at(float(world.dies[i]) + detect_s, "fail", request)
             return
         back_s = world.owd_s(i, request.access_s, request.place)
         self._at(ends + back_s + world.road_s(i, request.tokens) / 2, "back", request)
+
+    def _lease(self, request: Request) -> tuple[int, int]:
+        return request.number, request.hops + request.retries  # never the same twice
+
+    def _admit(self, request: Request, now: float) -> bool:
+        """A hop is a session of its own here; whoever is refused asks elsewhere."""
+        i = request.peer
+        admission = self._world.admission(i)
+        if admission is None:
+            return True
+        blocks, client = BlockRange(request.at, request.stop), f"client{request.client}"
+        try:
+            admission.admit(self._lease(request), client, blocks, request.tokens, now)
+        except Refused as full:
+            back_s = self._world.owd_s(i, request.access_s, request.place)
+            self._at(now + back_s, "refused", (request, full.retry_after_s))
+            return False
+        return True
+
+    def _refused(self, request: Request, retry_after_s: float, now: float) -> None:
+        self._trace.update(pack("<dqqd", now, request.number, -request.peer, retry_after_s))
+        request.retries += 1
+        self._router.refused(request, retry_after_s, now)
+        self._next(request, now)
 
     def _back(self, request: Request, now: float) -> None:
         world, i = self._world, request.peer
@@ -262,6 +293,10 @@ class Simulation:
             case "loaded", (int(i), BlockRange() as blocks) if now < world.dies[i]:
                 self._moving.discard(i)
                 world.settle(i, blocks)
+            case "ended", (int(i), lease) if (admission := world.admission(i)) is not None:
+                admission.release(lease)
+            case "refused", (Request() as request, float(retry_after_s)):
+                self._refused(request, retry_after_s, now)
             case "look", _:
                 moves, again_s = self._mover.look(now, frozenset(self._moving))
                 self._at(again_s, "look", None)

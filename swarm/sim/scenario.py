@@ -34,6 +34,7 @@ class Peers:
     span_max: int = 28  # to here
     table: str = "cpu-int8-4096"  # of table.py: (blocks, tokens) to ms
     spread: float = 0.6  # of speeds: sigma of a lognormal of median 1
+    cache_tokens: int = 0  # positions times blocks that a peer admits at once; 0: without bound
     relayed: float = 0.0  # share of peers behind a relay
 
 
@@ -128,7 +129,8 @@ class Scenario:
 SHARES = {"share", "relayed", "loss", "burst_share"}
 MAY_BE_ZERO = SHARES | {
     "spread", "warm_s", "access_ms_min", "world_ms", "detect_s", "deadline_token_s", "flash_at_s",
-    "flash_s", "ramp_s", "row_bytes", "copies", "record_bytes", "probe_bytes", "move_s",
+    "flash_s", "ramp_s", "cache_tokens", "row_bytes", "copies", "record_bytes", "probe_bytes",
+    "move_s",
 }  # fmt: skip
 
 

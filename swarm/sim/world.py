@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..admission import Admission, AdmissionConfig
 from ..blocks import BlockRange
 from ..placement import Holding, believed_rate, join_window, usual_rate
 from ..view import RELAYED, Floats
@@ -53,6 +54,7 @@ class World:
         self.lies_rate = np.zeros(size, dtype=np.bool_)
         self.lies_load = np.zeros(size, dtype=np.bool_)
         self.black_hole = np.zeros(size, dtype=np.bool_)
+        self._admissions: dict[int, Admission] = {}
         self.version = 0  # of the layout
         self.load: Floats = np.zeros(self.total)  # of each block, by what records tell
         self.told: dict[int, BlockRange] = {}  # what the record of each peer says that it serves
@@ -70,6 +72,15 @@ class World:
         self._dice.shuffle(order)
         for i in order:
             self.settle(i, self.join(i))
+
+    def admission(self, i: int) -> Admission | None:
+        """The server's own book of leases; None where the scenario bounds nothing."""
+        tokens = self.scenario.peers.cache_tokens
+        if tokens == 0:
+            return None
+        if i not in self._admissions:
+            self._admissions[i] = Admission(AdmissionConfig(tokens))
+        return self._admissions[i]
 
     def name(self, i: int) -> str:
         return f"peer{i}"
