@@ -10,8 +10,8 @@ path ignores load and herds, algorithms.md 2.3). Prefix affinity has a place: `S
 
 The toll is the queue once more, in proportion to the part of the span that is used: work put into a
 queue holds up all who come after. With it long queues are left early, for whom has time for the
-next blocks, and unevenly served layouts carry nearly their LP optimum (sim: at 0.8 of it, the worst
-block at 0.69 of the mean, goodput .97; without tolls, or always to a span's end, .05 and less).
+next blocks, and unevenly served layouts carry more of their LP optimum (sim, one seed: at 0.8 of
+it, the worst block at 0.69 of the mean, goodput .97; always to a span's end, toll or not, 0).
 
     route  = find_route(view, blocks, ...)      for one session, from a view
     finder = Finder(columns, blocks, ...)       the same, kept: the cheapest rest from any boundary
