@@ -20,6 +20,7 @@ from .chat import chat, generate
 from .demo import demo
 from .doctor import doctor
 from .edge import complain, report
+from .pause import pause, resume
 from .run import node
 from .show import models, status
 from .simulate import simulate
@@ -67,6 +68,8 @@ def welcome(
 
 
 app.command()(node)
+app.command()(pause)
+app.command()(resume)
 app.command()(bootstrap)
 app.command()(generate)
 app.command()(chat)

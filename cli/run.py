@@ -36,8 +36,13 @@ LISTEN_HELP = (
 def node(
     model: Model,
     blocks: Annotated[
-        str, typer.Option(metavar="START:STOP", help="Which blocks to serve; : is all of them.")
-    ] = ":",
+        str,
+        typer.Option(
+            metavar="auto|START:STOP",
+            help="Which blocks to serve: auto takes those that need this node most, as many as "
+            "fit, and moves when others do; : is all of them.",
+        ),
+    ] = "auto",
     name: Annotated[str, typer.Option(help="What to call the model; default: as it is.")] = "",
     listen: Annotated[
         list[str] | None,
@@ -73,6 +78,7 @@ def node(
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions have to move at the end.")
     ] = 30.0,
+    epoch_s: Annotated[float, typer.Option(min=1, hidden=True)] = 60.0,
     relay: Relay = "auto",
     ban: Ban = None,
     allow_only: AllowOnly = None,
@@ -83,6 +89,7 @@ def node(
 
     \b
     Examples:
+      potluck node -m demo
       potluck node -m demo --blocks 0:4
       potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen all --port 4001
       potluck node -m Qwen/Qwen3-8B --blocks 0:9 --quantization nf4 --max-memory 4096
@@ -112,6 +119,7 @@ def node(
         max_memory_mib=max_memory_mib,
         offline=offline,
         drain_s=drain_s,
+        epoch_s=epoch_s,
         relay=relay,
         access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
     )

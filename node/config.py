@@ -32,6 +32,7 @@ CONFIG: Final = "config.toml"
 SETTINGS: Final = ("allow_only", "ban", "join")
 LIST_BYTES_MAX: Final = 8 << 20  # of one file of entries: 100,000 of them
 RUNNING = "node.json"  # in a node's home while it runs: how others on this machine find it
+AUTO: Final = "auto"  # the blocks that need us most, and others when that changes
 TESTNET = "testnet"  # the folder of a local testnet, in the home
 
 
@@ -42,14 +43,15 @@ class NodeConfig:
 
     engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
     weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
-    threads: 0 takes the library's own choice. drain_s: how long live sessions may go on after a
-    request to stop. relay: pass streams on for peers behind NATs: when strangers can dial us, from
-    the start, or never. access: whom the owner bars, or admits alone.
+    threads: 0 takes the library's own choice. drain_s: how long live sessions have to move when we
+    leave their blocks. epoch_s: how often it is asked who moves; the same everywhere in a swarm.
+    relay: pass streams on for peers behind NATs: when strangers can dial us, from the start, or
+    never. access: whom the owner bars, or admits alone.
     """
 
     home: Path
     model: str
-    blocks: str = ":"
+    blocks: str = AUTO
     name: str = ""
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     join: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class NodeConfig:
     max_memory_mib: int = 0
     offline: bool = False
     drain_s: float = 30.0
+    epoch_s: float = 60.0  # algorithms.md 2.4
     relay: Literal["auto", "yes", "no"] = "auto"
     access: Access = field(default_factory=Access)
 

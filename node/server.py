@@ -185,10 +185,10 @@ class Server:
         self._admission.release(key)
         if not self._admission.sessions:
             self._empty.set()
+            self._empty = trio.Event()
 
     async def _until_empty(self) -> None:
         while self._admission.sessions:  # those that are being opened among them
-            self._empty = trio.Event()
             await self._empty.wait()
 
     async def _open(self, frames: FrameStream, asked: Open, key: object) -> _Session | None:

@@ -1,0 +1,343 @@
+"""What this node holds: takes blocks up, moves to others, rests, leaves; each without harm.
+
+                take                 rest: drain, give the memory back
+    joining ───────────▶ online ◀──────────────────────────────────────▶ resting
+                          │  ▲                      resume: load
+            move: load ───┘  └─── announce, settle, drain the old         leave: drain ──▶ gone
+
+One change at a time; to leave waits for none of them. Whatever is decided is logged in one line
+with its reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from random import Random
+from typing import TYPE_CHECKING, Literal
+
+import trio
+
+from ..dht.record import Announcement
+from ..dht.record import State as RecordState
+from ..errors import PotluckError, TransportError
+from ..swarm.blocks import BlockRange, parse_blocks
+from ..swarm.placement import Move
+from ..swarm.wire import Open
+from .compute.room import give_back
+from .config import AUTO, NodeConfig
+from .log import get_logger
+from .member import Member
+from .net.stream import Stream
+from .placing import JITTER_S, Elections, Place, find_place, may_switch
+from .rest import asked_rest, end_rest
+from .server import Server, serve_stream
+from .serving import Model, Serving, joining, measure, serve_blocks
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
+
+log = get_logger()
+
+TOLD_S = 5.0  # for an announcement to reach its keepers, before we go on without
+VIEWS_S = 5.0  # guess: by then every view has the new blocks; clients' are FRESH_S = 2 s old
+WITHDRAW_S = 2.0
+LOOK_S = 0.5  # at the file by which we are told to rest
+
+RETRY_S = 30.0  # after blocks could not be loaded again
+
+State = Literal["joining", "serving", "draining", "resting", "leaving"]
+
+
+class Holder:
+    """The stages of one model that this node serves. `changed` is called after each change."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        member: Member,
+        model: Model,
+        nursery: trio.Nursery,
+        dice: Random,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._member = member
+        self.model = model
+        self._nursery = nursery
+        self._dice = dice
+        self._wall = wall
+        self._servings: list[Serving] = []  # the newest last; those before it leave
+        self._changing = trio.Lock()
+        self._awake = trio.Event()  # while it is not set the directory is told nothing
+        self._telling = trio.CancelScope()
+        self.state: State = "joining"
+        self.trouble = ""  # why we rest though nobody wants it
+        self.patience = trio.CancelScope()  # cancelled: those who leave us have no time left
+        self.changed: Callable[[], None] = lambda: None
+
+    @property
+    def current(self) -> Serving | None:
+        """The stage that new sessions come to."""
+        return self._servings[-1] if self._servings else None
+
+    async def serve(self, stream: Stream) -> None:
+        """The handler of session streams."""
+        await serve_stream(stream, self._choose)
+
+    def _is(self, state: State) -> bool:
+        """Now: another task may have changed it meanwhile."""
+        return self.state == state
+
+    def counts(self) -> dict[str, int]:
+        """What is open in all stages."""
+        found: dict[str, int] = {"sessions": 0, "leases": 0, "free_tokens": 0, "pages": 0}
+        for serving in self._servings:
+            for name, number in serving.counts().items():
+                found[name] += number
+        return found
+
+    async def take(self) -> None:
+        """Load what was asked for, or what is needed most. Raises UserError."""
+        blocks, why = await self._first_blocks()
+        await self._load(blocks)
+        log.info("taken", blocks=str(blocks), why=why)
+        self.state = "serving"
+
+    async def keep_told(self, *, task_status: TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """A service: keep the directory's record of us fresh; started with its keepers."""
+        told = task_status
+        while True:
+            with trio.CancelScope() as self._telling:
+                await self._member.directory.keep(self._announcement, task_status=told)
+            told = trio.TASK_STATUS_IGNORED
+            await self._awake.wait()
+
+    async def keep_rest(self) -> None:
+        """A service: rest when the owner asks for it, and resume."""
+        home = self._config.home
+        while True:
+            rest = asked_rest(home, self._wall())
+            if rest is not None and self._is("serving"):
+                log.info("resting", why="asked to", until_s=rest.until_s)
+                await self._rest()
+            elif rest is None and self._is("resting"):
+                log.info("resuming", why="told to, or the time is up")
+                end_rest(home)
+                await self._resume()
+                if self._is("resting"):
+                    await trio.sleep(RETRY_S)
+            await trio.sleep(LOOK_S)
+
+    async def keep_place(self) -> None:
+        """A service: move, in an epoch in which we are elected to."""
+        if self._config.blocks != AUTO:
+            return  # the owner has chosen
+        every_s = self._config.epoch_s
+        elections = Elections(self._member.host.peer_id, self.model.total)
+        while True:
+            epoch = int(self._wall() // every_s) + 1
+            jitter_s = self._dice.uniform(0, min(JITTER_S, every_s / 10))
+            await trio.sleep(max(0.0, epoch * every_s - self._wall()) + jitter_s)
+            if self._is("serving") and await self._hold(elections, epoch):
+                give_back()
+
+    async def _hold(self, elections: Elections, epoch: int) -> bool:
+        """Hold an election; whether we tried to move."""
+        old, me = self.current, self._member.host.peer_id
+        try:
+            found = await self._member.directory.find(self.model.digest)
+        except TransportError as error:
+            log.debug("no election", epoch=epoch, why=str(error))
+            return False
+        moves = elections.hold(found, epoch, self._wall())
+        mine = next((move for move in moves if move.peer == me), None)
+        if mine is None or old is None or mine.blocks == old.blocks:
+            log.debug("staying", epoch=epoch, elected=[move.peer for move in moves])
+            return False
+        await self._move(mine, epoch)
+        return True
+
+    async def leave(self, within_s: float) -> None:
+        """Hand over every session, withdraw."""
+        self.state = "leaving"
+        with self.patience:
+            await self._see_off(within_s, self._servings)
+        self._hush()
+        with trio.move_on_after(WITHDRAW_S):
+            await self._member.directory.withdraw()
+        self._end(*self._servings)
+
+    # ---- one change at a time
+
+    async def _move(self, move: Move, epoch: int) -> None:
+        """Make before break, where there is room for both; never below the floor."""
+        async with self._changing:
+            old = self.current
+            if old is None or not self._is("serving"):
+                return
+            say = log.bind(epoch=epoch, old=str(old.blocks), new=str(move.blocks))
+            beside = await trio.to_thread.run_sync(
+                self.model.room_beside, move.blocks, len(old.blocks)
+            )
+            say.info("moving", gain=round(move.gain, 3), beside=beside, why="elected")
+            if not beside:
+                if why := await self._why_not(old.blocks, move.blocks):
+                    say.info("not moved", why=why)
+                    return
+                await self._go(old)
+                await self._say_joining(Place(move.blocks, old.stage.rates[0], "elected"))
+            try:
+                new = await self._load(move.blocks)
+            except PotluckError as error:
+                say.warning("not moved", why=str(error))
+                if not beside and self._is("joining"):
+                    await self._load(old.blocks)
+                    self._back()
+                return
+            if beside and (why := await self._why_not(old.blocks, move.blocks)):
+                say.info("not moved", why=why)
+                self._end(new)
+                return
+            say.info("moved", rate=round(new.stage.rates[0]))
+            if not beside:
+                self._back()
+                return
+            self.changed()
+            await self._tell()
+            await trio.sleep(VIEWS_S)  # who waits for the new blocks finds them first
+            await old.server.drain(self._config.drain_s)
+            self._end(old)
+
+    async def _rest(self) -> None:
+        async with self._changing:
+            if not self._is("serving"):
+                return
+            await self._go(*self._servings)
+            if not self._is("joining"):
+                return
+            give_back()  # here nobody holds the stage any more
+            with trio.move_on_after(TOLD_S):
+                await self._member.directory.withdraw()
+            if not self._is("joining"):
+                return
+            self.state = "resting"
+            log.info("at rest", model=self.model.name)
+            self.changed()
+
+    async def _resume(self) -> None:
+        async with self._changing:
+            if not self._is("resting"):
+                return
+            self.state = "joining"
+            try:
+                blocks, why = await self._first_blocks()
+                await self._load(blocks)
+                log.info("taken", blocks=str(blocks), why=why)
+            except PotluckError as error:
+                log.warning("not resumed", why=str(error))
+                self.trouble = str(error)
+                if self._is("joining"):
+                    self.state = "resting"
+                self.changed()
+                return
+            self._back()
+
+    async def _go(self, *servings: Serving) -> None:
+        """See the sessions of these off, and give their memory back; then nothing is served."""
+        self.state = "draining"
+        self.changed()
+        await self._see_off(self._config.drain_s, servings)
+        if not self._is("draining"):
+            return  # we leave altogether
+        self._hush()
+        self.state = "joining"
+        self._end(*servings)
+        for serving in servings:
+            await serving.ended.wait()
+
+    def _back(self) -> None:
+        """Serve, and say so."""
+        self.state, self.trouble = "serving", ""
+        self._awake.set()
+        self.changed()
+
+    def _hush(self) -> None:
+        """Tell the directory nothing more, until we are back."""
+        self._awake = trio.Event()
+        self._telling.cancel()
+
+    async def _see_off(self, within_s: float, servings: Sequence[Serving]) -> None:
+        """Until the sessions have moved, or the time is up."""
+        async with trio.open_nursery() as telling:
+            telling.start_soon(self._tell)
+            async with trio.open_nursery() as drains:
+                for serving in list(servings):
+                    drains.start_soon(serving.server.drain, within_s)
+            telling.cancel_scope.cancel()
+
+    def _end(self, *servings: Serving) -> None:
+        for serving in servings:
+            serving.over.set()
+        self._servings = [one for one in self._servings if one not in servings]
+
+    async def _load(self, blocks: BlockRange) -> Serving:
+        """Serve these blocks too. Raises UserError."""
+        serving: Serving = await self._nursery.start(serve_blocks, self.model, blocks)
+        if self._is("leaving"):
+            serving.over.set()
+            raise PotluckError("the node leaves")
+        self._servings.append(serving)
+        return serving
+
+    # ---- choosing and telling
+
+    async def _first_blocks(self) -> tuple[BlockRange, str]:
+        """What to take, and why."""
+        model, member = self.model, self._member
+        if self._config.blocks != AUTO:
+            return parse_blocks(self._config.blocks, model.total), "asked for"
+        fit = await trio.to_thread.run_sync(model.room)
+        if not member.directory.peers():
+            return BlockRange(0, fit), f"alone; {fit} of {model.total} fit"
+
+        async def tried(blocks: BlockRange) -> float:
+            return await measure(model, blocks)
+
+        place = await find_place(
+            member.directory, model.digest, model.total, fit, member.host.peer_id,
+            say=self._say_joining, measure=tried, wall=self._wall,
+            jitter_s=self._dice.uniform(0, JITTER_S),
+        )  # fmt: skip
+        return place.blocks, place.why
+
+    async def _why_not(self, old: BlockRange, new: BlockRange) -> str:
+        """Why we must not switch; empty when we may."""
+        me = self._member.host.peer_id
+        try:
+            found = await self._member.directory.find(self.model.digest)
+        except TransportError as error:
+            return str(error)
+        return may_switch(found, me, old, new, self.model.total, self._wall())
+
+    def _choose(self, asked: Open) -> Server | None:
+        for serving in reversed(self._servings):
+            if serving.server.holds(asked):
+                return serving.server
+        return self._servings[-1].server if self._servings else None
+
+    def _announcement(self) -> Announcement:
+        state: RecordState = "online" if self._is("serving") else "draining"
+        return self._servings[-1].announcement(state, self._member.host.addresses())
+
+    async def _tell(self) -> None:
+        """Have the directory know what has changed, as far as it can be told now."""
+        if self._servings:
+            with trio.move_on_after(TOLD_S), suppress(TransportError):
+                await self._member.directory.announce(self._announcement())
+
+    async def _say_joining(self, place: Place) -> None:
+        told = joining(self.model, place.blocks, place.rate, self._member.host.addresses())
+        with trio.move_on_after(TOLD_S), suppress(TransportError):
+            await self._member.directory.announce(told)

@@ -1,0 +1,213 @@
+"""One stage in service: its blocks on a device, the thread that computes, the book of leases.
+
+A node has one at a time; for the length of a move two: the new one loads, on a thread of its own,
+while the old one serves, and the old one goes when its sessions have moved.
+
+    serve_blocks ── loads ──▶ Serving, in service ── over.set() ──▶ the memory is given back
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from .. import __version__
+from ..dht.record import Announcement, State
+from ..swarm.admission import Admission, AdmissionConfig
+from ..swarm.blocks import BlockRange, parse_blocks
+from ..swarm.rates import PassTimes
+from .compute.batch import Lane
+from .compute.checkpoint import Checkpoint, open_checkpoint
+from .compute.choice import Opened, StageWish, open_stage
+from .compute.pages import Pool
+from .compute.room import blocks_that_fit, fits_beside, give_back, require_room
+from .compute.worker import Worker, open_worker
+from .config import AUTO, NodeConfig
+from .library import find_model
+from .log import get_logger
+from .server import Server
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
+
+log = get_logger()
+
+QUANTIZED = "quantized"  # in the home: blocks as they are served, for the next start
+TRIM_EVERY_S = 15.0  # guess: pages that stay free that long are given back
+MIB = 1 << 20
+STEPS_QUEUED_MAX = 4096  # one for each session that may be admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a node serves blocks of, and how its owner wants them served."""
+
+    checkpoint: Checkpoint
+    source: str
+    name: str
+    digest: str
+    wish: StageWish
+    threads: int
+
+    @property
+    def total(self) -> int:
+        return self.checkpoint.spec.blocks
+
+    def room(self) -> int:
+        """How many blocks fit here. Blocks the caller. Raises UserError."""
+        return blocks_that_fit(self.checkpoint, self.wish)
+
+    def room_beside(self, blocks: BlockRange, held: int) -> bool:
+        """Whether these fit while `held` others are served. Blocks the caller."""
+        return fits_beside(self.checkpoint, blocks, self.wish, held)
+
+
+def open_model(config: NodeConfig) -> Model:
+    """The files, of which nothing is loaded yet. Blocks. Raises UserError."""
+    shelf = find_model(config.model, config.home)
+    checkpoint = open_checkpoint(shelf.source, offline=config.offline, home=config.home)
+    wish = StageWish(
+        device=config.device,
+        dtype=config.dtype,
+        engine=config.engine,
+        quantization=config.quantization,
+        threads=config.threads,
+        memory_bytes=config.max_memory_mib * MIB,
+        cache_bytes=config.cache_mib * MIB,
+        cache_bits=config.cache_bits,
+        cache_dir=config.home / QUANTIZED,
+    )
+    wish.check()
+    if config.blocks != AUTO:  # before the files are read whole, for the digest
+        require_room(checkpoint, parse_blocks(config.blocks, checkpoint.spec.blocks), wish)
+    name = config.name or shelf.name
+    return Model(checkpoint, shelf.source, name, checkpoint.digest(), wish, config.threads)
+
+
+class Serving:
+    """A stage that is loaded. `over` is set by whoever has drained its server."""
+
+    def __init__(self, model: Model, stage: Opened, worker: Worker, ended: trio.Event) -> None:
+        self._model = model
+        self.stage = stage
+        self.blocks = stage.engine.blocks
+        self.over = trio.Event()
+        self.ended = ended  # its memory was given back
+        self.times = PassTimes(len(self.blocks), *stage.rates)
+        worker.serve(Lane(stage.engine, self.times))
+        self.admission = Admission(AdmissionConfig(stage.cache_tokens, stage.page_tokens))
+        self.server = Server(stage.engine, worker, self.admission, model.digest)
+
+    def announcement(self, state: State, addresses: tuple[str, ...]) -> Announcement:
+        """What the directory is told of it now."""
+        stage, spec = self.stage, self._model.checkpoint.spec
+        decode, prefill = self.times.announced(time.monotonic())
+        return Announcement(
+            model=self._model.digest,
+            name=self._model.name,
+            start=self.blocks.start,
+            stop=self.blocks.stop,
+            blocks=spec.blocks,
+            state=state,
+            device=f"{stage.device} {platform.machine()}"[:64],
+            dtype=stage.dtype,
+            quantization=stage.quantization,
+            decode_tokens_s=decode,
+            prefill_tokens_s=prefill,
+            addresses=addresses[:8],
+            cache_tokens_free=self.admission.free_tokens,
+            context_tokens_max=spec.context,
+            numerics=stage.engine.numerics,
+            version=__version__,
+        )
+
+    def counts(self) -> dict[str, int]:
+        """What is open in it now: a leak shows here."""
+        return {
+            "sessions": self.server.sessions,
+            "leases": self.admission.sessions,
+            "free_tokens": self.admission.free_tokens,
+            "pages": self.stage.pool.used_pages if self.stage.pool else 0,
+        }
+
+
+def joining(
+    model: Model, blocks: BlockRange, rate: float, addresses: tuple[str, ...]
+) -> Announcement:
+    """What the directory is told while the blocks are loaded, so that others choose elsewhere."""
+    return Announcement(
+        model=model.digest,
+        name=model.name,
+        start=blocks.start,
+        stop=blocks.stop,
+        blocks=model.total,
+        state="joining",
+        device=platform.machine()[:64],
+        dtype="",
+        quantization="",
+        decode_tokens_s=rate,
+        prefill_tokens_s=rate,
+        addresses=addresses[:8],
+        cache_tokens_free=0,
+        context_tokens_max=model.checkpoint.spec.context,
+        numerics="",
+        version=__version__,
+    )
+
+
+async def measure(model: Model, blocks: BlockRange) -> float:
+    """Tokens a second through one block, tried on the first of these. Raises UserError."""
+    one = BlockRange(blocks.start, blocks.start + 1)
+
+    def rate() -> float:
+        return open_stage(model.checkpoint, one, model.wish).rates[0]
+
+    async with open_worker(threads=model.threads or None) as worker:
+        return await worker.run(rate)
+
+
+async def serve_blocks(
+    model: Model,
+    blocks: BlockRange,
+    *,
+    task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Load these blocks and serve them until it is over. Raises UserError."""
+    ended = trio.Event()
+    try:
+        await _serve(model, blocks, ended, task_status)
+    finally:
+        give_back()
+        ended.set()
+
+
+async def _serve(
+    model: Model, blocks: BlockRange, ended: trio.Event, task_status: TaskStatus[Serving]
+) -> None:
+    """Once this has returned nobody holds the stage any more."""
+    async with open_worker(threads=model.threads or None, queued_max=STEPS_QUEUED_MAX) as worker:
+        stage = await worker.run(open_stage, model.checkpoint, blocks, model.wish)
+        log.info(
+            "stage",
+            blocks=str(blocks),
+            numerics=stage.engine.numerics,
+            why=stage.why,
+            tokens=stage.cache_tokens,
+        )
+        serving = Serving(model, stage, worker, ended)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_small, worker, stage.pool)
+            task_status.started(serving)
+            await serving.over.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _keep_small(worker: Worker, pool: Pool | None) -> None:
+    """Have the memory of pages that nobody uses any more given back to the system."""
+    while pool is not None:
+        await trio.sleep(TRIM_EVERY_S)
+        worker.post(pool.trim)
