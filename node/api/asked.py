@@ -87,8 +87,6 @@ def read_chat(raw: bytes) -> Body:
 
 def read_completion(raw: bytes) -> Body:
     body = read_body(raw, COMPLETION)
-    if body.get("best_of") not in (None, _or(body.get("n"), 1)):
-        raise wrong("best_of is not known here, unless it is n", "best_of")
     if body.get("echo") and body.get("logprobs") is not None:
         raise wrong("echo with logprobs is not known here: ask without one of them", "echo")
     return body
@@ -100,8 +98,6 @@ def prompts_of(given: str | list[Any], param: str, most: int = PROMPTS_MAX) -> l
         return [given]
     if all(isinstance(one, int) for one in given):
         return [given]
-    if any(isinstance(one, int) for one in given):
-        raise wrong(f"{param} mixes token ids and texts", param)
     if len(given) > most:
         raise wrong(f"{param} may have at most {most} items", param)
     return list(given)
@@ -190,12 +186,6 @@ def _format_grammar(given: dict[str, Any] | None) -> str | None:
             return schema_grammar(ANY_OBJECT)
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             return schema_grammar(schema)
-        case {"type": "json_schema"}:
-            raise wrong(
-                "response_format.json_schema.schema is missing",
-                "response_format.json_schema.schema",
-                "missing_required_parameter",
-            )
     return None
 
 

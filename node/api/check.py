@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .problem import wrong
+from .problem import Problem, wrong
 
 Schema = Mapping[str, Any]
 
@@ -65,16 +65,28 @@ def _check_any(value: object, choices: list[Schema], parts: Mapping[str, Schema]
             at or None,
             "invalid_type",
         )
-    failure: Exception | None = None
-    for one in fitting:
+    meant = [one for one in fitting if _means(value, _resolve(one, parts), parts)] or fitting
+    failures = list[Problem]()
+    for one in meant:
         try:
             check(value, one, parts, at)
-        except Exception as problem:
-            failure = problem
+        except Problem as problem:
+            failures.append(problem)
         else:
             return
-    assert failure is not None
-    raise failure
+    raise failures[0]
+
+
+def _means(value: object, schema: Schema, parts: Mapping[str, Schema]) -> bool:
+    """Whether this is the choice that the value wants to be: its first item, or the fields that
+    tell the choices apart, are of it."""
+    if isinstance(value, list):
+        return not value or _fits(value[0], _resolve(schema.get("items", {}), parts))
+    if isinstance(value, dict):
+        told = schema.get("properties", {}).items()
+        marks = [(name, one) for name, one in told if name in ("type", "role") and name in value]
+        return all(value[name] in one.get("enum", [one.get("const")]) for name, one in marks)
+    return True
 
 
 def _resolve(schema: Schema, parts: Mapping[str, Schema]) -> Schema:

@@ -78,7 +78,13 @@ _DRAWING: Schema = {  # how tokens are drawn, for both kinds of answer
     ),
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
-    "logit_bias": _either(NULL, _object({}, others={"type": "number"} | _number(-100, 100))),
+    "logit_bias": _either(
+        NULL,
+        {
+            **_object({}, others={**_number(-100, 100), "type": "number"}),
+            "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+        },
+    ),
     "stream": FLAG,
     "stream_options": _either(
         NULL, _object({"include_usage": FLAG, "include_obfuscation": {**FLAG}})
@@ -102,7 +108,7 @@ _FUNCTION = _object(
     required=("name",),
 )
 _PART = _object({"type": {"const": "text"}, "text": _text()}, required=("type", "text"))
-_CONTENT = _either(NULL, _text(), _array({"$ref": "#/components/schemas/TextPart"}))
+_CONTENT = _either(_text(), _array({"$ref": "#/components/schemas/TextPart"}))
 _CALL = _object(
     {
         "id": _text(256),
@@ -111,16 +117,27 @@ _CALL = _object(
     },
     required=("id", "type", "function"),
 )
-_MESSAGE = _object(
+_NAMES: Schema = {
+    "name": {"type": ["string", "null"], "maxLength": 256},
+    "tool_call_id": {"type": ["string", "null"], "maxLength": 256},
+    "refusal": {"type": ["string", "null"], "description": IGNORED},
+}
+_TOLD = _object(
     {
-        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "role": {"enum": ["system", "developer", "user", "tool"]},
         "content": _CONTENT,
-        "name": {"type": ["string", "null"], "maxLength": 256},
-        "tool_call_id": {"type": ["string", "null"], "maxLength": 256},
+        **_NAMES,
+    },
+    required=("role", "content"),
+)
+_ANSWERED = _object(
+    {
+        "role": {"const": "assistant"},
+        "content": _either(NULL, *_CONTENT["anyOf"]),
         "tool_calls": _either(
             NULL, _array({"$ref": "#/components/schemas/ToolCall"}, 0, TOOLS_MAX)
         ),
-        "refusal": {"type": ["string", "null"], "description": IGNORED},
+        **_NAMES,
     },
     required=("role",),
 )
@@ -136,24 +153,25 @@ _CHOICE = _either(
         required=("type", "function"),
     ),
 )
-_FORMAT = _object(
+_ASKED_SCHEMA = _object(
     {
-        "type": {"enum": ["text", "json_object", "json_schema"]},
-        "json_schema": _either(
-            NULL,
-            _object(
-                {
-                    "name": NAME,
-                    "description": {"type": ["string", "null"]},
-                    "schema": _object({}, others=True),
-                    "strict": FLAG,
-                },
-                required=("name",),
-            ),
-        ),
+        "name": NAME,
+        "description": {"type": ["string", "null"]},
+        "schema": _object({}, others=True),
+        "strict": FLAG,
     },
-    required=("type",),
+    required=("name", "schema"),
 )
+_FORMAT = _either(
+    NULL,
+    _object({"type": {"enum": ["text", "json_object"]}}, required=("type",)),
+    _object(
+        {"type": {"const": "json_schema"}, "json_schema": _ASKED_SCHEMA},
+        required=("type", "json_schema"),
+    ),
+)
+_WORDS: Schema = {"type": "string", "minLength": 1}
+_TEXTS = _either(_WORDS, _array(_WORDS, 1), TOKENS, _array(TOKENS, 1))
 
 CHAT = _object(
     {
@@ -162,7 +180,7 @@ CHAT = _object(
         "max_completion_tokens": _integer(1, TOKEN_MAX),
         "logprobs": FLAG,
         "top_logprobs": _integer(0, 20),
-        "response_format": _either(NULL, _FORMAT),
+        "response_format": _FORMAT,
         "tools": _either(NULL, _array({"$ref": "#/components/schemas/Tool"}, 0, TOOLS_MAX)),
         "tool_choice": _CHOICE,
         "parallel_tool_calls": FLAG,
@@ -179,13 +197,10 @@ CHAT = _object(
 COMPLETION = _object(
     {
         **_DRAWING,
-        "prompt": _either(
-            {"type": "string", "minLength": 1},
-            _array(_either({"type": "string", "minLength": 1}, TOKEN, TOKENS), 1),
-        ),
+        "prompt": _TEXTS,
         "logprobs": _integer(0, 20),
         "echo": FLAG,
-        "best_of": _integer(1, CHOICES_MAX, "Must be n."),
+        "best_of": {"enum": [None, 1], "description": IGNORED},
         "suffix": {"type": ["string", "null"], "maxLength": 0},
     },
     required=("model", "prompt"),
@@ -193,10 +208,7 @@ COMPLETION = _object(
 EMBEDDING = _object(
     {
         "model": MODEL,
-        "input": _either(
-            {"type": "string", "minLength": 1},
-            _array(_either({"type": "string", "minLength": 1}, TOKEN, TOKENS), 1),
-        ),
+        "input": _TEXTS,
         "encoding_format": {"enum": ["float", "base64", None]},
         "dimensions": _integer(1, TOKEN_MAX, "Must be the model's width."),
         "user": {"type": ["string", "null"], "description": IGNORED},
@@ -208,7 +220,7 @@ EMBEDDING = _object(
 PARTS: dict[str, Schema] = {
     "TextPart": _PART,
     "ToolCall": _CALL,
-    "Message": _MESSAGE,
+    "Message": _either(_TOLD, _ANSWERED),
     "Function": _FUNCTION,
     "Tool": _TOOL,
     "ChatRequest": CHAT,
