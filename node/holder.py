@@ -160,7 +160,9 @@ class Holder:
         return True
 
     async def leave(self, within_s: float) -> None:
-        """Hand over every session, withdraw."""
+        """Hand over every session, withdraw. Once."""
+        if self._is("leaving"):
+            return
         self.state = "leaving"
         with self.patience:
             await self._see_off(within_s, self._servings)

@@ -23,6 +23,7 @@ from potluck.dht.record import Announcement
 from potluck.errors import UserError
 from potluck.node import holder as holding
 from potluck.node.config import NodeConfig
+from potluck.node.frames import FrameStream
 from potluck.node.holder import Holder
 from potluck.node.member import Member
 from potluck.node.placing import (
@@ -40,6 +41,7 @@ from potluck.node.rest import Rest, ask_rest, asked_rest, end_rest, parse_durati
 from potluck.node.serving import open_model
 from potluck.swarm.blocks import BlockRange, replicas
 from potluck.swarm.placement import BELIEVED_MAX, Holding
+from potluck.swarm.wire import PROTOCOL, Busy, Leaving, Open, Opened
 
 MODEL = "ab" * 32
 OLD_S = 1e6
@@ -387,4 +389,35 @@ async def test_an_elected_holder_moves_into_the_hole_before_it_leaves_its_blocks
             )
             found = await looks.find(model)
             assert min(replicas(BlockRange(0, 8), spans(found))) >= 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_session_has_time_to_move_until_patience_ends(tmp_path: Path) -> None:
+    """At rest the node answers Busy; leaving, it says so, and cuts nobody short but on a second
+    request to stop."""
+    shelf = MemoryShelf()
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        client = net.host("client")
+
+        async def dial(holder: Holder) -> FrameStream:
+            frames = FrameStream(await client.open_stream(holder._member.host.peer_id, PROTOCOL))
+            await frames.send(Open(bytes(16), holder.model.digest, 0, 8, 16, "f32"))
+            return frames
+
+        async with holder_of(tmp_path, shelf, net) as holder:
+            net.hosts[holder._member.host.peer_id].handle(PROTOCOL, holder.serve)
+            ask_rest(tmp_path, Rest(float("inf")))
+            await reaches(holder, lambda: holder.state == "resting")
+            frames = await dial(holder)
+            assert isinstance((await frames.receive() or [None])[0], Busy)
+            end_rest(tmp_path)
+            await reaches(holder, lambda: holder.state == "serving")
+            frames = await dial(holder)
+            assert isinstance((await frames.receive() or [None])[0], Opened)
+            nursery.start_soon(holder.leave, 1000.0)
+            with trio.fail_after(30):
+                assert isinstance((await frames.receive() or [None])[0], Leaving)
+                holder.patience.cancel()
+                assert isinstance((await frames.receive() or [None])[0], Busy)
         nursery.cancel_scope.cancel()
