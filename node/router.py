@@ -161,13 +161,14 @@ class Router:
         numerics: str,
         beside: str,
         avoid: Collection[str],
+        within_s: float = HURRY_S,
     ) -> str | None:
         """The best peer that serves all of these blocks in this class alone, or None.
 
         beside: for whom it stands by; its class is the one where none is known yet, because it has
         not opened.
         """
-        view = await self.view(model, total, within_s=HURRY_S)
+        view = await self.view(model, total, within_s=within_s)
         now = trio.current_time()
         if not numerics:
             numerics = next((span.numerics for span in view.spans if span.peer == beside), "")

@@ -52,7 +52,7 @@ from .compute.tensor import unpack
 from .frames import FrameStream
 from .log import get_logger
 from .net.host import Host
-from .router import Router
+from .router import HURRY_S, LOOK_AGAIN_S, Router
 
 log = get_logger()
 
@@ -254,10 +254,14 @@ class LiveSession:
         return DIAL_HEDGE_S if rtt_s is None else max(OPEN_HEDGE_S, 4 * rtt_s)
 
     async def _find_standby(self, asked: FindStandby) -> None:
-        """One peer for the blocks of a link, in the same class, or none: nobody waits for it."""
+        """One peer for the blocks of a link, in the same class, or none: nobody waits for it.
+
+        For a server that leaves somebody is looked for until it has gone.
+        """
         peer: str | None = None
-        link = self._links.get(asked.link)
-        if link is not None and (not asked.hurried or self._router.hedges.take()):
+        within_s = HURRY_S
+        may = asked.why != "late" or self._router.hedges.take()
+        while may and peer is None and (link := self._links.get(asked.link)) is not None:
             with suppress(TransportError):  # of the directory: then nobody stands by
                 peer = await self._router.standby(
                     self._plan.model,
@@ -267,7 +271,11 @@ class LiveSession:
                     numerics=self._classes.get(asked.blocks.start, ""),
                     beside=link.hop.peer,
                     avoid=asked.avoid,
+                    within_s=within_s,
                 )
+            may, within_s = asked.why == "leaving", LOOK_AGAIN_S
+            if may and peer is None:
+                await trio.sleep(LOOK_AGAIN_S)
         self._dispatch(StandbyFound(asked.link, peer))
 
     async def _find_route(self, gap: int, blocks: BlockRange) -> None:

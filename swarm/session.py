@@ -58,6 +58,7 @@ from .session_events import (
     SendStep,
     SessionConfig,
     StandbyFound,
+    Why,
 )
 
 FRAMES_IN_FLIGHT = 3  # guess: one computed, one on the wire, one waiting at the device
@@ -339,7 +340,8 @@ class Session:
         link.asked_at = self._length
         used = [segment.hop.peer for segment in self._segments if isinstance(segment, _Link)]
         avoid = [*self._avoid, *(peer for peer in used if peer not in self._avoid)]
-        return [FindStandby(link.number, link.blocks, tuple(avoid), link.hurried)]
+        why: Why = "leaving" if link.leaving else "late" if link.hurried else "long"
+        return [FindStandby(link.number, link.blocks, tuple(avoid), why)]
 
     def _standby_found(self, link: _Link, peer: str | None, now: float) -> list[Effect]:
         if peer is None or link.standby is not None or link.of is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from .blocks import BlockRange
 from .machine import Fired, SetTimer, StopTimer
 from .routing import Hop
 
 Payload = bytes | bytearray | memoryview
+Why = Literal["late", "leaving", "long"]  # the link, its server, or the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,12 @@ class FindRoute:
 
 @dataclass(frozen=True, slots=True)
 class FindStandby:
-    """An effect: find one peer for all of these blocks, none of `avoid`.
-
-    hurried: the link is late or its server leaves; else the session is only long.
-    """
+    """An effect: find one peer for all of these blocks, none of `avoid`."""
 
     link: int
     blocks: BlockRange
     avoid: tuple[str, ...]
-    hurried: bool
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,7 +272,7 @@ def test_a_silent_hop_has_a_deadline_from_its_first_unanswered_step() -> None:
     effects = session.handle(Feed(0, 1, 1, rows_of(0, 1)), 10.0)
     assert SetTimer(link, 10.5) in effects
     late = session.handle(Fired(link), 10.5)
-    assert late == [SetTimer(link, 12.0), FindStandby(link, BLOCKS, ("a",), True)]
+    assert late == [SetTimer(link, 12.0), FindStandby(link, BLOCKS, ("a",), "late")]
     lost = session.handle(Fired(link), 12.0)
     assert CloseLink(link, "a", "no answer before its deadline") in lost
 
@@ -343,7 +343,7 @@ def test_a_link_late_to_open_is_raced_too() -> None:
     assert SetTimer(link, 1.0) in effects
     session.handle(Feed(0, 4, 1, rows_of(0, 4)), 0.1)
     late = session.handle(Fired(link), 1.0)
-    assert late == [SetTimer(link, 5.0), FindStandby(link, BLOCKS, ("a",), True)]
+    assert late == [SetTimer(link, 5.0), FindStandby(link, BLOCKS, ("a",), "late")]
     effects = session.handle(StandbyFound(link, "b"), 1.0)
     standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
     (prompt,) = sent_to(session.handle(Opened(standby), 1.1), standby)
@@ -376,7 +376,7 @@ def test_a_leaving_server_serves_until_its_standby_holds_all() -> None:
     for number in range(4):
         swarm.perform(session.handle(Feed(number, 1, 1, rows_of(number, 1)), 0.0))
         swarm.run()
-    assert session.handle(Leaving(link), 1.0) == [FindStandby(link, BLOCKS, ("a",), True)]
+    assert session.handle(Leaving(link), 1.0) == [FindStandby(link, BLOCKS, ("a",), "leaving")]
     effects = session.handle(StandbyFound(link, "b"), 1.0)
     standby = next(effect.link for effect in effects if isinstance(effect, OpenLink))
     session.handle(Feed(4, 1, 1, rows_of(4, 1)), 1.1)
