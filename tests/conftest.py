@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
     """A command sets the level of the process's logs, which is other tests' process too."""
     before = structlog.get_config()

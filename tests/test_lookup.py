@@ -44,7 +44,7 @@ def run(lookup: Lookup, answer: Callable[[Contact], list[Contact] | None]) -> li
 @given(st.integers(4, 150), st.integers(1, 25), st.integers(0, 2**32))
 def test_honest_peers_lead_to_the_closest(count: int, seeds: int, seed: int) -> None:
     """Everybody knows three quarters of all, and tells the 20 closest of them; whatever one starts
-    from, at least 18 of the 20 closest are found."""
+    from, all but two of the 20 closest are found."""
     dice = random.Random(seed)
     peers, place = PEERS[:count], dice.randbytes(32)
     known = {peer: nearest(dice.sample(peers, count - count // 4), place) for peer in peers}
@@ -54,7 +54,7 @@ def test_honest_peers_lead_to_the_closest(count: int, seeds: int, seed: int) -> 
     found = lookup.closest(CONTACTS_MAX)
     assert found == nearest(found, place)
     best = nearest(peers, place)
-    assert len(set(found) & set(best)) >= len(best) * 0.9
+    assert len(set(found) & set(best)) >= len(best) - 2
 
 
 def test_the_dead_are_passed_over() -> None:
