@@ -124,7 +124,7 @@ def test_a_peer_whose_address_changes_is_back_within_30_s(tmp_path: Path) -> Non
         assert until(back, 30) < 30
 
 
-@pytest.mark.parametrize("change", ["cable"])
+@pytest.mark.parametrize("change", ["cable", "suspend"])
 def test_who_has_moved_or_slept_is_back_within_30_s_unasked(tmp_path: Path, change: str) -> None:
     found = nat_change.measure(change, tmp_path, directory=True)
     assert found["back_s"] is not None and found["back_s"] < nat_change.BAR_S

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
+from zeroconf import Error as ZeroconfError
 from zeroconf import ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
 from ..log import get_logger
@@ -54,7 +56,7 @@ async def tell_and_listen(peer: str, addresses: Callable[[], Sequence[str]], met
     known: set[str] = set()
     try:
         network = await aside(Zeroconf)
-    except OSError as error:
+    except (OSError, ZeroconfError) as error:
         log.info("no multicast here", reason=str(error))
         return
     try:
@@ -65,13 +67,14 @@ async def tell_and_listen(peer: str, addresses: Callable[[], Sequence[str]], met
                 nursery.start_soon(_meet, network, name, peer, met, known)
         browser.cancel()
     finally:
-        with trio.CancelScope(shield=True), trio.move_on_after(2):
+        with trio.CancelScope(shield=True), trio.move_on_after(2), suppress(ZeroconfError):
             await aside(network.close)
 
 
 async def _tell(network: Zeroconf, addresses: Callable[[], Sequence[str]]) -> None:
-    name = f"{secrets.token_hex(16)}.{SERVICE}"
-    said: bytes | None = None
+    """Say it, and say it anew under another name when that failed: a machine that sleeps in the
+    middle of it leaves zeroconf's thread behind its time."""
+    name, said = _name(), b""
     while True:
         text = to_text(addresses())
         if text != said:
@@ -83,14 +86,26 @@ async def _tell(network: Zeroconf, addresses: Callable[[], Sequence[str]]) -> No
                 server=f"{name[:32]}.local.",
                 parsed_addresses=sorted({parse(one).host for one in addresses()}),
             )
-            speak = network.register_service if said is None else network.update_service
-            await aside(speak, info)
-            said = text
+            speak = network.update_service if said else network.register_service
+            try:
+                await aside(speak, info)
+                said = text
+            except (OSError, ZeroconfError) as error:
+                log.debug("the neighbours were not told", reason=repr(error))
+                name, said = _name(), b""
         await trio.sleep(SAY_AGAIN_S)
 
 
+def _name() -> str:
+    return f"{secrets.token_hex(16)}.{SERVICE}"
+
+
 async def _meet(network: Zeroconf, name: str, me: str, met: Met, known: set[str]) -> None:
-    info = await aside(network.get_service_info, SERVICE, name, ASK_MS)
+    try:
+        info = await aside(network.get_service_info, SERVICE, name, ASK_MS)
+    except (OSError, ZeroconfError) as error:
+        log.debug("a neighbour cannot be asked", name=name, reason=repr(error))
+        return
     if info is None or info.text is None:
         log.debug("a neighbour says no more than its name", name=name)
         return
