@@ -53,9 +53,9 @@ def c1_speed() -> Iterator[Row]:
     many = {name: found[name]["batch16_over_1"] for name in theirs}
     yield Row(
         "C2",
-        "int8: batch 16 gives at least 4 times the tokens/s of batch 1",
-        f"{many['int8']} (nf4, bound by arithmetic: {many['nf4']})",
-        many["int8"] >= 4,
+        "batch 16 gives at least 4 times the tokens/s of batch 1",
+        f"int8 {many['int8']}, nf4 {many['nf4']}",
+        min(many.values()) >= 4,
         SPEED,
     )
 

@@ -43,8 +43,7 @@ def test_ten_hours_of_coming_and_going_leave_nothing_behind() -> None:
 
     found = run(story, seed=1)
     rest = found["afterwards"]
-    # in a day of such churn one read of 1,435 found nothing: whom it asked had all just gone
-    assert found["reads"] > 1 and found["found"] >= found["reads"] - 1 and found["visits"] >= 15
+    assert found["found"] == found["reads"] > 0 and found["visits"] >= 15
     assert isinstance(rest, dict)
     assert rest["records"] == rest["marks"] == 0
     assert rest["streams"] <= 4 and rest["tasks"] < 20

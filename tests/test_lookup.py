@@ -1,5 +1,6 @@
 """Look-ups: they end, they find the closest, and a liar leads one path astray, not all."""
 
+import math
 import random
 from collections.abc import Callable
 from itertools import pairwise
@@ -44,7 +45,7 @@ def run(lookup: Lookup, answer: Callable[[Contact], list[Contact] | None]) -> li
 @given(st.integers(4, 150), st.integers(1, 25), st.integers(0, 2**32))
 def test_honest_peers_lead_to_the_closest(count: int, seeds: int, seed: int) -> None:
     """Everybody knows three quarters of all, and tells the 20 closest of them; whatever one starts
-    from, all but two of the 20 closest are found."""
+    from, nine tenths of the 20 closest are found, rounded down."""
     dice = random.Random(seed)
     peers, place = PEERS[:count], dice.randbytes(32)
     known = {peer: nearest(dice.sample(peers, count - count // 4), place) for peer in peers}
@@ -54,7 +55,7 @@ def test_honest_peers_lead_to_the_closest(count: int, seeds: int, seed: int) -> 
     found = lookup.closest(CONTACTS_MAX)
     assert found == nearest(found, place)
     best = nearest(peers, place)
-    assert len(set(found) & set(best)) >= len(best) - 2
+    assert len(set(found) & set(best)) >= math.floor(0.9 * len(best))
 
 
 def test_the_dead_are_passed_over() -> None:
