@@ -13,6 +13,7 @@ their own: a flood of chunks moves no span record.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 import trio
@@ -32,8 +33,8 @@ from .message import (
     Put,
 )
 from .neighbours import Neighbours
-from .reading import Checker, Reading
-from .record import Provider, Record, Registry, read
+from .reading import Checker, Reader, Reading
+from .record import Provider, Record, read
 from .shelf import Limits, Shelf
 
 KEEPERS: Final = 8  # of a chunk; with 30 % liars all eight lie once in 15,000
@@ -77,7 +78,7 @@ class Chunks:
         self._sign = sign
         self._wall = wall
         self.shelf = Shelf(me, salt=salt, limits=limits(bytes_max))
-        self._registry = Registry()
+        self._reader = Reader(checker)
 
     async def provide(self, chunks: Sequence[bytes]) -> int:
         """Tell that we have these; how many of them at least one other peer keeps in mind now."""
@@ -104,33 +105,34 @@ class Chunks:
     async def providers(self, chunks: Sequence[bytes]) -> Mapping[bytes, tuple[Provider, ...]]:
         """Who has each of these, as far as the swarm tells: every record checked, none expired."""
         places = {chunk_of(chunk): chunk for chunk in chunks}
-        readings = {place: Reading(place, self._checker) for place in places}
-        for place, reading in readings.items():
-            now = self._wall()
-            reading.add((record.raw for record in self.shelf.at(place, now)), now)
+        with ExitStack() as stack:
+            readings = {place: stack.enter_context(self._reader.open(place)) for place in places}
+            for place, reading in readings.items():
+                now = self._wall()
+                reading.add((record.raw for record in self.shelf.at(place, now)), now)
 
-        async def fetch(contact: Contact, wanted: Sequence[bytes]) -> None:
-            for at in range(0, len(wanted), FETCH_PLACES_MAX):
-                some = {place: readings[place] for place in wanted[at : at + FETCH_PLACES_MAX]}
-                answer = await self._ask(contact, Fetch(0, tuple(some)))
-                if answer is None or not self._take_in(contact.peer, answer, some):
-                    return
+            async def fetch(contact: Contact, wanted: Sequence[bytes]) -> None:
+                for at in range(0, len(wanted), FETCH_PLACES_MAX):
+                    some = {place: readings[place] for place in wanted[at : at + FETCH_PLACES_MAX]}
+                    answer = await self._ask(contact, Fetch(0, tuple(some)))
+                    if answer is None or not self._take_in(contact.peer, answer, some):
+                        return
 
-        keepers = await self._keepers(list(places))
-        first = {place: near[:READ_FROM] for place, near in keepers.items()}
-        await self._with_keepers(first, fetch)
-        rest = {p: near[READ_FROM:] for p, near in keepers.items() if not readings[p].found}
-        await self._with_keepers(rest, fetch)
-        return {
-            chunk: tuple(_read_all(readings[place].result(self._registry)))
-            for place, chunk in places.items()
-        }
+            keepers = await self._keepers(list(places))
+            first = {place: near[:READ_FROM] for place, near in keepers.items()}
+            await self._with_keepers(first, fetch)
+            rest = {p: near[READ_FROM:] for p, near in keepers.items() if not readings[p].found}
+            await self._with_keepers(rest, fetch)
+            return {
+                chunk: tuple(_read_all(self._reader.result(readings[place])))
+                for place, chunk in places.items()
+            }
 
     # ---- as a keeper
 
     def keep(self, record: Record) -> None:
         """Keep a checked record for others. Raises Stale, RemoteError or Refused."""
-        self._registry.admit(record)
+        self._reader.admit(record)
         self.shelf.put(record)
 
     def held(self, fetch: Fetch) -> tuple[bytes, ...]:
@@ -146,7 +148,7 @@ class Chunks:
 
     def forget_expired(self) -> None:
         self.shelf.forget_expired(self._wall())
-        self._registry.forget_expired(self._wall())
+        self._reader.forget_expired(self._wall())
 
     # ---- the sweep
 

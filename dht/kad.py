@@ -46,7 +46,7 @@ from .message import (
     Request,
 )
 from .neighbours import TEND_S, Neighbours
-from .reading import Checker, Reading
+from .reading import Checker, Reader
 from .record import (
     CHUNK_REFRESH_S,
     REFRESH_S,
@@ -56,7 +56,6 @@ from .record import (
     ModelName,
     Provider,
     Record,
-    Registry,
     Stale,
     read,
     sign_fact,
@@ -86,8 +85,8 @@ class KadDirectory:
         self._announced: dict[str, Announcement] = {}
         self._neighbours = neighbours
         self._shelf = Shelf(key.peer_id, salt=salt, limits=Limits(bytes_max=shelf_bytes_max))
-        self._registry = Registry()
         self._checker = Checker()
+        self._reader = Reader(self._checker)
         self._chunks = Chunks(
             key.peer_id, neighbours, self._checker,
             sign=self._sign, wall=wall, salt=salt, bytes_max=shelf_bytes_max // 2,
@@ -188,20 +187,20 @@ class KadDirectory:
         while True:
             await trio.sleep(self._neighbours.jittered(TEND_S))
             self._shelf.forget_expired(self._wall())
-            self._registry.forget_expired(self._wall())
+            self._reader.forget_expired(self._wall())
             self._chunks.forget_expired()
 
     async def _read(self, place: bytes) -> list[Record]:
         """Each signer's newest record at a place: what the swarm says, and what we keep for it."""
-        reading = Reading(place, self._checker)
-        now = self._wall()
-        reading.add((record.raw for record in self._shelf.at(place, now)), now)
-        await self._neighbours.lookup(
-            place,
-            take=lambda found: reading.add(found.records, self._wall()),
-            have=reading.have,
-        )
-        return reading.result(self._registry)
+        with self._reader.open(place) as reading:
+            now = self._wall()
+            reading.add((record.raw for record in self._shelf.at(place, now)), now)
+            await self._neighbours.lookup(
+                place,
+                take=lambda found: reading.add(found.records, self._wall()),
+                have=reading.have,
+            )
+        return self._reader.result(reading)
 
     async def _put_all(self, facts: Sequence[Announcement | ModelList]) -> list[int]:
         """Sign and put each; how many other peers keep each."""
@@ -213,7 +212,7 @@ class KadDirectory:
         async with trio.open_nursery() as nursery:
             for at, fact in enumerate(facts):
                 record = self._sign(fact)
-                self._registry.admit(record)
+                self._reader.admit(record)
                 self._shelf.put(record)
                 nursery.start_soon(put, at, record)
         return kept
@@ -300,7 +299,7 @@ class KadDirectory:
             if record.kind == Provider.KIND:
                 self._chunks.keep(record)
             else:
-                self._registry.admit(record)
+                self._reader.admit(record)
                 self._shelf.put(record)
         except (Stale, Refused):
             return False

@@ -6,7 +6,8 @@ order of the answers does not matter.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from ..errors import RemoteError
@@ -71,17 +72,64 @@ class Reading:
                 record = self._checker.check(raw, self.place, now)
             except Stale:
                 continue
-            self._have.add(record.digest[:HAVE_BYTES])
-            peer = record.slot.peer
-            self._best[peer] = newest(self._best.get(peer, record), record)
+            self.take(record)
 
-    def result(self, registry: Registry) -> list[Record]:
+    def take(self, record: Record) -> None:
+        """Take in a record that has been checked."""
+        self._have.add(record.digest[:HAVE_BYTES])
+        peer = record.slot.peer
+        self._best[peer] = newest(self._best.get(peer, record), record)
+
+    def best(self) -> list[Record]:
+        """Each signer's newest, in the order of their names."""
+        return [self._best[peer] for peer in sorted(self._best)]
+
+
+class Reader:
+    """Who is rolled back by nobody: the newest seen of each slot, and the reads under way.
+
+    A read takes in what is admitted while it waits. Else it would end with the older record that
+    it began with, which the registry then refuses: nothing found where two peers answered rightly.
+    """
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+        self._registry = Registry()
+        self._open: dict[bytes, list[Reading]] = {}
+
+    def __len__(self) -> int:
+        """How many slots are remembered."""
+        return len(self._registry)
+
+    @contextmanager
+    def open(self, place: bytes) -> Iterator[Reading]:
+        """A read of this place, for as long as its answers come in."""
+        reading = Reading(place, self._checker)
+        beside = self._open.setdefault(place, [])
+        beside.append(reading)
+        try:
+            yield reading
+        finally:
+            beside.remove(reading)
+            if not beside:
+                self._open.pop(place, None)
+
+    def admit(self, record: Record) -> None:
+        """Remember a checked record. Raises RemoteError at a contradiction, Stale after a newer."""
+        if self._registry.admit(record):
+            for reading in self._open.get(record.slot.place, ()):
+                reading.take(record)
+
+    def result(self, reading: Reading) -> list[Record]:
         """Each signer's newest, but for those who were heard to say something newer before."""
         found = []
-        for peer in sorted(self._best):
+        for record in reading.best():
             try:
-                registry.admit(self._best[peer])
+                self.admit(record)
             except RemoteError:
                 continue  # rolled back, or a contradiction: that signer is not believed
-            found.append(self._best[peer])
+            found.append(record)
         return found
+
+    def forget_expired(self, now: float) -> None:
+        self._registry.forget_expired(now)

@@ -135,7 +135,7 @@ def _sizes(directory: KadDirectory) -> dict[str, int]:
     return {
         "records": len(directory._shelf),
         "record_bytes": directory._shelf.bytes_held,
-        "marks": len(directory._registry),
+        "marks": len(directory._reader),
         "contacts": len(neighbours.table),
         "spares": sum(map(len, neighbours.table._spares.values())),
         "lost": len(neighbours._lost),

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from potluck.crypto.digest import digest
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.keyspace import MODELS, Slot, distance, peer_point
 from potluck.dht.message import HAVE_BYTES
-from potluck.dht.reading import Checker, Reading
-from potluck.dht.record import ModelList, Record, Registry, Stale, sign_fact
+from potluck.dht.reading import Checker, Reader, Reading
+from potluck.dht.record import ModelList, Record, Stale, sign_fact
 from potluck.dht.shelf import ENTRY_BYTES, PEER_PLACES_MAX, PLACE_RECORDS_MAX, Limits, Shelf
 from potluck.errors import Refused, RemoteError
 
@@ -107,34 +108,63 @@ def signed(key: IdentityKey, seq: int, now: float = NOW) -> bytes:
     return sign_fact(key, ModelList(()), boot=1, seq=seq, now=now).raw
 
 
-def read(answers: Iterable[list[bytes]], registry: Registry) -> list[tuple[str, int]]:
-    reading = Reading(MODELS, Checker())
-    for raws in answers:
-        reading.add(raws, NOW)
-    return [(record.slot.peer, record.seq) for record in reading.result(registry)]
+def read(answers: Iterable[list[bytes]], reader: Reader) -> list[tuple[str, int]]:
+    with reader.open(MODELS) as reading:
+        for raws in answers:
+            reading.add(raws, NOW)
+    return result(reader, reading)
+
+
+def result(reader: Reader, reading: Reading) -> list[tuple[str, int]]:
+    return [(record.slot.peer, record.seq) for record in reader.result(reading)]
 
 
 @given(st.permutations([[1], [3, 1], [2], [], [2, 3]]))
 def test_a_reading_is_the_newest_of_each_in_whatever_order(seqs: list[list[int]]) -> None:
     answers = [[signed(ALICE, seq) for seq in several] for several in seqs]
     answers[0].append(signed(BOB, 5))
-    assert set(read(answers, Registry())) == {(ALICE.peer_id, 3), (BOB.peer_id, 5)}
+    assert set(read(answers, Reader(Checker()))) == {(ALICE.peer_id, 3), (BOB.peer_id, 5)}
 
 
 def test_a_reader_that_saw_a_newer_one_takes_no_older() -> None:
-    registry = Registry()
-    assert read([[signed(ALICE, 4)]], registry) == [(ALICE.peer_id, 4)]
-    assert read([[signed(ALICE, 3), signed(BOB, 1)]], registry) == [(BOB.peer_id, 1)]
-    assert read([[signed(ALICE, 4)]], registry) == [(ALICE.peer_id, 4)]
+    reader = Reader(Checker())
+    assert read([[signed(ALICE, 4)]], reader) == [(ALICE.peer_id, 4)]
+    assert read([[signed(ALICE, 3), signed(BOB, 1)]], reader) == [(BOB.peer_id, 1)]
+    assert read([[signed(ALICE, 4)]], reader) == [(ALICE.peer_id, 4)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=12))
+def test_what_comes_by_a_put_or_another_read_is_found_by_every_read_under_way(
+    steps: list[tuple[int, int]],
+) -> None:
+    """Step (0 or 1, seq): a keeper's answer to that read; (2, seq): the signer's own put to us."""
+    checker = Checker()
+    reader, newest = Reader(checker), max(seq for _, seq in steps)
+    with reader.open(MODELS) as first, reader.open(MODELS) as second, reader.open(bytes(32)) as far:
+        for who, seq in steps:
+            raw = signed(ALICE, seq)
+            if who < 2:
+                (first, second)[who].add([raw], NOW)
+                continue
+            with suppress(Stale):
+                reader.admit(checker.check(raw, MODELS, NOW))
+        seen = [max((n for who, n in steps if who in (me, 2)), default=0) for me in (0, 1)]
+        at_first = result(reader, first)
+        assert at_first == ([(ALICE.peer_id, seen[0])] if seen[0] else [])
+        expected = max(seen)
+        assert result(reader, second) == [(ALICE.peer_id, expected)]
+        assert result(reader, far) == [] and expected == newest
+    with reader.open(MODELS) as later:
+        assert later.best() == []
 
 
 def test_a_stale_record_is_passed_over_and_a_forged_one_tells_of_its_keeper() -> None:
     stale = signed(ALICE, 1, now=NOW - 100)
-    assert read([[stale, signed(BOB, 1)]], Registry()) == [(BOB.peer_id, 1)]
+    assert read([[stale, signed(BOB, 1)]], Reader(Checker())) == [(BOB.peer_id, 1)]
     forged = bytearray(signed(ALICE, 1))
     forged[30] ^= 1
     with pytest.raises(RemoteError):
-        read([[bytes(forged)]], Registry())
+        read([[bytes(forged)]], Reader(Checker()))
 
 
 def test_a_remembered_signature_does_not_stop_the_clock() -> None:
