@@ -7,7 +7,9 @@ used for `FRESH_S`, and repeated at once when a route cannot be found.
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -19,7 +21,7 @@ from ..errors import MissingBlocks, Refused
 from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
 from ..swarm.routing import Route, find_route
-from ..swarm.view import RTT_UNKNOWN_S, Span, SwarmView
+from ..swarm.view import RELAYED, RTT_UNKNOWN_S, Span, SwarmView
 from .net.host import Host
 from .net.ways import relays_told
 
@@ -27,7 +29,6 @@ HISTORIES_MAX = 8192  # about 8 MB; strangers can make up as many peers as they 
 FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
 HURRY_S = 60.0  # most peers of a minute ago are there still; one that is not costs one dial
 GRACE_S = 3.0  # longer than a first ban: one hiccup of the only replica is survived
-RELAYED = 0.2  # of its rate is what a peer behind a relay counts for: Petals' own penalty
 HEDGE_SHARE = 0.05  # of the answered steps: guess; gRPC's examples allow a tenth
 HEDGES_SAVED = 20.0  # guess: a session's hops may all be late at once
 LOOK_AGAIN_S = 0.25  # between two looks for cover that is not there
@@ -85,6 +86,24 @@ class Router:
             del self._histories[next(iter(self._histories))]
         return found
 
+    def sent(self, peer: str, tokens: int, blocks: int) -> None:
+        """A step is on its way to this peer: whoever is routed meanwhile waits behind it."""
+        self.history(peer).sent(tokens, blocks)
+
+    def given_up(self, peer: str, tokens: int, blocks: int) -> None:
+        """Nobody waits for the answer to that step any more."""
+        self.history(peer).ended(tokens, blocks)
+
+    def answered(
+        self, peer: str, elapsed_s: float, tokens: int, blocks: int, *, queue_s: float
+    ) -> None:
+        """A step that was `sent` came back right. queue_s: what its answer tells of the queue."""
+        history = self.history(peer)
+        history.ended(tokens, blocks)
+        history.answered(elapsed_s, tokens, blocks, queue_s=queue_s)
+        history.told_queue(queue_s, trio.current_time())
+        self.hedges.earn()
+
     async def announcements(
         self, model: str, *, within_s: float = FRESH_S
     ) -> tuple[Announcement, ...]:
@@ -104,11 +123,15 @@ class Router:
 
     async def view(self, model: str, blocks: int, *, within_s: float = FRESH_S) -> SwarmView:
         found = await self.announcements(model, within_s=within_s)
-        spans = tuple(
-            self._span(told)
+        serving = [
+            told
             for told in found
             if told.state == "online" and told.blocks == blocks and self._may_serve(told.peer)
-        )
+        ]
+        claims = [told.decode_tokens_s for told in serving]
+        usual_tokens_s = statistics.median(claims) if claims else math.inf
+        now = trio.current_time()
+        spans = tuple(self._span(told, usual_tokens_s, now) for told in serving)
         addresses = {told.peer: told.addresses for told in found}
         return SwarmView(model, BlockRange(0, blocks), spans, addresses)
 
@@ -215,16 +238,17 @@ class Router:
             return bool(relays_told(told.addresses))
         return self._host.relay_of(told.peer) is not None
 
-    def _span(self, told: Announcement) -> Span:
+    def _span(self, told: Announcement, usual_tokens_s: float, now: float) -> Span:
         history = self.history(told.peer)
-        rate = told.decode_tokens_s
-        if self._is_relayed(told):
-            rate *= RELAYED
+        share = RELAYED if self._is_relayed(told) else 1.0
         return Span(
             peer=told.peer,
             blocks=BlockRange(told.start, told.stop),
-            block_s=history.block_s(rate),
+            block_s=history.block_s(
+                told.decode_tokens_s * share, usual_tokens_s=usual_tokens_s * share
+            ),
             rtt_s=RTT_UNKNOWN_S if history.rtt_s is None else history.rtt_s,
+            queue_s=history.queue_s(now),
             numerics=told.numerics,
             cache_tokens_free=told.cache_tokens_free,
         )

@@ -79,12 +79,14 @@ class PeerHistory:
         "_boot",
         "_busy_until",
         "_chunk_service",
+        "_chunk_work_out",
         "_failures",
-        "_in_flight_s",
         "_queue_told_at",
         "_queue_told_s",
+        "_step_blocks",
         "_step_per_block",
         "_step_service",
+        "_steps_out",
         "_token_block",
         "rtt_s",
     )
@@ -94,7 +96,9 @@ class PeerHistory:
         self._token_block = _Average()
         self._step_service = _Average()
         self._chunk_service = _Average()
-        self._in_flight_s = 0.0
+        self._chunk_work_out = 0  # tokens times blocks, sent and not answered
+        self._steps_out = 0
+        self._step_blocks = 0
         self._queue_told_s = 0.0
         self._queue_told_at = -math.inf
         self._failures = 0
@@ -123,18 +127,32 @@ class PeerHistory:
         self._queue_told_s = min(max(queue_s, 0.0), QUEUE_TOLD_MAX_S)
         self._queue_told_at = now
 
-    def sent(self, work_s: float) -> None:
-        """A step that should keep its device busy for `work_s` is on its way."""
-        self._in_flight_s += work_s
+    def sent(self, tokens: int, blocks: int) -> None:
+        """A step of `tokens` through `blocks` is on its way."""
+        self._in_flight(tokens, blocks, 1)
 
-    def ended(self, work_s: float) -> None:
+    def ended(self, tokens: int, blocks: int) -> None:
         """That step was answered, or given up."""
-        self._in_flight_s = max(0.0, self._in_flight_s - work_s)
+        self._in_flight(tokens, blocks, -1)
+
+    def _in_flight(self, tokens: int, blocks: int, one: int) -> None:
+        if tokens <= FEW_TOKENS:
+            self._steps_out += one
+            self._step_blocks = blocks
+        else:
+            self._chunk_work_out += one * tokens * blocks
 
     def queue_s(self, now: float) -> float:
-        """What a step sent now is expected to wait."""
-        told_s = aged_queue_s(self._queue_told_s, now - self._queue_told_at)
-        return float(told_s) + self._in_flight_s
+        """What a step sent now is expected to wait.
+
+        Of what we have in flight there, chunks add up; steps of few tokens share a pass, so that
+        one more waits for one of them, however many there are.
+        """
+        told_s = float(aged_queue_s(self._queue_told_s, now - self._queue_told_at))
+        ours_s = self._chunk_work_out * self._chunk_service.mean
+        if self._steps_out:
+            ours_s += self._step_blocks * self._step_service.mean
+        return told_s + ours_s
 
     def failed(self, now: float) -> None:
         """The peer died, stalled or answered rubbish."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,15 +94,26 @@ def test_a_queue_that_the_peer_told_of_is_no_fault_of_its_device() -> None:
 
 
 def test_a_told_queue_fades_and_what_is_in_flight_does_not() -> None:
-    history = PeerHistory()
+    history = taught(1.0, tokens=100, blocks=5)
     assert history.queue_s(5.0) == 0.0
     history.told_queue(1.0, 10.0)
     assert history.queue_s(10.0) == 1.0
     assert 0.3 < history.queue_s(11.0 + LOAD_TAU_S) < 0.4  # 1 / e of it after 2 s and 1 s
-    history.sent(0.5)
+    history.sent(50, 5)
     assert 0.5 <= history.queue_s(100.0) < 0.501
-    history.ended(0.5)
+    history.ended(50, 5)
     assert history.queue_s(100.0) < 0.001
+
+
+def test_of_many_tokens_in_flight_the_next_waits_for_one_and_of_chunks_for_all() -> None:
+    history = taught(0.2)
+    for _ in range(20):
+        history.sent(1, 4)
+    assert history.queue_s(0.0) == pytest.approx(0.2)
+    chunks = taught(1.0, tokens=100, blocks=5)
+    for _ in range(3):
+        chunks.sent(100, 5)
+    assert chunks.queue_s(0.0) == pytest.approx(3.0)
 
 
 def test_prefill_and_decode_are_learnt_apart() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from potluck.dht.record import Announcement
 from potluck.node.net.ways import relays_told
-from potluck.node.router import RELAYED, Router
+from potluck.node.router import Router
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.view import OBSERVATIONS_TO_TRUST, RELAYED
 
 PEER = "12D3KooWMhw8hzWY5GXwZviQPA9K6zwkQQSoLxUwhbjnMVpCEPaL"
 RELAY = "12D3KooWMbbPVGsZYh3ChQjue712NHHGNybRRXwnuSpezYjGbCDS"
@@ -105,3 +109,56 @@ async def test_whom_the_owner_bars_no_route_leads_to() -> None:
     network.barred = {"barred"}
     view = await router(network).view("0" * 64, 4)
     assert [span.peer for span in view.spans] == ["other"]
+
+
+async def price_and_queue(one: Router, peer: str) -> tuple[float, float]:
+    view = await one.view("0" * 64, 4)
+    return next((span.block_s, span.queue_s) for span in view.spans if span.peer == peer)
+
+
+def seen(one: Router, peer: str, *, queue_s: float, times: int = OBSERVATIONS_TO_TRUST) -> None:
+    """Steps through four blocks that took 40 ms and what they waited."""
+    for _ in range(times):
+        one.sent(peer, 1, 4)
+        one.answered(peer, 0.04 + queue_s, 1, 4, queue_s=queue_s)
+
+
+async def test_a_queue_told_in_answers_is_paid_by_the_next_route_and_fades(
+    autojump_clock: MockClock,
+) -> None:
+    """Two alike: who told of a long queue is avoided, until the word is old."""
+    network = Network(announced("long", DIRECT), announced("short", DIRECT))
+    one = router(network)
+    seen(one, "long", queue_s=3.0)
+    seen(one, "short", queue_s=0.0)
+    block_s, queue_s = await price_and_queue(one, "long")
+    assert queue_s == pytest.approx(3.0)
+    assert block_s == pytest.approx(0.01)  # what it waited is no fault of its device
+    for _ in range(20):
+        route = await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1)
+        assert [hop.peer for hop in route.hops] == ["short"]
+    await trio.sleep(60)
+    assert (await price_and_queue(one, "long"))[1] < 0.01
+
+
+async def test_what_this_process_has_in_flight_is_a_queue_until_it_is_answered_or_given_up() -> (
+    None
+):
+    network = Network(announced("a", DIRECT))
+    one = router(network)
+    seen(one, "a", queue_s=0.0)
+    for over in (
+        lambda: one.given_up("a", 1, 4),
+        lambda: one.answered("a", 0.04, 1, 4, queue_s=0.0),
+    ):
+        one.sent("a", 1, 4)
+        assert (await price_and_queue(one, "a"))[1] == pytest.approx(0.04)
+        over()
+        assert (await price_and_queue(one, "a"))[1] == 0.0
+
+
+async def test_a_stranger_that_boasts_counts_for_what_is_usual() -> None:
+    usual = [announced(f"p{number}", DIRECT) for number in range(4)]
+    boast = replace(announced("boast", DIRECT), decode_tokens_s=1e9)
+    block_s, _ = await price_and_queue(router(Network(*usual, boast)), "boast")
+    assert block_s == pytest.approx(1 / 100.0)  # announced: 100 tokens a second
