@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.layout import weight_shapes
 from potluck.node.compute.native.library import is_available
+from potluck.node.compute.native.linear import Pool
 from potluck.node.compute.quant import blocks, larder
+from potluck.node.compute.quant import checksum as sums
 from potluck.node.compute.quant.blocks import block_weights
+from potluck.node.compute.quant.checksum import checksum
 from potluck.node.compute.quant.formats import QUANTIZATIONS
-from potluck.node.compute.quant.larder import Key, Larder, checksum
+from potluck.node.compute.quant.larder import Key, Larder
 
 KEY = Key("ab" * 32, 3, "nf4", "rows1")
+POOL = Pool(2) if is_available() else None
 BUFFERS = {
     "codes": torch.arange(100_000, dtype=torch.int32).view(100, 1000),
     "scales": torch.randn(7),
@@ -85,7 +89,7 @@ def test_a_key_cannot_leave_the_folder(part: str) -> None:
 def test_any_changed_byte_is_found_and_the_file_is_removed(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    kept = Larder(tmp_path_factory.mktemp("larder"))
+    kept = Larder(tmp_path_factory.mktemp("larder"), pool=POOL)
     kept.put(KEY, BUFFERS)
     path = kept.path(KEY)
     raw = bytearray(path.read_bytes())
@@ -169,14 +173,15 @@ def test_half_written_files_of_the_past_are_swept(tmp_path: Path) -> None:
     assert not old.exists() and new.exists()
 
 
-@given(st.binary(max_size=200), st.integers(0, 3), st.integers(0, 2**32))
+@given(st.binary(max_size=200), st.integers(0, 30), st.integers(0, 2**32))
 def test_c_and_numpy_sum_alike(tail: bytes, lines: int, seed: int) -> None:
     if not is_available():
         pytest.skip("the C library is not built here")
     data = np.random.default_rng(seed).bytes(lines * 8 * 4096) + tail
     mine = checksum(memoryview(data))
+    assert checksum(memoryview(data), Pool(2)) == mine
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(larder, "is_available", lambda: False)
+        patch.setattr(sums, "is_available", lambda: False)
         assert checksum(memoryview(data)) == mine
 
 

@@ -7,6 +7,8 @@ import torch
 
 from .checkpoint import Checkpoint
 from .layout import BlockWeights, Layout, layout_of
+from .native.library import is_available
+from .native.linear import Pool
 from .quant.blocks import block_weights
 from .quant.formats import Quantization
 from .quant.larder import Larder
@@ -22,7 +24,10 @@ class Loader:
         """cache_dir: where quantized blocks are kept; None: they are made anew."""
         self._checkpoint = checkpoint
         self._coding = coding
-        self._larder = None if cache_dir is None else Larder(cache_dir)
+        self._larder = None
+        if cache_dir is not None:
+            pool = Pool(torch.get_num_threads()) if is_available() else None
+            self._larder = Larder(cache_dir, pool=pool)
         self._digest = "unkept" if cache_dir is None else checkpoint.digest()
 
     def block(self, index: int) -> BlockWeights:

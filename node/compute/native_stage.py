@@ -96,14 +96,12 @@ class NativeStage:
         layouts = {index: layout_of(spec, index) for index in range(start, stop)}
         for layout in layouts.values():
             checkpoint.require(layout.shapes)
-        loader = _Loader(checkpoint, chosen, cache_dir)
+        pool = Threads(threads or os.cpu_count() or 1)
+        loader = _Loader(checkpoint, chosen, pool, cache_dir)
         needed = sum(loader.bytes_of(layout.shapes) for layout in layouts.values())
         require_memory(needed, torch.device("cpu"), f"{checkpoint.name}: blocks {start}:{stop}")
-        pool = Threads(threads or os.cpu_count() or 1)
-        blocks = []
         with torch.inference_mode():
-            for index in layouts:
-                blocks.append(loader.block(index, pool))
+            blocks = [loader.block(index) for index in layouts]
         return NativeStage(spec, start, blocks, pool, format=chosen.format, byte_pages=byte_pages)
 
     @property
@@ -198,13 +196,18 @@ class _Loader:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, quantization: Quantization, cache_dir: Path | None
+        self,
+        checkpoint: Checkpoint,
+        quantization: Quantization,
+        pool: Threads,
+        cache_dir: Path | None,
     ) -> None:
         self._checkpoint = checkpoint
         self._quantization = quantization
+        self._pool = pool
         stored = checkpoint.verbatim and quantization.format == checkpoint.stored_format
         keeps = cache_dir is not None and quantization.format != "none" and not stored
-        self._larder = Larder(cache_dir) if cache_dir is not None and keeps else None
+        self._larder = Larder(cache_dir, pool=pool) if cache_dir is not None and keeps else None
         self._digest = checkpoint.digest() if keeps else "unkept"
 
     def bytes_of(self, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -212,7 +215,7 @@ class _Loader:
         matrices = [shape for shape in shapes.values() if len(shape) == 2]
         return sum(self._quantization.bytes_of(*shape) for shape in matrices)
 
-    def block(self, index: int, pool: Threads) -> PackedBlock:
+    def block(self, index: int) -> PackedBlock:
         """Block `index`, mapped or made and kept. Raises UserError."""
         spec = self._checkpoint.spec
         layout = layout_of(spec, index)
@@ -225,7 +228,7 @@ class _Loader:
             coded = [name for name in layout.shapes if name not in layout.exact]
             matrices |= dict(weights_of(self._checkpoint, coded, self._quantization))
         weights = BlockWeights.of(layout, matrices, exact)
-        block = PackedBlock(spec, index, weights, pool, kept=kept)
+        block = PackedBlock(spec, index, weights, self._pool, kept=kept)
         if kept is None and self._larder is not None:
             self._larder.put(key, *block.to_keep())
         return block

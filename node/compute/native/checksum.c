@@ -3,15 +3,9 @@
  * What finds damage in kept blocks (quant/larder.py), at the speed of memory: one product a word,
  * in several chains at once.
  */
-#include <stdint.h>
+#include "linear.h"
 
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
-
-enum { CHAINS = 16 };
+enum { CHAINS = 16, LINES_A_TASK = 8 }; /* of 32 KiB each: some 10 us */
 
 #define LINES(name, target)                                                                        \
     target static void lines_##name(const uint64_t *words, int64_t lines, int64_t width,           \
@@ -37,14 +31,30 @@ LINES(plain, )
 LINES(avx512, __attribute__((target("avx512f,avx512dq,avx512vl"))))
 #endif
 
-/* words (lines, width), factors (width), width a multiple of 16, to sums (lines). */
-EXPORT void potluck_line_sums(const uint64_t *words, int64_t lines, int64_t width,
-                              const uint64_t *factors, uint64_t *sums) {
+typedef struct {
+    const uint64_t *words, *factors;
+    uint64_t *sums;
+    int64_t lines, width;
+} summing;
+
+static void sum_lines(void *context, int32_t index, int32_t thread) {
+    (void)thread;
+    const summing *job = context;
+    int64_t first = (int64_t)index * LINES_A_TASK, left = job->lines - first;
+    int64_t lines = left < LINES_A_TASK ? left : LINES_A_TASK;
+    const uint64_t *words = job->words + first * job->width;
 #if defined(__x86_64__) && defined(__GNUC__)
     if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        lines_avx512(words, lines, width, factors, sums);
+        lines_avx512(words, lines, job->width, job->factors, job->sums + first);
         return;
     }
 #endif
-    lines_plain(words, lines, width, factors, sums);
+    lines_plain(words, lines, job->width, job->factors, job->sums + first);
+}
+
+/* words (lines, width), factors (width), width a multiple of 16, to sums (lines). */
+POTLUCK_API void potluck_line_sums(potluck_pool *pool, const uint64_t *words, int64_t lines,
+                                   int64_t width, const uint64_t *factors, uint64_t *sums) {
+    summing job = {words, factors, sums, lines, width};
+    potluck_pool_run(pool, sum_lines, &job, (int32_t)((lines + LINES_A_TASK - 1) / LINES_A_TASK));
 }

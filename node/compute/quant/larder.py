@@ -7,12 +7,9 @@ A buffer begins at a multiple of 64. A file appears whole, under its final name,
 is checked each time that it is read, and one that fails is removed and made anew. The largest
 total is the user's; beyond it those go that were not read for the longest time.
 
-The sum of a buffer must keep up with memory: words of 8 bytes are multiplied by odd constants and
-added modulo 2^64, 4096 to a line, and the lines' sums are hashed. Any changed word changes its
-line's sum. It finds damage, not malice: whoever can write here can run as this user.
+The sum (checksum.py) finds damage, not malice: whoever can write here can run as this user.
 """
 
-import ctypes
 import hashlib
 import json
 import math
@@ -20,23 +17,19 @@ import mmap
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..native.library import is_available, library
-
-Words = np.ndarray[Any, np.dtype[np.uint64]]
+from ..native.linear import Pool
+from .checksum import checksum
 
 BYTES_MAX = 64 << 30  # a guess: nf4 of 70 billion weights is 40 GiB
 
@@ -44,7 +37,6 @@ _MAGIC = b"potluck larder 1"
 _ALIGNMENT = 64  # a processor's cache line, and its widest vector
 _HEAD_BYTES = len(_MAGIC) + 8 + 32
 _HEADER_BYTES_MAX = 16 << 20
-_LINE_WORDS = 4096
 _DISK_LEFT_BYTES = 1 << 30  # a volunteer's disk is not for us to fill; a guess
 _STALE_S = 24 * 3600.0  # a half-written file of so long ago has no writer any more
 _SUFFIX = ".block"
@@ -55,9 +47,6 @@ _DTYPES = {
         torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64,
     )
 }  # fmt: skip
-
-# Odd, so that each has an inverse: no change of one word can hide.
-_FACTORS = np.random.default_rng(20240229).integers(0, 1 << 63, _LINE_WORDS, np.uint64) * 2 + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +75,11 @@ class Kept:
 class Larder:
     """A folder of kept blocks. Several processes may share it."""
 
-    def __init__(self, root: Path, *, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(self, root: Path, *, bytes_max: int = BYTES_MAX, pool: Pool | None = None) -> None:
+        """pool: threads that check what is read, so that it takes no longer than reading it."""
         self._root = root
         self._bytes_max = bytes_max
+        self._pool = pool
 
     def path(self, key: Key) -> Path:
         """Where a block lies, if it is kept."""
@@ -111,7 +102,7 @@ class Larder:
         except (OSError, ValueError):  # not to be read, or empty
             found = None
         else:
-            found = _read(mapped, key)
+            found = _read(mapped, key, self._pool)
         with suppress(OSError):
             if found is None:
                 path.unlink(missing_ok=True)
@@ -215,7 +206,7 @@ def _places(head: int, sizes: Mapping[str, int]) -> dict[str, int]:
     return places
 
 
-def _read(mapped: mmap.mmap, key: Key) -> Kept | None:
+def _read(mapped: mmap.mmap, key: Key, pool: Pool | None) -> Kept | None:
     """What a file holds; None when it is not what was written."""
     length = int.from_bytes(mapped[len(_MAGIC) : len(_MAGIC) + 8], "little")
     if mapped[: len(_MAGIC)] != _MAGIC or length > min(len(mapped), _HEADER_BYTES_MAX):
@@ -234,10 +225,8 @@ def _read(mapped: mmap.mmap, key: Key) -> Kept | None:
     if any(at + sizes[name] > len(mapped) for name, at in places.items()):
         return None
     view = memoryview(mapped)
-    parts = [view[at : at + sizes[name]] for name, at in places.items()]
-    expected = [header["buffers"][name]["sum"] for name in places]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        if list(pool.map(checksum, parts)) != expected:
+    for name, at in places.items():
+        if checksum(view[at : at + sizes[name]], pool) != header["buffers"][name]["sum"]:
             return None
     buffers = {}
     for name, at in places.items():
@@ -250,27 +239,6 @@ def _read(mapped: mmap.mmap, key: Key) -> Kept | None:
         else:
             buffers[name] = torch.empty(shape, dtype=dtype)
     return Kept(header["facts"], buffers)
-
-
-def checksum(data: memoryview) -> str:
-    """The sum of a buffer, hex."""
-    lines = len(data) // (8 * _LINE_WORDS)
-    words = np.frombuffer(data, dtype="<u8", count=lines * _LINE_WORDS)
-    hasher = hashlib.blake2b(len(data).to_bytes(8, "little"), digest_size=16)
-    hasher.update(_line_sums(words.reshape(lines, _LINE_WORDS)).astype("<u8").tobytes())
-    hasher.update(data[words.nbytes :])
-    return hasher.hexdigest()
-
-
-def _line_sums(words: Words) -> Words:
-    """Each line's sum of its words times their factors, modulo 2^64."""
-    if not is_available() or sys.byteorder != "little":
-        return np.asarray(np.dot(words, _FACTORS))
-    sums = np.empty(len(words), np.uint64)
-    at = [ctypes.c_void_p(one.ctypes.data) for one in (words, _FACTORS, sums)]
-    shape = [ctypes.c_int64(size) for size in words.shape]
-    library().potluck_line_sums(at[0], *shape, at[1], at[2])
-    return sums
 
 
 def _hash(head: bytes) -> bytes:
