@@ -4,6 +4,11 @@ The unit is one position in one block, counted in whole pages where the cache ha
 what is promised is there to the last one. A session reserves what it may grow to when it opens, so
 that no step is ever refused for room; whoever does not fit is told when to come back instead of
 waiting in a line without bound (Petals lets a client hold a server's whole cache for half an hour).
+
+When to come back follows from how long sessions were held lately: of holdings d, whoever looks at a
+random moment finds one with E[d^2] / 2 E[d] left on the mean (renewal theory's residual life; those
+that are opened and closed at once do not count in it), and what is taken is given back at about
+taken / residual. Before any has ended, a lease is thought to last as long as it has (Lindy).
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from .blocks import BlockRange
 
 RETRY_SOONEST_S = 0.5
 RETRY_LATEST_S = 30.0
+SMOOTHING = 0.125  # guess: as of round trips; a dozen sessions to believe a change
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,7 @@ class AdmissionConfig:
 class _Lease:
     peer: str
     tokens: int
+    since_s: float
     expires_s: float
 
 
@@ -46,6 +53,9 @@ class Admission:
         self._taken = 0
         self._taken_by: dict[str, int] = {}
         self._leaving = False
+        self._ended = 0
+        self._held_s = 0.0  # moving averages over holdings that have ended: of d,
+        self._held_s2 = 0.0  # and of d * d
 
     @property
     def free_tokens(self) -> int:
@@ -81,13 +91,18 @@ class Admission:
                 retry_after_s=RETRY_LATEST_S,
             )
         if len(self._leases) >= self._config.sessions_max:
-            raise Refused("too many sessions", retry_after_s=self._retry_after_s(now))
-        if wanted > self.free_tokens:
-            raise Refused("the cache is full", retry_after_s=self._retry_after_s(now))
+            raise Refused("too many sessions", retry_after_s=self._retry_after_s(0.0, now))
+        if short := max(0, wanted - self.free_tokens):
+            share = short / self._taken
+            raise Refused("the cache is full", retry_after_s=self._retry_after_s(share, now))
         theirs = self._taken_by.get(peer, 0)
-        if theirs and theirs + wanted > self._config.peer_share * self._config.cache_tokens:
-            raise Refused("your share of the cache is full", retry_after_s=self._retry_after_s(now))
-        self._leases[session] = _Lease(peer, wanted, now + self._config.lease_s)
+        beyond = theirs + wanted - self._config.peer_share * self._config.cache_tokens
+        if theirs and beyond > 0:
+            raise Refused(
+                "your share of the cache is full",
+                retry_after_s=self._retry_after_s(min(beyond / theirs, 1.0), now),
+            )
+        self._leases[session] = _Lease(peer, wanted, now, now + self._config.lease_s)
         self._taken += wanted
         self._taken_by[peer] = theirs + wanted
 
@@ -97,8 +112,11 @@ class Admission:
     def expires_s(self, session: Hashable) -> float:
         return self._leases[session].expires_s
 
-    def release(self, session: Hashable) -> None:
+    def release(self, session: Hashable, now: float | None = None) -> None:
+        """now: for when others shall come back; None where that is of no matter."""
         lease = self._leases.pop(session)
+        if now is not None:
+            self._observe(now - lease.since_s)
         self._taken -= lease.tokens
         left = self._taken_by[lease.peer] - lease.tokens
         if left:
@@ -106,7 +124,19 @@ class Admission:
         else:
             del self._taken_by[lease.peer]
 
-    def _retry_after_s(self, now: float) -> float:
-        """Until the soonest lease runs out, within bounds: most sessions end long before."""
-        soonest_s = min((lease.expires_s for lease in self._leases.values()), default=now) - now
-        return min(max(soonest_s / 10, RETRY_SOONEST_S), RETRY_LATEST_S)
+    def _observe(self, held_s: float) -> None:
+        self._ended += 1
+        weight = max(SMOOTHING, 1 / self._ended)
+        self._held_s += weight * (held_s - self._held_s)
+        self._held_s2 += weight * (held_s * held_s - self._held_s2)
+
+    def _residual_s(self, now: float) -> float:
+        """How much longer a lease of now is likely to be held."""
+        if self._held_s > 0:
+            return self._held_s2 / (2 * self._held_s)
+        return sum(now - lease.since_s for lease in self._leases.values()) / len(self._leases)
+
+    def _retry_after_s(self, share: float, now: float) -> float:
+        """When about this share of what is taken will have been given back; one lease at least."""
+        wait_s = self._residual_s(now) * max(share, 1 / len(self._leases))
+        return min(max(wait_s, RETRY_SOONEST_S), RETRY_LATEST_S)

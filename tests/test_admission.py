@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -88,3 +89,67 @@ def test_a_session_costs_whole_pages() -> None:
         admission.admit("b", "q", BlockRange(0, 1), 385, 0.0)
     admission.admit("b", "q", BlockRange(0, 1), 384, 0.0)
     assert admission.free_tokens == 0
+
+
+def full(mean_s: float, places: int, dice: Random) -> tuple[Admission, list[tuple[float, int]]]:
+    """A server of one-token places that has been full for long; who ends when, and who it is."""
+    admission = Admission(AdmissionConfig(cache_tokens=places))
+    ends: list[tuple[float, int]] = []
+    for number in range(20 * places):
+        now = 0.0
+        if number >= places:
+            now, old = min(ends)
+            ends.remove((now, old))
+            admission.release(old, now)
+        admission.admit(number, f"p{number}", BlockRange(0, 1), 1, now)
+        ends.append((now + dice.expovariate(1 / mean_s), number))
+    return admission, sorted(ends)
+
+
+@pytest.mark.parametrize("mean_s", [8.0, 40.0, 200.0])
+def test_whoever_comes_back_when_told_soon_finds_room_and_not_long_after_it_came(
+    mean_s: float,
+) -> None:
+    """With eight places one ends each eighth of a holding: the hint is of that order, whatever a
+    lease may last."""
+    dice = Random(3)
+    hints, tries = [], 0
+    for _ in range(50):
+        admission, ends = full(mean_s, 8, dice)
+        now = max(0.0, ends[0][0] - mean_s / 8)
+        while True:
+            tries += 1
+            for at, number in [one for one in ends if one[0] <= now]:
+                admission.release(number, at)
+                ends.remove((at, number))
+            try:
+                admission.admit("newcomer", "n", BlockRange(0, 1), 1, now)
+                break
+            except Refused as refusal:
+                hints.append(refusal.retry_after_s)
+                now += refusal.retry_after_s
+    assert tries / 50 < 4
+    assert mean_s / 8 / 3 < sum(hints) / len(hints) < 3 * mean_s / 8
+
+
+def test_sessions_that_end_at_once_do_not_shorten_what_is_left_of_the_others() -> None:
+    admission = Admission(AdmissionConfig(cache_tokens=2))
+    admission.admit("held", "p", BlockRange(0, 1), 1, 0.0)
+    for number in range(40):  # every fourth stays for 20 s, the others are opened in vain
+        now = 20.0 * number
+        admission.admit(number, "q", BlockRange(0, 1), 1, now)
+        admission.release(number, now + (20.0 if number % 4 == 0 else 0.0))
+    admission.admit("last", "q", BlockRange(0, 1), 1, 900.0)
+    with pytest.raises(Refused) as refused:
+        admission.admit("more", "r", BlockRange(0, 1), 1, 900.0)
+    assert refused.value.retry_after_s == pytest.approx(20.0 / 2 / 2)  # half of 20 s, two leases
+
+
+def test_before_any_session_has_ended_a_lease_is_thought_to_last_as_long_as_it_has() -> None:
+    admission = Admission(AdmissionConfig(cache_tokens=1))
+    admission.admit("a", "p", BlockRange(0, 1), 1, 100.0)
+    for age_s in (0.0, 5.0, 1000.0):
+        with pytest.raises(Refused) as refused:
+            admission.admit("b", "q", BlockRange(0, 1), 1, 100.0 + age_s)
+        hint_s = min(max(age_s, RETRY_SOONEST_S), RETRY_LATEST_S)
+        assert refused.value.retry_after_s == hint_s
