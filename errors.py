@@ -56,3 +56,11 @@ class MissingBlocks(PotluckError):
         )
         self.model = model
         self.missing = missing
+
+
+def only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in groups of one, which nurseries put around what passes through them."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found

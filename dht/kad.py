@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ..crypto.keys import IdentityKey
-from ..errors import LocalError, Refused, RemoteError, TransportError, UserError
+from ..errors import LocalError, Refused, RemoteError, TransportError, UserError, only
 from .answers import Answers
 from .calls import Host
 from .chunks import Chunks
@@ -345,12 +345,4 @@ async def open_directory(
                 directory.answers.close()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _only(group) from None
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error in nested groups of one: what the caller's own body raised passes as it is."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        raise only(group) from None

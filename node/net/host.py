@@ -17,7 +17,7 @@ from functools import partial
 
 import trio
 
-from ...errors import RemoteError, TransportError
+from ...errors import RemoteError, TransportError, only
 from ..log import get_logger
 from . import identify
 from .access import Access
@@ -26,7 +26,6 @@ from .book import AddressBook
 from .carrier import Carrier, SocketCarrier
 from .dialer import First, connect_tcp
 from .door import Door, Yielding
-from .groups import only
 from .guard import Gate, Limits, Unread
 from .inbound import Handler, Inbound
 from .introductions import Introductions
