@@ -19,6 +19,11 @@ from .foe import ANSWER_S, HUGE, LEFT_ALONE_S, Foe, mutated
 FRAMES_A_LINK = 64
 PONG_S = 0.5
 MARK = 0x70000000  # our pings' numbers begin here
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: x\r\n\r\n"
+)
 
 
 def _yamux_words(dice: random.Random) -> bytes:
@@ -110,7 +115,11 @@ async def noise_garbage(foe: Foe) -> int:
             good + b"\x00\x20" + dice.randbytes(32),
             good + b"\x00\x20" + dice.randbytes(32) + b"\x00\x40" + dice.randbytes(64),
             mutated(dice, good),
+            good + b"\x00\x20" + bytes(32),  # a key of low order
             b"GET / HTTP/1.1\r\n\r\n",
+            UPGRADE,
+            mutated(dice, UPGRADE),
+            mutated(dice, UPGRADE) + b"\x82" + dice.randbytes(dice.randrange(100)),
             good[: dice.randrange(len(good))],
         ])  # fmt: skip
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))

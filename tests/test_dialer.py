@@ -171,6 +171,12 @@ async def test_a_name_is_looked_up() -> None:
         await connect_tcp(parse(f"/ip4/127.0.0.1/tcp/{port}"))
 
 
+@pytest.mark.parametrize("name", ["a" * 64, ".org", "xn--" + "a" * 300])
+async def test_a_name_that_nobody_can_look_up_is_only_that(name: str) -> None:
+    with pytest.raises(TransportError, match=r"no name of a host|has no address"):
+        await connect_tcp(Address("dns4", name, 1))
+
+
 # ---- over real sockets
 
 

@@ -238,6 +238,21 @@ async def garbage_handshake(garbage: bytes, dialing: bool) -> None:
             )
 
 
+LOW_ORDER = (  # of which X25519 makes zero, whatever the other key (RFC 7748, section 6.1)
+    bytes(32),
+    b"\x01" + bytes(31),
+    bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+    bytes.fromhex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+    (2**255 - 20).to_bytes(32, "little"),
+)
+
+
+@pytest.mark.parametrize("dialing", [False, True])
+@pytest.mark.parametrize("key", LOW_ORDER)
+async def test_a_key_of_low_order_is_a_peers_fault(key: bytes, dialing: bool) -> None:
+    await garbage_handshake((len(key) + 64 * dialing).to_bytes(2) + key + bytes(64), dialing)
+
+
 async def test_a_huge_handshake_message_is_not_awaited() -> None:
     near, far = sockets()
     with near, far:

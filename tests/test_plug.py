@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import trio
 from libp2p.custom_types import TProtocol
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
+from multiaddr import Multiaddr
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError
+from potluck.node.net.address import Address
 from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.identify import PING
 
 SHOUT = TProtocol("/test/shout/1")
 
@@ -59,7 +65,7 @@ async def test_py_libp2p_dials_through_us() -> None:
         await alice.libp2p.host.get_network().dial_peer(ID.from_string(bob.peer_id))
         assert alice.connected() == (bob.peer_id,)
         stranger = ID.from_string(IdentityKey.generate().peer_id)
-        with pytest.raises(TransportError):
+        with pytest.raises(SwarmException):  # what libp2p's own code is ready for
             await alice.libp2p.host.get_network().dial_peer(stranger)
 
 
@@ -113,3 +119,44 @@ async def test_a_stream_that_comes_with_its_connection_is_served() -> None:
                 stream = await alice.open_stream(bob.peer_id, SHOUT)
                 await stream.send(b"hello")
                 assert bytes(await stream.receive()) == b"HELLO"
+
+
+async def test_a_peer_that_names_a_place_which_py_libp2p_cannot_read_is_met_all_the_same() -> None:
+    """Its multiaddr raises over a name that is none by IDNA's rules: stock believes in all."""
+    odd, plain = Address("dns4", "xn--a", 1), Address("dns4", "example.org", 1)
+    with pytest.raises(ValueError, match="Invalid domain name"):
+        Multiaddr(str(odd))
+    async with open_host(seeded("a")) as alice, open_host(seeded("m")) as mallory:
+        mallory.publish([odd, plain])
+        await mallory.connect(alice.addresses())
+        await alice.identified(mallory.peer_id)
+        claims = alice.claims(mallory.peer_id)
+        assert claims is not None and {odd, plain} <= set(claims.addresses)
+        store = alice.libp2p.host.get_peerstore()
+        stored = [str(one) for one in store.addrs(ID.from_string(mallory.peer_id))]
+        assert str(plain) in stored and str(odd) not in stored
+
+
+async def test_whatever_py_libp2p_makes_of_a_connection_ends_no_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fall(conn: object, direction: str) -> None:
+        raise KeyError("a table that a peer has confused")
+
+    async with open_host(seeded("a")) as alice, open_host(seeded("b")) as bob:
+        monkeypatch.setattr(bob.libp2p.host.get_network(), "add_conn", fall)
+        await alice.connect(bob.addresses())
+        stream = await alice.open_stream(bob.peer_id, PING)
+        await stream.send(b"p" * 32)
+        assert bytes(await stream.receive()) == b"p" * 32
+
+
+async def test_py_libp2p_logs_nothing_of_what_it_does_not_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its search for connections, which is switched off here, has a log level of its own."""
+    with caplog.at_level(logging.DEBUG):
+        async with open_host(seeded("a")) as alice, open_host(seeded("b")) as bob:
+            await alice.connect(bob.addresses())
+            await until_known(bob, alice.peer_id)
+    assert [one.name for one in caplog.records if one.name.startswith("libp2p")] == []

@@ -158,7 +158,7 @@ async def test_a_dht_answers_after_nonsense() -> None:
 
 
 class Restless(Service):  # type: ignore[misc]
-    """Has a loop that falls the first time, a task that falls each time, and lives on."""
+    """Has a loop that falls the first time, tasks that fall each time, and lives on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,10 +168,14 @@ class Restless(Service):  # type: ignore[misc]
     async def run(self) -> None:
         self.manager.run_daemon_task(self.loop)
         self.manager.run_task(self.fall)
+        self.manager.run_task(self.miss)
         await self.manager.wait_finished()
 
     async def fall(self) -> None:
         raise ValueError("what a peer sent")
+
+    async def miss(self) -> None:
+        raise TransportError("a peer that cannot be dialed")
 
     async def loop(self) -> None:
         self.rounds += 1

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from net_pairs import ALICE, sockets
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, Ping, Request
+from wsproto.utilities import generate_accept_token
 
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net import websocket
@@ -101,6 +102,11 @@ REQUEST = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 GARBAGE = {
+    **{
+        f"{name} that is no ASCII": REQUEST[:-2] + name.encode() + b": \xff\r\n\r\n"
+        for name in ("Connection", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
+    },
+    "a host that is no name": REQUEST.replace(b"Host: x", b"Host: xn--\xff"),
     "a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "no HTTP": b"GARBAGE" * 100,
     "endless headers": b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 20_000,
@@ -146,6 +152,24 @@ async def test_a_listener_that_speaks_no_websocket_is_said_so() -> None:
         nursery.start_soon(trio.serve_listeners, refuse, [listener])
         port = listener.socket.getsockname()[1]
         with pytest.raises(TransportError, match="status 404"):
+            await bob.connect([f"/ip4/127.0.0.1/tcp/{port}/ws/p2p/{ALICE.peer_id}"])
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_whose_answer_is_no_ascii_is_no_websocket() -> None:
+    async with host("b") as bob, trio.open_nursery() as nursery:
+
+        async def agree(stream: trio.SocketStream) -> None:
+            asked = (await stream.receive_some()).decode().partition("Sec-WebSocket-Key: ")[2]
+            accepted = generate_accept_token(asked.partition("\r\n")[0].encode())
+            answer = b"HTTP/1.1 101 .\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            answer += b"Sec-WebSocket-Accept: " + accepted + b"\r\n"
+            await stream.send_all(answer + b"Sec-WebSocket-Protocol: \xff\r\n\r\n")
+
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, agree, [listener])
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(TransportError, match="a WebSocket: "):
             await bob.connect([f"/ip4/127.0.0.1/tcp/{port}/ws/p2p/{ALICE.peer_id}"])
         nursery.cancel_scope.cancel()
 

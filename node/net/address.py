@@ -9,6 +9,7 @@ Source: multiformats.io/multiaddr. Of the many kinds, these can be dialed here:
 
 import errno
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,10 @@ PEER_KINDS = frozenset(("p2p", "ipfs"))  # ipfs: the same, before 2019
 CIRCUIT = "p2p-circuit"
 OVER: dict[tuple[str, ...], Over] = {("ws",): "ws", ("wss",): "wss", ("tls", "ws"): "wss"}
 SPELLED: dict[Over, str] = {"tcp": "", "ws": "/ws", "wss": "/tls/ws"}
-TEXT_CHARS_MAX = 400  # a DNS name has at most 253
+TEXT_CHARS_MAX = 400
+NAME_CHARS_MAX = 253  # RFC 1035
+LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"  # RFC 1123
+NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def parse(text: str) -> Address:
         raise RemoteError(f"{text!r} has no port")
     if kind in IP_KINDS:
         host = _checked_ip(host, IP_KINDS[kind], text)
-    elif kind not in NAME_KINDS or not host.isascii() or not host.isprintable() or not host:
+    elif kind not in NAME_KINDS or len(host) > NAME_CHARS_MAX or not NAME.fullmatch(host):
         raise RemoteError(f"{text!r} is neither an IP address nor a name")
     over, rest = _over(parts[5:])
     relay, peer = _who(rest, text)

@@ -138,6 +138,8 @@ async def _resolve(address: Address) -> list[tuple[socket.AddressFamily, tuple[s
         )
     except OSError as error:
         raise TransportError(f"{address.host} has no address: {error.strerror}") from error
+    except UnicodeError as error:
+        raise TransportError(f"{address.host:.80} is no name of a host") from error
     return [(family, (end[0], end[1])) for family, _, _, _, end in found[:TRIES_MAX]]
 
 

@@ -89,7 +89,8 @@ async def shake_hands(
     if peer is None:
         with foreign("noise message 1"):
             noise.read_message(await _hear(wire))
-        await _tell(wire, noise.write_message(identity.payload))
+            answer = noise.write_message(identity.payload)  # no secret comes of a key of low order
+        await _tell(wire, answer)
         with foreign("noise message 3"):
             payload = bytes(noise.read_message(await _hear(wire)))
     else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -23,9 +24,9 @@ from libp2p import new_host
 from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream, INotifee
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
-from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.basic_host import _IdentifyNotifee
 from libp2p.network.config import ConnectionConfig
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
@@ -37,6 +38,7 @@ from libp2p.stream_muxer.exceptions import (
 from multiaddr import Multiaddr
 
 from ...errors import RemoteError, TransportError
+from .guard import foreign
 from .identify import Claims
 from .mux import Mux
 from .mux_stream import MuxStream
@@ -51,6 +53,7 @@ log = structlog.get_logger()
 
 KNOWN_S = 5.0  # guess: until libp2p's network has taken a connection up, on a busy machine
 STORED_S = 3600  # guess: how long libp2p's peer store keeps where a peer listens
+AUTO_CONNECTOR = "libp2p.network.auto_connector"  # its log has a level of its own
 UNLIMITED = 1 << 20  # connections: they are limited before libp2p hears of them (guard.py)
 
 
@@ -198,8 +201,9 @@ class Libp2p:
         """
         direction = "outbound" if conn.is_initiator else "inbound"
         try:
-            await self._network.add_conn(conn, direction)
-        except BaseLibp2pError as error:
+            with foreign("libp2p"):
+                await self._network.add_conn(conn, direction)
+        except RemoteError as error:
             log.debug("not known to libp2p", peer=str(conn.peer_id), reason=str(error))
             conn.known.set()
         await conn.ended.wait()
@@ -217,7 +221,11 @@ class Libp2p:
         name = ID.from_string(peer)
         store.set_protocols(name, claims.protocols)
         store.clear_addrs(name)  # else a peer could make it grow for ever
-        store.add_addrs(name, [Multiaddr(str(address)) for address in claims.addresses], STORED_S)
+        known = []
+        for address in claims.addresses:
+            with suppress(RemoteError), foreign("an address"):  # libp2p takes fewer names than we
+                known.append(Multiaddr(str(address)))
+        store.add_addrs(name, known, STORED_S)
 
     async def serve(self, conn: PluggedConn, stream: MuxStream, protocol: str) -> None:
         """Run libp2p's handler of `protocol` on a stream that we negotiated.
@@ -243,7 +251,10 @@ class Libp2p:
             known[0].remove_stream(net_stream)
 
     async def _dial_peer(self, peer: ID) -> list[Any]:
-        await self._dial(str(peer))
+        try:
+            await self._dial(str(peer))
+        except TransportError as error:
+            raise SwarmException(str(error)) from error
         return list(self._network.get_connections(peer))
 
 
@@ -259,7 +270,8 @@ async def run_libp2p(
     Noise is the one security that it may offer, for its defaults accept a forged identity; and it
     looks for no peers of its own. Cancelled, it is closed: leaving its `run` alone would not.
     """
-    logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # else each peer's fault, with a trace
+    for name in ("libp2p", AUTO_CONNECTOR):  # each peer's fault, with a trace; and whom not to seek
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     noise = NoiseTransport(
         create_new_key_pair(seed), noise_privkey=create_noise_key_pair().private_key
     )

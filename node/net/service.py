@@ -15,7 +15,7 @@ import structlog
 import trio
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 
-from ...errors import RemoteError
+from ...errors import Refused, RemoteError, TransportError
 from .guard import foreign
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class GuardedManager(TrioManager):  # type: ignore[misc]  # libp2p's types are n
                     with foreign(async_fn.__qualname__):
                         await async_fn(*args)
                     return
-                except RemoteError as error:
+                except (RemoteError, TransportError, Refused) as error:
                     log.debug("a task of a service failed", reason=f"{error!s:.200}", again=again)
                 if not again:
                     return

@@ -31,11 +31,11 @@ from wsproto.events import (
     Request,
     TextMessage,
 )
-from wsproto.utilities import ProtocolError
 
 from ...errors import RemoteError, TransportError
 from .address import Address
 from .carrier import BufferedCarrier, Carrier, SocketCarrier
+from .guard import foreign
 
 FIRST_BYTE: Final = b"G"  # of GET; a bare connection begins with multistream's length, 19
 RECEIVE_BYTES: Final = 256 * 1024
@@ -140,12 +140,10 @@ class WebSocketCarrier(BufferedCarrier):
             self._ended = True
             return
         pieces: list[bytes] = []
-        try:
+        with foreign("a WebSocket"):  # of many kinds: a header that is no ASCII, say
             self._protocol.receive_data(data)
             for event in self._protocol.events():
                 self._handle(event, pieces)
-        except ProtocolError as error:
-            raise RemoteError(f"no WebSocket: {error}") from error
         self._arrived = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _handle(self, event: wsproto.events.Event, pieces: list[bytes]) -> None:
