@@ -1,14 +1,16 @@
 """How fast the engine is on this processor, beside llama.cpp, on the same weights in one run.
 
-The shape is that of a Llama of 1.1B parameters without its vocabulary (512 tokens, so that what is
-measured is the blocks): hidden 2048, 16 blocks, ffn 5632, 32 heads of which 4 have keys. Rounds of
-ours and of theirs alternate, and the ratio is that of the medians.
+Rounds of ours and of theirs alternate, and the ratio is that of the medians. A row is one figure of
+one format: prefill_int8, decode_int8 (one session), decode8_int8, decode16_int8, the same of nf4.
 
-    python -m integration.engine_speed [--llama /path/to/python]
+    python -m integration.engine_speed [--llama /path/to/python] [--work FOLDER] [--rows ROW ...]
 
 --llama (or POTLUCK_LLAMA) is a Python that has llama-cpp-python, built for this machine, and gguf:
 
     python3 -m venv llama && CMAKE_ARGS=-DGGML_NATIVE=ON llama/bin/pip install llama-cpp-python gguf
+
+--work (or POTLUCK_WORK) keeps the weights in each format (4 GB), and each row as soon as it is
+measured, in rows.json: a later run measures the rows it names, and prints all that are there.
 """
 
 from __future__ import annotations
@@ -18,84 +20,57 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 
-from potluck.node.compute.checkpoint import Checkpoint
-from potluck.node.compute.hub import Directory
+from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.native.library import read_bandwidth
 from potluck.node.compute.native_stage import NativeStage
 from potluck.node.compute.pages import Lease, Pool
 
-HIDDEN, BLOCKS, FFN, HEADS, KV_HEADS, VOCAB = 2048, 16, 5632, 32, 4, 512
+from .engine_weights import HIDDEN, write_checkpoint
+
 THREADS = 2
 PROMPT = 128
 STEPS = {1: 24, 8: 8, 16: 6}  # decode steps in a round, by sessions
 ROUNDS = 5
 PEER = Path(__file__).with_name("llama_peer.py")
 THEIRS = {"int8": "Q8_0", "nf4": "Q4_0"}
+KINDS = {"prefill": 0, "decode": 1, "decode8": 8, "decode16": 16}  # sessions; 0: a prompt
+ROWS = tuple(f"{kind}_{format}" for format in THEIRS for kind in KINDS)
 
 
-def write_checkpoint(folder: Path, *, blocks: int = BLOCKS) -> None:
-    """Random weights of the shape, bf16."""
-    dice = torch.Generator().manual_seed(1)
-    head = HIDDEN // HEADS
+class Side(Protocol):
+    """Who is measured."""
 
-    def matrix(rows: int, columns: int) -> torch.Tensor:
-        return (torch.randn(rows, columns, generator=dice) * columns**-0.5).to(torch.bfloat16)
+    def prefill(self, tokens: int) -> float:
+        """Seconds of a prompt of so many tokens."""
+        ...
 
-    ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
-    tensors = {
-        "model.embed_tokens.weight": matrix(VOCAB, HIDDEN),
-        "lm_head.weight": matrix(VOCAB, HIDDEN),
-        "model.norm.weight": ones.clone(),
-    }
-    for index in range(blocks):
-        place = f"model.layers.{index}."
-        tensors |= {
-            place + "input_layernorm.weight": ones.clone(),
-            place + "post_attention_layernorm.weight": ones.clone(),
-            place + "self_attn.q_proj.weight": matrix(HIDDEN, HIDDEN),
-            place + "self_attn.k_proj.weight": matrix(KV_HEADS * head, HIDDEN),
-            place + "self_attn.v_proj.weight": matrix(KV_HEADS * head, HIDDEN),
-            place + "self_attn.o_proj.weight": matrix(HIDDEN, HIDDEN),
-            place + "mlp.gate_proj.weight": matrix(FFN, HIDDEN),
-            place + "mlp.up_proj.weight": matrix(FFN, HIDDEN),
-            place + "mlp.down_proj.weight": matrix(HIDDEN, FFN),
-        }
-    save_file(tensors, folder / "model.safetensors")
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": blocks,
-        "intermediate_size": FFN,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "vocab_size": VOCAB,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "max_position_embeddings": 8192,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-    }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    def decode(self, sessions: int, steps: int, length: int) -> float:
+        """Seconds of so many steps, each session with `length` tokens before."""
+        ...
 
 
 class Ours:
     """Our stage of all blocks."""
 
-    def __init__(self, folder: Path, quantization: str) -> None:
-        checkpoint = Checkpoint(str(folder), Directory(folder, None))
+    def __init__(self, work: Path, quantization: str) -> None:
+        checkpoint = open_checkpoint(work / "checkpoint", home=work)
         self.stage = NativeStage.load(
-            checkpoint, 0, checkpoint.spec.blocks, quantization=quantization, threads=THREADS
+            checkpoint,
+            0,
+            checkpoint.spec.blocks,
+            quantization=quantization,
+            threads=THREADS,
+            cache_dir=work / "kept",
         )
         self.pool = Pool(budget_bytes=1 << 30, page_bytes=self.stage.page_bytes)
         dice = torch.Generator().manual_seed(2)
@@ -131,20 +106,34 @@ class Ours:
 class Theirs:
     """llama.cpp in a Python of its own."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, work: Path) -> None:
+        self._work = work
+        self._said = (work / "llama.log").open("w")
         self.process = subprocess.Popen(
             [python, str(PEER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         )
 
+    def load(self, kind: str) -> None:
+        """This format of the checkpoint, made when it is not there yet."""
+        plain, made = self._work / "BF16.gguf", self._work / f"{kind}.gguf"
+        if not made.exists():
+            if not plain.exists():
+                self.ask("write", self._work / "checkpoint", plain)
+            self.ask("quantize", plain, made, kind, THREADS)
+        self.ask("load", made, THREADS)
+
     def ask(self, *words: object) -> dict[str, float]:
         assert self.process.stdin is not None and self.process.stdout is not None
         print(*words, file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"llama.cpp gave up on {words[0]}; {self._said.name} says why")
+        return json.loads(answer)
 
     def prefill(self, tokens: int) -> float:
         return self.ask("prefill", tokens)["seconds"]
@@ -152,71 +141,116 @@ class Theirs:
     def decode(self, sessions: int, steps: int, length: int) -> float:
         return self.ask("decode", sessions, steps, length)["seconds"]
 
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._said.close()
+
 
 @contextmanager
-def open_theirs(python: str) -> Iterator[Theirs]:
-    theirs = Theirs(python)
+def open_sides(work: Path, quantization: str, llama: str | None) -> Iterator[dict[str, Side]]:
+    """Ours, and theirs if there is a Python for it, with the weights loaded."""
+    sides: dict[str, Side] = {"ours": Ours(work, quantization)}
+    if llama is None:
+        yield sides
+        return
+    theirs = Theirs(llama, work)
     try:
-        yield theirs
+        theirs.load(THEIRS[quantization])
+        yield sides | {"llama": theirs}
     finally:
-        theirs.process.kill()
-        theirs.process.wait()
+        theirs.close()
 
 
-def _rates(sides: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
-    """Tokens a second of each side, medians of alternating rounds."""
-    spent: dict[tuple[str, str], list[float]] = {}
+def _row(sides: dict[str, Side], kind: str, rounds: int) -> dict[str, Any]:
+    """Tokens a second of each side, medians of alternating rounds, and their ratio."""
+    sessions = KINDS[kind]
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, side in sides.items():
-            found = {"prefill": PROMPT / side.prefill(PROMPT)}
-            for sessions, steps in STEPS.items():
-                took = side.decode(sessions, steps, PROMPT)
-                found[f"decode{sessions}"] = sessions * steps / took
-            if number:  # the first round pays for memory
-                for what, rate in found.items():
-                    spent.setdefault((name, what), []).append(rate)
-    told: dict[str, dict[str, float]] = {name: {} for name in sides}
-    for (name, what), rates in spent.items():
-        told[name][what] = round(statistics.median(rates), 1)
-    return told
-
-
-def measure(llama: str | None, *, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Both formats, ours and theirs, and how near decoding comes to the memory's speed."""
-    told: dict[str, Any] = {"threads": THREADS}
-    with tempfile.TemporaryDirectory(prefix="potluck-engine-") as name:
-        folder = Path(name)
-        write_checkpoint(folder)
-        for quantization, kind in THEIRS.items():
-            ours = Ours(folder, quantization)
-            sides: dict[str, Any] = {"ours": ours}
-            if llama is None:
-                found: dict[str, Any] = _rates(sides, rounds)
+            if sessions:
+                steps = STEPS[sessions]
+                rate = sessions * steps / side.decode(sessions, steps, PROMPT)
             else:
-                with open_theirs(llama) as theirs:
-                    theirs.ask("convert", folder, folder / f"{kind}.gguf", kind)
-                    theirs.ask("load", folder / f"{kind}.gguf", THREADS)
-                    found = _rates(sides | {"llama": theirs}, rounds)
-                found["ratio"] = {
-                    what: round(rate / found["llama"][what], 2)
-                    for what, rate in found["ours"].items()
-                }
-            bandwidth = read_bandwidth(THREADS)
-            read = found["ours"]["decode1"] * ours.stage.weight_bytes
-            found["read_GB_s"] = round(bandwidth / 1e9, 1)
-            found["weights_read_share"] = round(read / bandwidth, 3)
-            found["batch16_over_1"] = round(found["ours"]["decode16"] / found["ours"]["decode1"], 2)
-            told[quantization] = found
-            del ours
+                rate = PROMPT / side.prefill(PROMPT)
+            if number:  # the first round pays for memory
+                rates[name].append(rate)
+    found: dict[str, Any] = {
+        name: round(statistics.median(seen), 1) for name, seen in rates.items()
+    }
+    if "llama" in found:
+        found["ratio"] = round(found["ours"] / found["llama"], 2)
+    found["range"] = {
+        name: [round(min(seen), 1), round(max(seen), 1)] for name, seen in rates.items()
+    }
+    found["load"] = round(os.getloadavg()[0], 2)
+    found["at"] = time.strftime("%Y-%m-%d %H:%M")
+    return found
+
+
+def _share_read(row: dict[str, Any], weight_bytes: int) -> None:
+    """How near one session's decoding comes to the memory's speed, measured beside it."""
+    bandwidth = read_bandwidth(THREADS)
+    row["read_GB_s"] = round(bandwidth / 1e9, 1)
+    row["weights_read_share"] = round(row["ours"] * weight_bytes / bandwidth, 3)
+
+
+def measure(
+    llama: str | None,
+    work: Path,
+    *,
+    rows: Iterable[str] = ROWS,
+    rounds: int = ROUNDS,
+) -> dict[str, dict[str, Any]]:
+    """These rows, and those that were measured before in this folder."""
+    wanted = set(rows)
+    if not (work / "checkpoint" / "config.json").exists():
+        write_checkpoint(work / "checkpoint")
+    path = work / "rows.json"
+    told: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    for quantization in THEIRS:
+        kinds = [kind for kind in KINDS if f"{kind}_{quantization}" in wanted]
+        if not kinds:
+            continue
+        with open_sides(work, quantization, llama) as sides:
+            for kind in kinds:
+                row = _row(sides, kind, rounds)
+                ours = sides["ours"]
+                assert isinstance(ours, Ours)
+                if kind == "decode":
+                    _share_read(row, ours.stage.weight_bytes)
+                told[f"{kind}_{quantization}"] = row
+                path.write_text(json.dumps(told, indent=1), encoding="utf-8")
+                print(f"{kind}_{quantization}", json.dumps(row), file=sys.stderr, flush=True)
+    for quantization in THEIRS:
+        one, many = (told.get(f"{kind}_{quantization}") for kind in ("decode", "decode16"))
+        if one is not None and many is not None:
+            many["over_batch1"] = round(many["ours"] / one["ours"], 2)
     return told
+
+
+@contextmanager
+def open_work(name: str | None) -> Iterator[Path]:
+    """The folder of this name, which stays, or one that does not."""
+    if name is None:
+        with tempfile.TemporaryDirectory(prefix="potluck-engine-") as made:
+            yield Path(made)
+        return
+    folder = Path(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama", default=os.environ.get("POTLUCK_LLAMA"))
+    parser.add_argument("--work", default=os.environ.get("POTLUCK_WORK"))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
-    print(json.dumps(measure(asked.llama, rounds=asked.rounds), indent=2))
+    with open_work(asked.work) as work:
+        found = measure(asked.llama, work, rows=asked.rows, rounds=asked.rounds)
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ ours. It reads one command a line and answers each with one line of JSON:
     load MODEL.gguf THREADS          {"loaded": seconds}
     prefill TOKENS                   {"seconds": ...}
     decode SESSIONS STEPS LENGTH     {"seconds": ...}  each session holds LENGTH tokens before
-    convert CHECKPOINT OUT FORMAT    {"written": bytes}   FORMAT: Q8_0 or Q4_0
+    write CHECKPOINT OUT             {"written": bytes}   as stored, in bf16
+    quantize IN OUT FORMAT THREADS   {"written": bytes}   every matrix as Q8_0 or Q4_0, by llama.cpp
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
@@ -32,27 +34,31 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+FORMATS = {
+    "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
+}
 CONTEXT = 4096
 SESSIONS_MAX = 16
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of a safetensors file of bf16, as fp32."""
+    """The tensors of a safetensors file of bf16, as stored."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            start, stop = entry["data_offsets"]
-            file.seek(8 + size + start)
-            raw = np.frombuffer(file.read(stop - start), np.uint16).astype(np.uint32) << 16
-            yield name, raw.view(np.float32).reshape(entry["shape"])
+    header.pop("__metadata__", None)
+    mapped = np.memmap(path, np.uint8, "r", 8 + size)
+    for name, entry in header.items():
+        start, stop = entry["data_offsets"]
+        yield name, mapped[start:stop].view(np.uint16).reshape(entry["shape"])
 
 
-def convert(checkpoint: Path, out: Path, kind: str) -> int:
-    """Write the checkpoint as GGUF, every matrix in one format."""
+def write(checkpoint: Path, out: Path) -> int:
+    """Write the checkpoint as GGUF; vectors become fp32."""
     config = json.loads((checkpoint / "config.json").read_text())
-    writer = gguf.GGUFWriter(out, "llama")
+    part = out.with_suffix(".part")
+    writer = gguf.GGUFWriter(part, "llama")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(config["hidden_size"])
@@ -63,18 +69,33 @@ def convert(checkpoint: Path, out: Path, kind: str) -> int:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
-    quantized = gguf.GGMLQuantizationType[kind]
+    bf16 = gguf.GGMLQuantizationType.BF16
     for file in sorted(checkpoint.glob("*.safetensors")):
         for name, tensor in read_tensors(file):
             if tensor.ndim == 1:
-                writer.add_tensor(_name(name), tensor.astype(np.float32))
+                widened = (tensor.astype(np.uint32) << 16).view(np.float32)
+                writer.add_tensor(_name(name), widened)
             else:
-                data = gguf.quants.quantize(tensor, quantized)
-                writer.add_tensor(_name(name), data, raw_dtype=quantized)
+                writer.add_tensor(_name(name), tensor.view(np.uint8), raw_dtype=bf16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    part.replace(out)
+    return out.stat().st_size
+
+
+def quantize(plain: Path, out: Path, kind: str, threads: int) -> int:
+    """Write a GGUF in another format, all of it alike."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = FORMATS[kind]
+    params.pure = True
+    params.nthread = threads
+    part = out.with_suffix(".part")
+    asked = (str(plain).encode(), str(part).encode(), ctypes.byref(params))
+    if llama_cpp.llama_model_quantize(*asked) != 0:
+        raise SystemExit("llama_model_quantize failed")
+    part.replace(out)
     return out.stat().st_size
 
 
@@ -142,8 +163,10 @@ def main() -> None:
     for line in sys.stdin:
         word, *rest = line.split()
         began = time.perf_counter()
-        if word == "convert":
-            told = {"written": convert(Path(rest[0]), Path(rest[1]), rest[2])}
+        if word == "write":
+            told = {"written": write(Path(rest[0]), Path(rest[1]))}
+        elif word == "quantize":
+            told = {"written": quantize(Path(rest[0]), Path(rest[1]), rest[2], int(rest[3]))}
         elif word == "load":
             peer = Peer(rest[0], int(rest[1]))
             told = {"loaded": time.perf_counter() - began}
