@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
 import trio
 import trio.testing
 
@@ -16,7 +17,7 @@ from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.guard import Unread
 from potluck.node.net.mux import Mux
 from potluck.node.net.mux_config import MuxConfig
-from potluck.node.net.mux_frame import Frame, FrameReader
+from potluck.node.net.mux_frame import DATA, Frame, FrameReader, header
 from potluck.node.net.mux_stream import MuxStream
 from potluck.node.net.noise import Identity, Link, Scratch, Wire
 
@@ -174,6 +175,11 @@ class RawPeer:
         return frames
 
 
+def data(stream_id: int, payload: bytes, flags: int = 0) -> bytes:
+    """A frame, for `RawPeer.say`."""
+    return header(DATA, flags, stream_id, len(payload)) + payload
+
+
 @asynccontextmanager
 async def against_raw(
     config: MuxConfig | None = None,
@@ -230,6 +236,16 @@ async def receive_all(stream: MuxStream) -> bytes:
     while piece := await stream.receive():
         data += piece
     return bytes(data)
+
+
+async def receive_fails(stream: MuxStream) -> None:
+    with pytest.raises(TransportError):
+        await stream.receive()
+
+
+async def send_fails(stream: MuxStream, body: bytes) -> None:
+    with pytest.raises(TransportError):
+        await stream.send(body)
 
 
 async def echo(stream: MuxStream) -> None:
