@@ -1,0 +1,280 @@
+"""What a server signs of what it took in and gave out, and whether two servers' words fit.
+
+Once a session a server signs an `Opening`: which blocks of which model it computes, and in which
+class of numbers. Then, whenever the client asks for it (every 32 tokens), a `Chunk`: the Merkle
+root of the rows that it took in, and of those that it gave out, exactly as they lay on the wire.
+Each names the one before by its digest, so that an account cannot be shortened or rewritten: two
+that follow the same one are a contradiction, which anybody can check (TrustChain's forked `prev`;
+algorithms.md 3.5, class A).
+
+    server k    Opening ◀─ Chunk(0..32, took, gave) ◀─ Chunk(32..64, took, gave)
+                                               ║ gave of k = took of k + 1, or one of the two lies
+    server k+1  Opening ◀─ Chunk(0..32, took, gave) ◀─ ...
+
+A broken link names two signers; the client, who sent the one what the other gave, holds the bytes
+and knows which (algorithms.md 4.1). What is computed from rows depends on all rows before them, and
+so an account, from its opening on, says of each chunk in which context it was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from ..crypto.codec import Range, Size, decode, encode
+from ..crypto.digest import digest
+from ..crypto.envelope import OVERHEAD_BYTES, open_, sign
+from ..crypto.keys import IdentityKey
+from ..crypto.merkle import Bytes, Digest, leaves_of, root_of
+from ..errors import RemoteError
+from .blocks import BlockRange
+from .wire import BlockNumber, Position
+
+CHUNK_TOKENS: Final = 32  # TOPLOC's interval too: a person waits a second or two for them
+OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
+CHUNK_BYTES_MAX: Final = 300  # issue E, bar 3: for each 32 tokens and stage
+OPENING, CHUNK = "opening", "chunk"  # the domains of their signatures
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Whose blocks, of what, in which numbers. `nonce` is the server's: however often it is asked
+    to open the same session, from whatever snapshot of its disk, no two openings are equal."""
+
+    session: Annotated[bytes, Size(16, 16)]
+    nonce: Annotated[bytes, Size(16, 16)]
+    opened_s: Annotated[float, Range(0, 1e11)]  # unix seconds, by the server's clock
+    model: Digest
+    numerics: Annotated[str, Size(128)]
+    start: BlockNumber
+    stop: BlockNumber
+    width: Annotated[int, Range(1, 1 << 20)]
+    dtype: Annotated[str, Size(4)]
+
+    def __post_init__(self) -> None:
+        if self.start >= self.stop:
+            raise ValueError(f"blocks {self.start}:{self.stop}")
+
+    @property
+    def blocks(self) -> BlockRange:
+        return BlockRange(self.start, self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Positions `at` to `at + tokens` were computed; of them the last `rows` were given out.
+
+    A later chunk of the same account at an earlier position took back what lay there.
+    """
+
+    prev: Digest  # of the chunk before, or of the opening
+    at: Position
+    tokens: Annotated[int, Range(1, 1 << 24)]
+    rows: Position
+    took: Digest
+    gave: Digest
+
+    def __post_init__(self) -> None:
+        if self.rows > self.tokens:
+            raise ValueError(f"{self.rows} rows of {self.tokens} tokens")
+
+    @property
+    def stop(self) -> int:
+        return self.at + self.tokens
+
+
+class Notary:
+    """A server's side of one session: told what comes in and goes out, it signs.
+
+    The caller owes: `took` for each step when it was computed, then `gave` for the rows of it that
+    are sent; `truncate` when positions are forgotten; `sign` when the client asks.
+    """
+
+    def __init__(self, key: IdentityKey, opening: Opening, row_bytes: int) -> None:
+        self._key = key
+        self._row_bytes = row_bytes
+        body = encode(opening)
+        self.opening = sign(key, OPENING, body)  # to be sent with `Opened`
+        self._prev = _name_of(body)
+        self._at = 0
+        self._took: list[bytes] = []  # from `_at` on
+        self._gave: list[bytes] = []  # from `_given` on, without a hole
+        self._given = 0
+        self._signed: list[bytes] = []
+
+    @property
+    def pending(self) -> int:
+        """Tokens that nothing was signed for yet."""
+        return len(self._took)
+
+    def took(self, at: int, rows: Bytes) -> None:
+        """A step at this position was computed. What was not taken back stays to be signed."""
+        leaves = leaves_of(rows, self._row_bytes)
+        self.truncate(at)
+        if not self._took:
+            self._at = at
+        assert at == self._at + len(self._took), "a step leaves a hole"
+        self._took += leaves
+
+    def gave(self, rows: Bytes) -> None:
+        """The last rows of that step, as they are sent; b"" when none are wanted."""
+        leaves = leaves_of(rows, self._row_bytes)
+        if not leaves:
+            return
+        start = self._at + len(self._took) - len(leaves)
+        if self._gave and self._given + len(self._gave) < start:
+            self._cut(self._given + len(self._gave))  # one chunk tells of one run of rows
+        if not self._gave:
+            self._given = start
+        self._gave += leaves
+
+    def truncate(self, at: int) -> None:
+        """Positions from `at` on were forgotten. What was signed of them stays true."""
+        del self._took[max(0, at - self._at) :]
+        del self._gave[max(0, at - self._given) :]
+
+    def sign(self) -> tuple[bytes, ...]:
+        """The receipts of all that is pending: one, or more where rows were left out."""
+        if self._gave:
+            self._cut(self._given + len(self._gave))
+        self._cut(self._at + len(self._took))
+        done, self._signed = tuple(self._signed), []
+        return done
+
+    def _cut(self, stop: int) -> None:
+        """Sign for all positions before `stop`, of which those given are the last."""
+        tokens = stop - self._at
+        if not tokens:
+            return
+        took, gave = root_of(self._took[:tokens]), root_of(self._gave)
+        body = encode(Chunk(self._prev, self._at, tokens, len(self._gave), took, gave))
+        self._prev = _name_of(body)
+        self._signed.append(sign(self._key, CHUNK, body))
+        self._at = stop
+        del self._took[:tokens]
+        self._gave.clear()
+
+
+class Account:
+    """What one server signed in one session, checked as it comes."""
+
+    def __init__(self, opening: bytes) -> None:
+        """Raises RemoteError unless it is an opening that somebody signed."""
+        self.peer, body = open_(opening, OPENING, max_bytes=OPENING_BYTES_MAX)
+        self.opening = decode(body, Opening)
+        self.chunks: list[Chunk] = []
+        self.raw: list[bytes] = [opening]
+        self._prev = _name_of(body)
+
+    def add(self, raw: bytes) -> Chunk:
+        """The next chunk. Raises RemoteError when it is forged, or does not follow the last."""
+        peer, body = open_(raw, CHUNK, max_bytes=CHUNK_BYTES_MAX)
+        if peer != self.peer:
+            raise RemoteError(f"a chunk of {self.peer} signed by {peer}")
+        chunk = decode(body, Chunk)
+        if chunk.prev != self._prev:
+            raise RemoteError("a chunk that does not follow the one before")
+        if chunk.at > self.length:
+            raise RemoteError(f"a chunk at {chunk.at} after {self.length} positions")
+        self._prev = _name_of(body)
+        self.chunks.append(chunk)
+        self.raw.append(raw)
+        return chunk
+
+    @property
+    def blocks(self) -> BlockRange:
+        return self.opening.blocks
+
+    @property
+    def length(self) -> int:
+        return self.chunks[-1].stop if self.chunks else 0
+
+    def standing(self) -> list[tuple[int, Chunk]]:
+        """The chunks that no later one took back whole, each with its place in `chunks`."""
+        kept: list[tuple[int, Chunk]] = []
+        for place, chunk in enumerate(self.chunks):
+            while kept and kept[-1][1].at >= chunk.at:
+                kept.pop()
+            kept.append((place, chunk))
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """At this boundary and these positions one of two signers lies."""
+
+    block: int
+    at: int
+    tokens: int
+    giver: str
+    taker: str
+
+    def __str__(self) -> str:
+        return (
+            f"positions {self.at}..{self.at + self.tokens} between block {self.block - 1} and"
+            f" {self.block}: {self.taker} took what {self.giver} did not give"
+        )
+
+
+@dataclass(slots=True)
+class Links:
+    """What came of comparing. linked: pairs of chunks that fit."""
+
+    linked: int
+    broken: list[Broken]
+
+
+def check_links(accounts: Sequence[tuple[Account, int]]) -> Links:
+    """Compare all that one gave with what the next took, below the position given with each.
+
+    Chunks are compared that were cut alike, and of which all rows were given out; when a hop is
+    lost, the others sign what they have, so that all are cut alike from there on.
+    """
+    found = Links(0, [])
+    for giver, giver_until in accounts:
+        for taker, taker_until in accounts:
+            if giver.blocks.stop != taker.blocks.start:
+                continue
+            until = min(giver_until, taker_until)
+            for gave, took in _pairs(giver, taker):
+                if gave.stop > until or gave.rows != gave.tokens:
+                    continue
+                if gave.gave == took.took:
+                    found.linked += 1
+                else:
+                    found.broken.append(
+                        Broken(taker.blocks.start, gave.at, gave.tokens, giver.peer, taker.peer)
+                    )
+    return found
+
+
+def _pairs(one: Account, other: Account) -> Iterator[tuple[Chunk, Chunk]]:
+    """Standing chunks of the same positions."""
+    theirs = {(chunk.at, chunk.tokens): chunk for _, chunk in other.standing()}
+    for _, chunk in one.standing():
+        if (chunk.at, chunk.tokens) in theirs:
+            yield chunk, theirs[chunk.at, chunk.tokens]
+
+
+def contradiction(one: bytes, other: bytes) -> str | None:
+    """The peer that signed two different chunks after the same one, if these two are such: it
+    is to be banned for good by whoever sees them. Raises RemoteError for what nobody signed."""
+    peer, body = open_(one, CHUNK, max_bytes=CHUNK_BYTES_MAX)
+    other_peer, other_body = open_(other, CHUNK, max_bytes=CHUNK_BYTES_MAX)
+    forked = decode(body, Chunk).prev == decode(other_body, Chunk).prev
+    return peer if peer == other_peer and forked and body != other_body else None
+
+
+def name_of(raw: bytes) -> bytes:
+    """The digest by which an opening or a chunk is named, whoever signed it how often."""
+    for domain in (CHUNK, OPENING):
+        try:
+            return _name_of(open_(raw, domain, max_bytes=OPENING_BYTES_MAX)[1])
+        except RemoteError:
+            continue
+    raise RemoteError("neither an opening nor a chunk")
+
+
+def _name_of(body: bytes) -> bytes:
+    return digest("receipt", body)
