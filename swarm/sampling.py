@@ -1,0 +1,327 @@
+"""Whom to know of a swarm with liars in it: BASALT, a peer sampling that a flood cannot capture.
+
+Auvolat, Bromberg, Frey, Mvondo and Taïani, "BASALT: A Rock-Solid Byzantine-Tolerant Peer Sampling
+for Very Large Decentralized Networks" (2023). A view is `slots.Slots`: each keeps the peer that its
+own secret draw likes best of all it has heard of. Each round the view goes to one contact and
+another is asked for its own; now and then a slot is drawn anew, and who stood there is a sample.
+
+    Fired(round) ─▶ Pull ──▶ contact ──▶ View     taken in: one answer to one question
+                 └▶ View ──▶ contact              taken in: one of a peer, so many in all, a round
+    a slot's turn ─▶ Sample                       a peer that has answered under its address
+
+How often slots are drawn anew decides whether liars win: a slot must live long enough to hear of
+everybody, or what it keeps is who shouts (`resets_a_round`; measured in integration/sampling_sim).
+
+The caller owes: perform effects in order; hand in `Received` with a peer that the road vouches for
+and the address at which it can be dialled, once it has been seen to be there; `Lost` for a contact
+that could not be reached; `Shunned` when a peer is banned; `Size` when the directory counts the
+swarm anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+import numpy as np
+
+from ..crypto.codec import Size as Length
+from ..crypto.keys import PEER_ID_CHARS
+from .diversity import Prefixes, diverse, prefixes_of
+from .machine import Fired, SetTimer
+from .slots import EMPTY, Ints, Slots, key_of, keys_of
+
+ROUND_S: Final = 5.0
+SLOTS: Final = 160  # for 10,000 peers; 100 will do below 1,000 (algorithms 3.5)
+LIARS: Final = 0.3  # of all peers, that we want to withstand
+QUIET_ROUNDS: Final = 60  # at the start, in which no slot is drawn anew
+RESETS_SHARE_MAX: Final = 0.1  # of the slots a round; guess: a small swarm needs no more samples
+VIEW_MAX: Final = 256  # peers in a message
+VIEWS_MAX: Final = 16  # unasked for, a round: 1 is expected, 16 happen once in 10^14 rounds
+PULLS_MAX: Final = 16  # answered in a round; likewise
+SILENT_S: Final = 300.0  # guess: for so long a peer that could not be reached is not tried again
+SILENT_MAX: Final = 1024
+MET_MAX: Final = 4 * SLOTS
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A peer, and the one address that it is ranked by and dialled at; hearsay until it answers."""
+
+    peer: Annotated[str, Length(PEER_ID_CHARS, least=PEER_ID_CHARS)]
+    address: Annotated[str, Length(256)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Tell me your view."""
+
+    TAG: ClassVar[str] = "pull"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Whom the sender's slots keep."""
+
+    TAG: ClassVar[str] = "view"
+
+    members: Annotated[tuple[Member, ...], Length(VIEW_MAX)]
+
+
+Message = Pull | View
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An event: a message of a member that the road vouches for."""
+
+    member: Member
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An event: peers that somebody else names, such as the directory or the bootstrap list."""
+
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An event: this member could not be reached where it was said to be."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Shunned:
+    """An event: this peer is not to be known any more, under whatever address."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An event: the swarm has about so many peers."""
+
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """An effect: to this member, without waiting; `Lost` if it cannot be reached."""
+
+    member: Member
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An effect: a peer drawn at random from the swarm, that has answered since it was met."""
+
+    member: Member
+
+
+Event = Received | Heard | Lost | Shunned | Size | Fired
+Effect = Send | Sample | SetTimer
+
+
+def resets_a_round(slots: int, peers: int, liars: float = LIARS) -> float:
+    """How many slots may be drawn anew each round, in a swarm of so many peers.
+
+    Below 2 (1 - liars)^2 slots^2 / (3 peers) a slot lives to hear of the whole swarm (algorithms
+    3.5: 1.7 times as many hold the liars' share at 0.39 instead of 0.24).
+    """
+    most = 2 * (1 - liars) ** 2 * slots**2 / (3 * max(peers, 1))
+    return min(most, RESETS_SHARE_MAX * slots)
+
+
+class Sampling:
+    """The machine. seed: draws 64 bits; shunned: whom never to know, asked whenever one is named.
+
+    Memory: SLOTS members, SILENT_MAX and MET_MAX ids, and of a round the ids of VIEWS_MAX senders
+    and PULLS_MAX askers; never more, whatever comes.
+    """
+
+    def __init__(
+        self, me: str, seed: Callable[[], int], *,
+        slots: int = SLOTS, shunned: Callable[[str], bool] = lambda peer: False,
+    ) -> None:  # fmt: skip
+        self._me = me
+        self._seed = seed
+        self._shunned = shunned
+        self._slots = Slots(np.array([seed() for _ in range(slots)], dtype=np.uint64))
+        self._members: dict[int, Member] = {}  # of the slots' numbers
+        self._names = 0
+        self._peers = 1
+        self._rounds = 0
+        self._due = 0.0  # resets, in parts
+        self._turn = 0
+        self._asked: str | None = None
+        self._viewed: set[str] = set()
+        self._pulled: set[str] = set()
+        self._met: dict[str, Prefixes] = {}
+        self._silent: dict[Member, float] = {}
+
+    def members(self, count: int = SLOTS) -> Sequence[Member]:
+        """Distinct peers of the view, in slot order: no network has more than its part of them."""
+        seen = dict.fromkeys(self._kept())
+        return diverse(((one, prefixes_of(one.address)) for one in seen), count)
+
+    def met(self, peer: str) -> bool:
+        """Whether it has spoken to us, under the address that it is ranked by, of late."""
+        return peer in self._met
+
+    def start(self, now: float) -> list[Effect]:
+        return [SetTimer("round", now + ROUND_S)]
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Fired("round"):
+                return self._round(now)
+            case Received(member, Pull()):
+                return self._pull(member, now)
+            case Received(member, View(members)):
+                self._view(member, members, now)
+            case Heard(members):
+                self._offer(members, now)
+            case Lost(member):
+                self._lose(member, now)
+            case Shunned(peer):
+                self._met.pop(peer, None)
+                self._drop(lambda one: one.peer == peer)
+            case Size(peers):
+                self._peers = peers
+        return []
+
+    # ---- rounds
+
+    def _round(self, now: float) -> list[Effect]:
+        self._viewed.clear()
+        self._pulled.clear()
+        self._rounds += 1
+        self._silent = {one: until_s for one, until_s in self._silent.items() if until_s > now}
+        effects: list[Effect] = [SetTimer("round", now + ROUND_S)]
+        effects += self._resets(now)
+        self._asked = None
+        asked, told = self._choose(), self._choose()
+        if asked is not None:
+            self._asked = asked.peer
+            effects.append(Send(asked, Pull()))
+        if told is not None:
+            effects.append(Send(told, self._mine()))
+        return effects
+
+    def _choose(self) -> Member | None:
+        slot = self._slots.choose()
+        return None if slot is None else self._members[int(self._slots.kept[slot])]
+
+    def _resets(self, now: float) -> list[Effect]:
+        if self._rounds <= QUIET_ROUNDS:
+            return []
+        self._due += resets_a_round(len(self._slots), max(self._peers, len(self._members)))
+        samples: list[Effect] = []
+        while self._due >= 1:
+            self._due -= 1
+            before = self._slots.reseed(self._turn, self._seed())
+            self._turn = (self._turn + 1) % len(self._slots)
+            member = self._members.get(before)
+            if member is None:
+                continue
+            if member.peer in self._met:
+                samples.append(Sample(member))
+            self._refill(member)
+        self._forget()
+        return samples
+
+    # ---- what others say
+
+    def _pull(self, member: Member, now: float) -> list[Effect]:
+        if member.peer in self._pulled or len(self._pulled) >= PULLS_MAX:
+            return []
+        self._pulled.add(member.peer)
+        self._meet(member)
+        self._offer((member,), now)
+        return [Send(member, self._mine())]
+
+    def _view(self, member: Member, members: tuple[Member, ...], now: float) -> None:
+        if member.peer == self._asked:
+            self._asked = None
+        elif member.peer not in self._viewed and len(self._viewed) < VIEWS_MAX:
+            self._viewed.add(member.peer)
+        else:
+            return
+        self._meet(member)
+        self._offer((member, *members), now)
+
+    def _meet(self, member: Member) -> None:
+        """It has spoken: it is there, and where its address says."""
+        if self._shunned(member.peer) or member.peer == self._me:
+            return
+        where = prefixes_of(member.address)
+        self._silent.pop(member, None)
+        self._met.pop(member.peer, None)
+        self._met[member.peer] = where
+        while len(self._met) > MET_MAX:
+            del self._met[next(iter(self._met))]  # the longest unheard
+        self._drop(  # somebody named it under a network in which it is not
+            lambda one: one.peer == member.peer and prefixes_of(one.address) != where
+        )
+
+    def _offer(self, members: Iterable[Member], now: float) -> None:
+        """Let the slots look at these peers: who is named more than once counts once."""
+        self._take([one for one in dict.fromkeys(members) if self._may(one, now)])
+
+    def _may(self, member: Member, now: float) -> bool:
+        if member.peer == self._me or self._silent.get(member, 0.0) > now:
+            return False
+        known = self._met.get(member.peer)
+        if known is not None and known != prefixes_of(member.address):
+            return False  # it answered us from elsewhere
+        return not self._shunned(member.peer)
+
+    def _take(self, members: list[Member], slots: Ints | None = None) -> None:
+        numbers = np.arange(self._names, self._names + len(members), dtype=np.int64)
+        self._names += len(members)
+        keys = keys_of([key_of(one.peer, prefixes_of(one.address)) for one in members])
+        self._slots.offer(numbers, keys, slots)
+        self._members.update(zip(numbers.tolist(), members, strict=True))
+        self._forget()
+
+    # ---- who is gone
+
+    def _lose(self, member: Member, now: float) -> None:
+        """Only this address of it: whoever names it under a wrong one shall not silence it."""
+        if self._met.get(member.peer) == prefixes_of(member.address):
+            del self._met[member.peer]
+        if len(self._silent) < SILENT_MAX:
+            self._silent[member] = now + SILENT_S
+        self._drop(lambda one: one == member)
+
+    def _drop(self, is_bad: Callable[[Member], bool]) -> None:
+        bad = [number for number, one in self._members.items() if is_bad(one)]
+        if not bad:
+            return
+        for number in bad:
+            self._slots.drop(number)
+        self._forget()
+        self._refill()
+
+    def _refill(self, *more: Member) -> None:
+        """Empty slots draw from whom we know: the view itself."""
+        empty = np.flatnonzero(self._slots.kept == EMPTY)
+        known = list(dict.fromkeys((*self._kept(), *more)))
+        self._take(known, empty)
+
+    def _kept(self) -> list[Member]:
+        kept = self._slots.kept
+        return [self._members[number] for number in kept.tolist() if number != EMPTY]
+
+    def _forget(self) -> None:
+        """Keep nobody but those in slots."""
+        kept = set(self._slots.kept.tolist())
+        self._members = {number: one for number, one in self._members.items() if number in kept}
+
+    def _mine(self) -> View:
+        return View(tuple(dict.fromkeys(self._kept()))[:VIEW_MAX])
