@@ -16,7 +16,7 @@ from sim.paged_stage import PRIME, WIDTH, PagedStage, alone
 from potluck.errors import Refused, RemoteError
 from potluck.node.compute.batch import Lane
 from potluck.node.compute.engine import BatchEngine
-from potluck.node.compute.pages import Lease
+from potluck.node.compute.pages import PAGE_TOKENS, Lease, Pool, page_stride
 from potluck.node.compute.worker import Worker, open_worker
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.rates import PassTimes
@@ -259,6 +259,41 @@ async def test_steps_that_were_taken_back_are_not_kept_until_their_turn() -> Non
         assert worker._lane is not None
         assert await worker.run(lambda: worker._lane.waiting) == 0
     assert stage.passes == [[(0, 1)]]
+
+
+async def test_a_session_opens_beside_a_pass_or_once_the_one_before_it_is_closed() -> None:
+    """The pool has room for two sessions. While a pass is held the second opens at once; the third
+    finds no room, waits for its turn, and gets what the first gave back before it."""
+    started, gate = threading.Event(), threading.Event()
+
+    def hold(sessions: object) -> None:
+        started.set()
+        assert gate.wait(30)
+
+    stage = PagedStage(before_pass=hold)
+    pages = 2 * 3  # of two sessions in three blocks
+    pool = Pool(budget_bytes=pages * page_stride(stage.page_bytes), page_bytes=stage.page_bytes)
+    engine = BatchEngine(stage, pool)
+    async with open_worker() as worker:
+        worker.serve(Lane(engine, PassTimes(3, 3000.0, 30_000.0)))
+        blocks = BlockRange(0, 3)
+        first = await worker.run(engine.open_cache, blocks, PAGE_TOKENS)
+        third: list[Lease] = []
+
+        async def open_third() -> None:
+            third.append(await worker.run(engine.open_cache, blocks, PAGE_TOKENS))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, worker, first, random_rows(1))
+            await trio.to_thread.run_sync(started.wait)
+            with trio.fail_after(20):
+                await worker.run(engine.open_cache, blocks, PAGE_TOKENS)
+            worker.post(engine.close_cache, first)
+            nursery.start_soon(open_third)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not third
+            gate.set()
+        assert third
 
 
 async def test_a_step_that_is_refused_or_wrong_says_so() -> None:

@@ -1,8 +1,8 @@
 """A stage as the server sees it: payloads in, payloads out, some rows at a time.
 
 The server knows frames and positions, the stage knows tensors; between them stand only these
-calls, all of them on the worker's thread. A step becomes a `Work`, which goes through the stage in
-one slice or in several (batch.py). There are two kinds of stage:
+calls, all on the worker's thread but those marked `beside`. A step becomes a `Work`, which goes
+through the stage in one slice or in several (batch.py). There are two kinds of stage:
 
     exact     a row's numbers depend on nothing but its session: rows of many sessions go together,
               steps are cut and merged at will; keys and values lie in pages
@@ -13,8 +13,8 @@ one slice or in several (batch.py). There are two kinds of stage:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,11 @@ from .spec import ModelSpec
 from .stage import Stage
 from .tensor import pack, unpack
 
+Call = TypeVar("Call", bound=Callable[..., object])
+
 NOTHING = memoryview(b"")
+
+_BESIDE: set[object] = set()  # functions that are marked
 
 
 class Work:
@@ -75,6 +79,16 @@ class Work:
             return NOTHING
         whole = self._out[0] if len(self._out) == 1 else torch.cat(self._out)
         return pack(whole, self.dtype)
+
+
+def beside(call: Call) -> Call:
+    """Mark a call that any thread may make while a pass runs: a worker makes it at once."""
+    _BESIDE.add(call)
+    return call
+
+
+def is_beside(call: Callable[..., object]) -> bool:
+    return getattr(call, "__func__", call) in _BESIDE
 
 
 class Engine(Protocol):
@@ -174,6 +188,7 @@ class BatchEngine:
         self._stage = stage
         self._pool = pool
 
+    @beside
     def open_cache(self, blocks: BlockRange, tokens: int) -> Lease:
         if not self.blocks.covers(blocks):
             raise RemoteError(f"blocks {blocks} asked, {self.blocks} served")

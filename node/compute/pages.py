@@ -14,13 +14,15 @@ promised its whole size too, since it may come to need it: sharing saves memory,
 Freed pages are reused latest first; those that nobody wanted between two calls of `trim` go back
 to the system.
 
-Everything here runs on the worker's thread; the counts may be read from any.
+Everything here runs on the worker's thread but `open`, which any may call: what is promised is a
+number behind a lock. The counts may be read from any.
 """
 
 from __future__ import annotations
 
 import mmap
 import sys
+import threading
 from array import array
 
 import numpy as np
@@ -66,6 +68,7 @@ class Pool:
         self._fresh: dict[int, None] = {}  # free, and touched since the last trim, in that order
         self._stale: dict[int, None] = {}  # free since before the last trim
         self._promised = 0
+        self._promising = threading.Lock()
         self._used = 0
 
     @property
@@ -89,12 +92,14 @@ class Pool:
         Raises Refused when so much can no longer be promised.
         """
         wanted = (stop - start) * pages_for(tokens)
-        if wanted > self.free_pages:
-            raise Refused(
-                f"{wanted} pages asked for, {self.free_pages} of {self.pages} free",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        self._promised += wanted
+        with self._promising:
+            free = self.free_pages
+            if wanted > free:
+                raise Refused(
+                    f"{wanted} pages asked for, {free} of {self.pages} free",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+            self._promised += wanted
         return Lease(self, start, stop, tokens)
 
     def owners(self, page: int) -> int:
@@ -154,7 +159,8 @@ class Pool:
 
     def give_promise(self, pages: int) -> None:
         """So many pages fewer are promised. For leases alone."""
-        self._promised -= pages
+        with self._promising:
+            self._promised -= pages
 
 
 class Lease:

@@ -2,8 +2,9 @@
 
 Two things are handed to it. A call is run as it is, before all that waits. A step of a session goes
 to the lane (batch.py), which runs what waits in passes; between two passes the thread takes in what
-has come. Each is handed over once and its result handed back once; no lock anywhere else. The
-thread sleeps when there is nothing to do and the event loop never computes.
+has come. Each is handed over once and its result handed back once. The thread sleeps when there is
+nothing to do and the event loop never computes. A call that may be made beside a pass (engine.py)
+is made by the caller's task, so that opening a session waits for nobody's pass.
 
     trio task ── queue ──▶ thread: fn(*args), or a lane's pass ──▶ run_sync_soon ──▶ trio task
 """
@@ -12,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 
 import outcome
@@ -22,6 +23,7 @@ import trio
 from ...errors import LocalError, Refused
 from ...swarm.wire import Step
 from .batch import Answer, Done, Lane, Order
+from .engine import is_beside
 
 T = TypeVar("T")
 
@@ -94,10 +96,16 @@ class Worker:
         """`fn(*args)` on the worker's thread: its result, or its exception.
 
         Cancelled while it waits: it never runs. Cancelled while it runs: this waits for its end,
-        since a kernel cannot be stopped and its memory is in use. Raises Refused when too many
-        wait.
+        since a kernel cannot be stopped and its memory is in use. One that may be made beside a
+        pass is made here and now; refused, it waits its turn, since what was handed over before
+        may make room. Raises Refused when too many wait.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if is_beside(fn):
+            with suppress(Refused):
+                made = fn(*args)
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return made
         job = _Job(lambda: fn(*args), trio.lowlevel.current_task())
         return cast(T, await self._hand_over(job))
 
