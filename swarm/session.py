@@ -1,11 +1,11 @@
 """One generation along a route: steps in, outputs out, whatever dies on the way.
 
 The session keeps, for each block boundary at which one of its hops begins, the input of every step
-that went over it. That journal is the whole of failover: when a hop dies, stalls or answers
-rubbish, its blocks become a gap; the gap gets new hops; and each new hop is sent again only the
-steps that it lacks, in their original sizes. Steps whose outputs are known downstream are replayed
-without an answer. Steps go down the hops as soon as they are there, so that the chunks of a
-long prompt overlap.
+that went over it. That journal (journal.py) is the whole of failover: when a hop dies, stalls or
+answers rubbish, its blocks become a gap; the gap gets new hops; and each new hop is sent again only
+the steps that it lacks, in their original sizes. Steps whose outputs are known downstream are
+replayed without an answer. Steps go down the hops as soon as they are there, so that the chunks of
+a long prompt overlap.
 
       boundary 0           3                6              8
       journal  i0 i1 i2    i0 i1 i2         i0 i1          (delivered: i0)
@@ -38,12 +38,12 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from .blocks import BlockRange
+from .journal import Frame, Journal, Step
 from .machine import Fired, SetTimer, StopTimer
 from .routing import Hop
 from .session_events import (
     Answered,
     CloseLink,
-    Deliver,
     Effect,
     Event,
     Feed,
@@ -62,25 +62,6 @@ from .session_events import (
 )
 
 FRAMES_IN_FLIGHT = 3  # guess: one computed, one on the wire, one waiting at the device
-SIZES_MAX = 1024  # steps in one replay frame: keeps its header below 4 KiB
-
-
-@dataclass(slots=True)
-class _Step:
-    at: int
-    tokens: int
-    rows: int
-
-
-@dataclass(slots=True)
-class _Frame:
-    """Steps `first` to `first + count` on their way; a take-back lowers `count`, never the rest."""
-
-    first: int
-    count: int
-    at: int
-    tokens: int
-    rows: int
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +70,7 @@ class _Link:
     hop: Hop
     live: bool = False
     sent: int = 0
-    in_flight: deque[_Frame] = field(default_factory=deque)
+    in_flight: deque[Frame] = field(default_factory=deque)
     late: bool = False  # past its hedge's time, and not yet past its patience
     leaving: bool = False
     asked_at: int | None = None  # the session's length when a standby was last looked for
@@ -117,19 +98,16 @@ class Session:
 
     def __init__(self, config: SessionConfig) -> None:
         self._config = config
-        self._steps: list[_Step] = []
-        self._journal: dict[int, list[Payload]] = {config.blocks.start: []}
+        self._journal = Journal(config.blocks, config.row_bytes, config.group_tokens)
         self._segments: list[_Link | _Gap] = []
         self._links: dict[int, _Link] = {}
-        self._delivered = 0
         self._numbers = 0
         self._avoid: list[str] = []
-        self._length = 0
 
     @property
     def length(self) -> int:
         """The position after the last step fed."""
-        return self._length
+        return self._journal.length
 
     @property
     def route(self) -> tuple[Hop, ...]:
@@ -139,7 +117,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """True when every step fed has been delivered."""
-        return self._delivered == len(self._steps)
+        return self._journal.idle
 
     def start(self, now: float) -> list[Effect]:
         return self._open_gap(self._config.blocks, 0)
@@ -147,7 +125,7 @@ class Session:
     def handle(self, event: Event, now: float) -> list[Effect]:
         match event:
             case Feed(at, tokens, rows, payload):
-                return self._feed(_Step(at, tokens, rows), payload, now)
+                return self._feed(Step(at, tokens, rows), payload, now)
             case Answered(link, at, rows, payload) if link in self._links:
                 return self._answered(self._links[link], at, rows, payload, now)
             case Routed(gap, hops):
@@ -165,33 +143,19 @@ class Session:
                 return self._fired(self._links[link], now)
         return []
 
-    def _feed(self, step: _Step, payload: Payload, now: float) -> list[Effect]:
-        if not 0 <= step.at <= self._length:
-            raise ValueError(f"a step at {step.at} leaves a hole after {self._length}")
-        if len(payload) != step.tokens * self._config.row_bytes or step.tokens < 1:
-            raise ValueError("the payload is not what the step says")
-        if step.at < self._length:
+    def _feed(self, step: Step, payload: Payload, now: float) -> list[Effect]:
+        self._journal.check(step, payload)
+        if step.at < self.length:
             self._take_back(step.at)
-        self._steps.append(step)
-        self._length = step.at + step.tokens
-        self._journal[self._config.blocks.start].append(payload)
+        self._journal.add(step, payload)
         return self._pump_segment(self._segments[0], now)
 
     def _take_back(self, at: int) -> None:
-        """Forget the steps that begin at `at` or later; one that began before keeps its size,
-        for a replay must have its shape, and the next step's `at` truncates what it overran."""
-        if not self.idle:
-            raise ValueError("only a session at rest can be taken back")
-        while self._steps and self._steps[-1].at >= at:
-            self._steps.pop()
-        kept = len(self._steps)
-        self._delivered = kept
-        for payloads in self._journal.values():
-            del payloads[kept:]
+        kept = self._journal.take_back(at)
         for link in self._links.values():
             link.sent = min(link.sent, kept)
             for frame in link.in_flight:  # a replay may still run behind a session at rest
-                frame.count = max(0, min(frame.count, kept - frame.first))
+                frame.take_back(kept)
 
     def _pump_segment(self, segment: _Link | _Gap, now: float) -> list[Effect]:
         """Send what this segment lacks, and its standby."""
@@ -207,62 +171,22 @@ class Session:
     def _pump(self, link: _Link, now: float) -> list[Effect]:
         """Send what this link lacks and may have."""
         effects: list[Effect] = []
-        inputs = self._journal[link.blocks.start]
-        stop = len(inputs) if link.of is None or link.of.hurried else self._due(link, len(inputs))
+        held = self._journal.held(link.blocks)
+        stop = held if link.of is None or link.of.hurried else self._due(link, held)
         while link.live and len(link.in_flight) < FRAMES_IN_FLIGHT and link.sent < stop:
-            frame = self._next_frame(link, stop)
+            frame = self._journal.next_frame(link.blocks, link.sent, stop)
             if not link.in_flight:
                 effects.append(self._deadline(link, frame.tokens, now))
             link.in_flight.append(frame)
             link.sent = frame.first + frame.count
-            steps = self._steps[frame.first : link.sent]
-            effects.append(
-                SendStep(
-                    link.number,
-                    frame.at,
-                    tuple(step.tokens for step in steps),
-                    frame.rows,
-                    tuple(inputs[frame.first : link.sent]),
-                )
-            )
+            sizes, payloads = self._journal.pieces(link.blocks, frame)
+            effects.append(SendStep(link.number, frame.at, sizes, frame.rows, payloads))
         return effects
 
-    def _next_frame(self, link: _Link, available: int) -> _Frame:
-        """The longest run of steps from `link.sent` on that may travel together.
-
-        Together go steps that follow each other without a truncation between, of which either
-        every output is known downstream already (rows 0), or every output is wanted whole.
-        """
-        first = link.sent
-        last_hop = link.blocks.stop == self._config.blocks.stop
-        known = self._known(link)
-        if first < known:
-            stop = min(known, available)
-        elif last_hop:
-            stop = first + 1
-        else:
-            stop = available
-        tokens = count = 0
-        for step in self._steps[first:stop]:
-            follows = count == 0 or step.at == self._steps[first].at + tokens
-            fits = count == 0 or tokens + step.tokens <= self._config.group_tokens
-            if not follows or not fits or count == SIZES_MAX:
-                break
-            tokens += step.tokens
-            count += 1
-        wanted = self._steps[first].rows if last_hop else tokens
-        rows = 0 if first < known else wanted
-        return _Frame(first, count, self._steps[first].at, tokens, rows)
-
-    def _known(self, link: _Link) -> int:
-        """How many steps have an output that is known downstream of this link."""
-        last_hop = link.blocks.stop == self._config.blocks.stop
-        return self._delivered if last_hop else len(self._journal[link.blocks.stop])
-
-    def _due(self, standby: _Link, available: int) -> int:
+    def _due(self, standby: _Link, held: int) -> int:
         """The steps that a standby at leisure shall hold: what is known, a chunk at a time."""
-        known = min(self._known(standby), available)  # a boundary just cut has few inputs yet
-        lacking = sum(step.tokens for step in self._steps[standby.sent : known])
+        known = min(self._journal.known(standby.blocks), held)  # a boundary just cut has few yet
+        lacking = self._journal.tokens(standby.sent, known)
         return known if lacking >= self._config.standby_chunk else standby.sent
 
     def _deadline(self, link: _Link, tokens: int, now: float) -> SetTimer:
@@ -272,13 +196,20 @@ class Session:
             wait_s = min(wait_s, self._config.hedge_s(link.hop, tokens))
         return SetTimer(link.number, now + wait_s)
 
+    def _open_deadline(self, link: _Link, now: float) -> SetTimer:
+        """The same of its opening."""
+        wait_s = self._config.open_patience_s(link.hop)
+        if self._config.open_hedge_s is not None and link.of is None:
+            wait_s = min(wait_s, self._config.open_hedge_s(link.hop))
+        return SetTimer(link.number, now + wait_s)
+
     def _answered(
         self, link: _Link, at: int, rows: int, payload: Payload, now: float
     ) -> list[Effect]:
         if not link.in_flight:
             return self._lose(link, "an answer to nothing", now)
         frame = link.in_flight[0]
-        if (at, rows) != (frame.at, frame.rows) or len(payload) != rows * self._config.row_bytes:
+        if at != frame.at or not self._journal.fits(frame, rows, payload):
             return self._lose(link, "an answer of the wrong shape", now)
         link.in_flight.popleft()
         link.late = False
@@ -287,11 +218,11 @@ class Session:
             effects.append(self._deadline(link, link.in_flight[0].tokens, now))
         else:
             effects.append(StopTimer(link.number))
-        known = self._known(link)
+        known = self._journal.known(link.blocks)
         effects += self._pass_on(link, frame, payload, now)
         effects += self._pump(link, now)
         if link.of is not None:
-            first = self._known(link) > known
+            first = self._journal.known(link.blocks) > known
             return effects + self._overtaken(link.of, link, first=first, now=now)
         return effects + self._rest(link)
 
@@ -332,12 +263,12 @@ class Session:
 
     def _wants_standby(self, link: _Link) -> bool:
         begins = self._config.standby_from
-        if begins is None or self._length < begins or link.of is not None or not link.live:
+        if begins is None or self.length < begins or link.of is not None or not link.live:
             return False
-        return link.asked_at is None or self._length >= link.asked_at + self._config.standby_chunk
+        return link.asked_at is None or self.length >= link.asked_at + self._config.standby_chunk
 
     def _find_standby(self, link: _Link) -> list[Effect]:
-        link.asked_at = self._length
+        link.asked_at = self.length
         used = [segment.hop.peer for segment in self._segments if isinstance(segment, _Link)]
         avoid = [*self._avoid, *(peer for peer in used if peer not in self._avoid)]
         why: Why = "leaving" if link.leaving else "late" if link.hurried else "long"
@@ -349,15 +280,12 @@ class Session:
         hop = Hop(peer, link.blocks)
         link.standby = standby = _Link(self._number(), hop, of=link)
         self._links[standby.number] = standby
-        return [
-            SetTimer(standby.number, now + self._config.open_patience_s(hop)),
-            OpenLink(standby.number, hop),
-        ]
+        return [self._open_deadline(standby, now), OpenLink(standby.number, hop)]
 
     def _overtaken(self, link: _Link, standby: _Link, *, first: bool, now: float) -> list[Effect]:
         """The standby was the first with an answer, or it holds all that a leaving one holds."""
         holds_all = standby.live and not standby.in_flight
-        holds_all = holds_all and standby.sent == len(self._journal[link.blocks.start])
+        holds_all = holds_all and standby.sent == self._journal.held(link.blocks)
         if first and link.late:
             return self._lose(link, "its standby answered first", now)
         if link.leaving and (first or holds_all):
@@ -367,28 +295,17 @@ class Session:
     def _rest(self, link: _Link) -> list[Effect]:
         """Its standby is not needed any more: a short session keeps none."""
         standby, begins = link.standby, self._config.standby_from
-        if standby is None or link.hurried or (begins is not None and self._length >= begins):
+        if standby is None or link.hurried or (begins is not None and self.length >= begins):
             return []
         link.standby = None
         del self._links[standby.number]
         return [StopTimer(standby.number), CloseLink(standby.number, standby.hop.peer, "")]
 
-    def _pass_on(self, link: _Link, frame: _Frame, payload: Payload, now: float) -> list[Effect]:
+    def _pass_on(self, link: _Link, frame: Frame, payload: Payload, now: float) -> list[Effect]:
+        delivered = self._journal.take(link.blocks, frame, payload)
         stop = link.blocks.stop
         if stop == self._config.blocks.stop:
-            if frame.count == 0 or frame.first < self._delivered:
-                return []
-            assert frame.first == self._delivered
-            self._delivered = frame.first + frame.count
-            return [Deliver(frame.first, payload)]
-        outputs = self._journal[stop]
-        whole = memoryview(payload)
-        offset = 0
-        for index in range(frame.first, frame.first + frame.count if frame.rows else frame.first):
-            size = self._steps[index].tokens * self._config.row_bytes
-            if index == len(outputs):
-                outputs.append(whole[offset : offset + size])
-            offset += size
+            return [*delivered]
         following = next(segment for segment in self._segments if segment.blocks.start == stop)
         return self._pump_segment(following, now)
 
@@ -407,6 +324,15 @@ class Session:
             return effects + self._open_gap(link.blocks, place)
         self._segments[place] = standby = link.standby
         standby.of = None
+        return effects + self._take_over(standby, now)
+
+    def _take_over(self, standby: _Link, now: float) -> list[Effect]:
+        """It had its patience while another was asked too; alone, it is raced as any link is."""
+        if not standby.live:
+            return [self._open_deadline(standby, now)]
+        effects: list[Effect] = []
+        if standby.in_flight:
+            effects.append(self._deadline(standby, standby.in_flight[0].tokens, now))
         return effects + self._pump(standby, now)
 
     def _open_gap(self, blocks: BlockRange, place: int) -> list[Effect]:
@@ -438,20 +364,12 @@ class Session:
             raise ValueError(f"{hops} do not cover {gap.blocks}")
         links = [_Link(self._number(), hop) for hop in hops]
         self._segments[place : place + 1] = links
-        self._keep_journals()
+        self._journal.keep(segment.blocks.start for segment in self._segments)
         effects: list[Effect] = []
         for link in links:
             self._links[link.number] = link
-            wait_s = self._config.open_patience_s(link.hop)
-            if self._config.open_hedge_s is not None:
-                wait_s = min(wait_s, self._config.open_hedge_s(link.hop))
-            effects += [SetTimer(link.number, now + wait_s), OpenLink(link.number, link.hop)]
+            effects += [self._open_deadline(link, now), OpenLink(link.number, link.hop)]
         return effects
-
-    def _keep_journals(self) -> None:
-        """A journal for each boundary where a segment begins, and for no other."""
-        starts = [segment.blocks.start for segment in self._segments]
-        self._journal = {start: self._journal.get(start, []) for start in starts}
 
     def _number(self) -> int:
         self._numbers += 1

@@ -1,0 +1,163 @@
+"""What a session has sent over each boundary between its hops: enough to replay all of it.
+
+Keyed by (boundary, step), so that a hop may be split, merged or moved at any time. The inputs of a
+boundary grow as the hop before it answers; at the first boundary they are what the caller feeds.
+
+      boundary 0           3                6              8
+      journal  i0 i1 i2    i0 i1 i2         i0 i1          (delivered: i0)
+
+Steps are replayed in their original sizes, because the bits of a product depend on its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .blocks import BlockRange
+from .session_events import Deliver, Payload
+
+SIZES_MAX = 1024  # steps in one replay frame: keeps its header below 4 KiB
+
+
+@dataclass(slots=True)
+class Step:
+    """`tokens` rows of input at position `at`, of whose outputs the last `rows` are wanted."""
+
+    at: int
+    tokens: int
+    rows: int
+
+
+@dataclass(slots=True)
+class Frame:
+    """Steps `first` to `first + count` on their way; a take-back lowers `count`, never the rest."""
+
+    first: int
+    count: int
+    at: int
+    tokens: int
+    rows: int
+
+    def take_back(self, kept: int) -> None:
+        self.count = max(0, min(self.count, kept - self.first))
+
+
+class Journal:
+    """The steps of one session, and their inputs at each boundary where one of its hops begins."""
+
+    def __init__(self, blocks: BlockRange, row_bytes: int, group_tokens: int) -> None:
+        self._blocks = blocks
+        self._row_bytes = row_bytes
+        self._group_tokens = group_tokens
+        self._steps: list[Step] = []
+        self._inputs: dict[int, list[Payload]] = {blocks.start: []}
+        self._delivered = 0
+        self._length = 0
+
+    @property
+    def length(self) -> int:
+        """The position after the last step."""
+        return self._length
+
+    @property
+    def idle(self) -> bool:
+        """True when every step has been delivered."""
+        return self._delivered == len(self._steps)
+
+    def check(self, step: Step, payload: Payload) -> None:
+        """Raises ValueError for a step that cannot be the next one."""
+        if not 0 <= step.at <= self._length:
+            raise ValueError(f"a step at {step.at} leaves a hole after {self._length}")
+        if len(payload) != step.tokens * self._row_bytes or step.tokens < 1:
+            raise ValueError("the payload is not what the step says")
+        if step.at < self._length and not self.idle:
+            raise ValueError("only a session at rest can be taken back")
+
+    def add(self, step: Step, payload: Payload) -> None:
+        self._steps.append(step)
+        self._length = step.at + step.tokens
+        self._inputs[self._blocks.start].append(payload)
+
+    def take_back(self, at: int) -> int:
+        """Forget the steps that begin at `at` or later; how many are left. One that began before
+        keeps its size, for a replay must have its shape, and the next step's `at` truncates what
+        it overran."""
+        while self._steps and self._steps[-1].at >= at:
+            self._steps.pop()
+        kept = self._delivered = len(self._steps)
+        for payloads in self._inputs.values():
+            del payloads[kept:]
+        return kept
+
+    def keep(self, boundaries: Iterable[int]) -> None:
+        """Remember inputs at these boundaries, and at no other."""
+        self._inputs = {start: self._inputs.get(start, []) for start in boundaries}
+
+    def held(self, blocks: BlockRange) -> int:
+        """How many steps have an input for these blocks."""
+        return len(self._inputs[blocks.start])
+
+    def known(self, blocks: BlockRange) -> int:
+        """How many steps have an output that is known downstream of these blocks."""
+        if blocks.stop == self._blocks.stop:
+            return self._delivered
+        return len(self._inputs[blocks.stop])
+
+    def tokens(self, first: int, stop: int) -> int:
+        """Of these steps together."""
+        return sum(step.tokens for step in self._steps[first:stop])
+
+    def next_frame(self, blocks: BlockRange, first: int, stop: int) -> Frame:
+        """The longest run of steps from `first` on, and below `stop`, that may travel together.
+
+        Together go steps that follow each other without a truncation between, of which either
+        every output is known downstream already (rows 0), or every output is wanted whole.
+        """
+        last_hop = blocks.stop == self._blocks.stop
+        known = self.known(blocks)
+        if first < known:
+            stop = min(known, stop)
+        elif last_hop:
+            stop = first + 1
+        tokens = count = 0
+        for step in self._steps[first:stop]:
+            follows = count == 0 or step.at == self._steps[first].at + tokens
+            fits = count == 0 or tokens + step.tokens <= self._group_tokens
+            if not follows or not fits or count == SIZES_MAX:
+                break
+            tokens += step.tokens
+            count += 1
+        wanted = self._steps[first].rows if last_hop else tokens
+        rows = 0 if first < known else wanted
+        return Frame(first, count, self._steps[first].at, tokens, rows)
+
+    def pieces(
+        self, blocks: BlockRange, frame: Frame
+    ) -> tuple[tuple[int, ...], tuple[Payload, ...]]:
+        """The sizes of a frame's steps, and their inputs for these blocks."""
+        stop = frame.first + frame.count
+        sizes = tuple(step.tokens for step in self._steps[frame.first : stop])
+        return sizes, tuple(self._inputs[blocks.start][frame.first : stop])
+
+    def fits(self, frame: Frame, rows: int, payload: Payload) -> bool:
+        """Whether an answer to this frame has the shape that was asked for."""
+        return rows == frame.rows and len(payload) == rows * self._row_bytes
+
+    def take(self, blocks: BlockRange, frame: Frame, payload: Payload) -> list[Deliver]:
+        """Keep what these blocks answered, as inputs of the next ones; or deliver it, once."""
+        if blocks.stop == self._blocks.stop:
+            if frame.count == 0 or frame.first < self._delivered:
+                return []
+            assert frame.first == self._delivered
+            self._delivered = frame.first + frame.count
+            return [Deliver(frame.first, payload)]
+        outputs = self._inputs[blocks.stop]
+        whole = memoryview(payload)
+        offset = 0
+        for index in range(frame.first, frame.first + frame.count if frame.rows else frame.first):
+            size = self._steps[index].tokens * self._row_bytes
+            if index == len(outputs):
+                outputs.append(whole[offset : offset + size])
+            offset += size
+        return []

@@ -1,0 +1,184 @@
+"""A swarm of pretended servers, for the session machine alone.
+
+A pretended server folds what it is fed into one number a row: its output depends on its block
+range, on the sizes in which rows came, and on every row it holds. So an answer is right only when
+the server was fed exactly what an undisturbed server would have been fed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from potluck.swarm.blocks import BlockRange
+from potluck.swarm.machine import Fired
+from potluck.swarm.routing import Hop
+from potluck.swarm.session import Session
+from potluck.swarm.session_events import (
+    Answered,
+    CloseLink,
+    Deliver,
+    Effect,
+    Event,
+    FindRoute,
+    FindStandby,
+    Leaving,
+    Lost,
+    Opened,
+    OpenLink,
+    Routed,
+    SendStep,
+    SessionConfig,
+    StandbyFound,
+)
+
+ROW = 8
+BLOCKS = BlockRange(0, 6)
+
+
+def config(
+    group_tokens: int = 8, standby_from: int | None = None, hedged: bool = True
+) -> SessionConfig:
+    return SessionConfig(
+        BLOCKS,
+        ROW,
+        group_tokens,
+        lambda hop, tokens: 2.0,
+        lambda hop: 5.0,
+        (lambda hop, tokens: 0.5) if hedged else None,
+        standby_from,
+        (lambda hop: 1.0) if hedged else None,
+        standby_chunk=3,
+    )
+
+
+def fold(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"|".join(parts), digest_size=ROW).digest()
+
+
+@dataclass
+class Block:
+    """One block's cache: a row remembers what it saw, and in which piece it came."""
+
+    rows: list[bytes] = field(default_factory=list)
+
+    def run(self, number: int, at: int, rows: list[bytes]) -> list[bytes]:
+        del self.rows[at:]
+        assert len(self.rows) == at, "a hole in the cache"
+        outputs = []
+        for row in rows:
+            self.rows.append(fold(row, bytes([len(rows)])))
+            outputs.append(fold(bytes([number]), *self.rows))
+        return outputs
+
+
+@dataclass
+class Server:
+    """What stands at the other end of one link."""
+
+    blocks: BlockRange
+    caches: dict[int, Block] = field(default_factory=dict)
+
+    def step(self, send: SendStep) -> bytes:
+        at, whole = send.at, []
+        for size, payload in zip(send.sizes, send.payloads, strict=True):
+            rows = [bytes(payload[i * ROW : (i + 1) * ROW]) for i in range(size)]
+            for number in range(self.blocks.start, self.blocks.stop):
+                rows = self.caches.setdefault(number, Block()).run(number, at, rows)
+            whole += rows
+            at += size
+        return b"".join(whole[len(whole) - send.rows :])
+
+
+class Swarm:
+    """Performs effects. `choose` splits a gap into hops; `dies` says when a link is lost."""
+
+    def __init__(self, session: Session, data: st.DataObject | None = None) -> None:
+        self.session = session
+        self.data = data
+        self.servers: dict[int, Server] = {}
+        self.inbox: list[tuple[int, Event]] = []  # (link, event), in order for each link
+        self.delivered: list[tuple[int, bytes]] = []
+        self.deaths_left = 0
+        self.names = 0
+        self.perform(session.start(0.0))
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case FindRoute(gap, blocks):
+                    self.inbox.append((-gap, Routed(gap, tuple(self.split(blocks)))))
+                case FindStandby(link):
+                    self.names += 1
+                    found = self.data is None or self.data.draw(st.booleans())
+                    name = f"peer{self.names}" if found else None
+                    self.inbox.append((-link, StandbyFound(link, name)))
+                case OpenLink(link, hop):
+                    self.servers[link] = Server(hop.blocks)
+                    self.inbox.append((link, Opened(link)))
+                case SendStep(link, at, _, rows):
+                    answer = self.servers[link].step(effect)
+                    self.inbox.append((link, Answered(link, at, rows, answer)))
+                case CloseLink(link):
+                    del self.servers[link]
+                    self.inbox = [entry for entry in self.inbox if entry[0] != link]
+                case Deliver(index, payload):
+                    self.delivered.append((index, bytes(payload)))
+
+    def split(self, blocks: BlockRange) -> Iterator[Hop]:
+        cuts = list(range(blocks.start + 1, blocks.stop))
+        chosen = [cut for cut in cuts if self.data is not None and self.data.draw(st.booleans())]
+        if self.data is None:
+            chosen = [cut for cut in (2, 4) if cut in cuts]
+        edges = [blocks.start, *chosen, blocks.stop]
+        for start, stop in itertools.pairwise(edges):
+            self.names += 1
+            yield Hop(f"peer{self.names}", BlockRange(start, stop))
+
+    def run(self) -> None:
+        """Hand in what waits, in any order that keeps each link's own, and kill on the way."""
+        while self.inbox:
+            if self.data is not None and self.death_comes(self.data):
+                continue
+            senders = sorted({sender for sender, _ in self.inbox})
+            sender = senders[0] if self.data is None else self.data.draw(st.sampled_from(senders))
+            place = next(i for i, entry in enumerate(self.inbox) if entry[0] == sender)
+            _, event = self.inbox.pop(place)
+            self.perform(self.session.handle(event, 0.0))
+
+    def death_comes(self, data: st.DataObject) -> bool:
+        if not self.deaths_left or not self.servers or data.draw(st.integers(0, 3)):
+            return False
+        self.deaths_left -= 1
+        link = data.draw(st.sampled_from(sorted(self.servers)))
+        ends: list[Event] = [
+            Lost(link, "killed"),
+            Fired(link),
+            Leaving(link),
+            Answered(link, 99, 1, b"rubbish"),
+        ]
+        self.perform(self.session.handle(data.draw(st.sampled_from(ends)), 0.0))
+        return True
+
+
+def rows_of(seed: int, tokens: int) -> bytes:
+    return b"".join(fold(bytes([seed % 251]), bytes([i])) for i in range(tokens))
+
+
+def opened(session: Session) -> tuple[Swarm, int]:
+    """A session with one link for all blocks, and the link."""
+    swarm = Swarm(session)
+    swarm.split = lambda blocks: iter([Hop("a", blocks)])  # type: ignore[method-assign]
+    swarm.inbox.clear()
+    swarm.perform([FindRoute(1, BLOCKS, ())])
+    swarm.run()
+    (link,) = swarm.servers
+    return swarm, link
+
+
+def sent_to(effects: list[Effect], link: int) -> list[SendStep]:
+    return [effect for effect in effects if isinstance(effect, SendStep) and effect.link == link]
