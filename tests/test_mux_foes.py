@@ -12,6 +12,7 @@ from net_pairs import (
     RawPeer,
     against_raw,
     data,
+    receive_all,
     receive_exactly,
     settled,
     unread,
@@ -193,3 +194,73 @@ async def test_frames_behind_the_one_that_ends_a_connection_are_not_taken() -> N
         await settled()
         assert isinstance(mux.failure, RemoteError)
         assert not accepted and not mux.streams
+
+
+async def hold(peer: RawPeer, stream_id: int, end: bytes) -> None:
+    """90,000 bytes on a new stream, which nobody reads, and its end."""
+    await peer.say(header(WINDOW, SYN, stream_id, 0))
+    await settled()
+    await peer.say(data(stream_id, bytes(60_000)), data(stream_id, bytes(30_000)), end)
+    await settled()
+
+
+async def test_what_is_unread_on_streams_that_were_reset_harms_no_other() -> None:
+    """It can still be read, so it counts; and when it is too much, it is this that is dropped."""
+    bound = unread(connection=300_000)
+    async with against_raw(bound=bound) as (peer, mux, accepted):
+        for stream_id in (1, 3, 5):
+            await hold(peer, stream_id, header(WINDOW, RST, stream_id, 0))
+        await peer.say(header(WINDOW, SYN, 7, 0))
+        await settled()
+        await peer.say(data(7, bytes(40_000)))
+        await settled()
+        assert mux.failure is None and accepted[3].failure is None
+        assert mux.unread_bytes == bound.total_bytes == 220_000
+        assert sorted(one.unread for one in accepted) == [0, 40_000, 90_000, 90_000]
+        await receive_exactly(accepted[3], 40_000)
+
+
+async def test_a_peer_whose_streams_are_all_over_may_hold_the_most() -> None:
+    """Somebody else's bytes are one too many in all: found where no stream is open any more."""
+    bound = unread(total=300_000)
+    async with (
+        against_raw(bound=bound) as (peer, mux, _),
+        against_raw(bound=bound) as (other, _, accepted),
+    ):
+        for stream_id in (1, 3, 5):
+            await hold(peer, stream_id, header(WINDOW, RST, stream_id, 0))
+        await other.say(header(WINDOW, SYN, 1, 0))
+        await settled()
+        await other.say(data(1, bytes(40_000)))
+        await settled()
+        assert accepted[0].failure is None
+        assert not mux.streams and bound.total_bytes == 220_000
+
+
+@pytest.mark.parametrize("end", [header(DATA, FIN, 1, 0), header(WINDOW, RST, 1, 0)])
+async def test_bytes_that_were_dropped_are_no_clean_end(end: bytes) -> None:
+    async with against_raw(bound=unread(connection=100_000)) as (peer, _, accepted):
+        await hold(peer, 1, end)
+        await peer.say(header(WINDOW, SYN, 3, 0))
+        await settled()
+        await peer.say(data(3, bytes(50_000)))
+        await settled()
+        with pytest.raises(TransportError, match=r"nobody read|reset"):
+            await receive_all(accepted[0])
+
+
+async def test_an_id_that_is_used_again_is_another_stream() -> None:
+    """The old one is over, but its handler goes on: its end does not touch the new one."""
+    async with against_raw() as (peer, mux, accepted):
+        await peer.say(header(WINDOW, SYN, 1, 0))
+        await settled()
+        await peer.say(header(WINDOW, RST, 1, 0))
+        await settled()
+        await peer.say(header(WINDOW, SYN, 1, 0))
+        await settled()
+        old, new = accepted
+        await old.close()
+        await old.reset()
+        assert mux.streams == {1: new} and not mux.lingering
+        await peer.say(data(1, b"fine"))
+        assert await receive_exactly(new, 4) == b"fine"

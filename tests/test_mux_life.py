@@ -7,6 +7,7 @@ import trio
 import trio.testing
 from net_pairs import (
     MIB,
+    RawPeer,
     against_raw,
     data,
     echo,
@@ -151,5 +152,25 @@ async def test_too_many_unacknowledged_streams_wait_for_their_turn() -> None:
         await settled()
         more = [frame for piece in await right.receive() for frame in reader.feed(piece)]
         assert len([frame for frame in more if frame.flags & SYN]) == 2
+        mux.close()
+        right.close()
+
+
+async def test_whoever_needs_its_turn_no_more_leaves_it_to_the_next() -> None:
+    """One unacknowledged stream at a time; the second is closed while it waits for the first."""
+    left, right = await links()
+    async with trio.open_nursery() as nursery:
+        mux = make_mux(left, lambda _: None, dialer=True, config=MuxConfig(unacked_streams_max=1))
+        nursery.start_soon(mux.run)
+        first, second, third = (mux.open() for _ in range(3))
+        for stream, send in ((first, first.send), (second, None), (third, third.send)):
+            nursery.start_soon(*((send, b"x") if send else (send_fails, stream, b"x")))
+            await settled()
+        peer = RawPeer(right)
+        await peer.hear()
+        await second.close()
+        await peer.say(header(WINDOW, ACK, first.stream_id, 0))
+        await settled()
+        assert third.announced and not second.announced
         mux.close()
         right.close()

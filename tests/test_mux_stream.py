@@ -9,11 +9,15 @@ import trio
 import trio.testing
 from net_pairs import (
     MIB,
+    RawPeer,
     echo,
+    links,
+    make_mux,
     muxes,
     receive_all,
     receive_exactly,
     receive_fails,
+    send_fails,
     settled,
 )
 
@@ -22,6 +26,7 @@ from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.mux_frame import (
     FIRST_WINDOW_BYTES,
 )
+from potluck.node.net.negotiate import Answer, proposal
 
 
 @pytest.mark.parametrize("size", [1, 1024, 65_507, 65_508, 3 * MIB])
@@ -179,3 +184,47 @@ async def test_sends_of_many_tasks_are_not_mixed() -> None:
     runs = [heard[at : at + 100_000] for at in range(0, 2_000_000, 100_000)]
     assert sorted(run[0] for run in runs) == list(b"abcdefghijklmnopqrst")
     assert all(len(set(run)) == 1 for run in runs)
+
+
+async def test_a_stream_may_end_before_it_has_said_anything() -> None:
+    """Its beginning and end reach the peer with the first receive, as its proposal would."""
+    async with muxes() as pair:
+        stream = pair.alice.open()
+        await stream.finish()
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                assert await receive_all(stream) == b"answer"
+
+            nursery.start_soon(hear)
+            await settled()
+            (theirs,) = pair.to_bob
+            assert await receive_all(theirs) == b""
+            await theirs.send(b"answer")
+            await theirs.close()
+        assert not pair.alice.streams and not pair.bob.streams
+
+
+async def test_a_cancelled_receive_leaves_the_proposal_on_its_way() -> None:
+    """The socket is full of bulk, so the proposal waits; who receives next waits with it."""
+    left, right = await links()
+    async with trio.open_nursery() as nursery:
+        mux = make_mux(left, lambda _: None, dialer=True)
+        nursery.start_soon(mux.run)
+        bulk, stream = mux.open(), mux.open()
+        stream.preface, stream.answer = proposal("/x/1"), Answer("/x/1")
+        bulk.window = 1 << 30
+        nursery.start_soon(send_fails, bulk, bytes(20 * MIB))
+        await settled()
+        with trio.move_on_after(0.01) as waited:
+            await stream.receive()
+        assert waited.cancelled_caught
+        nursery.start_soon(receive_fails, stream)
+        peer, heard = RawPeer(right), b""
+        with trio.fail_after(5):
+            while len(heard) < len(proposal("/x/1")):
+                mine = [one for one in await peer.hear() if one.stream_id == stream.stream_id]
+                heard += b"".join(bytes(one.payload or b"") for one in mine)
+        assert heard == proposal("/x/1")
+        mux.close()
+        right.close()

@@ -6,6 +6,8 @@ import logging
 
 import pytest
 import trio
+import trio.testing
+from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamEOF
@@ -17,6 +19,8 @@ from potluck.errors import TransportError
 from potluck.node.net.address import Address
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.identify import PING
+from potluck.node.net.mux_config import MuxConfig
+from potluck.node.net.stream import Stream
 
 SHOUT = TProtocol("/test/shout/1")
 
@@ -56,6 +60,31 @@ async def test_a_protocol_of_py_libp2p_runs_over_our_connections_both_ways() -> 
             await stream.write(b"hello")
             assert await stream.read(100) == b"HELLO"
             await stream.close()
+
+
+async def test_a_stream_that_py_libp2p_has_closed_is_not_kept_for_a_peer_that_never_ends() -> None:
+    async def hold(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    async with open_host(seeded("a")) as alice, open_host(seeded("b")) as bob:
+        bob.handle(str(SHOUT), hold)
+        await alice.connect(bob.addresses())
+        await until_known(alice, bob.peer_id)
+        await alice.identified(bob.peer_id)
+        (connection,) = alice.connections()
+        opened = [await plugged_stream(alice, bob.peer_id) for _ in range(2)]
+        await opened[1].write(b"a word")
+        for stream in opened:
+            await stream.close()
+        for _ in range(MuxConfig().linger_ticks + 1):
+            connection.mux.tick()
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert connection.mux.failure is None and not connection.mux.streams
+
+
+async def plugged_stream(host: Host, peer: str) -> INetStream:
+    (known,) = host.libp2p.host.get_network().get_connections(ID.from_string(peer))
+    return await known.new_stream()
 
 
 async def test_py_libp2p_dials_through_us() -> None:

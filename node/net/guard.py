@@ -64,7 +64,8 @@ class Unread:
     """Bytes that have arrived and that nobody has read: bounded per connection, and in all.
 
     Windows alone do not bound them: a thousand streams of 256 KiB are 256 MiB. When there are too
-    many, the stream that holds most loses them; its reader was the slowest.
+    many, the stream that holds most loses them; its reader was the slowest. A stream that is over
+    counts as well, for what has come on it can still be read.
     """
 
     def __init__(self, *, connection_bytes_max: int, total_bytes_max: int) -> None:
@@ -94,7 +95,7 @@ class Unread:
         self._holders.discard(mux)
 
     def _shed(self, mux: Mux) -> None:
-        fullest = max(mux.streams.values(), key=lambda stream: stream.unread)
+        fullest = max((*mux.streams.values(), *mux.left_unread), key=lambda one: one.unread)
         fullest.reset_now(f"{fullest.unread} bytes came that nobody read, too many for this node")
 
 

@@ -65,6 +65,7 @@ class Mux:
         self.unread_bytes = 0  # kept by `unread`
         self.rtt_s = rtt_s  # the shortest seen
         self.streams: dict[int, MuxStream] = {}
+        self.left_unread: set[MuxStream] = set()  # over, but not read to their end
         self.lingering: set[MuxStream] = set()
         self.failure: Exception | None = None
         self.leaving = False  # the peer takes no more streams
@@ -131,6 +132,7 @@ class Mux:
         for stream in list(self.streams.values()):
             stream.fail(failure)
         self.lingering.clear()
+        self.left_unread.clear()
         self._acked.unpark_all()
         self.unread.forget(self)
         self._scope.cancel()
@@ -242,10 +244,17 @@ class Mux:
 
     def acknowledged(self) -> None:
         self._unacked -= 1
+        self.pass_room_on()
+
+    def pass_room_on(self) -> None:
+        """There is room for one more, and whoever was woken for it may not need it any more."""
         self._acked.unpark()
 
     def forget(self, stream: MuxStream) -> None:
-        if self.streams.pop(stream.stream_id, None) is not None:
+        if stream.is_open:
+            del self.streams[stream.stream_id]
+            if stream.unread:
+                self.left_unread.add(stream)
             self.lingering.discard(stream)
             self._granted_bytes -= stream.size
             self._inbound -= stream.inbound

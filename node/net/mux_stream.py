@@ -1,7 +1,7 @@
 """One stream of a multiplexed connection: who may send how much, and who waits for what.
 
-    send ──▶ outgoing (the caller's own buffers) ──▶ frames, as window and turn allow
-    frames ──▶ incoming (at most the window that we granted) ──▶ receive
+    send ──▶ outbox (the caller's own buffers) ──▶ frames, as window and turn allow
+    frames ──▶ inbox (at most the window that we granted) ──▶ receive
 
 A small send on an idle connection goes straight into the socket, without a task switch; everything
 else waits its turn in `Mux`. A window doubles when half of it is read within one round trip of the
@@ -11,7 +11,6 @@ short path fills buffers and delays small messages for nothing.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -19,6 +18,7 @@ import trio
 from ...errors import LocalError, RemoteError, TransportError
 from .mux_frame import ACK, DATA, FIN, FIRST_WINDOW_BYTES, HEADER_BYTES, RST, SYN, WINDOW, header
 from .mux_inbox import Bytes, Inbox
+from .mux_outbox import Outbox
 from .negotiate import Answer
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ class MuxStream:
         self.inbound = inbound
         self.mux = mux
         self.failure: Exception | None = None
-        self.pending = 0  # bytes of `outgoing`
         self.queued = False  # stands in one of the connection's queues
         self.closed = False  # forgotten by its owner
         self.acked = inbound
@@ -46,26 +45,34 @@ class MuxStream:
         self.preface = b""  # goes out before anything else
         self.linger_ticks = 0
         self.window = FIRST_WINDOW_BYTES  # bytes that the peer lets us send
-        self._finished = False  # FIN sent, or to be sent after `outgoing`
+        self._finished = False  # FIN sent, or to be sent after what is pending
         self._fin_wanted = False
         self._remote_done = False
-        self._outgoing: deque[memoryview] = deque()
+        self._outbox = Outbox()
         self._inbox = Inbox()
         self.size = FIRST_WINDOW_BYTES  # the window we keep granting
         self._granted = FIRST_WINDOW_BYTES  # bytes that the peer may still send
         self._consumed = 0  # bytes read since the last grant
         self._granted_at = 0.0
         self._discarded = 0
-        self._queued_total = 0
-        self._taken_total = 0
-        self._senders: deque[tuple[int, trio.lowlevel.Task]] = deque()
         self._receiver: trio.lowlevel.Task | None = None
         self._over: trio.Event | None = None  # set by `fail`, if anybody waits for that
+        self._lost = False  # bytes came that nobody will read: the end of them would be a lie
 
     @property
     def unread(self) -> int:
         """Bytes that have come and are not read."""
         return self._inbox.size
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for their turn, or for leave to be sent."""
+        return self._outbox.size
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its connection knows it. An id may be the peer's next stream's by now."""
+        return self.mux.streams.get(self.stream_id) is self
 
     # ---- the owner's side
 
@@ -74,19 +81,20 @@ class MuxStream:
 
         Cancelled before the first byte has left, nothing is sent; later, the stream is reset.
         """
-        size = 0
-        for part in parts:
-            size += len(part) if type(part) is bytes else memoryview(part).nbytes
+        if self._finished:
+            raise self._broken("send on")
         if not self.announced:
             await self._announce()
         if self.failure or self._finished:
             raise self._broken("send on")
-        if self.preface:
-            parts = (self.preface, *parts)
-            size += len(self.preface)
-            self.preface = b""
+        size = len(self.preface)
+        for part in parts:
+            size += len(part) if type(part) is bytes else memoryview(part).nbytes
         mux = self.mux
         if size <= self.window and not self.pending and mux.takes_now(HEADER_BYTES + size):
+            if self.preface:
+                parts = (self.preface, *parts)
+                self.preface = b""
             if not size:
                 mux.flush()
                 return
@@ -95,6 +103,8 @@ class MuxStream:
             if self.failure:
                 raise self._broken("send on")
             return
+        size -= len(self.preface)
+        self._propose()
         await self._send_in_turn(parts, size)
 
     def offer(self, data: bytes) -> None:
@@ -105,14 +115,7 @@ class MuxStream:
     async def drained(self) -> None:
         """Wait until all that was offered has left. Raises TransportError."""
         if self.pending and self.failure is None:
-            waiting = (self._queued_total, trio.lowlevel.current_task())
-            self._senders.append(waiting)
-
-            def abort(_: Any) -> trio.lowlevel.Abort:
-                self._senders.remove(waiting)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await self._outbox.left(self._outbox.last)
         if self.failure is not None:
             raise self._broken("send on")
 
@@ -154,17 +157,8 @@ class MuxStream:
         if self._finished or self.failure:
             return
         self._finished = True
-        if not self.announced:
-            return
-        if self.preface:
-            self._enqueue((self.preface,), len(self.preface))
-            self.preface = b""
-        if self.pending:
-            self._fin_wanted = True
-        else:
-            self.mux.control(DATA, FIN, self.stream_id, 0)
-        self.mux.flush()
-        self._leave_if_done()
+        if self.announced:  # else the peer hears of its beginning and end with the first receive
+            self._say_end()
 
     def close_now(self) -> None:
         if self.closed:
@@ -175,14 +169,14 @@ class MuxStream:
         self._wake_receiver()
         if not self.announced:
             self.mux.forget(self)
-        elif self.stream_id in self.mux.streams:
+        elif self.is_open:
             self.mux.lingering.add(self)  # until the peer ends its side too
 
     def reset_now(self, why: str) -> None:
         self.closed = True
         self._drop_incoming()
-        if self.failure is None and self.stream_id in self.mux.streams:
-            if self.announced:
+        if self.failure is None:
+            if self.announced and self.is_open:
                 self.mux.control(WINDOW, RST, self.stream_id, 0)
             self.fail(TransportError(f"stream with {self.peer}: {why}"))
             self.mux.flush()
@@ -190,7 +184,7 @@ class MuxStream:
     def push_back(self, rest: Bytes) -> None:
         """Give back bytes that were received but not meant for the receiver."""
         self._inbox.put_back(rest)
-        self.mux.unread.add(self.mux, len(rest))
+        self._count(len(rest))
         self._consumed -= len(rest)
 
     # ---- the connection's side
@@ -208,7 +202,7 @@ class MuxStream:
             return
         self._inbox.put(payload)
         self._wake_receiver()
-        self.mux.unread.add(self.mux, size)
+        self._count(size)
         if self.mux.has_lazy and self._inbox.size > LAZY_UNREAD_BYTES:
             self.mux.flush_lazy()  # a sender of much needs the window that came with our yes
 
@@ -232,33 +226,20 @@ class MuxStream:
     def fail(self, failure: Exception) -> None:
         """The stream is dead; what has arrived can still be read."""
         self.failure = failure
-        self._outgoing.clear()
-        self.pending = 0
         self.mux.forget(self)
         self._wake_receiver()
         if self._over is not None:
             self._over.set()
-        while self._senders:
-            trio.lowlevel.reschedule(self._senders.popleft()[1])
+        self._outbox.clear()
 
     def put_frame(self, parts: list[Bytes], room: int) -> int:
         """Append one data frame of at most `room` payload bytes; return the bytes appended."""
-        size = min(room, self.pending, self.window)
-        self.pending -= size
+        pending = self._outbox.size
+        size = min(room, pending, self.window)
         self.window -= size
-        self._taken_total += size
-        flags = FIN if self._fin_wanted and not self.pending else 0
+        flags = FIN if self._fin_wanted and size == pending else 0
         parts.append(header(DATA, flags, self.stream_id, size))
-        left = size
-        while left:
-            piece = self._outgoing.popleft()
-            if len(piece) > left:
-                self._outgoing.appendleft(piece[left:])
-                piece = piece[:left]
-            parts.append(piece)
-            left -= len(piece)
-        while self._senders and self._senders[0][0] <= self._taken_total:
-            trio.lowlevel.reschedule(self._senders.popleft()[1])
+        self._outbox.take(parts, size)
         if flags:
             self._leave_if_done()
         return HEADER_BYTES + size
@@ -278,47 +259,45 @@ class MuxStream:
 
     async def _announce(self) -> None:
         await self.mux.room_for_one_more()
-        if not self.announced and not self.failure and not self._finished:
+        if self.announced or self.failure or self.closed:
+            self.mux.pass_room_on()
+        else:
             self.announced = True
             self.mux.announce(self._opening(SYN))
 
-    async def _send_in_turn(self, parts: tuple[Bytes, ...], size: int) -> None:
-        self._enqueue(parts, size)
-        ticket = self._queued_total
+    def _propose(self) -> None:
+        """Queue the preface; nobody waits for it, and nobody takes it back."""
+        if self.preface:
+            self._enqueue((self.preface,), len(self.preface))
+            self.preface = b""
+
+    def _say_end(self) -> None:
+        self._propose()
+        if self.pending:
+            self._fin_wanted = True
+        else:
+            self.mux.control(DATA, FIN, self.stream_id, 0)
         self.mux.flush()
-        if self._taken_total < ticket and not self.failure:
-            waiting = (ticket, trio.lowlevel.current_task())
-            self._senders.append(waiting)
+        self._leave_if_done()
 
-            def abort(_: Any) -> trio.lowlevel.Abort:
-                self._senders.remove(waiting)
-                self._withdraw(ticket, size)
-                return trio.lowlevel.Abort.SUCCEEDED
+    async def _send_in_turn(self, parts: tuple[Bytes, ...], size: int) -> None:
+        ticket = self._enqueue(parts, size)
+        self.mux.flush()
 
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        if self.failure and self._taken_total < ticket:
+        def withdraw() -> None:
+            if not self._outbox.withdraw(ticket, size):
+                self.reset_now("a send was cancelled half way")
+
+        if not self._outbox.has_left(ticket) and not self.failure:
+            await self._outbox.left(ticket, cancelled=withdraw)
+        if self.failure and not self._outbox.has_left(ticket):
             raise self._broken("send on")
 
-    def _enqueue(self, parts: tuple[Bytes, ...], size: int) -> None:
-        for part in parts:
-            view = memoryview(part).cast("B")
-            if len(view):
-                self._outgoing.append(view)
-        self.pending += size
-        self._queued_total += size
+    def _enqueue(self, parts: tuple[Bytes, ...], size: int) -> int:
+        ticket = self._outbox.put(parts, size)
         if self.window:
             self.mux.enqueue(self)
-
-    def _withdraw(self, ticket: int, size: int) -> None:
-        """A sender was cancelled: its buffers are its own again."""
-        if self._taken_total > ticket - size or self._queued_total != ticket:
-            self.reset_now("a send was cancelled half way")
-            return
-        self.pending -= size
-        self._queued_total -= size
-        left = size
-        while left:
-            left -= len(self._outgoing.pop())
+        return ticket
 
     async def _settle(self) -> None:
         """Wait for the peer's answer to our protocol. Raises TransportError, RemoteError."""
@@ -338,12 +317,18 @@ class MuxStream:
 
     async def _wait(self) -> bool:
         """Wait until bytes are there; False at the end. Raises TransportError."""
-        if self._remote_done:
+        if self._remote_done and not self._lost:
             return False
         if self.failure or self.closed:
             raise self._broken("receive from")
-        if self.preface or not self.announced:
-            await self.send()
+        if not self.announced:
+            await self._announce()
+            if self._finished:
+                self._say_end()
+            return True
+        if self.preface:
+            self._propose()
+            self.mux.flush()
         elif self.mux.has_lazy:
             self.mux.flush_lazy()
         if self._receiver is not None:
@@ -364,7 +349,7 @@ class MuxStream:
 
     def _consume(self, size: int) -> None:
         """Bytes have been read: let the peer send more once half a window is."""
-        self.mux.unread.add(self.mux, -size)
+        self._count(-size)
         self._consumed += size
         if 2 * self._consumed < self.size or self._remote_done or self.failure:
             return
@@ -381,7 +366,17 @@ class MuxStream:
         self.mux.flush()
 
     def _drop_incoming(self) -> None:
-        self.mux.unread.add(self.mux, -self._inbox.clear())
+        if size := self._inbox.clear():
+            self._lost = True
+            self._count(-size)
+
+    def _count(self, size: int) -> None:
+        """Unread bytes have come or, below zero, gone."""
+        if not self._inbox.size:
+            self.mux.left_unread.discard(self)
+        elif not self.is_open:
+            self.mux.left_unread.add(self)
+        self.mux.unread.add(self.mux, size)
 
     def _leave_if_done(self) -> None:
         if self._finished and self._remote_done and not self.pending:

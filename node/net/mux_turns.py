@@ -17,9 +17,12 @@ SMALL_BYTES = 16 * 1024  # no more than this to send is little: a request, a tok
 class Sender(Protocol):
     """A stream, as far as its turn goes."""
 
-    pending: int  # bytes that it wants to send
     window: int  # bytes that the peer lets it send
     queued: bool  # kept by `Turns`
+
+    @property
+    def pending(self) -> int:
+        """Bytes that it wants to send."""
 
     def put_frame(self, parts: list[Bytes], room: int) -> int:
         """Append a frame of at most `room` payload bytes; return the bytes appended."""

@@ -81,7 +81,7 @@ class PluggedStream(IMuxedStream):  # type: ignore[misc]  # libp2p's types are n
             raise MuxedStreamReset(str(error)) from error
 
     async def close(self) -> None:
-        await self.stream.finish()
+        await self.stream.close()  # both ways, as libp2p's NetStream means it
 
     async def close_write(self) -> None:
         await self.stream.finish()
