@@ -25,6 +25,7 @@ from .run import node
 from .show import models, status
 from .simulate import simulate
 from .testnet import testnet
+from .verify import verify
 
 WELCOME = """\
 Potluck: everyone brings a dish. Peers each hold a few blocks of a language model, and together
@@ -81,6 +82,7 @@ app.add_typer(testnet, name="testnet")
 app.command()(demo)
 app.add_typer(bench, name="bench")
 app.command()(simulate)
+app.command()(verify)
 
 
 def main(args: list[str] | None = None) -> int:
