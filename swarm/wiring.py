@@ -7,6 +7,12 @@ a peer takes is a moving average of seconds per token and block, as spans differ
 not); a newcomer enters at the least load on the wheel; a peer that fails is off every wheel until a
 fresher record of it is read; a timeout alone costs it nothing but the retry.
 
+A peer has one load, whatever wheels it stands on. In SWARM it serves one stage and stands on one
+wheel; here a span is entered at many boundaries, and with a load for each of them every wheel deals
+its first rounds evenly, to the slowest peer too, and none sees what the others dealt (sim, spans of
+3 to 28 blocks, 0.6 of the optimum, from the 300th second on, one seed: .96 of the
+answers in time with one load, .41 with one for each wheel).
+
     Submitted ─▶ forward over hops ─▶ backward over the same boundaries, in reverse ─▶ Done, once
                    │ failed, silent            │ failed, silent
                    └─ another peer             └─ another peer, with the inputs that forward kept
@@ -66,7 +72,8 @@ class Wheels:
         self._members: dict[str, Member] = {}
         self._pace: dict[str, _Pace] = {}
         self._banned: dict[str, tuple[int, int]] = {}
-        self._wheels: dict[int, dict[str, float]] = {}
+        self._loads: dict[str, float] = {}
+        self._wheels: dict[int, set[str]] = {}
         self._heaps: dict[int, list[tuple[float, float, str]]] = {}
 
     def update(self, members: Mapping[str, Member]) -> None:
@@ -76,6 +83,7 @@ class Wheels:
             if peer not in members or members[peer].order > order:
                 del self._banned[peer]
         self._pace = {peer: pace for peer, pace in self._pace.items() if peer in members}
+        self._loads = {peer: load for peer, load in self._loads.items() if peer in members}
         for at in self._wheels:
             self._refill(at)
 
@@ -87,22 +95,25 @@ class Wheels:
         whole: only a peer that serves all of at:stop. None when nobody outside `avoid` can.
         """
         if at not in self._wheels:
-            self._wheels[at] = {}
-            self._heaps[at] = []
+            self._wheels[at] = set()
             self._refill(at)
-        loads, heap = self._wheels[at], self._heaps[at]
+        wheel, heap = self._wheels[at], self._heaps[at]
         passed: list[tuple[float, float, str]] = []
         found: Hop | None = None
         while heap:
             load, lot, peer = heapq.heappop(heap)
-            if loads.get(peer) != load:
-                continue  # an old entry: the peer left, or stands elsewhere now
+            if peer not in wheel:
+                continue  # it left
+            if load < self._loads[peer]:  # loads only grow: on other wheels it took more since
+                heapq.heappush(heap, (self._loads[peer], self._lot(), peer))
+                continue
             served = self._members[peer].blocks.stop
             if peer in avoid or (whole and served < stop):
                 passed.append((load, lot, peer))
                 continue
             blocks = BlockRange(at, min(stop, served))
-            self._push(at, peer, load + self.pace_s(peer) * tokens * len(blocks))
+            self._loads[peer] = load + self.pace_s(peer) * tokens * len(blocks)
+            heapq.heappush(heap, (self._loads[peer], self._lot(), peer))
             found = Hop(peer, blocks)
             break
         for entry in passed:
@@ -116,8 +127,8 @@ class Wheels:
         """Ban the peer until a fresher record of it is read."""
         if peer in self._members:
             self._banned[peer] = self._members[peer].order
-            for loads in self._wheels.values():
-                loads.pop(peer, None)
+            for wheel in self._wheels.values():
+                wheel.discard(peer)
 
     def banned(self, peer: str) -> bool:
         return peer in self._banned
@@ -127,22 +138,22 @@ class Wheels:
         return pace.mean_s() if pace else FIRST_TOKEN_BLOCK_S
 
     def _refill(self, at: int) -> None:
-        """Put who serves block `at` on its wheel; a newcomer stands at the least load there."""
-        loads = self._wheels[at]
+        """Put who serves block `at` on its wheel; who comes stands at the least load there."""
+        wheel = self._wheels[at]
         serving = {
             peer
             for peer, member in self._members.items()
             if member.blocks.start <= at < member.blocks.stop and peer not in self._banned
         }
-        for peer in [peer for peer in loads if peer not in serving]:
-            del loads[peer]
-        least = min(loads.values(), default=0.0)
-        for peer in sorted(serving - loads.keys()):
-            self._push(at, peer, least)
-
-    def _push(self, at: int, peer: str, load: float) -> None:
-        self._wheels[at][peer] = load
-        heapq.heappush(self._heaps[at], (load, self._lot(), peer))
+        least = min((self._loads[peer] for peer in serving & wheel), default=None)
+        if least is None:
+            least = min((self._loads[p] for p in serving if p in self._loads), default=0.0)
+        for peer in sorted(serving - wheel):
+            self._loads[peer] = max(self._loads.get(peer, 0.0), least)
+        self._wheels[at] = serving
+        heap = [(self._loads[peer], self._lot(), peer) for peer in sorted(serving)]
+        heapq.heapify(heap)
+        self._heaps[at] = heap
 
 
 Phase = Literal["forward", "backward"]

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.machine import Fired, SetTimer, StopTimer
+from potluck.swarm.routing import Hop
 from potluck.swarm.wiring import (
     Answered,
     Done,
@@ -56,6 +57,16 @@ def test_a_newcomer_enters_at_the_least_load_and_starves_nobody() -> None:
         hop.peer for _ in range(20) if (hop := wheels.choose(0, LENGTH, 10)) is not None
     )
     assert taken["old"] >= 9
+
+
+def test_who_is_busy_at_one_boundary_is_spared_at_another() -> None:
+    wheels = wheels_of(whole=WHOLE, tail=BlockRange(3, LENGTH))
+    for _ in range(2):
+        wheels.choose(3, LENGTH, 10)  # both stand on this wheel now
+    for _ in range(20):
+        assert wheels.choose(0, LENGTH, 10) == Hop("whole", WHOLE)
+    taken = [hop.peer for _ in range(30) if (hop := wheels.choose(3, LENGTH, 10)) is not None]
+    assert taken == ["tail"] * 30
 
 
 def test_a_ban_ends_with_a_fresher_record_and_not_with_the_same() -> None:
