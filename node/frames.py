@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterator
+
+import trio
 
 from ..errors import RemoteError
 from ..swarm.frame import PAYLOAD_BYTES_MAX, FrameReader, pack_frame
@@ -18,7 +20,7 @@ class FrameStream:
     def __init__(self, stream: Stream, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
         self._stream = stream
         self._reader = FrameReader(payload_bytes_max)
-        self._ready: deque[tuple[Message, memoryview]] = deque()
+        self._frames: Iterator[tuple[Message, memoryview]] = iter(())  # of the last read
         self.peer = stream.peer
 
     def allow(self, payload_bytes_max: int) -> None:
@@ -35,14 +37,16 @@ class FrameStream:
 
         Raises RemoteError for a malformed or too large frame, TransportError when the road breaks.
         """
-        while not self._ready:
+        if self._reader.unfinished:  # a read of many frames is no reason why others should wait
+            await trio.lowlevel.checkpoint()
+        while (frame := next(self._frames, None)) is None:
             data = await self._stream.receive(READ_BYTES)
             if not len(data):
                 if self._reader.unfinished:
                     raise RemoteError("the stream ended inside a frame")
                 return None
-            self._ready.extend(self._reader.feed(data))
-        return self._ready.popleft()
+            self._frames = self._reader.feed(data)
+        return frame
 
     async def broken(self) -> None:
         """Wait until the stream is, by the other end or the road."""

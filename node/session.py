@@ -1,9 +1,9 @@
 """Drives one session: the machine's effects, performed on streams.
 
-The rules stand in swarm/session.py; here is what waits. Three kinds of task live in the session's
-nursery: one that reads each link, one that writes it, and one that keeps the timers. Every one of
-them hands what happens to the machine by `_dispatch`, which never waits, so that the machine sees
-one event after another.
+The rules stand in swarm/session.py; here is what waits. Tasks of the session's nursery look for
+routes, keep the timers (timers.py), and read and write each link (link.py). Every one of them hands
+what happens to the machine by `_dispatch`, which never waits, so that the machine sees one event
+after another.
 
     async with open_session(host, router, plan) as session:
         session.feed(payload, tokens=8, rows=1)
@@ -16,18 +16,17 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
-from ..errors import MissingBlocks, PotluckError, Refused, RemoteError, TransportError
+from ..errors import MissingBlocks, PotluckError, Refused, TransportError
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.machine import Fired, SetTimer, StopTimer
 from ..swarm.routing import Hop
 from ..swarm.session import Session
 from ..swarm.session_events import (
-    Answered,
     CloseLink,
     Deliver,
     Effect,
@@ -35,7 +34,6 @@ from ..swarm.session_events import (
     Feed,
     FindRoute,
     FindStandby,
-    Leaving,
     Lost,
     Opened,
     OpenLink,
@@ -45,14 +43,12 @@ from ..swarm.session_events import (
     SessionConfig,
     StandbyFound,
 )
-from ..swarm.wire import PROTOCOL, Busy, Fault, Open, Output, Renew, Step
-from ..swarm.wire import Leaving as LeavingMessage
-from ..swarm.wire import Opened as OpenedMessage
-from .compute.tensor import unpack
-from .frames import FrameStream
+from ..swarm.wire import Open
+from .link import Link
 from .log import get_logger
 from .net.host import Host
 from .router import HURRY_S, LOOK_AGAIN_S, Router
+from .timers import Timers
 
 log = get_logger()
 
@@ -60,10 +56,7 @@ GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a s
 OPEN_S = 5.0  # guess: a dial over a bad road; a server that answers slowly opens slowly too
 OPEN_HEDGE_S = 0.5  # guess: a round trip, and a pass of the device before ours
 DIAL_HEDGE_S = 1.5  # guess: a dial over a bad road; punching takes longer, but not often
-LEFT_S = 60.0  # for so long nothing new goes to a server that said that it leaves
-RENEW_SHARE = 1 / 3  # of a lease, after which a silent link is renewed
 STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
-LEASE_LEAST_S = 3.0  # guess: whoever lends for less would have us do nothing but renew
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +71,6 @@ class SessionPlan:
     dtype: str = "f32"
     dtype_bytes: int = 4
     wait_s: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class _Link:
-    hop: Hop
-    reading: trio.CancelScope = field(default_factory=trio.CancelScope)
-    writing: trio.CancelScope = field(default_factory=trio.CancelScope)
-    frames: FrameStream | None = None
-    outbox: deque[SendStep | Renew] = field(default_factory=deque)
-    pending: trio.Event = field(default_factory=trio.Event)
-    sent_s: deque[tuple[float, int]] = field(default_factory=deque)  # (when, tokens), unanswered
-    quiet_since_s: float = 0.0
-    lease_s: float = 60.0
-    blameless: bool = False
-    relayed: bool = False
-    moving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +108,8 @@ class LiveSession:
                 self._open_hedge_s,
             )
         )
-        self._links: dict[int, _Link] = {}
-        self._timers: dict[object, float] = {}
-        self._next_timer_s = float("inf")
-        self._timer_set = trio.Event()
+        self._links: dict[int, Link] = {}
+        self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._outputs: deque[Payload] = deque()
         self._arrived = trio.Event()
         self._failure: PotluckError | None = None
@@ -154,7 +129,7 @@ class LiveSession:
     @property
     def flowing(self) -> bool:
         """True once a step was sent on the way."""
-        return any(link.sent_s for link in self._links.values())
+        return any(link.flowing for link in self._links.values())
 
     def feed(self, payload: Payload, tokens: int, rows: int, at: int | None = None) -> None:
         """Hand in the next step: `tokens` rows of hidden states, of which the last `rows` outputs
@@ -175,33 +150,29 @@ class LiveSession:
 
     def start(self) -> None:
         self._host.on_direct.append(self._move)
-        self._nursery.start_soon(self._keep_time)
+        self._nursery.start_soon(self._timers.run)
         self._perform(self._machine.start(trio.current_time()))
 
-    async def close(self) -> None:
-        """Close every stream, so that the servers free their caches at once."""
+    def end(self) -> None:
+        """Cancel all that the session does: each link closes its stream, and its server frees its
+        cache at once."""
         self._host.on_direct.remove(self._move)
-        for link in self._links.values():
-            link.reading.cancel()  # an end that we make is no loss
-            link.writing.cancel()
-        for link in list(self._links.values()):
-            if link.frames is not None:
-                await link.frames.close()
+        self._nursery.cancel_scope.cancel()
 
     def _dispatch(self, event: Event) -> None:
+        if isinstance(event, Opened) and (link := self._links.get(event.link)) is not None:
+            self._note_class(link)
         self._perform(self._machine.handle(event, trio.current_time()))
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case SendStep(number):
-                    self._post(self._links[number], effect)
+                    self._links[number].post(effect)
                 case SetTimer(key, at_s):
-                    self._timers[key] = at_s
-                    if at_s < self._next_timer_s:
-                        self._timer_set.set()
+                    self._timers.set(key, at_s)
                 case StopTimer(key):
-                    self._timers.pop(key, None)
+                    self._timers.stop(key)
                 case Deliver(_, payload):
                     self._outputs.append(payload)
                     self._arrived.set()
@@ -210,27 +181,37 @@ class LiveSession:
                 case FindStandby():
                     self._nursery.start_soon(self._find_standby, effect)
                 case OpenLink(number, hop):
-                    link = _Link(hop)
-                    self._links[number] = link
-                    self._nursery.start_soon(self._read, number, link)
-                case CloseLink(number, peer, reason):
-                    self._drop(self._links.pop(number), peer, reason)
+                    self._links[number] = link = self._link(number, hop)
+                    self._nursery.start_soon(link.run, self._nursery)
+                case CloseLink(number, _, reason):
+                    self._drop(self._links.pop(number), reason)
 
-    def _post(self, link: _Link, item: SendStep | Renew) -> None:
-        link.outbox.append(item)
-        link.pending.set()
+    def _link(self, number: int, hop: Hop) -> Link:
+        plan, blocks = self._plan, hop.blocks
+        asked = Open(self._name, plan.model, blocks.start, blocks.stop, plan.tokens, plan.dtype)
+        return Link(
+            number,
+            hop,
+            asked,
+            plan.width,
+            host=self._host,
+            router=self._router,
+            tell=self._dispatch,
+        )
 
-    def _drop(self, link: _Link, peer: str, reason: str) -> None:
-        now = trio.current_time()
+    def _note_class(self, link: Link) -> None:
+        for block in range(link.hop.blocks.start, link.hop.blocks.stop):
+            if self._classes.setdefault(block, link.numerics) != link.numerics:
+                self.exact = False
+
+    def _drop(self, link: Link, reason: str) -> None:
         if reason:
+            peer, blocks, now = link.hop.peer, link.hop.blocks, trio.current_time()
             if not link.blameless:
-                self._router.history(peer).failed(now)
-            self.recoveries.append(Recovery(peer, link.hop.blocks, reason, now, link.moving))
-            log.debug("hop lost", peer=peer, blocks=str(link.hop.blocks), reason=reason)
-        link.reading.cancel()
-        link.writing.cancel()
-        if link.frames is not None:
-            self._nursery.start_soon(link.frames.reset)
+                link.history.failed(now)
+            self.recoveries.append(Recovery(peer, blocks, reason, now, link.moving))
+            log.debug("hop lost", peer=peer, blocks=str(blocks), reason=reason)
+        link.drop()
 
     def _move(self, peer: str) -> None:
         """A relayed peer can be reached directly: leave the relay, without blame.
@@ -300,130 +281,6 @@ class LiveSession:
         self._failure = error
         self._arrived.set()
 
-    async def _read(self, number: int, link: _Link) -> None:
-        """Open the link's stream, then hand in its answers until it ends."""
-        with link.reading:
-            try:
-                await self._open(number, link)
-                assert link.frames is not None
-                while (received := await link.frames.receive()) is not None:
-                    self._answer(number, link, *received)
-                reason = "the stream was closed"
-            except (TransportError, RemoteError) as error:
-                reason = str(error)
-            self._dispatch(Lost(number, reason))
-
-    async def _open(self, number: int, link: _Link) -> None:
-        plan, hop = self._plan, link.hop
-        began_s = trio.current_time()
-        stream = await self._host.open_stream(hop.peer, PROTOCOL)
-        link.relayed = self._host.relay_of(hop.peer) is not None
-        link.frames = FrameStream(stream)
-        blocks = hop.blocks
-        await link.frames.send(
-            Open(self._name, plan.model, blocks.start, blocks.stop, plan.tokens, plan.dtype)
-        )
-        received = await link.frames.receive()
-        match received:
-            case OpenedMessage(lease_s, width, numerics), _ if width == plan.width:
-                link.lease_s = max(lease_s, LEASE_LEAST_S)
-                for block in range(hop.blocks.start, hop.blocks.stop):
-                    if self._classes.setdefault(block, numerics) != numerics:
-                        self.exact = False
-            case Busy(reason, retry_after_s), _:
-                self._busy(link, retry_after_s)
-                raise TransportError(reason)
-            case Fault(reason), _:
-                raise RemoteError(f"refused to open: {reason}")
-            case None:
-                raise TransportError("closed on opening")
-            case _:
-                raise RemoteError("answered Open with something else")
-        now = trio.current_time()
-        history = self._router.history(hop.peer)
-        history.rtt_s = min(now - began_s, history.rtt_s or 1e9)
-        link.quiet_since_s = now
-        self._timers[("renew", number)] = now + link.lease_s * RENEW_SHARE
-        self._timer_set.set()
-        self._nursery.start_soon(self._write, number, link)
-        self._dispatch(Opened(number))
-
-    def _answer(self, number: int, link: _Link, message: object, payload: memoryview) -> None:
-        match message:
-            case Output(at, tokens, rows):
-                if rows:
-                    unpack(payload, rows, self._plan.width, self._plan.dtype)  # finite, and whole
-                if not link.sent_s:
-                    raise RemoteError("an answer to nothing")
-                sent_s, asked = link.sent_s.popleft()
-                if tokens != asked:
-                    raise RemoteError(f"an answer to {tokens} tokens, asked for {asked}")
-                elapsed_s = trio.current_time() - sent_s
-                self._dispatch(Answered(number, at, rows, payload))
-                if number in self._links:  # or it was a wrong answer, which must not end a ban
-                    history = self._router.history(link.hop.peer)
-                    history.answered(elapsed_s, tokens, len(link.hop.blocks))
-                    self._router.hedges.earn()
-            case LeavingMessage():
-                self._router.history(link.hop.peer).refused(trio.current_time(), LEFT_S)
-                self._dispatch(Leaving(number))
-            case Busy(reason, retry_after_s):
-                self._busy(link, retry_after_s)
-                raise TransportError(reason)
-            case Fault(reason):
-                raise RemoteError(f"the peer says: {reason}")
-            case other:
-                raise RemoteError(f"{type(other).__name__} from a server")
-
-    def _busy(self, link: _Link, retry_after_s: float) -> None:
-        link.blameless = True
-        self._router.history(link.hop.peer).refused(trio.current_time(), retry_after_s)
-
-    async def _write(self, number: int, link: _Link) -> None:
-        """Send what the machine posts to this link, in order."""
-        assert link.frames is not None
-        with link.writing:
-            try:
-                while True:
-                    while link.outbox:
-                        item = link.outbox.popleft()
-                        link.quiet_since_s = trio.current_time()
-                        if isinstance(item, Renew):
-                            await link.frames.send(item)
-                            continue
-                        link.sent_s.append((link.quiet_since_s, sum(item.sizes)))
-                        step = Step(item.at, item.sizes, item.rows)
-                        await link.frames.send(step, *item.payloads)
-                    link.pending = trio.Event()
-                    await link.pending.wait()
-            except TransportError as error:
-                self._dispatch(Lost(number, str(error)))
-
-    async def _keep_time(self) -> None:
-        while True:
-            self._timer_set = trio.Event()
-            self._next_timer_s = min(self._timers.values(), default=float("inf"))
-            with trio.move_on_at(self._next_timer_s):
-                await self._timer_set.wait()
-            now = trio.current_time()
-            for key in [key for key, at_s in self._timers.items() if at_s <= now]:
-                del self._timers[key]
-                match key:
-                    case ("renew", int(number)):
-                        self._renew(number, now)
-                    case _:
-                        self._dispatch(Fired(key))
-
-    def _renew(self, number: int, now: float) -> None:
-        link = self._links.get(number)
-        if link is None:
-            return
-        every_s = link.lease_s * RENEW_SHARE
-        if now >= link.quiet_since_s + every_s:  # the sum the timer was set by, to the last bit
-            self._post(link, Renew())
-            link.quiet_since_s = now
-        self._timers[("renew", number)] = link.quiet_since_s + every_s
-
 
 @asynccontextmanager
 async def open_session(host: Host, router: Router, plan: SessionPlan) -> AsyncIterator[LiveSession]:
@@ -437,8 +294,6 @@ async def open_session(host: Host, router: Router, plan: SessionPlan) -> AsyncIt
         except Exception as error:  # the caller's own: the nursery would wrap it in a group
             failure = error
         finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(2):
-                await session.close()
-            nursery.cancel_scope.cancel()
+            session.end()
     if failure is not None:
         raise failure

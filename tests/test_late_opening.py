@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 from sim.memory_host import MemoryStream
-from test_server import plan, rows, world
+from sim.memory_swarm import plan, rows, world
 from trio.testing import MockClock
 
 from potluck.node.session import OPEN_HEDGE_S, OPEN_S, open_session

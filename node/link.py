@@ -1,0 +1,197 @@
+"""One hop of a live session: its stream, from `Open` to its end.
+
+One task opens and reads, another writes. What happens is told to the session, as events of its
+machine (swarm/session.py), by a call that never waits. However the reading task ends, the stream
+ends with it, so that no server keeps a cache for nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from ..errors import RemoteError, TransportError
+from ..swarm.history import PeerHistory
+from ..swarm.routing import Hop
+from ..swarm.session_events import Answered, Event, Leaving, Lost, Opened, Payload, SendStep
+from ..swarm.wire import PROTOCOL, Busy, Fault, Message, Open, Output, Renew, Step
+from ..swarm.wire import Leaving as LeavingMessage
+from ..swarm.wire import Opened as OpenedMessage
+from .compute.tensor import unpack
+from .frames import FrameStream
+from .net.host import Host
+from .router import Router
+
+LEFT_S: Final = 60.0  # for so long nothing new goes to a server that said that it leaves
+RENEW_SHARE: Final = 1 / 3  # of a lease, after which a silent link is renewed
+LEASE_LEAST_S: Final = 3.0  # guess: whoever lends for less would have us do nothing but renew
+
+
+class Link:
+    """asked: what the server is opened with. width: of the model. tell: takes what happens."""
+
+    def __init__(
+        self,
+        number: int,
+        hop: Hop,
+        asked: Open,
+        width: int,
+        *,
+        host: Host,
+        router: Router,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.number = number
+        self.hop = hop
+        self.numerics = ""  # the class that its server computes in, once it is opened
+        self.relayed = False
+        self.blameless = False  # its end is no fault of the peer's
+        self.moving = False  # it is left for the direct way to the same peer
+        self._asked = asked
+        self._width = width
+        self._host = host
+        self._router = router
+        self._tell = tell
+        self._reading = trio.CancelScope()
+        self._writing = trio.CancelScope()
+        self._frames: FrameStream | None = None
+        self._dropped = False
+        self._sending = False
+        self._outbox: deque[SendStep] = deque()
+        self._pending = trio.Event()
+        self._sent_s: deque[tuple[float, int]] = deque()  # (when, tokens) of what is unanswered
+        self._quiet_since_s = 0.0
+        self._lease_s = 0.0
+
+    @property
+    def flowing(self) -> bool:
+        """True while an answer is waited for."""
+        return bool(self._sent_s)
+
+    @property
+    def history(self) -> PeerHistory:
+        return self._router.history(self.hop.peer)
+
+    def post(self, step: SendStep) -> None:
+        """Have this sent behind what was posted before."""
+        self._outbox.append(step)
+        self._pending.set()
+
+    def drop(self) -> None:
+        """It is of no more use: nothing more is told of it, and its stream is reset."""
+        self._dropped = True
+        self._writing.cancel()
+        self._reading.cancel()
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Open the stream, then hand in its answers until it ends. Cancelled, it closes it."""
+        with self._reading:
+            lost: Lost | None = None
+            try:
+                lost = Lost(self.number, await self._converse(nursery))
+            finally:
+                self._writing.cancel()
+                if self._frames is not None:  # what is half sent, or broken, is not closed in order
+                    broken = self._dropped or self._sending or lost is not None
+                    await (self._frames.reset() if broken else self._frames.close())
+            self._tell(lost)
+
+    async def _converse(self, nursery: trio.Nursery) -> str:
+        """Why it has ended."""
+        try:
+            frames = await self._open()
+            nursery.start_soon(self._write, frames)
+            self._tell(Opened(self.number))
+            while (received := await frames.receive()) is not None:
+                self._answer(*received)
+        except (TransportError, RemoteError) as error:
+            return str(error)
+        return "the stream was closed"
+
+    async def _open(self) -> FrameStream:
+        began_s = trio.current_time()
+        stream = await self._host.open_stream(self.hop.peer, PROTOCOL)
+        self._frames = frames = FrameStream(stream)
+        self.relayed = self._host.relay_of(self.hop.peer) is not None
+        await frames.send(self._asked)
+        received = await frames.receive()
+        match received:
+            case OpenedMessage(lease_s, width, numerics), _ if width == self._width:
+                self._lease_s = max(lease_s, LEASE_LEAST_S)
+                self.numerics = numerics
+            case Busy(reason, retry_after_s), _:
+                self._busy(retry_after_s)
+                raise TransportError(reason)
+            case Fault(reason), _:
+                raise RemoteError(f"refused to open: {reason}")
+            case None:
+                raise TransportError("closed on opening")
+            case _:
+                raise RemoteError("answered Open with something else")
+        self._quiet_since_s = trio.current_time()
+        history = self.history
+        history.rtt_s = min(self._quiet_since_s - began_s, history.rtt_s or 1e9)
+        return frames
+
+    def _answer(self, message: object, payload: memoryview) -> None:
+        match message:
+            case Output(at, tokens, rows):
+                self._output(at, tokens, rows, payload)
+            case LeavingMessage():
+                self.history.refused(trio.current_time(), LEFT_S)
+                self._tell(Leaving(self.number))
+            case Busy(reason, retry_after_s):
+                self._busy(retry_after_s)
+                raise TransportError(reason)
+            case Fault(reason):
+                raise RemoteError(f"the peer says: {reason}")
+            case other:
+                raise RemoteError(f"{type(other).__name__} from a server")
+
+    def _output(self, at: int, tokens: int, rows: int, payload: memoryview) -> None:
+        if rows:
+            unpack(payload, rows, self._width, self._asked.dtype)  # finite, and whole
+        if not self._sent_s:
+            raise RemoteError("an answer to nothing")
+        sent_s, asked = self._sent_s.popleft()
+        if tokens != asked:
+            raise RemoteError(f"an answer to {tokens} tokens, asked for {asked}")
+        elapsed_s = trio.current_time() - sent_s
+        self._tell(Answered(self.number, at, rows, payload))
+        if not self._dropped:  # or it was a wrong answer, which must not end a ban
+            self.history.answered(elapsed_s, tokens, len(self.hop.blocks))
+            self._router.hedges.earn()
+
+    def _busy(self, retry_after_s: float) -> None:
+        self.blameless = True
+        self.history.refused(trio.current_time(), retry_after_s)
+
+    async def _write(self, frames: FrameStream) -> None:
+        """Send what is posted, in order; when nothing was for long, renew the lease."""
+        with self._writing:
+            try:
+                while True:
+                    while self._outbox:
+                        step = self._outbox.popleft()
+                        self._sent_s.append((trio.current_time(), sum(step.sizes)))
+                        await self._send(
+                            frames, Step(step.at, step.sizes, step.rows), *step.payloads
+                        )
+                    self._pending = trio.Event()
+                    with trio.move_on_at(
+                        self._quiet_since_s + self._lease_s * RENEW_SHARE
+                    ) as quiet:
+                        await self._pending.wait()
+                    if quiet.cancelled_caught:
+                        await self._send(frames, Renew())
+            except TransportError as error:
+                self._tell(Lost(self.number, str(error)))
+
+    async def _send(self, frames: FrameStream, message: Message, *payloads: Payload) -> None:
+        self._quiet_since_s = trio.current_time()
+        self._sending = True
+        await frames.send(message, *payloads)
+        self._sending = False

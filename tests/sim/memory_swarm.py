@@ -1,0 +1,210 @@
+"""A swarm of servers and sessions over memory roads, under a virtual clock.
+
+A session is real from the driver (node/session.py) to the server (node/server.py); what is
+pretended is the road between them, the device, and the directory's network.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import trio
+
+from potluck.crypto.keys import IdentityKey
+from potluck.dht.memory import MemoryDirectory, MemoryShelf
+from potluck.dht.record import Announcement
+from potluck.node.frames import FrameStream
+from potluck.node.router import Router
+from potluck.node.server import Server
+from potluck.node.session import LiveSession, SessionPlan, open_session
+from potluck.swarm.admission import Admission, AdmissionConfig
+from potluck.swarm.blocks import BlockRange
+from potluck.swarm.wire import PROTOCOL, Message, Open, Opened
+
+from .adding_engine import WIDTH, AddingEngine, InstantDevice
+from .memory_host import MemoryHost, MemoryNet
+
+MODEL = "ab" * 32
+BLOCKS = 6
+ROW_BYTES = WIDTH * 4
+
+
+@dataclass
+class Node:
+    key: IdentityKey
+    host: MemoryHost
+    server: Server
+    engine: AddingEngine
+    admission: Admission
+    device: InstantDevice
+
+
+@dataclass
+class World:
+    """A swarm in memory. `add` starts a server; `client` is a router to use it with."""
+
+    net: MemoryNet
+    shelf: MemoryShelf = field(default_factory=MemoryShelf)
+    nodes: list[Node] = field(default_factory=list)
+
+    async def add(
+        self,
+        start: int,
+        stop: int,
+        *,
+        cache_tokens: int = 10_000,
+        numerics: str = "adding",
+        step_s: float = 0.001,
+    ) -> Node:
+        key = IdentityKey.generate()
+        host = self.net.host(key.peer_id)
+        engine = AddingEngine(BlockRange(start, stop), numerics)
+        device = InstantDevice(engine, step_s)
+        admission = Admission(AdmissionConfig(cache_tokens))
+        server = Server(engine, device, admission, MODEL)
+        host.handle(PROTOCOL, server.serve)
+        await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host, numerics))
+        self.nodes.append(Node(key, host, server, engine, admission, device))
+        return self.nodes[-1]
+
+    def client(self) -> tuple[MemoryHost, Router]:
+        key = IdentityKey.generate()
+        host = self.net.host(key.peer_id)
+        directory = MemoryDirectory(key, self.shelf)
+        return host, Router(host, directory, random.Random(1))  # type: ignore[arg-type]
+
+    def serving(self, start: int) -> Node:
+        """The node that serves the live session's hop that begins at this block."""
+        return next(
+            node
+            for node in self.nodes
+            if node.server.sessions and not node.host.dead and node.engine.blocks.start == start
+        )
+
+
+def announcement(start: int, stop: int, host: MemoryHost, numerics: str = "adding") -> Announcement:
+    return Announcement(
+        model=MODEL,
+        name="adding",
+        start=start,
+        stop=stop,
+        blocks=BLOCKS,
+        state="online",
+        device="cpu",
+        dtype="float32",
+        quantization="none",
+        decode_tokens_s=1000.0,
+        prefill_tokens_s=1000.0,
+        addresses=host.addresses(),
+        cache_tokens_free=10_000,
+        context_tokens_max=4096,
+        numerics=numerics,
+        version="0",
+    )
+
+
+@asynccontextmanager
+async def world(*spans: tuple[int, int]) -> AsyncIterator[World]:
+    async with trio.open_nursery() as nursery:
+        made = World(MemoryNet(nursery))
+        for start, stop in spans:
+            await made.add(start, stop)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def plan(tokens: int = 64, wait_s: float = 0.0) -> SessionPlan:
+    return SessionPlan(MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s)
+
+
+def rows(number: int, tokens: int = 1) -> bytes:
+    return np.full((tokens, WIDTH), number, "<f4").tobytes()
+
+
+THREE_STAGES = ((0, 2), (2, 4), (4, 6), (0, 2), (2, 4), (4, 6))
+
+
+@asynccontextmanager
+async def begun(
+    made: World, tokens: int = 64, wait_s: float = 0.0
+) -> AsyncIterator[tuple[LiveSession, Router]]:
+    """A session of a new client, and the client's router."""
+    host, router = made.client()
+    async with open_session(host, router, plan(tokens, wait_s)) as session:  # type: ignore[arg-type]
+        yield session, router
+
+
+@asynccontextmanager
+async def prompted(made: World, wait_s: float = 0.0) -> AsyncIterator[tuple[LiveSession, Router]]:
+    """The same once its prompt was answered."""
+    async with begun(made, wait_s=wait_s) as (session, router):
+        await prompt(session)
+        yield session, router
+
+
+async def prompt(session: LiveSession) -> bytes:
+    """Feed a prompt in two chunks; what comes of it."""
+    session.feed(rows(100, 5), 5, 0)
+    session.feed(rows(200, 3), 3, 1)
+    await session.output()
+    return bytes(await session.output())
+
+
+async def step(session: LiveSession, number: int) -> bytes:
+    """Feed one row; what comes of it."""
+    session.feed(rows(number), 1, 1)
+    return bytes(await session.output())
+
+
+async def talk(made: World, kill_at: dict[int, list[int]]) -> list[bytes]:
+    """A prompt in two chunks and eight steps. kill_at: before which step to kill which stages."""
+    async with begun(made) as (session, _):
+        out = [await prompt(session)]
+        for number in range(8):
+            for start in kill_at.get(number, []):
+                await made.serving(start).host.die()
+            out.append(await step(session, number))
+    return out
+
+
+async def undisturbed() -> list[bytes]:
+    async with world(*THREE_STAGES) as made:
+        return await talk(made, {})
+
+
+# ---- a client of its own make
+
+
+async def dial(made: World) -> FrameStream:
+    host, _ = made.client()
+    return FrameStream(await host.open_stream(made.nodes[0].host.peer_id, PROTOCOL))
+
+
+def opening(**changes: object) -> Open:
+    asked = {
+        "session": bytes(16),
+        "model": MODEL,
+        "start": 0,
+        "stop": 6,
+        "tokens": 32,
+        "dtype": "f32",
+    }
+    return Open(**(asked | changes))  # type: ignore[arg-type]
+
+
+async def admitted(made: World) -> FrameStream:
+    """A stream on which a session is open."""
+    frames = await dial(made)
+    await frames.send(opening())
+    assert isinstance(await heard(frames), Opened)
+    return frames
+
+
+async def heard(frames: FrameStream) -> Message | None:
+    """The next message; None at the end."""
+    received = await frames.receive()
+    return None if received is None else received[0]
