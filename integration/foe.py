@@ -6,7 +6,7 @@ import random
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -93,11 +93,10 @@ class Foe:
         """A connection of its own after an honest handshake, to speak yamux by hand."""
         sock = await connect_tcp(parse(self.target.address))
         identity = Identity(self.dice.randbytes(32))
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(sock.close)
             up = await upgrade_dialed(SocketCarrier(sock), identity, self.target.peer, Scratch())
-        except BaseException:
-            sock.close()
-            raise
+            otherwise.pop_all()
         return up.link
 
     async def socket(self) -> socket.socket:

@@ -30,7 +30,7 @@ from potluck.node.net.dialer import connect_tcp
 from potluck.node.net.guard import Gate, Limits, foreign
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.mux_config import MuxConfig
-from potluck.node.net.mux_frame import DATA, SYN, header
+from potluck.node.net.mux_frame import DATA, RST, SYN, header
 from potluck.node.net.negotiate import REFUSAL, message, proposal
 from potluck.node.net.noise import Identity, Scratch
 from potluck.node.net.stream import Stream
@@ -283,6 +283,38 @@ async def test_whoever_holds_all_streams_gives_way_to_others() -> None:
         await still_serves(victim)
 
 
+async def test_handlers_that_outlive_their_streams_keep_nobody_out() -> None:
+    """Reset at once, they hold no stream; but it is they that make room, not who is served."""
+    cancelled = 0
+
+    async def brood(stream: Stream) -> None:
+        nonlocal cancelled
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            cancelled += 1
+            raise
+
+    async with serving(inbound_streams_max=6) as victim, AsyncExitStack() as stack:
+        victim.handle("/brood/1", brood)
+        served = await stack.enter_async_context(open_host(seeded("s")))
+        stream = await served.open_stream(await served.connect(victim.addresses()), ECHO)
+        await stream.send(b"step")
+        assert bytes(await stream.receive()) == b"step"
+        link = await stack.enter_async_context(raw_peer(victim))
+        words = proposal("/brood/1")
+        for number in range(1, 11, 2):
+            link.push([header(DATA, SYN, number, len(words)) + words])
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            link.push([header(DATA, RST, number, 0)])
+            await trio.testing.wait_all_tasks_blocked(0.005)
+        assert victim._inbound.count == 6
+        await still_serves(victim)
+        assert cancelled
+        await stream.send(b"step")
+        assert bytes(await stream.receive()) == b"step"
+
+
 async def test_streams_are_bounded_in_all() -> None:
     async with serving(inbound_streams_max=5) as victim, raw_peer(victim) as link:
         link.push([b"".join(header(DATA, SYN, 1 + 2 * n, 1) + b"\x13" for n in range(50))])
@@ -375,3 +407,26 @@ async def test_a_host_without_descriptors_waits_for_them(monkeypatch: pytest.Mon
             with trio.fail_after(2):
                 await honest.connect([f"/ip4/127.0.0.1/tcp/{port}/p2p/{victim.peer_id}"])
     assert calls >= 3
+
+
+async def test_a_stream_that_breaks_while_the_host_closes_is_no_fault_of_ours() -> None:
+    """Its handler's nursery then ends with both: the stream's failure, and that it was told to."""
+    began = trio.Event()
+
+    async def fall(stream: Stream) -> None:
+        async def say_good_bye() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise TransportError("nobody hears it")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say_good_bye)
+            nursery.start_soon(trio.sleep_forever)
+            began.set()
+
+    async with open_host(seeded("d")) as dialer, serving() as victim:
+        victim.handle("/fall/1", fall)
+        stream = await dialer.open_stream(await dialer.connect(victim.addresses()), "/fall/1")
+        await stream.send(b"x")
+        await began.wait()

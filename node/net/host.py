@@ -79,7 +79,7 @@ class Host:
         self._peers = Peers(self.peer_id)
         self._book = AddressBook()
         self._outbound = Outbound(self, self._gate, self._peers, self._book)
-        self._inbound = Inbound(self, config.limits, self._peers)
+        self._inbound = Inbound(self, config.limits)
         self._door = Door(self, config.limits, self._gate, self._peers)
         self._published: tuple[Address, ...] = ()
         self._closed: Collection[str] = ()

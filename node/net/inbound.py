@@ -8,7 +8,7 @@ the peer; any other exception is our own fault and ends the host.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,9 +16,9 @@ import trio
 from ...errors import Refused, RemoteError, TransportError
 from ..log import get_logger
 from .guard import Limits
+from .mux import Mux
 from .mux_stream import MuxStream
 from .negotiate import Listener
-from .peers import Peers
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ log = get_logger()
 class Inbound:
     """What is served here, and to whom by now; part of the host."""
 
-    def __init__(self, host: Host, limits: Limits, peers: Peers) -> None:
+    def __init__(self, host: Host, limits: Limits) -> None:
         self._host = host
         self._limits = limits
-        self._peers = peers
         self.handlers: dict[str, Handler] = {}
         self.count = 0  # streams under way
+        self._serving: dict[Mux, dict[MuxStream, trio.CancelScope]] = {}  # the oldest first
 
     def protocols(self) -> list[str]:
         """All that is spoken here."""
@@ -46,34 +46,45 @@ class Inbound:
     def take(self, stream: MuxStream) -> None:
         """Serve a new stream. Never waits."""
         if self.count >= self._limits.inbound_streams_max:
-            crowd = max((one.mux for one in self._peers.all()), key=lambda mux: len(mux.streams))
+            crowd = max(self._serving, key=lambda mux: len(self._serving[mux]))
             if crowd is stream.mux:
                 stream.reset_now("too many streams")
                 return
-            crowd.shed("others want a stream too")
+            self._shed(crowd)
         self.count += 1
-        self._host.nursery.start_soon(self._serve, stream)
+        scope = self._serving.setdefault(stream.mux, {})[stream] = trio.CancelScope()
+        self._host.nursery.start_soon(self._serve, stream, scope)
 
-    async def _serve(self, stream: MuxStream) -> None:
+    def _shed(self, mux: Mux) -> None:
+        """End the oldest that is served on a connection, also when its handler outlives it."""
+        oldest, scope = next(iter(self._serving[mux].items()))
+        oldest.reset_now("others want a stream too")
+        scope.cancel()
+        self._over(oldest)
+
+    def _over(self, stream: MuxStream) -> None:
+        served = self._serving.get(stream.mux, {})
+        if served.pop(stream, None) is not None:
+            self.count -= 1
+            if not served:
+                del self._serving[stream.mux]
+
+    async def _serve(self, stream: MuxStream, scope: trio.CancelScope) -> None:
         """Negotiate a peer's stream, and run its handler."""
         done = False
         try:
-            handler: Handler | None = None
-            with trio.move_on_after(self._limits.negotiation_s):
-                handler = await self._negotiate(stream)
-            if handler is not None:
-                await handler(stream)
-                done = True
-        except (RemoteError, TransportError, Refused) as error:
-            self._blame(stream, error)
-        except BaseExceptionGroup as group:
-            theirs, ours = group.split((RemoteError, TransportError, Refused))
-            if ours is not None:
-                raise
-            for fault in theirs.exceptions if theirs else ():
-                self._blame(stream, fault)
+            with scope:
+                handler: Handler | None = None
+                with trio.move_on_after(self._limits.negotiation_s):
+                    handler = await self._negotiate(stream)
+                if handler is not None:
+                    await handler(stream)
+                    done = True
+        except* (RemoteError, TransportError, Refused) as group:
+            for error in _leaves(group):
+                self._blame(stream, error)
         finally:
-            self.count -= 1
+            self._over(stream)
             if done:
                 stream.close_now()
             else:
@@ -101,10 +112,21 @@ class Inbound:
         return protocol in self.handlers or protocol in self._host.libp2p.protocols
 
     def _libp2p_handler(self, stream: MuxStream, protocol: str) -> Handler:
-        plugged = self._host.plugged[stream.mux]
+        plugged = self._host.plugged.get(stream.mux)
+        if plugged is None:
+            raise TransportError("its connection is over")
         return lambda _: self._host.libp2p.serve(plugged, stream, protocol)
 
-    def _blame(self, stream: MuxStream, error: BaseException) -> None:
+    def _blame(self, stream: MuxStream, error: Exception) -> None:
         log.debug("stream failed", peer=stream.peer, reason=str(error))
         if isinstance(error, RemoteError):
             self._host.blame(stream.peer, error)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    """Every exception in a group, and in the groups in it."""
+    for one in group.exceptions:
+        if isinstance(one, ExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one

@@ -110,12 +110,6 @@ class Mux:
         self._next_id += 2
         return self._add(MuxStream(self, self._next_id - 2, inbound=False))
 
-    def shed(self, why: str) -> None:
-        """Reset the oldest stream that the peer opened."""
-        theirs = (stream for stream in self.streams.values() if stream.inbound)
-        if (oldest := next(theirs, None)) is not None:
-            oldest.reset_now(why)
-
     def close(self) -> None:
         """Say good-bye as far as that goes without waiting, and end."""
         if self.failure is None:

@@ -7,6 +7,7 @@ reach ──▶ the connection there is, or dial ──▶ race ─┬─▶ TCP
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import trio
@@ -103,9 +104,8 @@ class Outbound:
         if connection is None or connection.relay is not None:
             connection = await self.dial(relay, [address.end_point])
         stream = self._host.open_on(connection, HOP)
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(stream.reset_now, "no way through the relay")
             await call_through(stream, peer)
-        except BaseException:
-            stream.reset_now("no way through the relay")
-            raise
+            otherwise.pop_all()
         return StreamCarrier(stream), connection.remote

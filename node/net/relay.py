@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import trio
@@ -36,6 +37,7 @@ from .circuit import (
     decode_stop,
     encode_hop,
     encode_stop,
+    name,
     receive_message,
     send_message,
     voucher,
@@ -194,31 +196,27 @@ class Relay:
     async def _call(self, stream: MuxStream, peer: str) -> MuxStream | None:
         """Ask `peer` to take a call; the stream to it, or None when it has been refused."""
         status = self._may_call(stream, peer)
-        called: MuxStream | None = None
-        if status == Status.OK:
-            connection = self._direct(peer)
-            assert connection is not None
-            called = self._host.open_on(connection, STOP)
+        if status != Status.OK:
+            await self._say(stream, status)
+            return None
+        connection = self._direct(peer)
+        assert connection is not None
+        with ExitStack() as otherwise:
             try:
+                called = self._host.open_on(connection, STOP)
+                otherwise.callback(called.reset_now, "the call was given up")
                 call = Message(STOP_CONNECT, peer=stream.peer, limit=self._limit())
                 await send_message(called, encode_stop(call))
                 answer = decode_stop(await receive_message(called))
                 if answer.kind != STOP_STATUS or answer.status != Status.OK:
-                    status = Status.CONNECTION_FAILED
+                    raise TransportError(f"it says {name(answer.status or 0)}")
             except (TransportError, RemoteError) as error:
                 log.debug("a call was not taken", peer=peer, reason=str(error))
-                status = Status.CONNECTION_FAILED
-            except BaseException:
-                called.reset_now("the call was given up")
-                raise
-        if status != Status.OK:
-            if called is not None:
-                called.reset_now("the call was given up")
-            await self._say(stream, status)
-            return None
-        await send_message(
-            stream, encode_hop(Message(HOP_STATUS, limit=self._limit(), status=Status.OK))
-        )
+                await self._say(stream, Status.CONNECTION_FAILED)
+                return None
+            done = Message(HOP_STATUS, limit=self._limit(), status=Status.OK)
+            await send_message(stream, encode_hop(done))
+            otherwise.pop_all()
         return called
 
     def _may_call(self, stream: MuxStream, peer: str) -> Status:

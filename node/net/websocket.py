@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import ExitStack
 from functools import cache
 from typing import Final
 
@@ -274,15 +275,14 @@ async def dial_websocket(sock: socket.socket, address: Address) -> Carrier:
     """
     bare = SocketCarrier(sock)
     below: Carrier = bare
-    try:
+    with ExitStack() as otherwise:
+        otherwise.callback(bare.close)
         if address.over == "wss":
             below = tls = TlsCarrier(bare, address.host, trusted())
             await tls.open_()
         carrier = WebSocketCarrier(below, dialer=True)
         await carrier.open_(address)
-    except BaseException:
-        bare.close()
-        raise
+        otherwise.pop_all()
     return carrier
 
 
