@@ -1,0 +1,315 @@
+"""Which work is computed again, and what it means when the numbers differ.
+
+Every chunk that a server has signed for (receipt.py) may be drawn, by a coin that only its client
+can toss, and only after the signature: the coin is a keyed digest of the receipt. The rate is
+BOINC's adaptive replication (`sched_send.cpp`: ten valid results, then one in as many), with a
+floor, so that whoever waits until it is trusted gains nothing by waiting:
+
+    rate    1 below ten valid audits in a row, then max(floor, 5 / valid); more where trust is low
+    way     most are computed again by a peer of the same blocks, from the first position on, as
+            an ordinary prompt; a fifth are canaries: work whose answer is known is sent to the
+            server itself
+    rule    for each token |gave - again| / |again - took|, the difference in what the blocks
+            added (the residual stream itself would hide it: kernels.md 3); right when the median is
+            below a limit and the worst below four times that; in one class of numbers of ours,
+            where equal steps give equal bits, the limit is 0
+    dispute one that differs is computed by a third, and by more, until it is as good as certain
+            which of the answers is right, as far as the peers that gave them are trusted
+
+    drawn ── again ──▶ right                             the server's run of valid grows
+               └─────▶ differs ── thirds ──▶ one answer is certain: who gave others is convicted,
+                                     │       the auditor too
+                                     └─────▶ six were asked, in vain: open, a doubt on all of them
+
+A server that cheats in chunks, each of which is drawn with rate p and seen through with
+probability q, cheats 1 / (p q) times before it is caught, however seldom it does (algorithms.md
+4.4). Nothing here rolls dice, computes on tensors or waits: errors come in as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from statistics import median
+from typing import Final, Literal
+
+from ..crypto.digest import digest
+
+KEY_BYTES: Final = 32
+WORST_SHARE: Final = 4.0  # algorithms.md 4.3: 99 in 100 tokens below 4 tau; of 32, all
+TOKENS_LEAST: Final = 16  # kernels.md: a median over fewer is no median
+ARBITERS_MAX: Final = 6  # accused and five against one of trust .9 are 0.9999 sure; one to spare
+CERTAIN: Final = 0.9999  # peers.md 4.4: block at 99.99 %
+TRUST_MOST: Final = 0.95  # guess: of anybody but ourselves; one in twenty has been bought
+
+Verdict = Literal["right", "wrong", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """floor: of the rate; algorithms.md 4.4 has .05 where a person waits, .02 for batches."""
+
+    floor: float = 0.05
+    valid_to_trust: int = 10  # BOINC's CONS_VALID_UNREPLICATED
+    earned: float = 5.0  # algorithms.md 4.4
+    doubt_below: float = 0.8  # algorithms.md 4.4: of the trust's lower bound
+    doubt_extra: float = 0.05
+    canary_share: float = 0.2  # algorithms.md 4.4
+
+    def __post_init__(self) -> None:
+        assert 0 < self.floor <= 1 and 0 <= self.canary_share <= 1 and self.valid_to_trust >= 1
+
+
+def rate(valid: int, trust: float, config: AuditConfig) -> float:
+    """With which probability a chunk is audited. valid: audits in a row that found its server
+    right; trust: the lower bound of its reputation."""
+    if valid < config.valid_to_trust:
+        return 1.0
+    usual = max(config.floor, config.earned / valid)
+    return min(1.0, usual + (config.doubt_extra if trust < config.doubt_below else 0.0))
+
+
+class Lots:
+    """Coins that nobody else can foresee, and that fall the same way each time they are asked.
+
+    A lot is drawn from a receipt, which the server has signed before: what it computed it cannot
+    change any more, and another receipt for it would be a contradiction.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        """key: secret, random, never shown."""
+        assert len(key) == KEY_BYTES
+        self._key = key
+
+    def draw(self, what: str, *names: bytes) -> float:
+        """A number in [0, 1), for this purpose and these names (of receipts, each 32 bytes)."""
+        lot = digest("audit lot", self._key, what.encode().ljust(16, b"\0"), *names)
+        return int.from_bytes(lot[:7]) / (1 << 56)  # 56 bits: exact as a float, never 1
+
+    def pick(self, what: str, count: int, *names: bytes) -> int:
+        """One of 0 .. count - 1."""
+        return int(self.draw(what, *names) * count)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A chunk that a server has signed for. name: of the receipt; place: in its account."""
+
+    peer: str
+    name: bytes
+    place: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """To be audited: this chunk of that account. canary: by a question whose answer is known."""
+
+    signed: Signed
+    canary: bool
+
+
+def draw(
+    signed: Iterable[Signed],
+    lots: Lots,
+    rate_of: Callable[[str], float],
+    config: AuditConfig,
+    *,
+    canaries: bool = False,
+) -> list[Drawn]:
+    """Which of these chunks are audited, and how. canaries: whether there are known answers for
+    these blocks; without them everything is computed again."""
+    found = []
+    for one in signed:
+        if lots.draw("chunk", one.name) < rate_of(one.peer):
+            known = canaries and lots.draw("way", one.name) < config.canary_share
+            found.append(Drawn(one, known))
+    return found
+
+
+def choose_auditor(
+    peers: Iterable[str], lots: Lots, name: bytes, *, avoid: Iterable[str], turn: int = 0
+) -> str | None:
+    """Who computes it again: one of our own sample of peers, of other networks where the caller
+    gives such, never one that the target proposes. turn: counts up with each that was asked."""
+    left = sorted(set(peers) - set(avoid))
+    return left[lots.pick(f"auditor {turn}", len(left), name)] if left else None
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two honest peers may be apart. limit: of the median over tokens; 0: equal bits."""
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.limit < 1
+
+
+EXACT: Final = Tolerance(0.0)
+
+
+class Tolerances:
+    """What was measured between honest peers (potluck calibrate), for pairs of classes.
+
+    A pair that nobody measured cannot be audited: `of` is None, and nobody is convicted by it.
+    """
+
+    def __init__(self, measured: Mapping[tuple[str, str, str], float]) -> None:
+        """measured: (model's digest or "*", class, class) to the limit, in any order."""
+        self._measured = {
+            (model, *sorted((one, other))): Tolerance(limit)
+            for (model, one, other), limit in measured.items()
+        }
+
+    def of(self, model: str, one: str, other: str) -> Tolerance | None:
+        pair = sorted((one, other))
+        found = self._measured.get((model, *pair)) or self._measured.get(("*", *pair))
+        if found is not None:
+            return found
+        return EXACT if one == other and is_exact(one) else None
+
+
+def is_exact(numerics: str) -> bool:
+    """Whether equal rows give equal bits in this class, whatever else the peers do: our C's. In
+    torch's a server that answered step by step and one that is sent a prompt differ."""
+    return any(word[:1] == "c" and word[1:].isdigit() for word in numerics.split())
+
+
+def limit_from(honest: Sequence[float]) -> float:
+    """The limit that errors of honest pairs give: twice their 99.9th percentile (4.3)."""
+    assert honest
+    ordered = sorted(honest)
+    return 2 * ordered[min(len(ordered) - 1, int(0.999 * len(ordered)))]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the rule says of one comparison."""
+
+    verdict: Verdict
+    median: float
+    worst: float
+
+
+def judge(errors: Sequence[float], tolerance: Tolerance | None) -> Judged:
+    """errors: of each token, |gave - again| / |again - took|; not finite is as wrong as can be.
+
+    Open where nothing is known of honest peers, or where there are too few tokens: bits that
+    should be equal and are not need no sixteen.
+    """
+    told = [error if error == error else float("inf") for error in errors]
+    if not told:
+        return Judged("open", 0.0, 0.0)
+    middle, worst = float(median(told)), max(told)
+    if tolerance is None:
+        return Judged("open", middle, worst)
+    if middle <= tolerance.limit and worst <= WORST_SHARE * tolerance.limit:
+        return Judged("right", middle, worst)
+    few = len(told) < TOKENS_LEAST and tolerance.limit > 0
+    return Judged("open" if few else "wrong", middle, worst)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a dispute came to. right, wrong: who is believed, and who is convicted; both are empty
+    while it is open. ask: one more is to be asked."""
+
+    right: tuple[str, ...]
+    wrong: tuple[str, ...]
+    ask: bool
+
+
+class Dispute:
+    """One chunk, and all who computed it: the accused, the auditor, then one arbiter at a time.
+
+    Answers that agree are one answer. Whoever is honest gives the right one, and all who are not
+    are taken to have agreed on a wrong one, which is the worst that they can do. Then, with each
+    peer honest with the probability that we trust it,
+
+        P(an answer is right)  ~  product of trust of who gave it, of distrust of who did not
+
+    and whoever gave another than one that is right for certain is convicted. A stranger, of trust
+    one half, moves nothing: a thousand Sybils that agree with each other convict nobody. What we
+    computed ourselves decides at once.
+    """
+
+    def __init__(self, accused: str, auditor: str) -> None:
+        assert accused != auditor
+        self.peers = [accused, auditor]
+        self._alike: dict[str, set[str]] = {accused: {accused}, auditor: {auditor}}
+
+    def add(self, arbiter: str) -> None:
+        assert arbiter not in self._alike
+        self.peers.append(arbiter)
+        self._alike[arbiter] = {arbiter}
+
+    def agree(self, one: str, other: str) -> None:
+        """Their answers are within tolerance of each other. (Who is not said to agree, does not;
+        do not add a peer whose answer cannot be compared.)"""
+        if self._alike[one] is not self._alike[other]:
+            self._alike[one] |= self._alike[other]
+            for peer in self._alike[other]:
+                self._alike[peer] = self._alike[one]
+
+    def outcome(self, trust: Callable[[str], float], ours: str = "") -> Outcome:
+        """trust: in [0, 1], of a peer (reputation.py); ours: under which name we stand here."""
+        answers = {id(alike): alike for alike in self._alike.values()}
+        if len(answers) == 1:
+            return Outcome(tuple(self.peers), (), False)
+        chance = {peer: min(max(trust(peer), 0.01), TRUST_MOST) for peer in self.peers}
+        if ours in chance:
+            chance[ours] = 1.0
+        likely = {key: self._likelihood(alike, chance) for key, alike in answers.items()}
+        best = max(likely, key=lambda key: likely[key])
+        total = sum(likely.values()) + self._likelihood(set(), chance)
+        if likely[best] < CERTAIN * total:
+            return Outcome((), (), len(self.peers) < 2 + ARBITERS_MAX)
+        right = answers[best]
+        return Outcome(
+            tuple(peer for peer in self.peers if peer in right),
+            tuple(peer for peer in self.peers if peer not in right),
+            False,
+        )
+
+    def _likelihood(self, honest: set[str], chance: Mapping[str, float]) -> float:
+        return prod(chance[peer] if peer in honest else 1 - chance[peer] for peer in self.peers)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A question whose answer two peers agreed on: what went in and came out, by their roots."""
+
+    took: bytes
+    gave: bytes
+    tokens: int
+
+
+class Canaries:
+    """Known answers for some blocks of a model in one class, the newest `most` of each.
+
+    They look like any prompt, because they were one: somebody else's, a while ago, from this very
+    client. The rows themselves are kept by whoever calls, under `took`.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._known: dict[tuple[str, str, str], dict[bytes, Known]] = {}
+
+    def learn(self, model: str, blocks: str, numerics: str, known: Known) -> bytes | None:
+        """Keep it; the name (`took`) of the one that makes room, whose rows may be dropped."""
+        line = self._known.setdefault((model, blocks, numerics), {})
+        line.pop(known.took, None)
+        line[known.took] = known
+        if len(line) <= self._most:
+            return None
+        oldest = next(iter(line))
+        del line[oldest]
+        return oldest
+
+    def pick(self, model: str, blocks: str, numerics: str, lots: Lots, name: bytes) -> Known | None:
+        line = self._known.get((model, blocks, numerics))
+        if not line:
+            return None
+        return list(line.values())[lots.pick("canary", len(line), name)]

@@ -1,0 +1,114 @@
+"""Reputation: earned by audits alone, lost quickly, fading, and never above what we saw."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potluck.crypto.codec import decode, encode
+from potluck.swarm.reputation import (
+    CONVICTED_S,
+    HEARSAY_MOST,
+    HOUR_S,
+    Book,
+    Reputation,
+    lower_of,
+    mean_of,
+)
+
+
+def known(audits: int, *, wrong: int = 0, now: float = 0.0) -> Reputation:
+    book = Reputation()
+    for _ in range(audits):
+        book.audited("p", right=True, weight=1, now=now)
+    for _ in range(wrong):
+        book.audited("p", right=False, weight=1, now=now)
+    return book
+
+
+def test_a_stranger_is_one_half_and_costs_double() -> None:
+    book = Reputation()
+    assert book.mean("p", 0.0) == 0.5
+    assert book.trust("p", 0.0) == pytest.approx(0.5 - math.sqrt(0.25 / 3))
+    assert book.cost_factor("p", 0.0) == 2 and not book.banned("p", 0.0)
+    assert book.valid("p") == 0
+
+
+@given(st.floats(0, 500), st.floats(0, 500), st.floats(0.01, 50))
+def test_more_evidence_never_turns_the_wrong_way(good: float, bad: float, more: float) -> None:
+    assert 0 <= lower_of(good, bad) <= mean_of(good, bad) <= 1
+    assert mean_of(good + more, bad) > mean_of(good, bad) > mean_of(good, bad + more)
+    assert lower_of(good, bad + more) <= lower_of(good, bad) + 1e-12
+    if good >= bad:
+        assert lower_of(good + more, bad) >= lower_of(good, bad) - 1e-12
+
+
+def test_trust_is_earned_and_one_wrong_costs_ten() -> None:
+    assert [round(known(n).trust("p", 0), 2) for n in (1, 10, 50)] == [0.43, 0.84, 0.96]
+    assert known(50).cost_factor("p", 0) < 1.05
+    fallen = known(10, wrong=1)
+    assert fallen.mean("p", 0) == 0.5 and fallen.valid("p") == 0
+    assert fallen.cost_factor("p", 0) == math.inf
+
+
+@given(st.integers(1, 200), st.floats(0, 1000))
+def test_evidence_fades_by_the_hour(audits: int, hours: float) -> None:
+    book = known(audits)
+    good = audits * 0.98**hours
+    assert book.mean("p", hours * HOUR_S) == pytest.approx(mean_of(good, 0))
+    assert book.mean("p", -5.0) == pytest.approx(mean_of(audits, 0))  # a clock set back
+
+
+def test_a_conviction_bans_for_a_month_and_a_contradiction_for_good() -> None:
+    book = known(100)
+    book.convict("p", 0.0)
+    assert book.banned("p", CONVICTED_S - 1) and not book.banned("p", CONVICTED_S)
+    assert book.cost_factor("p", 1.0) == math.inf and book.valid("p") == 0
+    book.convict("q", 0.0, for_good=True)
+    book.convict("q", 0.0)
+    assert book.banned("q", 1e10) and book.banned_peers(1e10) == ("q",)
+
+
+def test_what_others_say_counts_little_and_only_from_whom_we_saw() -> None:
+    book = Reputation()
+    book.told("p", "stranger", good=1e6, bad=0)
+    assert book.mean("p", 0) == 0.5
+    for number in range(50):
+        book.audited(f"known{number}", right=True, weight=1, now=0)
+        book.told("p", f"known{number}", good=1e6, bad=0)
+    assert book.mean("p", 0) == pytest.approx(mean_of(HEARSAY_MOST, 0))
+    book.told("p", "p", good=1e9, bad=0)
+    book.told("p", "known1", good=math.nan, bad=0)
+    assert book.mean("p", 0) == pytest.approx(mean_of(HEARSAY_MOST, 0))
+    assert book.valid("p") == 0  # so that all of its work is audited still
+
+
+def test_the_banned_are_not_listened_to() -> None:
+    book = Reputation()
+    book.audited("liar", right=True, weight=1, now=0)
+    book.told("p", "liar", good=0, bad=1e6)
+    assert book.mean("p", 0) < 0.2
+    book.convict("liar", 0.0)
+    assert book.mean("p", 0) == 0.5
+
+
+def test_a_dispute_left_open_is_a_small_doubt() -> None:
+    book = Reputation()
+    for _ in range(10):
+        book.doubted("p", weight=1, now=0)
+    assert book.mean("p", 0) == pytest.approx(mean_of(0, 5))
+    assert not book.banned("p", 0)
+
+
+def test_the_book_survives_a_restart() -> None:
+    book = known(20)
+    book.convict("q", 5.0)
+    book.convict("r", 5.0, for_good=True)
+    again = Reputation(decode(encode(book.keep(10.0)), Book))
+    for peer in "pqrs":
+        assert again.mean(peer, 99.0) == pytest.approx(book.mean(peer, 99.0))
+        assert again.banned(peer, 99.0) == book.banned(peer, 99.0)
+        assert again.valid(peer) == book.valid(peer)
