@@ -15,6 +15,7 @@ from potluck.swarm.history import (
     PATIENCE_CEILING_S,
     PATIENCE_FLOOR_S,
     PeerHistory,
+    believed_queue_s,
 )
 
 
@@ -130,3 +131,8 @@ def test_a_stranger_counts_for_no_more_than_is_usual() -> None:
     assert PeerHistory().block_s(50.0, usual_tokens_s=100.0) == 2 / 50
     fast = taught(0.004, blocks=4)
     assert abs(fast.block_s(2000.0, usual_tokens_s=100.0) - 0.001) < 1e-9
+
+
+def test_a_queue_just_told_counts_for_no_less_than_what_we_have_on_the_way() -> None:
+    assert believed_queue_s(0.0, in_flight_s=0.7) == 0.7
+    assert believed_queue_s(0.9, in_flight_s=0.7) == 0.9

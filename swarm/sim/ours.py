@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import MissingBlocks
 from ..blocks import BlockRange
-from ..history import PeerHistory, aged_queue_s
+from ..history import PeerHistory, aged_queue_s, believed_queue_s
 from ..routing import ALTERNATES, Finder, Offer
 from ..view import OBSERVATIONS_TO_TRUST, RTT_UNKNOWN_S, Columns, Floats
 from .dice import Dice
@@ -167,7 +167,8 @@ class Ours:
                 continue
             queue_s = world.told_queue_s(i, now)
             self._heard(client, request, i, queue_s, now)
-            offers.append(Offer(i, queue_s))
+            in_flight_s = float(client.in_flight_s[i])
+            offers.append(Offer(i, believed_queue_s(queue_s, in_flight_s)))
         return offers
 
     def _heard(self, client: _Client, request: Request, i: int, queue_s: float, now: float) -> None:
