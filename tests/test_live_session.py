@@ -240,6 +240,8 @@ async def test_whoever_leaves_as_the_stream_opens_leaves_nothing_behind(
         async def open_and_cancel(peer: str, protocol: str) -> MemoryStream:
             stream = await dial(peer, protocol)
             leaving.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.1)  # the session's own end runs meanwhile
             return stream
 
         host.open_stream = open_and_cancel  # type: ignore[method-assign]
