@@ -1,0 +1,171 @@
+"""What one peer may say against another, and how anybody checks it, offline.
+
+    A  Contradiction   two statements that one peer signed for the same place and time, and that
+                       differ: whoever reads the two signatures knows, and needs to trust nobody
+    B  Accusation      "compute this again": a chunk of work that the accused signed, what went in,
+                       and by how much it was off; signed by the accuser, who answers for it
+       Attestation     what a peer found that did compute it again
+    C  slow, silent    a matter between two peers: there is no message for it
+
+A contradiction is known by whom it convicts, an accusation by the digest of who says what.
+algorithms.md 3.5; accusations as in BTARD (Gorbunov et al., 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Final, Literal
+
+from ..crypto.codec import Range, Size, decode, encode
+from ..crypto.digest import DIGEST_BYTES, digest
+from ..crypto.envelope import OVERHEAD_BYTES, Envelope, open_, sign
+from ..crypto.keys import PEER_ID_CHARS, IdentityKey, peer_id_of
+from ..dht.record import BODY_BYTES_MAX, RECORD_BYTES_MAX, Signed
+from ..dht.record import DOMAIN as RECORD
+from ..errors import RemoteError
+from .receipt import CHUNK, CHUNK_BYTES_MAX, OPENING, OPENING_BYTES_MAX, Chunk, Opening
+
+ACCUSATION: Final = "accusation"
+ATTESTATION: Final = "attestation"
+ACCUSATION_BYTES_MAX: Final = OPENING_BYTES_MAX + CHUNK_BYTES_MAX + 512 + OVERHEAD_BYTES
+ATTESTATION_BYTES_MAX: Final = 256 + OVERHEAD_BYTES
+ITEM_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX + 64  # of any item of evidence
+
+Peer = Annotated[str, Size(PEER_ID_CHARS, least=PEER_ID_CHARS)]
+Digest = Annotated[bytes, Size(DIGEST_BYTES, least=DIGEST_BYTES)]
+Verdict = Literal["wrong", "right"]  # of the accused's work
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Two signed statements, the one with the lesser bytes first; `domain` says of what kind."""
+
+    TAG: ClassVar[str] = "contradiction"
+
+    domain: Annotated[str, Size(16)]
+    one: Annotated[bytes, Size(RECORD_BYTES_MAX)]
+    other: Annotated[bytes, Size(RECORD_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedAccusation:
+    TAG: ClassVar[str] = "accusation"
+
+    raw: Annotated[bytes, Size(ACCUSATION_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedAttestation:
+    TAG: ClassVar[str] = "attestation"
+
+    raw: Annotated[bytes, Size(ATTESTATION_BYTES_MAX)]
+
+
+Item = Contradiction | SignedAccusation | SignedAttestation
+ITEMS: Final = (Contradiction, SignedAccusation, SignedAttestation)
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """That what `accused` gave out in `chunk` is not what comes out of what it took in.
+
+    opening: of the session, which says what was to be computed; inputs: of the bytes to compute
+    from and the account between the two, which the accuser gives out to whoever asks.
+    """
+
+    accused: Peer
+    opening: Annotated[bytes, Size(OPENING_BYTES_MAX)]  # both as the accused signed them
+    chunk: Annotated[bytes, Size(CHUNK_BYTES_MAX)]
+    inputs: Digest
+    error: Annotated[float, Range(0.0, 1e9)]  # relative, against what the accuser got
+    issued_s: Annotated[float, Range(0, 1e11)]
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """What the signer got when it computed this accusation's work itself."""
+
+    accusation: Digest
+    verdict: Verdict
+    issued_s: Annotated[float, Range(0, 1e11)]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An accusation whose signatures have been checked."""
+
+    id: bytes
+    accuser: str
+    told: Accusation
+
+
+def contradiction_of(domain: str, one: bytes, other: bytes) -> Contradiction:
+    """Of two statements as they were signed: records of one slot, boot and seq, or chunks."""
+    first, second = sorted((one, other))
+    return Contradiction(domain, first, second)
+
+
+def suspect(item: Contradiction) -> str:
+    """Whom it would convict, if it is true: no signature is checked yet."""
+    return peer_id_of(decode(item.one, Envelope, max_bytes=RECORD_BYTES_MAX).public)
+
+
+def check_contradiction(item: Contradiction) -> str:
+    """The peer that contradicts itself. Raises RemoteError unless both statements prove it."""
+    name = _NAMES.get(item.domain)
+    if name is None:
+        raise RemoteError(f"a contradiction of kind {item.domain!r}")
+    if item.one >= item.other:
+        raise RemoteError("a contradiction whose statements stand in the wrong order")
+    one, first = open_(item.one, item.domain, max_bytes=RECORD_BYTES_MAX)
+    other, second = open_(item.other, item.domain, max_bytes=RECORD_BYTES_MAX)
+    if one != other:
+        raise RemoteError(f"statements of {one} and of {other}: no contradiction")
+    if first == second or name(first) != name(second):
+        raise RemoteError(f"two statements of {one} that do not contradict each other")
+    return one
+
+
+def sign_accusation(key: IdentityKey, told: Accusation) -> SignedAccusation:
+    return SignedAccusation(sign(key, ACCUSATION, encode(told)))
+
+
+def check_accusation(item: SignedAccusation) -> Case:
+    """Raises RemoteError unless the accuser signed it, and the accused what it is accused of."""
+    accuser, body = open_(item.raw, ACCUSATION, max_bytes=ACCUSATION_BYTES_MAX)
+    told = decode(body, Accusation, max_bytes=ACCUSATION_BYTES_MAX)
+    for raw, domain, kind in ((told.opening, OPENING, Opening), (told.chunk, CHUNK, Chunk)):
+        signer, signed = open_(raw, domain, max_bytes=OPENING_BYTES_MAX)
+        if signer != told.accused:
+            raise RemoteError(f"{told.accused} is accused of what {signer} signed")
+        decode(signed, kind)
+    if accuser == told.accused:
+        raise RemoteError(f"{accuser} accuses itself")
+    return Case(digest(ACCUSATION, accuser.encode(), body), accuser, told)
+
+
+def sign_attestation(key: IdentityKey, told: Attestation) -> SignedAttestation:
+    return SignedAttestation(sign(key, ATTESTATION, encode(told)))
+
+
+def check_attestation(item: SignedAttestation) -> tuple[str, Attestation]:
+    """(who attests, what). Raises RemoteError unless the signature is good."""
+    attester, body = open_(item.raw, ATTESTATION, max_bytes=ATTESTATION_BYTES_MAX)
+    return attester, decode(body, Attestation, max_bytes=ATTESTATION_BYTES_MAX)
+
+
+def _record_name(body: bytes) -> tuple[object, ...]:
+    told = decode(body, Signed, max_bytes=BODY_BYTES_MAX + 512)
+    return told.place, told.boot, told.seq
+
+
+def _chunk_name(body: bytes) -> tuple[object, ...]:
+    return (decode(body, Chunk).prev,)
+
+
+# What an honest peer says only once, by the domain that it is signed in.
+_NAMES: Final[Mapping[str, Callable[[bytes], tuple[object, ...]]]] = MappingProxyType(
+    {RECORD: _record_name, CHUNK: _chunk_name}
+)
