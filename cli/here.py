@@ -40,6 +40,8 @@ def in_words(told: Mapping[str, Any]) -> str:
         reached = f"reached through {', '.join(map(short, nat['relays']))}, {NATS[nat['kind']]}"
     else:
         reached = f"{REACHED[nat['reachability']]}, {NATS[nat['kind']]}"
+    if nat["reachability"] == "private" and "ip6" in nat["open"]:
+        reached = f"anybody can dial it by IPv6; by IPv4 {reached}"
     if nat["mapped"]:
         reached += f", port forwarded by {nat['portmap']}"
     carried = told["relaying"]["reservations"]

@@ -258,6 +258,13 @@ def _reachability(nat: Mapping[str, Any]) -> Finding:
     match nat["reachability"]:
         case "public":
             return Finding("reachable", "good", f"by anybody: {tries}, at {_list(nat['places'])}")
+        case "private" if "ip6" in nat["open"]:
+            return Finding(
+                "reachable", "good" if nat["relays"] else "note",
+                f"by anybody who has IPv6, at {_list(nat['places'])}; by IPv4 "
+                f"{'through a relay alone' if nat['relays'] else 'by nobody'}: {tries}",
+                "" if nat["relays"] else "join by peers that relay, for those who have IPv4 alone",
+            )  # fmt: skip
         case "private" if nat["relays"]:
             return Finding(
                 "reachable", "note", f"through a relay alone: {tries}",

@@ -115,6 +115,7 @@ def test_a_node_tells_how_it_is_reached() -> None:
         for kind in get_args(Kind):
             assert NATS[kind] in of_node(reachability=reachability, kind=kind)
     assert "through ...relay" in of_node(reachability="private", relays=("12D3...relay",))
+    assert "by IPv6; by IPv4 nobody" in of_node(reachability="private", open=("ip6",))
     assert "by upnp" in of_node(mapped=True, portmap="upnp")
     assert of_node("/ip4/127.0.0.1/tcp/1").startswith("listens for this machine alone")
     assert of_node().endswith("3 peers directly, 1 over relays; relays for 2")

@@ -104,6 +104,8 @@ def unanswered(source: Source) -> Facts:
         ("reachable", "note", "forward", seen()),
         ("reachable", "bad", "forward", seen(replace(PRIVATE, relays=()))),
         ("reachable", "note", "", seen(NatReport())),
+        ("reachable", "good", "", seen(replace(PRIVATE, open=("ip6",)))),
+        ("reachable", "note", "relay", seen(replace(PRIVATE, relays=(), open=("ip6",)))),
         ("port mapping", "good", "", seen(replace(PUBLIC, portmap="upnp", mapped=True))),
         ("port mapping", "note", "UPnP", seen(replace(PRIVATE, portmap="refused"))),
         ("port mapping", "note", "", seen(replace(PUBLIC, portmap="refused"))),

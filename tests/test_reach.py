@@ -25,6 +25,7 @@ from potluck.node.net.reach import (
     closed_families,
     decisive,
     judge,
+    open_families,
 )
 
 ME = "11.0.9.2"
@@ -86,6 +87,15 @@ def test_a_family_is_closed_when_nobody_came_through_in_it() -> None:
     assert closed_families([]) == frozenset()
     assert closed_families([lost4, lost6]) == {"ip4", "ip6"}
     assert closed_families([lost4, lost6, came6, lost6]) == {"ip4"}
+
+
+def test_a_family_is_open_by_its_own_answers() -> None:
+    """One who came through is enough at an address that is our own: no NAT is in between."""
+    lost4, came6 = answer(), answer(4001, host=SIX)
+    assert open_families([lost4, lost4, came6]) == ()
+    assert open_families([lost4, lost4, came6], [Address("ip6", SIX, 4001)]) == ("ip6",)
+    assert open_families([lost4, came6, came6]) == ("ip6",)
+    assert open_families([answer(4001), answer(4001), came6, came6]) == ("ip4", "ip6")
 
 
 def test_ipv4_decides_while_anybody_has_tried_it() -> None:

@@ -34,6 +34,7 @@ from .reach import (
     decisive,
     judge,
     meet_stranger,
+    open_families,
 )
 from .relay import Relay, RelayLimits
 from .reservations import Reservations
@@ -81,6 +82,7 @@ class Nat:
         self.changed: list[Callable[[], None]] = []  # told when `host.addresses()` has changed
         self._verdict = Verdict()
         self._closed: frozenset[str] = frozenset()  # families in which strangers do not get in
+        self._open: tuple[str, ...] = ()  # those in which they do
         self._answers: dict[str, tuple[float, Answer]] = {}  # by network, and when
         self._mapped: tuple[Address, ...] = ()
         self._portmap: Mapped = "not tried"
@@ -125,7 +127,7 @@ class Nat:
         self.ports.forget()
         self._answers.clear()
         self._verdict = Verdict()
-        self._closed = frozenset()
+        self._closed, self._open = frozenset(), ()
         self._ask_at = 0.0
         self._wake.set()
 
@@ -171,6 +173,8 @@ class Nat:
             return
         answers = [answer for _, answer in self._answers.values()]
         self._closed = closed_families(answers)
+        # at an address of ours nobody else can answer: one stranger who came through is enough
+        self._open = open_families(answers, [*self._mapped, *reachable(self._host.listeners)])
         verdict = judge(decisive(answers), self._mapped)
         if verdict.reachability != self._verdict.reachability:
             log.info(
@@ -233,6 +237,7 @@ class Nat:
             asked=verdict.asked,
             reached=verdict.reached,
             portmap=self._portmap,
+            open=self._open,
         )
 
     def _kind(self) -> Kind:

@@ -34,7 +34,8 @@ class NatReport:
     mapped: the router was asked to forward a port, and does; portmap: by which protocol, if any.
     port_kept: whether the NAT gives our port its own number; None while nobody has said.
     filtering: whom it lets in, whoever dials or those that we have dialed. asked, reached: how many
-    strangers have tried to dial us, and how many of them came through.
+    strangers have tried to dial us, and how many of them came through. open: families (ip4, ip6) in
+    which they do, though `reachability` is IPv4's wherever somebody has tried that.
     """
 
     reachability: Reachability = "unknown"
@@ -47,6 +48,7 @@ class NatReport:
     asked: int = 0
     reached: int = 0
     portmap: Mapped = "not tried"
+    open: tuple[str, ...] = ()
 
 
 def subnet(host: str) -> str:

@@ -232,6 +232,17 @@ def closed_families(answers: Collection[Answer]) -> frozenset[str]:
     return frozenset(tried - {_kind(answer) for answer in answers if answer.reached})
 
 
+def open_families(
+    answers: Collection[Answer], forwarded: Collection[Address] = ()
+) -> tuple[str, ...]:
+    """Those in which strangers come through, each by its own answers alone."""
+    by_kind: dict[str, list[Answer]] = {}
+    for answer in answers:
+        by_kind.setdefault(_kind(answer), []).append(answer)
+    judged = {kind: judge(found, forwarded).reachability for kind, found in by_kind.items()}
+    return tuple(sorted(kind for kind, verdict in judged.items() if verdict == "public"))
+
+
 def _kind(answer: Answer) -> str:
     return address_of((answer.host, answer.port)).kind
 
