@@ -1,0 +1,282 @@
+"""Whose turn it is on a busy peer: whoever gave, by what they gave; and a share for newcomers.
+
+No coin, and no ledger that all agree on. Each peer counts what others really did for it, and those
+that helped its helpers stand in for what these are owed: a flow over one's own tallies and gossiped
+ones (BarterCast's two hops; Meulpolder et al., 2009), bounded by what really came in.
+
+    j ──gave k 80──▶ k ──gave me 50──▶ me       credit of j: 50, and it is k's: using it uses up
+    j ──gave me 20────────────────────▶ me                   k's; plus 20 of its own
+
+Whatever Sybils claim to have done for each other, all that they can use together is what one of
+them really gave: credit through k is k's own credit, and is spent once. A share in the device is
+proportional to credit (anything concave would pay for splitting oneself), and the rest, the
+commons, is divided evenly between networks, not identities:
+
+    85 of 100 turns   by credit     only while somebody who has some waits
+    15                the commons   everybody who waits, even between /16s, in these between /24s,
+                                    in these between peers
+
+The commons' share is counted over a minute, with what they had while nobody else wanted it, so that
+a contributor who comes seldom does not wait for those who are always there. Credit is used up only
+by turns that others waited for; it fades, half in a week. `now` is unix seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from ..crypto.codec import Range, Size
+from .tally import Tally, Work
+
+HALF_S: Final = 7 * 24 * 3600.0  # algorithms.md 7
+COMMONS: Final = 0.15  # algorithms.md 7: of a busy device, for whoever comes
+WINDOW_S: Final = 60.0  # algorithms.md 7's test: over any minute
+EDGES_MAX: Final = 1 << 16  # pairs that are remembered; the smallest claims go first
+_DUST: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """giver gave taker `work`, faded to the book's time; `total` is the tally's sum, unfaded."""
+
+    giver: Annotated[str, Size(64)]
+    taker: Annotated[str, Size(64)]
+    work: Work
+    total: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Of what `through` gave us, so much was used by `peer` (or by itself)."""
+
+    peer: Annotated[str, Size(64)]
+    through: Annotated[str, Size(64)]
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """Everything that credit is computed from, as it is kept on disk."""
+
+    at_s: Annotated[float, Range(0, 1e11)]
+    edges: Annotated[tuple[Edge, ...], Size(EDGES_MAX)]
+    spent: Annotated[tuple[Spent, ...], Size(EDGES_MAX)]
+
+
+class Credit:
+    """What others may use of us. The caller has checked each tally (read_tally) before."""
+
+    def __init__(self, me: str, now: float, book: Book | None = None) -> None:
+        self._me = me
+        self._zero_s = now if book is None else book.at_s
+        self._gave: dict[str, dict[str, float]] = {}  # taker to giver to work, as of _zero_s
+        self._total: dict[tuple[str, str], float] = {}
+        self._spent: dict[str, float] = {}  # of whose credit, by anybody
+        self._through: dict[tuple[str, str], float] = {}  # by whom, through whom
+        for edge in book.edges if book else ():
+            self._gave.setdefault(edge.taker, {})[edge.giver] = edge.work
+            self._total[edge.giver, edge.taker] = edge.total
+        for one in book.spent if book else ():
+            self._spend(one.peer, one.through, one.work)
+
+    def settle(self, tally: Tally, now: float) -> None:
+        """A tally of ours, or one that was gossiped. An older one than is known adds nothing.
+
+        What is first heard of counts as of when it was signed, and as of now at most.
+        """
+        low, high = tally.peers
+        scale = self._scale(min(tally.at_s, now))
+        for giver, taker in ((low, high), (high, low)):
+            total = tally.gave(giver)
+            known = self._total.get((giver, taker), 0.0)
+            if total > known:
+                line = self._gave.setdefault(taker, {})
+                line[giver] = line.get(giver, 0.0) + (total - known) * scale
+                self._total[giver, taker] = total
+        if len(self._total) > EDGES_MAX:
+            self._forget()
+
+    def credit(self, peer: str, now: float) -> float:
+        """The most that may flow from `peer` to us: what it gave us and did not use, and what our
+        helpers owe it, as far as they have credit here. Exact for paths of two hops, which share
+        no edge."""
+        through = sum(self._flow(peer, helper) for helper in self._helpers(peer))
+        return (self._own(peer) + through) / self._scale(now)
+
+    def standing(self, peer: str, now: float, usual: float) -> float:
+        """In -1 .. 1, for people: BarterCast's arctangent of what it gave us or our helpers, less
+        what it took. usual: an hour's work of a usual peer."""
+        took = self._edge(self._me, peer) / self._scale(now)
+        return 2 / math.pi * math.atan((self.credit(peer, now) - took) / usual)
+
+    def weights(self, peers: Collection[str], now: float) -> dict[str, float]:
+        """How much of the credit here each of these has, when all of them use it at once.
+
+        What is owed to one helper is divided between all who claim it, itself among them, in
+        proportion: together they never have more than it gave us.
+        """
+        weights = dict.fromkeys(peers, 0.0)
+        claims: dict[str, dict[str, float]] = {}
+        for peer in peers:
+            if self._own(peer) > _DUST:
+                claims.setdefault(peer, {})[peer] = self._own(peer)
+            for helper in self._helpers(peer):
+                claims.setdefault(helper, {})[peer] = self._flow(peer, helper)
+        for helper, claimed in claims.items():
+            wanted = sum(claimed.values())
+            share = min(1.0, self._own(helper) / wanted) if wanted > _DUST else 0.0
+            for peer, work in claimed.items():
+                weights[peer] += work * share / self._scale(now)
+        return weights
+
+    def spend(self, peer: str, work: float, now: float) -> float:
+        """`peer` had a turn of so much work that others waited for. Its own credit goes first,
+        then, of its helpers', the largest. Returns what it had no credit for."""
+        left = work * self._scale(now)
+        ways = [(self._own(peer), peer)]
+        ways += sorted(
+            ((self._flow(peer, helper), helper) for helper in self._helpers(peer)), reverse=True
+        )
+        for room, through in ways:
+            part = min(left, room)
+            if part > 0:
+                self._spend(peer, through, part)
+                left -= part
+        return left / self._scale(now)
+
+    def owed(self, peer: str, now: float) -> tuple[float, float]:
+        """(what it gave us, what we gave it), faded: what `potluck credit` shows."""
+        scale = self._scale(now)
+        return self._edge(peer, self._me) / scale, self._edge(self._me, peer) / scale
+
+    def keep(self, now: float) -> Book:
+        """What is to be written, faded to `now`, so that the numbers stay small for ever."""
+        scale = self._scale(now)
+        edges = [
+            Edge(giver, taker, self._edge(giver, taker) / scale, total)
+            for (giver, taker), total in sorted(self._total.items())
+        ]
+        spent = [
+            Spent(peer, through, work / scale)
+            for (peer, through), work in sorted(self._through.items())
+            if work / scale > _DUST
+        ]
+        return Book(now, tuple(edges[:EDGES_MAX]), tuple(spent[:EDGES_MAX]))
+
+    def _scale(self, now: float) -> float:
+        """What is worth 1 now was worth so much less at the book's time: so nothing is ever
+        multiplied to fade it (forward decay, Cormode et al., 2009)."""
+        return float(2.0 ** ((now - self._zero_s) / HALF_S))
+
+    def _edge(self, giver: str, taker: str) -> float:
+        return self._gave.get(taker, {}).get(giver, 0.0)
+
+    def _own(self, peer: str) -> float:
+        """What it gave us and nobody has used."""
+        return max(0.0, self._edge(peer, self._me) - self._spent.get(peer, 0.0))
+
+    def _flow(self, peer: str, helper: str) -> float:
+        net = self._edge(peer, helper) - self._edge(helper, peer)
+        claim = net - self._through.get((peer, helper), 0.0)
+        return max(0.0, min(claim, self._own(helper)))
+
+    def _helpers(self, peer: str) -> list[str]:
+        """Who has credit here and owes this peer, in a fixed order."""
+        ours = self._gave.get(self._me, {})
+        return sorted(
+            helper
+            for helper in ours
+            if helper != peer and self._own(helper) > _DUST and self._flow(peer, helper) > _DUST
+        )
+
+    def _spend(self, peer: str, through: str, scaled: float) -> None:
+        self._spent[through] = self._spent.get(through, 0.0) + scaled
+        self._through[peer, through] = self._through.get((peer, through), 0.0) + scaled
+
+    def _forget(self) -> None:
+        """The smaller half of what is not about us: claims are cheap to make."""
+        foreign = sorted(
+            (pair for pair in self._total if self._me not in pair),
+            key=lambda pair: (self._edge(*pair), pair),
+        )
+        for giver, taker in foreign[: len(foreign) // 2]:
+            del self._total[giver, taker]
+            self._gave[taker].pop(giver, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Who is next. by_credit: on its credit, else on the commons."""
+
+    peer: str
+    by_credit: bool
+
+
+class Turns:
+    """Divides a device between those who wait. Ask for the `next`, then `charge` what it took."""
+
+    def __init__(self, credit: Credit, commons: float = COMMONS) -> None:
+        self._credit = credit
+        self._commons = commons
+        self._had: dict[tuple[str, ...], float] = {}  # fading in a minute; as of _zero_s
+        self._paid: dict[str, float] = {}
+        self._free = self._all = 0.0
+        self._zero_s = 0.0
+
+    def next(self, waiting: Mapping[str, tuple[str, ...]], now: float) -> Turn:
+        """waiting: each peer's networks, the widest first: ("203.0/16", "203.0.113/24")."""
+        weights = self._credit.weights(waiting, now)
+        funded = sorted(peer for peer, weight in weights.items() if weight > _DUST)
+        behind = self._free < self._commons * self._all
+        if funded and not (behind and len(waiting) > len(funded)):
+            return Turn(
+                min(funded, key=lambda peer: (self._paid.get(peer, 0.0) / weights[peer], peer)),
+                True,
+            )
+        return Turn(self._even(waiting), False)
+
+    def _even(self, waiting: Mapping[str, tuple[str, ...]]) -> str:
+        """Who had least of the commons, first of the widest networks, then inside of it. What was
+        had by credit does not count: else whoever has some would gain by a second identity."""
+        places = {(*networks, peer): peer for peer, networks in waiting.items()}
+        depth = 1
+        left = sorted(places)
+        while len(left) > 1:
+            best = min({place[:depth] for place in left}, key=lambda key: (self._of(key), key))
+            left = [place for place in left if place[:depth] == best]
+            depth += 1
+        return places[left[0]]
+
+    def _of(self, place: tuple[str, ...]) -> float:
+        return self._had.get(place, 0.0)
+
+    def charge(
+        self, turn: Turn, networks: tuple[str, ...], work: float, now: float, *, contended: bool
+    ) -> None:
+        """That turn took so much work. contended: others waited meanwhile."""
+        scaled = work * self._scale(now)
+        if not turn.by_credit:
+            place = (*networks, turn.peer)
+            for depth in range(1, len(place) + 1):
+                self._had[place[:depth]] = self._of(place[:depth]) + scaled
+            self._free += scaled
+            self._all += scaled
+            return
+        self._paid[turn.peer] = self._paid.get(turn.peer, 0.0) + scaled
+        if contended:  # what nobody else wanted is no turn that the commons missed
+            self._all += scaled
+            self._credit.spend(turn.peer, work, now)
+
+    def _scale(self, now: float) -> float:
+        """As Credit's, with a minute for a week; everything is brought down now and then."""
+        elapsed = (now - self._zero_s) / WINDOW_S
+        if elapsed > 64:
+            fade = math.exp(-elapsed)
+            self._had = {key: v * fade for key, v in self._had.items() if v * fade > _DUST}
+            self._paid = {key: v * fade for key, v in self._paid.items() if v * fade > _DUST}
+            self._free, self._all = self._free * fade, self._all * fade
+            self._zero_s, elapsed = now, 0.0
+        return math.exp(elapsed)

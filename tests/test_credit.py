@@ -1,0 +1,244 @@
+"""Credit: what really came in is all that can be used, whoever claims it, however many they are."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from receipts import key
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_flow
+
+from potluck.crypto.codec import decode, encode
+from potluck.swarm.credit import COMMONS, HALF_S, Book, Credit, Turn, Turns
+from potluck.swarm.tally import first_of, next_of
+
+ME = key("me").peer_id
+PEERS = [key(f"peer{i}").peer_id for i in range(6)]
+edges = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(1, 1000)), max_size=30)
+
+
+def give(
+    credit: Credit, giver: str, taker: str, work: float, *, took: float = 0.0, now: float = 0.0
+) -> None:
+    tally = next_of(
+        first_of(giver, taker), giver, boot=1, gave=work, took=took, now=now, since=bytes(32)
+    )
+    credit.settle(tally, now)
+
+
+def world(told: list[tuple[int, int, int]]) -> tuple[Credit, dict[tuple[str, str], int]]:
+    """A book of these (giver, taker, work); 6 is me. Of a pair the largest sums count."""
+    names = [*PEERS, ME]
+    credit = Credit(ME, 0.0)
+    sums: dict[tuple[str, str], int] = {}
+    for giver, taker, work in told:
+        if giver != taker:
+            pair = names[giver], names[taker]
+            sums[pair] = max(sums.get(pair, 0), work)
+            give(credit, *pair, work)
+    return credit, sums
+
+
+@given(edges)
+def test_credit_is_the_largest_flow_of_two_hops(told: list[tuple[int, int, int]]) -> None:
+    """Against scipy's maximum flow, over the net claims of the one who asks."""
+    credit, sums = world(told)
+    for peer in PEERS:
+        capacity = np.zeros((7, 7), dtype=np.int32)
+        here = PEERS.index(peer)
+        for i, other in enumerate(PEERS):
+            capacity[i, 6] = sums.get((other, ME), 0)
+            net = sums.get((peer, other), 0) - sums.get((other, peer), 0)
+            capacity[here, i] = max(0, net)
+        best = maximum_flow(csr_matrix(capacity), here, 6).flow_value
+        assert credit.credit(peer, 0.0) == pytest.approx(best)
+
+
+@given(edges, st.sets(st.integers(0, 5), min_size=1), st.integers(0, 1000))
+def test_a_gang_uses_no_more_than_it_gave_or_is_owed_by_honest_peers(
+    told: list[tuple[int, int, int]], gang: set[int], seed: int
+) -> None:
+    """Whatever its members claim of each other; at once by weights, or by spending in any order."""
+    credit, sums = world(told)
+    members = [PEERS[i] for i in sorted(gang)]
+    others = [peer for peer in PEERS if peer not in members]
+    bound = float(sum(sums.get((peer, ME), 0) for peer in members))
+    for honest in others:
+        owed = sum(
+            max(0, sums.get((peer, honest), 0) - sums.get((honest, peer), 0)) for peer in members
+        )
+        bound += min(owed, sums.get((honest, ME), 0))
+    assert sum(credit.weights(members, 0.0).values()) <= bound * (1 + 1e-9) + 1e-6
+    dice = Random(seed)
+    used = 0.0
+    for _ in range(40):
+        work = dice.uniform(0, 500)
+        used += work - credit.spend(dice.choice(members), work, 0.0)
+    assert used <= bound * (1 + 1e-9) + 1e-6
+
+
+def test_splitting_oneself_gains_nothing() -> None:
+    """One who gave 1,000; the same as twenty that gave 50 each; the same behind twenty Sybils."""
+    rival = key("rival").peer_id
+    sybils = [key(f"sybil{i}").peer_id for i in range(20)]
+    shares = []
+    for way in ("one", "parts", "behind"):
+        credit = Credit(ME, 0.0)
+        give(credit, rival, ME, 1000)
+        if way == "parts":
+            for sybil in sybils:
+                give(credit, sybil, ME, 50)
+        else:
+            give(credit, sybils[0], ME, 1000)
+            for sybil in sybils[1:] if way == "behind" else []:
+                give(credit, sybil, sybils[0], 10**9)
+        peers = sybils[:1] if way == "one" else sybils
+        weights = credit.weights([rival, *peers], 0.0)
+        shares.append(sum(weights[peer] for peer in peers) / sum(weights.values()))
+    assert shares == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_credit_through_a_helper_is_spent_once() -> None:
+    """A Sybil is used up and thrown away; the next one finds nothing left."""
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 100)
+    for sybil in PEERS[1:]:
+        give(credit, sybil, PEERS[0], 10**9)
+    assert credit.credit(PEERS[1], 0.0) == pytest.approx(100)
+    assert credit.spend(PEERS[1], 100, 0.0) == pytest.approx(0)
+    assert all(credit.credit(peer, 0.0) == pytest.approx(0) for peer in PEERS)
+    assert credit.spend(PEERS[2], 50, 0.0) == pytest.approx(50)
+
+
+def test_credit_fades_by_half_in_a_week_and_survives_a_restart() -> None:
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 100)
+    give(credit, PEERS[1], PEERS[0], 30)
+    credit.spend(PEERS[1], 10, 0.0)
+    week = HALF_S
+    assert credit.credit(PEERS[0], week) == pytest.approx(45)
+    assert credit.credit(PEERS[1], week) == pytest.approx(10)
+    again = Credit(ME, week, decode(encode(credit.keep(week)), Book))
+    for peer in PEERS:
+        for now in (week, 3 * week):
+            assert again.credit(peer, now) == pytest.approx(credit.credit(peer, now))
+    give(again, PEERS[0], ME, 160, now=2 * week)  # the sum grew by 60
+    assert again.credit(PEERS[0], 2 * week) == pytest.approx(45 / 2 + 60)
+
+
+def test_an_old_tally_or_the_same_again_adds_nothing() -> None:
+    credit = Credit(ME, 0.0)
+    for work in (100, 100, 40):
+        give(credit, PEERS[0], ME, work)
+    assert credit.credit(PEERS[0], 0.0) == pytest.approx(100)
+    give(credit, PEERS[1], ME, 100, now=0.0)
+    late = Credit(ME, HALF_S)
+    late.settle(
+        next_of(
+            first_of(PEERS[0], ME), PEERS[0], boot=1, gave=80, took=0, now=0.0, since=bytes(32)
+        ),
+        HALF_S,
+    )
+    assert late.credit(PEERS[0], HALF_S) == pytest.approx(40)
+
+
+def test_standing_is_signed_and_bounded() -> None:
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 3600)
+    give(credit, ME, PEERS[1], 3600)
+    assert credit.standing(PEERS[0], 0.0, 3600) == pytest.approx(0.5)
+    assert credit.standing(PEERS[1], 0.0, 3600) == pytest.approx(-0.5)
+    assert credit.standing(PEERS[2], 0.0, 3600) == 0
+    assert credit.owed(PEERS[0], 0.0) == (3600, 0)
+
+
+# ---- turns
+
+
+def net(number: int) -> tuple[str, ...]:
+    return f"10.{number}/16", f"10.{number}.0/24"
+
+
+def divide(turns: Turns, waiting: dict[str, tuple[str, ...]], count: int) -> dict[str, float]:
+    """So many turns of 10 ms, while all of them wait all the time."""
+    had = dict.fromkeys(waiting, 0.0)
+    for number in range(count):
+        now = number * 0.01
+        turn = turns.next(waiting, now)
+        had[turn.peer] += 1 / count
+        turns.charge(turn, waiting[turn.peer], 0.01, now, contended=len(waiting) > 1)
+    return had
+
+
+def test_turns_are_by_credit_and_the_commons_has_its_share() -> None:
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 3e6)
+    give(credit, PEERS[1], ME, 1e6)
+    had = divide(Turns(credit), {peer: net(i) for i, peer in enumerate(PEERS[:4])}, 6000)
+    even = COMMONS / 4
+    for peer, share in zip(PEERS, (0.75, 0.25, 0, 0), strict=False):
+        assert had[peer] == pytest.approx(even + (1 - COMMONS) * share, abs=0.02)
+
+
+def test_without_credit_networks_are_even_not_identities() -> None:
+    """One honest newcomer, five Sybils in one network, two in another of the same /16."""
+    waiting = {"honest": net(1)}
+    waiting |= {f"a{i}": ("10.2/16", "10.2.0/24") for i in range(5)}
+    waiting |= {f"b{i}": ("10.2/16", "10.2.1/24") for i in range(2)}
+    had = divide(Turns(Credit(ME, 0.0)), waiting, 4000)
+    assert had["honest"] == pytest.approx(0.5, abs=0.01)
+    assert sum(had[f"b{i}"] for i in range(2)) == pytest.approx(0.25, abs=0.01)
+    assert had["a0"] == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_a_contributor_gains_nothing_by_a_second_identity(networks: int) -> None:
+    """Two that gave the same; one of them sends a newcomer of its own, too, from its network. (From
+    another network it gains that network's part of the commons.)"""
+    credit = Credit(ME, 0.0)
+    for peer in PEERS[:2]:
+        give(credit, peer, ME, 1e6)
+    waiting = {PEERS[0]: net(0), PEERS[1]: net(1), PEERS[2]: net(0 if networks == 1 else 2)}
+    had = divide(Turns(credit), waiting, 6000)
+    extra = 0 if networks == 1 else COMMONS * (2 / 3 - 1 / 2)
+    assert had[PEERS[0]] + had[PEERS[2]] == pytest.approx(0.5 + extra, abs=0.01)
+
+
+def test_who_comes_seldom_does_not_wait_for_those_who_are_always_there() -> None:
+    """The commons had the whole minute before: a contributor's ten turns come at once."""
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 1e6)
+    turns = Turns(credit)
+    waiting = {peer: net(i) for i, peer in enumerate(PEERS)}
+    riders = {peer: networks for peer, networks in waiting.items() if peer != PEERS[0]}
+    divide(turns, riders, 6000)
+    for number in range(10):
+        turn = turns.next(waiting, 60 + number * 0.01)
+        assert turn == Turn(PEERS[0], True)
+        turns.charge(turn, waiting[PEERS[0]], 0.01, 60 + number * 0.01, contended=True)
+
+
+def test_an_idle_device_costs_nobody_anything() -> None:
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 100)
+    turns = Turns(credit)
+    divide(turns, {PEERS[0]: net(0)}, 500)
+    assert credit.credit(PEERS[0], 0.0) == pytest.approx(100)
+    assert turns.next({PEERS[0]: net(0), PEERS[1]: net(1)}, 5.0) == Turn(PEERS[0], True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1e4)), max_size=60))
+def test_somebody_is_always_chosen_however_long_it_was(gaps: list[tuple[int, float]]) -> None:
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 1.0)
+    turns, now = Turns(credit), 0.0
+    for count, gap_s in gaps:
+        now += gap_s
+        waiting = {peer: net(i) for i, peer in enumerate(PEERS[: count + 1])}
+        turn = turns.next(waiting, now)
+        assert turn.peer in waiting
+        turns.charge(turn, waiting[turn.peer], 0.05, now, contended=count > 0)
