@@ -34,6 +34,9 @@ static const float SMALLEST_MAGNITUDE = 1e-30f; /* of a block that is not taken 
 /* The nf4 codebook times 3735, rounded. */
 extern const int16_t potluck_nf4_table[16];
 
+/* Of a file whose TARGET names an instruction set. */
+#define OP TARGET static inline __attribute__((always_inline))
+
 typedef struct potluck_kernels {
     const char *name;
     int (*supported)(void);

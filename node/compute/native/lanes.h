@@ -54,24 +54,14 @@ static INLINE void store16(float *p, f16 x) {
     _mm256_storeu_ps(p + 8, x.b);
 }
 static INLINE f16 all16(float x) { return PAIR(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
-static INLINE f16 add16(f16 x, f16 y) {
-    return PAIR(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b));
-}
-static INLINE f16 sub16(f16 x, f16 y) {
-    return PAIR(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b));
-}
-static INLINE f16 mul16(f16 x, f16 y) {
-    return PAIR(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b));
-}
-static INLINE f16 div16(f16 x, f16 y) {
-    return PAIR(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b));
-}
-static INLINE f16 max16(f16 x, f16 y) {
-    return PAIR(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b));
-}
-static INLINE f16 min16(f16 x, f16 y) {
-    return PAIR(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b));
-}
+#define OF_TWO(name, each)                                                                         \
+    static INLINE f16 name(f16 x, f16 y) { return PAIR(each(x.a, y.a), each(x.b, y.b)); }
+OF_TWO(add16, _mm256_add_ps)
+OF_TWO(sub16, _mm256_sub_ps)
+OF_TWO(mul16, _mm256_mul_ps)
+OF_TWO(div16, _mm256_div_ps)
+OF_TWO(max16, _mm256_max_ps)
+OF_TWO(min16, _mm256_min_ps)
 static INLINE f16 fma16(f16 x, f16 y, f16 z) {
     return PAIR(_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b));
 }
@@ -82,9 +72,7 @@ static INLINE __m256 scale8(__m256 a, __m256 bits) {
     __m256i n = _mm256_slli_epi32(_mm256_castps_si256(bits), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), n));
 }
-static INLINE f16 scale16(f16 x, f16 bits) {
-    return PAIR(scale8(x.a, bits.a), scale8(x.b, bits.b));
-}
+OF_TWO(scale16, scale8)
 static INLINE f16 keep_from16(f16 a, f16 x, float limit) {
     __m256 from = _mm256_set1_ps(limit);
     return PAIR(_mm256_and_ps(a.a, _mm256_cmp_ps(x.a, from, _CMP_GE_OQ)),

@@ -5,7 +5,6 @@
 #include "kernels.h"
 
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-#define OP TARGET static inline __attribute__((always_inline))
 #define KERNELS potluck_linear_avx2
 #define ISA_NAME "avx2"
 #define WIDTH 8
@@ -13,13 +12,6 @@
 #define ROWS 4
 /* unpacking is dear here */
 #define THROUGH_PANEL(is_nf4, rows) ((rows) > ((is_nf4) ? 4 : 24))
-#define ROW_CASES(what)       \
-    switch (count) {          \
-    case 1: what(1); break;   \
-    case 2: what(2); break;   \
-    case 3: what(3); break;   \
-    default: what(4); break;  \
-    }
 
 typedef __m256i vi;
 typedef __m256 vf;

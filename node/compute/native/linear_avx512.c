@@ -5,21 +5,9 @@
 #include "kernels.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")))
-#define OP TARGET static inline __attribute__((always_inline))
 #define KERNELS potluck_linear_avx512
 #define ISA_NAME "avx512"
 #define ROWS 8
-#define ROW_CASES(what)       \
-    switch (count) {          \
-    case 1: what(1); break;   \
-    case 2: what(2); break;   \
-    case 3: what(3); break;   \
-    case 4: what(4); break;   \
-    case 5: what(5); break;   \
-    case 6: what(6); break;   \
-    case 7: what(7); break;   \
-    default: what(8); break;  \
-    }
 
 OP __m512i dot(__m512i sum, __m512i w, __m512i x) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x));

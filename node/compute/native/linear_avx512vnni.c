@@ -5,23 +5,9 @@
 #include "kernels.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")))
-#define OP TARGET static inline __attribute__((always_inline))
 #define KERNELS potluck_linear_avx512vnni
 #define ISA_NAME "avx512vnni"
 #define ROWS 10
-#define ROW_CASES(what)       \
-    switch (count) {          \
-    case 1: what(1); break;   \
-    case 2: what(2); break;   \
-    case 3: what(3); break;   \
-    case 4: what(4); break;   \
-    case 5: what(5); break;   \
-    case 6: what(6); break;   \
-    case 7: what(7); break;   \
-    case 8: what(8); break;   \
-    case 9: what(9); break;   \
-    default: what(10); break; \
-    }
 
 /* In assembly, because compilers copy and spill the sums of the intrinsic. */
 OP __m512i dot(__m512i sum, __m512i w, __m512i x) {

@@ -5,7 +5,6 @@
 #include "kernels.h"
 
 #define TARGET
-#define OP static inline __attribute__((always_inline))
 #define KERNELS potluck_linear_neon
 #define ISA_NAME "neon"
 #define WIDTH 4
@@ -13,13 +12,6 @@
 #define ROWS 4
 /* unpacking is dear here */
 #define THROUGH_PANEL(is_nf4, rows) ((rows) > ((is_nf4) ? 4 : 24))
-#define ROW_CASES(what)       \
-    switch (count) {          \
-    case 1: what(1); break;   \
-    case 2: what(2); break;   \
-    case 3: what(3); break;   \
-    default: what(4); break;  \
-    }
 
 /* Four int32; as weights the same bits are eight int16: four outputs for an even k, then the same
  * four for the odd one, so that no pair has to be added up. */
