@@ -15,6 +15,7 @@ import trio
 
 from ..errors import UserError
 from ..swarm.routing import Hop
+from ..swarm.session_events import Payload
 from .compute.sampling import Settings
 from .compute.voice import DTYPE, Voice
 from .compute.worker import Worker
@@ -71,7 +72,9 @@ class Generation:
         self._stream = request.voice.text.stream(request.ids, request.stops)
         self._last_s = trio.current_time()
         self._finished = False
-        self._fed = False
+        self._fed = 0  # tokens of the prompt
+        self._silent = 0  # chunks of it that no row was wanted of, and that are still to end
+        self._hidden: Payload | None = None  # that the next token is drawn from
 
     @property
     def recoveries(self) -> list[Recovery]:
@@ -103,16 +106,18 @@ class Generation:
         return self
 
     async def __anext__(self) -> Piece:
+        """Cancelled, nothing is lost: the next call goes on from there."""
         if self._finished:
             raise StopAsyncIteration
         request = self._request
-        if not self._fed:
-            await self._feed_prompt()
-        hidden = await self._session.output()
+        await self._feed_prompt()
+        if self._hidden is None:
+            self._hidden = await self._session.output()
         position = len(self._history)
         token, payload = await self._worker.run(
-            request.voice.next_token, hidden, request.settings, position, self._history
+            request.voice.next_token, self._hidden, request.settings, position, self._history
         )
+        self._hidden = None
         self._history.append(token)
         text, finish = self._judge(token)
         if finish is None:  # the servers work on while the caller looks at this piece
@@ -135,15 +140,18 @@ class Generation:
         return text, None
 
     async def _feed_prompt(self) -> None:
+        """What of it is not fed yet."""
         ids = self._request.ids
-        for start in range(0, len(ids), CHUNK_TOKENS):
-            chunk = ids[start : start + CHUNK_TOKENS]
+        while self._fed < len(ids):
+            chunk = ids[self._fed : self._fed + CHUNK_TOKENS]
             payload = await self._worker.run(self._request.voice.embed, chunk)
-            last = start + len(chunk) == len(ids)
+            self._fed += len(chunk)
+            last = self._fed == len(ids)
             self._session.feed(payload, tokens=len(chunk), rows=int(last))
-        self._fed = True
-        for _ in range(0, len(ids) - CHUNK_TOKENS, CHUNK_TOKENS):
-            await self._session.output()  # a chunk of which no row was wanted
+            self._silent += not last
+        while self._silent:
+            await self._session.output()
+            self._silent -= 1
 
 
 @asynccontextmanager
@@ -174,4 +182,17 @@ async def open_generation(
 
 def encode_request(voice: Voice, prompt: str | Sequence[int]) -> tuple[int, ...]:
     """The ids of a prompt given as text or as ids. Raises UserError."""
-    return tuple(voice.prompt(prompt) if isinstance(prompt, str) else voice.check(prompt))
+    if not isinstance(prompt, str):
+        return tuple(voice.check(prompt))
+    return tuple(voice.prompt(check_text(prompt, "the prompt")))
+
+
+def check_text(text: str, what: str) -> str:
+    """The text itself. Raises UserError when it holds what Python puts for bytes that are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{what} is not text: character {error.start + 1} is no UTF-8; write it as UTF-8"
+        ) from error
+    return text
