@@ -21,11 +21,14 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, Ping, Request
 from wsproto.utilities import generate_accept_token
 
+from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net import websocket
 from potluck.node.net.address import parse
 from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.relay import Relay
+from potluck.node.net.reservations import Reservations
 from potluck.node.net.stream import Stream
 from potluck.node.net.websocket import WebSocketCarrier
 
@@ -347,3 +350,35 @@ async def test_wss_is_dialed_through_a_web_server(
         monkeypatch.setattr(websocket, "trusted", lambda: trusting)
         await bob.connect([address])
         await talk(bob, alice.peer_id, os.urandom(2 * MIB))
+
+
+async def test_a_relay_behind_a_web_server_is_told_as_it_was_dialed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its bare TCP address a caller would meet the web server, and nobody would answer."""
+    server, trusting = certified(tmp_path)
+    monkeypatch.setattr(websocket, "trusted", lambda: trusting)
+    async with (
+        host("r", WS) as middle,
+        host("a") as alice,
+        host("b") as bob,
+        web_server(server, middle.listeners[0].getsockname()[1]) as port,
+    ):
+        Relay(middle, IdentityKey.from_bytes(b"r" * 32)).open()
+        await bob.connect([f"/dns4/localhost/tcp/{port}/tls/ws/p2p/{middle.peer_id}"])
+        await bob.identified(middle.peer_id)
+        held = Reservations(bob, wanted=1, source=lambda _: None, usable=lambda _: True)
+        assert await held.tend()
+        told = [str(one) for one in held.addresses()]
+        (way,) = [one for one in told if f"/tcp/{port}/" in one]
+        assert way == f"/dns4/localhost/tcp/{port}/tls/ws/p2p/{middle.peer_id}/p2p-circuit"
+        assert await alice.connect([f"{way}/p2p/{bob.peer_id}"]) == bob.peer_id
+        await talk(alice, bob.peer_id, b"hello")
+
+
+async def test_from_our_port_a_websocket_is_dialed_as_one() -> None:
+    async with host("a", WS) as alice, host("b", PLAIN) as bob:
+        (address,) = alice.places()
+        connection = await bob.dial_from(bob.listeners[0].getsockname(), alice.peer_id, address)
+        assert over(bob, alice.peer_id) == "WebSocketCarrier"
+        assert connection.listens_at == address

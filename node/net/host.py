@@ -13,7 +13,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 import trio
 
@@ -23,7 +22,7 @@ from . import identify
 from .access import Access
 from .address import Address, listening, parse, parse_known, reachable
 from .book import AddressBook
-from .carrier import Carrier, SocketCarrier
+from .carrier import Carrier
 from .dialer import First, connect_tcp
 from .door import Door, Yielding
 from .guard import Gate, Limits, Unread
@@ -39,7 +38,8 @@ from .outbound import Outbound
 from .peers import Connection, Peers
 from .plug import Libp2p, PluggedConn, run_libp2p
 from .stream import Stream
-from .upgrade import upgrade_accepted, upgrade_dialed
+from .upgrade import upgrade
+from .websocket import carry
 
 TICK_S = 1.0
 
@@ -266,9 +266,9 @@ class Host:
 
     async def dial_from(self, source: tuple[str, int], peer: str, address: Address) -> Connection:
         """One more connection to a peer, from a port where we listen. Raises TransportError."""
-        sock = await connect_tcp(address, source)
-        remote = (address.host, address.port)
-        return await self.adopt(SocketCarrier(sock), remote, dialed=peer, from_port=source[1])
+        carrier = await carry(await connect_tcp(address, source), address)
+        where = (address.host, address.port)
+        return await self.adopt(carrier, where, dialed=peer, from_port=source[1], place=address)
 
     async def dial_directly(self, peer: str, addresses: Sequence[Address]) -> Connection:
         """A connection that no relay carries, though one that a relay does is there already."""
@@ -283,21 +283,16 @@ class Host:
         relay: str | None = None,
         from_port: int = 0,
         first: First | None = None,
+        place: Address | None = None,
     ) -> Connection:
         """Secure a carrier and take it up: as the dialer of a peer or, with None, as the dialed.
 
-        first: shared by the dialer's handshakes of which only one is to be finished.
+        first: shared by the dialer's handshakes of which only one is to be finished. place: dialed.
         Raises TransportError, RemoteError; the carrier is closed then, as when cancelled.
         """
         upgraded = None
         try:
-            if dialed is None:
-                upgraded = await upgrade_accepted(carrier, self._identity, self._scratch)
-            else:
-                claim = partial(first.claim, carrier) if first else None
-                upgraded = await upgrade_dialed(
-                    carrier, self._identity, dialed, self._scratch, proved=claim
-                )
+            upgraded = await upgrade(carrier, self._identity, dialed, self._scratch, first)
             host = None if relay else remote[0]
             if why := self._gate.refuses(upgraded.link.peer, host, trio.current_time()):
                 upgraded = None
@@ -316,8 +311,8 @@ class Host:
             rtt_s=upgraded.rtt_s,
             early=upgraded.early,
         )
-        now = trio.current_time()
-        return self._take_up(Connection(mux, now, remote, relay, from_port, carrier.local_host))
+        now, here = trio.current_time(), carrier.local_host
+        return self._take_up(Connection(mux, now, remote, relay, from_port, here, place))
 
     # ---- connections
 

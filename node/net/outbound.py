@@ -15,12 +15,12 @@ import trio
 from ...errors import TransportError
 from .address import Address
 from .book import AddressBook
-from .carrier import Carrier, SocketCarrier, StreamCarrier, remote_of
+from .carrier import Carrier, StreamCarrier, remote_of
 from .circuit import HOP, call_through
 from .dialer import First, Joined, connect_tcp, race
 from .guard import Gate
 from .peers import Connection, Peers
-from .websocket import dial_websocket
+from .websocket import carry
 
 if TYPE_CHECKING:
     from .host import Host
@@ -75,21 +75,18 @@ class Outbound:
 
     async def attempt(self, peer: str, address: Address, first: First | None = None) -> Connection:
         """A new connection by one address. Raises TransportError, RemoteError."""
-        carrier: Carrier
         if address.is_ip and not address.relay and self._gate.access.refuses_host(address.host):
             raise TransportError(self._gate.access.refuses_host(address.host))
+        place = None
         if address.relay is None:
+            place = address
             sock = await connect_tcp(address)
             remote = remote_of(sock)  # an address, though a name was dialed
-            carrier = (
-                SocketCarrier(sock)
-                if address.over == "tcp"
-                else await dial_websocket(sock, address)
-            )
+            carrier = await carry(sock, address)
         else:
             carrier, remote = await self._through(address.relay, address, peer)
         connection = await self._host.adopt(
-            carrier, remote, dialed=peer, relay=address.relay, first=first
+            carrier, remote, dialed=peer, relay=address.relay, first=first, place=place
         )
         self._book.worked(peer, address, trio.current_time())
         return connection

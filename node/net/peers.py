@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from .address import Address, address_of
 from .identify import Claims
 from .mux import Mux
 from .observed import subnet
@@ -32,6 +33,7 @@ class Connection:
     relay: str | None = None  # the peer that passes it on; None: it is direct
     from_port: int = 0  # the port of ours that we dialed from, if we listen there
     local_host: str = ""  # the address of ours that it goes from
+    place: Address | None = None  # what we dialed, if it was us and no relay is in between
     idle_ticks: int = 0  # without a stream
     quiet_ticks: int = 0  # without payload
     payloads: int = 0  # that had come by the last tick
@@ -44,6 +46,16 @@ class Connection:
     def seat(self) -> str:
         """Where it is counted as from: over a relay, nowhere, for reservations bound those."""
         return LOOPBACK if self.relay else self.remote[0]
+
+    @property
+    def listens_at(self) -> Address | None:
+        """Where the other end can be dialed, as we did it; None when it was they who dialed.
+
+        A name counts only with a WebSocket: the web server there may know us by it.
+        """
+        if self.place is not None and self.place.over != "tcp":
+            return self.place.bare
+        return address_of(self.remote) if self.mux.dialer else None
 
     def speaks(self, protocol: str) -> bool:
         """Whether the peer has said so. To propose what it does not speak looks like a fault."""

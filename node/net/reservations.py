@@ -17,7 +17,7 @@ import trio
 
 from ...errors import RemoteError, TransportError
 from ..log import get_logger
-from .address import Address, address_of
+from .address import Address
 from .carrier import StreamCarrier
 from .circuit import (
     HOP,
@@ -185,9 +185,9 @@ class Reservations:
         Callers may have one family alone.
         """
         told = [one for one in claimed if one.is_ip and not one.relay and self._usable(one.host)]
-        dialed = [address_of(connection.remote)] if connection.mux.dialer else []
+        dialed = connection.listens_at
         by_kind: dict[str, Address] = {}
-        for one in [*dialed, *told]:
+        for one in [dialed, *told] if dialed else told:
             by_kind.setdefault(one.kind, one.bare)
         return list(by_kind.values())
 

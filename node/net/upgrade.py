@@ -12,12 +12,14 @@ either end are served: they only read more slowly.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from ...errors import RemoteError
 from . import mux, noise
 from .carrier import Carrier
+from .dialer import First
 from .negotiate import Answer, Listener, proposal
 from .noise import Identity, Link, Scratch, Wire
 
@@ -29,6 +31,20 @@ class Upgraded:
     link: Link
     early: bytes  # the first bytes of yamux, if some came already
     rtt_s: float  # seconds for the last round trip of the handshake
+
+
+async def upgrade(
+    carrier: Carrier, identity: Identity, dialed: str | None, scratch: Scratch, first: First | None
+) -> Upgraded:
+    """Secure a carrier, as the dialer of a peer or, with None, as the dialed.
+
+    first: shared by the dialer's handshakes of which only one is to be finished.
+    Raises RemoteError, TransportError; the carrier stays.
+    """
+    if dialed is None:
+        return await upgrade_accepted(carrier, identity, scratch)
+    claim = partial(first.claim, carrier) if first else None
+    return await upgrade_dialed(carrier, identity, dialed, scratch, proved=claim)
 
 
 async def upgrade_dialed(

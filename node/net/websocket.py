@@ -268,12 +268,14 @@ async def accept_websocket(below: SocketCarrier) -> WebSocketCarrier:
     return carrier
 
 
-async def dial_websocket(sock: socket.socket, address: Address) -> Carrier:
-    """A WebSocket over a connected socket, in TLS if the address says so.
+async def carry(sock: socket.socket, address: Address) -> Carrier:
+    """What carries bytes over a connected socket: it alone or, if the address says so, a WebSocket.
 
     Raises TransportError, RemoteError; the socket is closed then, as when cancelled.
     """
     bare = SocketCarrier(sock)
+    if address.over == "tcp":
+        return bare
     below: Carrier = bare
     with ExitStack() as otherwise:
         otherwise.callback(bare.close)
