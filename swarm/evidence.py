@@ -1,10 +1,11 @@
 """Whom to shun, on evidence: proofs are believed, accusations are computed again or outvoted.
 
 algorithms.md 3.5. A contradiction needs no trust: ban for ever, and pass it on. An accusation is
-checked by computing it again, if we can; if not, it is believed only when several attesters that we
-have audited ourselves, each of another /16 and known for a week, agree, and few of such object. Who
-accuses wrongly pays for it: a refuted accusation counts against the accuser. What is slow or silent
-is nobody else's business: there is no message for it.
+checked by computing it again, if we can; if not, it is believed only when several attesters agree
+that serve the same blocks, and that we have audited ourselves, each of another /16 and known for a
+week; and none of such objects. Where they differ nobody is convicted but by whoever computes it. An
+accusation that is refuted counts against the accuser. What is slow or silent is nobody else's
+business: there is no message for it.
 
     Contradiction ─▶ checked ─▶ Ban for ever, Pass
     Accusation ───▶ Pass, Recompute ─▶ Recomputed "wrong" ─▶ Ban, Attest
@@ -26,6 +27,7 @@ from typing import Final, Literal
 from ..dht.record import SKEW_MAX_S
 from ..errors import RemoteError
 from .machine import Fired, SetTimer
+from .receipt import Opening
 from .testimony import (
     Attestation,
     Case,
@@ -44,7 +46,6 @@ ATTESTERS_MIN: Final = 3  # algorithms 3.5, as are the next two
 TRUST_SUM_MIN: Final = 2.0
 KNOWN_MIN_S: Final = 7 * 86_400.0
 TRUST_MIN: Final = 0.5  # whom the router does not use is not listened to (algorithms 4.5)
-MAJORITY: Final = 2.0  # times the trust on the other side; guess: liars are less than a third
 SETTLE_S: Final = 30.0  # guess: for those who can compute it again to say what they got
 KEEP_S: Final = 3600.0  # how old an accusation or attestation may be
 BAN_S: Final = 30 * 86_400.0  # of class B: algorithms 4.5
@@ -55,12 +56,11 @@ VOICES_MAX: Final = 64  # of those that count, on a side of a case
 PASSED_MAX: Final = 64  # attestations by strangers that are passed on, on a side of a case
 BANNED_MAX: Final = 16_384
 STRIKES_KEPT_MAX: Final = 4096
-_SIDES: Final[tuple[tuple[Verdict, Verdict], ...]] = (("wrong", "right"), ("right", "wrong"))
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What we know of a peer at first hand."""
+    """What we know at first hand of a peer that serves the blocks in question."""
 
     trust: float  # 0..1, the lower bound of what our own audits say
     network: str  # its /16, or as wide a part of another kind
@@ -140,9 +140,13 @@ class _Open:
 
 
 class Evidence:
-    """The machine. standing: of a peer that we have audited; None for all others."""
+    """The machine.
 
-    def __init__(self, me: str, standing: Callable[[str], Standing | None]) -> None:
+    standing: of a peer, asked as to the blocks of an opening; None for one that does not serve
+    them, or that we have never audited.
+    """
+
+    def __init__(self, me: str, standing: Callable[[str, Opening], Standing | None]) -> None:
         self._me = me
         self._standing = standing
         self._bans: dict[str, Ban] = {}
@@ -204,12 +208,12 @@ class Evidence:
             return []
         if sum(one.case.accuser == accuser for one in self._cases.values()) >= CASES_PER_ACCUSER:
             return []
-        standing = self._standing(accuser)
+        standing = self._standing(accuser, case.opening)
         trust = 0.0 if standing is None else standing.trust
         if not self._make_room(trust):
             return []
         opened = self._cases[case.id] = _Open(case, item, now, trust)
-        if self._counts(accuser):
+        if self._counts(accuser, case):
             opened.voices[accuser] = "wrong"
         effects: list[Effect] = [Pass(item), SetTimer(("settle", case.id), now + SETTLE_S)]
         return effects if accused == self._me else [*effects, Recompute(case)]
@@ -224,7 +228,7 @@ class Evidence:
         before = opened.voices.get(attester) or opened.passed.get(attester)
         if before is not None:
             return []  # the first word counts
-        counts = self._counts(attester)
+        counts = self._counts(attester, opened.case)
         said, most = (opened.voices, VOICES_MAX) if counts else (opened.passed, PASSED_MAX)
         if sum(verdict == told.verdict for verdict in said.values()) >= most:
             return []
@@ -254,33 +258,33 @@ class Evidence:
         return self._weigh(opened, now)
 
     def _weigh(self, opened: _Open, now: float) -> list[Effect]:
-        """What those whom we trust agree on, if they do."""
-        for verdict, others in () if opened.closed else _SIDES:
-            count, trust = self._side(opened, verdict)
-            if count < ATTESTERS_MIN or trust < TRUST_SUM_MIN:
-                continue
-            if trust < MAJORITY * self._side(opened, others)[1]:
-                continue
-            opened.closed = True
-            accused = opened.case.told.accused
-            if verdict == "right":
-                return self._strike(opened, now)
-            if accused == self._me:
-                return []
-            return [self._ban(Ban(accused, now + BAN_S, "attested", opened.item), now)]
-        return []
+        """What all agree on whom we trust, if they are enough."""
+        accuser, accused = opened.case.accuser, opened.case.told.accused
+        said = {verdict for peer, verdict in opened.voices.items() if peer != accuser}
+        if opened.closed or len(said) != 1:
+            return []
+        verdict = said.pop()
+        count, trust = self._side(opened, verdict)
+        if count < ATTESTERS_MIN or trust < TRUST_SUM_MIN:
+            return []
+        opened.closed = True
+        if verdict == "right":
+            return self._strike(opened, now)
+        if accused == self._me:
+            return []
+        return [self._ban(Ban(accused, now + BAN_S, "attested", opened.item), now)]
 
     def _side(self, opened: _Open, verdict: Verdict) -> tuple[int, float]:
         """(how many networks, their trust): of each network the most trusted voice."""
         best: dict[str, float] = {}
         for peer, said in opened.voices.items():
-            standing = self._standing(peer)
+            standing = self._standing(peer, opened.case.opening)
             if said == verdict and standing is not None:
                 best[standing.network] = max(best.get(standing.network, 0.0), standing.trust)
         return len(best), sum(best.values())
 
-    def _counts(self, peer: str) -> bool:
-        standing = self._standing(peer)
+    def _counts(self, peer: str, case: Case) -> bool:
+        standing = self._standing(peer, case.opening)
         if standing is None:
             return False
         return standing.trust >= TRUST_MIN and standing.known_s >= KNOWN_MIN_S

@@ -36,6 +36,7 @@ ROUND_S: Final = 5.0
 SLOTS: Final = 160  # for 10,000 peers; 100 will do below 1,000 (algorithms 3.5)
 LIARS: Final = 0.3  # of all peers, that we want to withstand
 QUIET_ROUNDS: Final = 60  # at the start, in which no slot is drawn anew
+RESETS_CAUTION: Final = 0.25  # of what the rule allows: see `resets_a_round`
 RESETS_SHARE_MAX: Final = 0.1  # of the slots a round; guess: a small swarm needs no more samples
 VIEW_MAX: Final = 256  # peers in a message
 VIEWS_MAX: Final = 16  # unasked for, a round: 1 is expected, 16 happen once in 10^14 rounds
@@ -131,10 +132,12 @@ def resets_a_round(slots: int, peers: int, liars: float = LIARS) -> float:
     """How many slots may be drawn anew each round, in a swarm of so many peers.
 
     Below 2 (1 - liars)^2 slots^2 / (3 peers) a slot lives to hear of the whole swarm (algorithms
-    3.5: 1.7 times as many hold the liars' share at 0.39 instead of 0.24).
+    3.5). That is the most; measured with 600 peers, 30 % of them liars, 80 slots, 160 rounds
+    (integration/sampling_sim): with all of it liars held 0.43 of the views and one honest peer was
+    surrounded; with half of it 0.37 and at most 0.61 of one view; with a quarter 0.34 and 0.50.
     """
     most = 2 * (1 - liars) ** 2 * slots**2 / (3 * max(peers, 1))
-    return min(most, RESETS_SHARE_MAX * slots)
+    return min(RESETS_CAUTION * most, RESETS_SHARE_MAX * slots)
 
 
 class Sampling:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, TypeVar
 
 from ..crypto.codec import Range, Size, decode, encode
 from ..crypto.digest import DIGEST_BYTES, digest
@@ -33,6 +33,7 @@ ACCUSATION_BYTES_MAX: Final = OPENING_BYTES_MAX + CHUNK_BYTES_MAX + 512 + OVERHE
 ATTESTATION_BYTES_MAX: Final = 256 + OVERHEAD_BYTES
 ITEM_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX + 64  # of any item of evidence
 
+T = TypeVar("T")
 Peer = Annotated[str, Size(PEER_ID_CHARS, least=PEER_ID_CHARS)]
 Digest = Annotated[bytes, Size(DIGEST_BYTES, least=DIGEST_BYTES)]
 Verdict = Literal["wrong", "right"]  # of the accused's work
@@ -99,6 +100,7 @@ class Case:
     id: bytes
     accuser: str
     told: Accusation
+    opening: Opening
 
 
 def contradiction_of(domain: str, one: bytes, other: bytes) -> Contradiction:
@@ -136,14 +138,18 @@ def check_accusation(item: SignedAccusation) -> Case:
     """Raises RemoteError unless the accuser signed it, and the accused what it is accused of."""
     accuser, body = open_(item.raw, ACCUSATION, max_bytes=ACCUSATION_BYTES_MAX)
     told = decode(body, Accusation, max_bytes=ACCUSATION_BYTES_MAX)
-    for raw, domain, kind in ((told.opening, OPENING, Opening), (told.chunk, CHUNK, Chunk)):
-        signer, signed = open_(raw, domain, max_bytes=OPENING_BYTES_MAX)
-        if signer != told.accused:
-            raise RemoteError(f"{told.accused} is accused of what {signer} signed")
-        decode(signed, kind)
+    opening = _work_of(told.accused, told.opening, OPENING, Opening)
+    _work_of(told.accused, told.chunk, CHUNK, Chunk)
     if accuser == told.accused:
         raise RemoteError(f"{accuser} accuses itself")
-    return Case(digest(ACCUSATION, accuser.encode(), body), accuser, told)
+    return Case(digest(ACCUSATION, accuser.encode(), body), accuser, told, opening)
+
+
+def _work_of(accused: str, raw: bytes, domain: str, kind: type[T]) -> T:
+    signer, body = open_(raw, domain, max_bytes=OPENING_BYTES_MAX)
+    if signer != accused:
+        raise RemoteError(f"{accused} is accused of what {signer} signed")
+    return decode(body, kind)
 
 
 def sign_attestation(key: IdentityKey, told: Attestation) -> SignedAttestation:

@@ -24,7 +24,6 @@ from potluck.swarm.evidence import (
     CASES_PER_ACCUSER,
     KEEP_S,
     KNOWN_MIN_S,
-    MAJORITY,
     PASSED_MAX,
     SETTLE_S,
     TRUST_MIN,
@@ -41,6 +40,7 @@ from potluck.swarm.evidence import (
     Standing,
 )
 from potluck.swarm.machine import Fired, SetTimer
+from potluck.swarm.receipt import Opening
 from potluck.swarm.testimony import (
     Attestation,
     SignedAccusation,
@@ -62,7 +62,7 @@ def trusted(*peers: IdentityKey, trust: float = 0.8) -> dict[str, Standing]:
 
 
 def machine(known: Mapping[str, Standing] | None = None) -> Evidence:
-    return Evidence(ME.peer_id, (known or {}).get)
+    return Evidence(ME.peer_id, lambda peer, _: (known or {}).get(peer))
 
 
 def accused(by: IdentityKey = ALICE, *, now: float = NOW, gave: bytes = b"gave") -> Received:
@@ -203,7 +203,7 @@ def test_others_are_believed_by_the_rule_and_no_sooner(
     def wins(wanted: str, other: str) -> bool:
         count, trust = side(wanted)
         enough = count >= ATTESTERS_MIN and trust >= TRUST_SUM_MIN
-        return enough and trust >= MAJORITY * side(other)[1]
+        return enough and side(other) == (0, 0)
 
     assert one.banned(MALLORY.peer_id, NOW) == wins("wrong", "right")
     assert (Blame(ALICE.peer_id) in effects) == wins("right", "wrong")
@@ -228,7 +228,8 @@ def test_the_first_word_of_an_attester_counts_and_the_accused_has_none() -> None
 
 
 def test_we_do_not_ban_ourselves_whoever_says_so() -> None:
-    one = Evidence(MALLORY.peer_id, trusted(*OTHERS).get)
+    known = trusted(*OTHERS)
+    one = Evidence(MALLORY.peer_id, lambda peer, _: known.get(peer))
     event = accused()
     assert not of(Recompute, one.handle(event, NOW))
     for other in OTHERS:
@@ -309,3 +310,26 @@ def test_no_item_with_a_changed_bit_has_any_effect(dice: Random) -> None:
             with pytest.raises(RemoteError):
                 one.handle(Received(replace(kind(b""), raw=bytes(changed))), NOW)
             assert not one.open_cases()
+
+
+def test_only_those_who_serve_the_blocks_in_question_have_a_voice() -> None:
+    known = trusted(*OTHERS[:4])
+    asked: list[tuple[int, int]] = []
+
+    def standing(peer: str, opening: Opening) -> Standing | None:
+        asked.append((opening.start, opening.stop))
+        return known.get(peer)
+
+    one, event = Evidence(ME.peer_id, standing), accused()
+    one.handle(event, NOW)
+    for other in OTHERS[4:]:
+        one.handle(says(other, event, "wrong"), NOW)
+    assert settle(one, event) == [] and set(asked) == {(0, 2)}
+
+
+def test_the_accusers_own_word_does_not_save_it() -> None:
+    one, event = machine(trusted(ALICE, *OTHERS)), accused()
+    one.handle(event, NOW)
+    for other in OTHERS[:ATTESTERS_MIN]:
+        one.handle(says(other, event, "right"), NOW)
+    assert settle(one, event) == [Blame(ALICE.peer_id)]

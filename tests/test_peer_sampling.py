@@ -167,9 +167,9 @@ def test_samples_are_peers_that_have_answered_and_none_in_the_first_rounds() -> 
     assert len(found) <= (40 - 1) * round(20 * RESETS_SHARE_MAX)
 
 
-def test_resets_follow_the_rule_and_stay_below_a_tenth_of_the_slots() -> None:
-    assert resets_a_round(160, 10_000, 0.3) == pytest.approx(0.836, abs=1e-3)
-    assert resets_a_round(128, 3000, 0.2) == pytest.approx(2.33, abs=1e-2)
+def test_resets_are_a_quarter_of_the_rule_and_at_most_a_tenth_of_the_slots() -> None:
+    assert resets_a_round(160, 10_000, 0.3) == pytest.approx(0.209, abs=1e-3)
+    assert resets_a_round(128, 3000, 0.2) == pytest.approx(0.583, abs=1e-3)
     assert resets_a_round(160, 10) == 16
 
 
