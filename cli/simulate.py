@@ -18,6 +18,9 @@ def simulate(
         str,
         typer.Option(help="ours, petals, swarm, random, greedy, po3: one or several, by comma."),
     ] = "ours",
+    load: Annotated[
+        str | None, typer.Option(help="Shares of the optimum, instead of the file's: 0.5,0.8,0.9.")
+    ] = None,
     seed: Annotated[str, typer.Option(help="7, 1,2,5 or 1..5.")] = "1",
     json: Json = False,
     plot: Annotated[
@@ -30,9 +33,9 @@ def simulate(
 
     \b
     Example:
-      potluck simulate routing --router ours,swarm,po3 --seed 1..3
+      potluck simulate even --router ours,swarm,po3 --load 0.5,0.8,0.9 --seed 1..3 --plot out.png
       potluck simulate my.toml --peers 1000 --json
     """
     from .simulation import run_simulation
 
-    run_simulation(scenario, peers, router, seed, json=json, plot=plot)
+    run_simulation(scenario, peers, router, load, seed, json=json, plot=plot)

@@ -19,42 +19,64 @@ import typer
 
 from ..errors import UserError
 from ..swarm.sim.dice import Dice
-from ..swarm.sim.report import LAYOUT_COLUMNS, MEANINGS, REQUEST_COLUMNS, measures, summary
+from ..swarm.sim.report import (
+    LAYOUT_COLUMNS,
+    MEANINGS,
+    REQUEST_COLUMNS,
+    Cell,
+    measures,
+    ratio,
+    summary,
+)
 from ..swarm.sim.run import Outcome, Simulation
 from ..swarm.sim.scenario import ROUTINGS, Scenario, parse_scenario
+from .simulation_plot import draw, pyplot
 from .tables import print_table
 
 SEEDS_MAX = 100
 PEERS_MAX = 200_000
+LOAD_MAX = 2.0
 
 
 def run_simulation(
-    scenario: str, peers: int | None, router: str, seed: str, *, json: bool, plot: str | None
+    scenario: str,
+    peers: int | None,
+    router: str,
+    load: str | None,
+    seed: str,
+    *,
+    json: bool,
+    plot: str | None,
 ) -> None:
-    plan = _scenario(scenario, peers)
+    plans = _loads(_scenario(scenario, peers), load)
     routers, seeds = _routers(router), _seeds(seed)
     if plot is not None:
-        _matplotlib()  # before an hour of work, not after it
-    found: dict[str, list[Outcome]] = {name: [] for name in routers}
+        pyplot()  # before an hour of work, not after it
+    cells = []
     for name in routers:
-        for number in seeds:
-            began_s = time.perf_counter()
-            simulation = Simulation(plan, name, _dice(number))
-            found[name].append(simulation.run())
-            if not json:
-                took_s = time.perf_counter() - began_s
-                typer.echo(
-                    f"{name} seed {number}: {simulation.ended_s:.0f} s in {took_s:.1f} s, "
-                    f"{simulation.ended_s / took_s:.0f} times real time, "
-                    f"trace {found[name][-1].trace[:12]}",
-                    err=True,
-                )
+        for plan in plans:
+            outcomes = [_run(plan, name, number, quiet=json) for number in seeds]
+            cells.append(Cell(name, plan, tuple(outcomes)))
     if json:
-        typer.echo(json_module.dumps(_told(plan, seeds, found), indent=2))
+        typer.echo(json_module.dumps(_told(cells, seeds), indent=2))
     else:
-        _show(plan, found)
+        _show(cells)
     if plot is not None:
-        _draw(plan, found, plot)
+        draw(cells, plot)
+
+
+def _run(plan: Scenario, router: str, seed: int, *, quiet: bool) -> Outcome:
+    began_s = time.perf_counter()
+    simulation = Simulation(plan, router, _dice(seed))
+    outcome = simulation.run()
+    if not quiet:
+        took_s = time.perf_counter() - began_s
+        typer.echo(
+            f"{router} seed {seed}: {simulation.ended_s:.0f} s in {took_s:.1f} s, "
+            f"{simulation.ended_s / took_s:.0f} times real time, trace {outcome.trace[:12]}",
+            err=True,
+        )
+    return outcome
 
 
 def _dice(seed: int) -> Any:
@@ -111,76 +133,68 @@ def _seeds(told: str) -> list[int]:
     return seeds
 
 
-def _told(plan: Scenario, seeds: Sequence[int], found: dict[str, list[Outcome]]) -> dict[str, Any]:
+def _loads(plan: Scenario, told: str | None) -> list[Scenario]:
+    if told is None:
+        return [plan]
+    if plan.kind == "layout":
+        raise UserError(f"--load {told}: nobody asks anything in {plan.name}, a layout")
+    try:
+        shares = [float(share) for share in told.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or not all(0 < share <= LOAD_MAX for share in shares):
+        raise UserError(f"--load {told}: give shares of the optimum, as 0.8 or 0.5,0.8,0.9")
+    return [replace(plan, load=replace(plan.load, share=share)) for share in shares]
+
+
+def _told(cells: Sequence[Cell], seeds: Sequence[int]) -> dict[str, Any]:
     """What --json prints: every run, and the means. A number that is not there is null."""
 
     def clean(value: float) -> float | None:
         return round(value, 6) if math.isfinite(value) else None
 
+    def facts(cell: Cell) -> dict[str, Any]:
+        means = summary(cell.outcomes)
+        return {
+            "router": cell.router,
+            "load": cell.plan.load.share,
+            "mean": {key: clean(value.mean) for key, value in means.items()},
+            "ci95": {key: clean(value.half) for key, value in means.items()},
+            "runs": [
+                {"seed": seed, "trace": outcome.trace}
+                | {key: clean(value) for key, value in measures(outcome).items()}
+                for seed, outcome in zip(seeds, cell.outcomes, strict=True)
+            ],
+        }
+
+    plan = cells[0].plan
     return {
         "scenario": plan.name,
         "peers": plan.peers.count,
-        "routers": {
-            name: {
-                "mean": {key: clean(value.mean) for key, value in summary(outcomes).items()},
-                "ci95": {key: clean(value.half) for key, value in summary(outcomes).items()},
-                "runs": [
-                    {"seed": seed, "trace": outcome.trace}
-                    | {key: clean(value) for key, value in measures(outcome).items()}
-                    for seed, outcome in zip(seeds, outcomes, strict=True)
-                ],
-            }
-            for name, outcomes in found.items()
-        },
+        "cells": [facts(cell) for cell in cells],
     }
 
 
-def _columns(plan: Scenario) -> tuple[str, ...]:
-    return LAYOUT_COLUMNS if plan.kind == "layout" else REQUEST_COLUMNS
-
-
-def _show(plan: Scenario, found: dict[str, list[Outcome]]) -> None:
-    columns = _columns(plan)
+def _show(cells: Sequence[Cell]) -> None:
+    columns = LAYOUT_COLUMNS if cells[0].plan.kind == "layout" else REQUEST_COLUMNS
     rows = []
-    for name, outcomes in found.items():
-        means = summary(outcomes)
-        rows.append((name, *(str(means[column]) for column in columns)))
+    for cell in cells:
+        means = summary(cell.outcomes)
+        rows.append((cell.router, *(str(means[column]) for column in columns)))
     print_table(("ROUTER", *(f"{column.upper()}>" for column in columns)), rows)
     for column in columns:
         typer.echo(f"  {column}: {MEANINGS[column]}")
+    if cells[0].plan.kind == "requests":
+        _compare(cells)
 
 
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.pyplot
-    except ImportError:
-        raise UserError("--plot needs matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    return matplotlib.pyplot
-
-
-def _draw(plan: Scenario, found: dict[str, list[Outcome]], path: str) -> None:
-    """Latencies as a distribution where there are requests, else the shares as bars."""
-    plot = _matplotlib()
-    figure, axes = plot.subplots(figsize=(9, 5), layout="constrained")
-    if plan.kind == "requests":
-        for name, outcomes in found.items():
-            seen = sorted(s for outcome in outcomes for s in outcome.latencies_s)
-            offered = sum(outcome.offered for outcome in outcomes)
-            axes.plot(seen, [(i + 1) / offered for i in range(len(seen))], label=name)
-        axes.set(xlabel="seconds to an answer", ylabel="share of all requests", ylim=(0, 1))
-        axes.axvline(plan.load.deadline_s, color="grey", linestyle=":", label="deadline")
-        axes.legend()
-    else:
-        names = list(found)
-        means = [summary(found[name])["flow_best"] for name in names]
-        half = [0.0 if math.isnan(mean.half) else mean.half for mean in means]
-        axes.bar(names, [mean.mean for mean in means], yerr=half, capsize=4)
-        axes.set(ylabel="flow, of the best layout of the same peers", ylim=(0, 1.05))
-    axes.set_title(f"{plan.name}: {plan.peers.count} peers")
-    axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from None
+def _compare(cells: Sequence[Cell]) -> None:
+    """The first router beside the others, seed by seed: they met the same worlds."""
+    first = {cell.plan.load.share: cell for cell in cells if cell.router == cells[0].router}
+    for cell in cells[len(first) :]:
+        share = cell.plan.load.share
+        words = [
+            f"{name} {ratio(cell.outcomes, first[share].outcomes, name)}"
+            for name in ("p50_s", "p95_s")
+        ]
+        typer.echo(f"{cell.router} at {share:g}: {', '.join(words)} times {cells[0].router}")

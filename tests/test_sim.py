@@ -179,7 +179,7 @@ def test_the_scenarios_that_come_with_the_package_are_read() -> None:
     for file in folder.iterdir():
         if file.name.endswith(".toml"):
             names.add(parse_scenario(file.read_text("utf-8"), file.name).name)
-    assert {"routing", "scale", "spot", "stages", "liars"} <= names
+    assert {"even", "routing", "scale", "spot", "stages", "liars"} <= names
 
 
 def test_a_table_is_drawn_between_its_rows_and_beyond() -> None:
@@ -214,14 +214,21 @@ def test_the_command_runs_a_file_and_tells_what_it_measured(
     arguments = ["simulate", str(file), "--peers", "12", "--seed", "1..2", "--router", "ours,po3"]
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["peers"] == 12 and set(told["routers"]) == {"ours", "po3"}
-    assert [run["seed"] for run in told["routers"]["ours"]["runs"]] == [1, 2]
-    assert main(arguments) == 0
+    assert told["peers"] == 12
+    assert [(cell["router"], cell["load"]) for cell in told["cells"]] == [
+        ("ours", 0.8),
+        ("po3", 0.8),
+    ]
+    assert [run["seed"] for run in told["cells"][0]["runs"]] == [1, 2]
+    picture = tmp_path / "out.png"
+    assert main([*arguments, "--load", "0.3,0.6", "--plot", str(picture)]) == 0
     table = capsys.readouterr().out
-    assert "GOODPUT" in table and "po3" in table
-    for bad in (["--router", "x"], ["--seed", "2..1"], ["--peers", "0"]):
+    assert "GOODPUT" in table and "po3 at 0.6: p50_s" in table
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for bad in (["--router", "x"], ["--seed", "2..1"], ["--peers", "0"], ["--load", "0.8,x"]):
         assert main(["simulate", str(file), *bad]) == 2
-    assert capsys.readouterr().err.count("\n") == 3
+    assert main(["simulate", "spot", "--load", "0.8"]) == 2
+    assert capsys.readouterr().err.count("\n") == 5
 
 
 def test_who_gets_no_answer_waits_for_ever() -> None:

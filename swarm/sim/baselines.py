@@ -2,8 +2,8 @@
 
 They get more than they would have in life, so that a win over them is one:
 
-    petals   the shortest path by round trip and claimed rate, blind to load (algorithms.md 2.2);
-             reads all records each 60 s, knows every round trip
+    petals   the shortest path by round trip and claimed rate (algorithms.md 2.2); of load it knows
+             whether a cache is full; reads all records each 60 s, knows every round trip
     swarm    our own Wheels, which are SWARM's IWRR; all records each 30 s
     random   any living peer that serves the block
     po3      of three such peers, by their queues of this instant, the soonest per block
@@ -13,10 +13,12 @@ They get more than they would have in life, so that a win over them is one:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..blocks import BlockRange
+from ..view import Floats, Ints
 from ..wiring import Member, Wheels
 from .dice import Dice
 from .request import Request
@@ -25,7 +27,19 @@ from .world import World
 PETALS_HOP_S = 0.018  # sequence_manager.py: "empirically measured"
 PETALS_REFRESH_S = 60.0
 PETALS_BAN_S = 15.0
+PETALS_NO_ROOM_S = 10.0  # for a cache with less than twice what the session needs
 SWARM_REFRESH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """The peers of one block, and what of them stays until the layout changes."""
+
+    rows: Ints
+    blocks: Ints  # left to the end of their spans
+    token_s: Floats  # one token through those
+    places: Floats
+    access_s: Floats
 
 
 class Fresh:
@@ -35,37 +49,42 @@ class Fresh:
         """look_at: how many peers' queues are read; 0 for all."""
         self._world, self._dice, self._look_at = world, dice, look_at
         self.control_bytes = 0.0
-        self._serving: dict[int, list[int]] = {}
+        self._found: dict[int, _Serving] = {}
         self._version = -1
 
-    def _peers(self, at: int) -> list[int]:
+    def _serving(self, at: int) -> _Serving:
         world = self._world
         if self._version != world.version:
-            self._serving.clear()
+            self._found.clear()
             self._version = world.version
-        found = self._serving.get(at)
+        found = self._found.get(at)
         if found is None:
-            mask = world.alive & (world.start <= at) & (world.stop > at)
-            found = self._serving[at] = np.flatnonzero(mask).tolist()
+            rows = np.flatnonzero(world.alive & (world.start <= at) & (world.stop > at))
+            blocks = world.stop[rows] - at
+            found = self._found[at] = _Serving(
+                rows, blocks, blocks / world.claims[rows], world.places[rows], world.access[rows]
+            )
         return found
 
     def choose(self, request: Request, now: float) -> tuple[int, int] | None:
         world, dice = self._world, self._dice
-        peers = self._peers(request.at)
-        if not peers:
+        serving = self._serving(request.at)
+        count = len(serving.rows)
+        if not count:
             return None
+        asked: slice | list[int] = slice(None)
         if self._look_at:
-            peers = [peers[dice.randrange(len(peers))] for _ in range(self._look_at)]
+            asked = [dice.randrange(count) for _ in range(self._look_at)]
             if self._look_at > 1:
                 self.control_bytes += 4 * self._look_at * world.scenario.control.probe_bytes
-        rows = np.array(peers)
-        blocks = world.stop[rows] - request.at
-        x, y = world.places[rows].T
+        rows = serving.rows[asked]
+        x, y = serving.places[asked].T
         eta = np.hypot(x - request.place[0], y - request.place[1])
-        eta = eta * (world.scenario.links.world_ms / 1000) + world.access[rows] + request.access_s
+        eta *= world.scenario.links.world_ms / 1000
+        eta += serving.access_s[asked] + request.access_s
         eta += np.where(world.lies_load[rows], 0.0, np.maximum(world.busy_until[rows] - now, 0.0))
-        eta += blocks * request.tokens / world.claims[rows]
-        best = int(rows[(eta / blocks).argmin()])
+        eta += request.tokens * serving.token_s[asked]
+        best = int(rows[(eta / serving.blocks[asked]).argmin()])
         return best, int(world.stop[best])
 
     def answered(self, request: Request, queue_s: float, now: float) -> None:
@@ -111,7 +130,8 @@ class Petals:
         rows = np.array(free, dtype=np.int64)
         start, stop = world.start[rows], world.stop[rows]
         rtt = np.array([2 * world.owd_s(i, request.access_s, request.place) for i in free])
-        unit = request.tokens / np.array([world.claim(i) for i in free])
+        rtt += np.where(self._full(rows, request), PETALS_NO_ROOM_S, 0.0)
+        unit = request.tokens / world.claims[rows]
         togo = np.full(world.total + 1, np.inf)
         togo[-1] = 0.0
         chosen = [-1] * world.total
@@ -125,6 +145,14 @@ class Petals:
                 if math.isfinite(cost[i]):
                     togo[at], chosen[at] = cost[i], free[i]
         self._next[client] = chosen
+
+    def _full(self, rows: Ints, request: Request) -> list[bool]:
+        wanted = 2 * request.tokens * (self._world.stop[rows] - self._world.start[rows])
+        books = [self._world.admission(i) for i in rows.tolist()]
+        return [
+            book is not None and need > book.free_tokens
+            for book, need in zip(books, wanted.tolist(), strict=True)
+        ]
 
     def answered(self, request: Request, queue_s: float, now: float) -> None:
         self._banned.pop((request.client, request.peer), None)

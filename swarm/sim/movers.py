@@ -2,7 +2,7 @@
 
     ours     elect_moves each epoch; the old blocks are served until the new ones are loaded
     swarm    each T = 300 s a peer of the least loaded block moves to the most loaded one (1.2)
-    petals   every peer looks each U(0, 240) s whether re-placing everybody would lift the slowest
+    petals   every peer looks each U(0, 120) s whether re-placing everybody would lift the slowest
              block by a third (block_selection.py, should_choose_other_blocks); then it restarts
     none     nobody
 
@@ -23,7 +23,7 @@ from .dice import Dice
 from .world import World
 
 PETALS_EPSILON = 1e-3  # block_selection.py
-PETALS_PERIOD_S = 240.0
+PETALS_PERIOD_S = 120.0  # run_server.py: a check each 60 s on average
 SWEEPS_MAX = 20  # Petals loops to a fixpoint; with ties that float apart it need not come
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .run import Outcome
+from .scenario import Scenario
 
 # Student's t, two-sided 95 %, for 1 .. 30 degrees of freedom; beyond, the normal's 1.96.
 T_95 = (
@@ -68,6 +69,15 @@ MEANINGS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The runs of one router through one scenario, a seed each."""
+
+    router: str
+    plan: Scenario
+    outcomes: tuple[Outcome, ...]
+
+
 def measures(outcome: Outcome) -> dict[str, float]:
     """Every number of one run by its name in the table."""
     done = max(outcome.done, 1)
@@ -93,3 +103,9 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
     """Of several seeds of one router."""
     runs = [measures(outcome) for outcome in outcomes]
     return {name: estimate([run[name] for run in runs]) for name in runs[0]}
+
+
+def ratio(ours: Sequence[Outcome], theirs: Sequence[Outcome], name: str) -> Estimate:
+    """How many times theirs ours is, seed by seed; inf where a run had no such number."""
+    pairs = zip(ours, theirs, strict=True)
+    return estimate([measures(a)[name] / measures(b)[name] for a, b in pairs])

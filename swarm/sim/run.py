@@ -35,7 +35,6 @@ from .world import World
 
 SAMPLE_S = 10.0
 LAYOUT_SAMPLE_S = 60.0  # a layout made anew costs ten milliseconds and more
-GIVE_UP = 1.5  # deadlines after which a request is dropped
 AUTO: dict[str, Moving] = {"ours": "ours", "petals": "petals", "swarm": "swarm"}
 
 
@@ -188,7 +187,8 @@ class Simulation:
 
     def _next(self, request: Request, now: float) -> None:
         """Choose the next hop and send."""
-        if now - request.born_s > GIVE_UP * (request.deadline_s - request.born_s):
+        patience_s = self._scenario.load.give_up * (request.deadline_s - request.born_s)
+        if now - request.born_s > patience_s:
             self._open -= self._counts(request)
             return
         chosen = self._router.choose(request, now)

@@ -74,6 +74,7 @@ class Load:
     tokens_max: int = 8192
     deadline_s: float = 5.0
     deadline_token_s: float = 0.0  # more for each token
+    give_up: float = 1.5  # deadlines after which a request is dropped
     ramp_s: float = (
         0.0  # the load rises from a tenth within; cold clients learn the peers meanwhile
     )

@@ -68,4 +68,5 @@ TABLES = {
     ),
     # 150 us a token and block whatever the size: the device of our first route simulations.
     "even-150us": Table("even-150us", ((1, 1, 0.15), (1, 1024, 153.6))),
+    "even-1500us": Table("even-1500us", ((1, 1, 1.5), (1, 1024, 1536.0))),  # ten such in one stage
 }
