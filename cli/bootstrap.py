@@ -52,6 +52,8 @@ def bootstrap(
             join=find_join(join or (), place),
             relay=relay,
             access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
+            ban=tuple(ban or ()),
+            allow_only=tuple(allow_only or ()),
         ),
         json,
     )

@@ -122,6 +122,8 @@ def node(
         epoch_s=epoch_s,
         relay=relay,
         access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
+        ban=tuple(ban or ()),
+        allow_only=tuple(allow_only or ()),
     )
     _serve(config, json)
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -19,6 +20,7 @@ import trio
 from .config import RUNNING
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
+from .lists import keep_access
 from .log import get_logger
 from .member import open_member
 from .net.access import Access
@@ -44,6 +46,8 @@ class BootstrapConfig:
     join: tuple[str, ...] = ()
     relay: Literal["auto", "yes", "no"] = "yes"
     access: Access = field(default_factory=Access)
+    ban: tuple[str, ...] = ()
+    allow_only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,11 @@ async def run_bootstrap(
         ):
             services.start_soon(keep_known, config.home, member.directory)
             services.start_soon(keep_report, config.home, member)
+            services.start_soon(
+                partial(keep_access, ban=config.ban, allow_only=config.allow_only),
+                config.home,
+                member.host.admit,
+            )
             ready = Ready(
                 member.host.peer_id,
                 member.host.addresses(),

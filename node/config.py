@@ -46,7 +46,8 @@ class NodeConfig:
     threads: 0 takes the library's own choice. drain_s: how long live sessions have to move when we
     leave their blocks. epoch_s: how often it is asked who moves; the same everywhere in a swarm.
     relay: pass streams on for peers behind NATs: when strangers can dial us, from the start, or
-    never. access: whom the owner bars, or admits alone.
+    never. access: whom the owner bars, or admits alone; ban, allow_only: what of it the command
+    line said, for when the rest is read again (lists.py).
     """
 
     home: Path
@@ -68,6 +69,8 @@ class NodeConfig:
     epoch_s: float = 60.0  # algorithms.md 2.4
     relay: Literal["auto", "yes", "no"] = "auto"
     access: Access = field(default_factory=Access)
+    ban: tuple[str, ...] = ()
+    allow_only: tuple[str, ...] = ()
 
 
 def default_home() -> Path:
@@ -119,6 +122,25 @@ def find_access(home: Path, *, ban: Sequence[str] = (), allow_only: Sequence[str
         raise UserError("an allow-list that names nobody admits nobody: name peers, or remove it")
     allowed += [str(told["peer"]) for told in running_nodes(home) if "peer" in told]  # our own
     return Access(parse_listed(banned), parse_listed(allowed) if only else None)
+
+
+def list_files(home: Path, given: Sequence[str]) -> list[Path]:
+    """The files of entries that config.toml and the command line name. Raises UserError."""
+    configured = [*_configured(home, "ban"), *_configured(home, "allow_only")]
+    return [
+        beside / Path(entry).expanduser()
+        for entries, beside in ((configured, home), (given, Path()))
+        for entry in entries
+        if not _is_entry(entry)
+    ]
+
+
+def _is_entry(text: str) -> bool:
+    try:
+        parse_entry(text)
+    except UserError:
+        return False
+    return True
 
 
 def _entries(given: Sequence[str], whose: str, beside: Path) -> list[str]:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +30,7 @@ from .config import RUNNING, NodeConfig
 from .holder import Holder
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
+from .lists import keep_access
 from .log import get_logger
 from .member import Member, open_member
 from .net.nat import NatConfig
@@ -125,6 +127,11 @@ async def _serve(
     async with trio.open_nursery() as services:
         services.start_soon(keep_known, config.home, member.directory)
         services.start_soon(keep_report, config.home, member)
+        services.start_soon(
+            partial(keep_access, ban=config.ban, allow_only=config.allow_only),
+            config.home,
+            member.host.admit,
+        )
         kept = await services.start(holder.keep_told)
         if not kept and member.directory.peers():
             log.warning("no peer keeps our announcement: is this machine's clock right?")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError, UserError
 from potluck.node.config import find_access
+from potluck.node.lists import LOOK_S, keep_access
 from potluck.node.net.access import Access, Listed, parse_entry, parse_listed
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.relay import Relay
@@ -223,3 +226,64 @@ def test_a_wrong_list_is_named(config: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("192.0.2.7\n192.0.2.300\n")
     with pytest.raises(UserError, match=told):
         find_access(tmp_path)
+
+
+# ---- and read again
+
+
+async def test_whoever_is_not_welcome_any_more_is_sent_away() -> None:
+    async with (
+        host_of("v") as victim,
+        host_of("a") as alice,
+        host_of("b") as bob,
+    ):
+        assert await gets_in(alice, victim) and await gets_in(bob, victim)
+        (sent,) = victim.admit(Access(listed(ALICE)))
+        assert sent.mux.peer == ALICE
+        with trio.fail_after(5):
+            while victim.connected() != (BOB,):
+                await trio.lowlevel.checkpoint()
+        assert not await gets_in(alice, victim) and await gets_in(bob, victim)
+        victim.admit(Access())
+        assert await gets_in(alice, victim)
+
+
+class Door:
+    """What a host is to its lists."""
+
+    def __init__(self) -> None:
+        self.admitted: list[Access] = []
+
+    def admit(self, access: Access) -> list[str]:
+        self.admitted.append(access)
+        return []
+
+
+async def test_lists_are_read_again_when_they_have_changed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What the command line said stays; a mistake changes nothing until it is mended."""
+    config, more, door = tmp_path / "config.toml", tmp_path / "more.txt", Door()
+    config.write_text(f'ban = ["{ALICE}", "more.txt"]')
+    more.write_text("# nobody yet")
+
+    async def after(said: object) -> list[Access]:
+        await trio.sleep(2 * LOOK_S)
+        told, door.admitted = door.admitted, []
+        return told
+
+    async with trio.open_nursery() as nursery:
+        service = partial(keep_access, ban=["192.0.2.7"])
+        nursery.start_soon(service, tmp_path, door.admit)
+        await trio.sleep(10 * LOOK_S)
+        assert door.admitted == []
+        (told,) = await after(more.write_text(CAROL))
+        assert told.banned == listed(ALICE, CAROL, "192.0.2.7")
+        assert await after(config.write_text(f'ban = ["{ALICE}", "no such file"]')) == []
+        assert await after(config.write_text(f'ban = ["{ALICE}')) == []
+        (told,) = await after(config.write_text(f'allow_only = ["{BOB}", "more.txt"]'))
+        assert told == Access(listed("192.0.2.7"), listed(BOB, CAROL))
+        (told,) = await after(more.write_text(f"{CAROL}\n{ALICE}"))
+        assert told.allowed == listed(ALICE, BOB, CAROL)
+        assert await after(config.unlink()) == [Access(listed("192.0.2.7"))]
+        nursery.cancel_scope.cancel()

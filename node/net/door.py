@@ -19,7 +19,7 @@ from ..log import get_logger
 from .carrier import Carrier, SocketCarrier
 from .dialer import First, tune
 from .guard import Gate, Limits
-from .peers import Peers
+from .peers import Connection, Peers
 from .websocket import accept_websocket, speaks_first
 
 if TYPE_CHECKING:
@@ -61,6 +61,14 @@ class Door:
                 self._host.nursery.start_soon(self._welcome, sock, (remote[0], remote[1]), scope)
             else:
                 sock.close()
+
+    def turn_out(self) -> list[Connection]:
+        """End the connections of whoever is not welcome any more, and return them."""
+        now = trio.current_time()
+        leaving = [one for one in self._peers.all() if self._gate.refuses(*one.who, now)]
+        for connection in leaving:
+            connection.mux.close()
+        return leaving
 
     def _give_up_silent(self) -> None:
         """Of too many handshakes the oldest goes: who says nothing cannot keep others out."""

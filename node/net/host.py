@@ -83,7 +83,6 @@ class Host:
         self._door = Door(self, config.limits, self._gate, self._peers)
         self._published: tuple[Address, ...] = ()
         self._closed: Collection[str] = ()
-        self._kept: dict[str, set[str]] = {}
         self.nat = NatReport()
         self.on_direct: list[Callable[[str], None]] = []  # told of a peer that was relayed till now
         self.came: list[Callable[[Connection], None]] = []  # told of each new connection
@@ -143,6 +142,11 @@ class Host:
         if self._gate.is_banned(peer, trio.current_time()):
             return False
         return self._gate.access.may_be(peer)
+
+    def admit(self, access: Access) -> list[Connection]:
+        """Have to do with these alone from now on; the others are sent away, and returned."""
+        self._gate.access = access
+        return self._door.turn_out()
 
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
         """Remember where a peer may be dialed; what cannot be dialed is passed over."""
@@ -254,8 +258,7 @@ class Host:
 
     def keep(self, why: str, peers: set[str]) -> None:
         """Whose connections are not to be given up while idle. Replaces the last of this reason."""
-        self._kept[why] = peers
-        self._peers.kept = set().union(*self._kept.values())
+        self._peers.keep(why, peers)
 
     def open_on(self, connection: Connection, protocol: str) -> MuxStream:
         """As `open_stream`, on this very connection. Raises TransportError."""

@@ -48,6 +48,11 @@ class Connection:
         return LOOPBACK if self.relay else self.remote[0]
 
     @property
+    def who(self) -> tuple[str, str | None]:
+        """The peer and its IP address; over a relay nobody knows that."""
+        return self.mux.peer, None if self.relay else self.remote[0]
+
+    @property
     def listens_at(self) -> Address | None:
         """Where the other end can be dialed, as we did it; None when it was they who dialed.
 
@@ -70,6 +75,7 @@ class Peers:
         self._by_peer: dict[str, list[Connection]] = {}
         self.count = 0
         self.kept: set[str] = set()  # peers whose connection is not to be given up while idle
+        self._kept_for: dict[str, set[str]] = {}
 
     def add(self, connection: Connection) -> None:
         """Take a new connection; a peer with too many loses its oldest."""
@@ -86,6 +92,11 @@ class Peers:
             self.count -= 1
             if not found:
                 del self._by_peer[connection.mux.peer]
+
+    def keep(self, why: str, peers: set[str]) -> None:
+        """Replaces those of this reason."""
+        self._kept_for[why] = peers
+        self.kept = set().union(*self._kept_for.values())
 
     def best(self, peer: str) -> Connection | None:
         """The connection for new streams to a peer."""
