@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from potluck.cli.main import main
 from potluck.node.process import marked
@@ -49,14 +48,6 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seat in net.seats:
         if seat.state == "dead":
             net.restart(seat.name)
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """A command sets the level of the process's logs, which is other tests' process too."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture

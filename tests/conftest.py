@@ -6,15 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-import structlog
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """A command sets the level of the process's logs, which is other tests' process too."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
+from one_process import logs_as_before as logs_as_before
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""What every test with real processes has in common."""
+
+from __future__ import annotations
+
+from one_process import logs_as_before as logs_as_before
