@@ -3,9 +3,10 @@
 algorithms.md 3.5. A contradiction needs no trust: ban for ever, and pass it on. An accusation is
 checked by computing it again, if we can; if not, it is believed only when several attesters agree
 that serve the same blocks, and that we have audited ourselves, each of another /16 and known for a
-week; and none of such objects. Where they differ nobody is convicted but by whoever computes it. An
-accusation that is refuted counts against the accuser. What is slow or silent is nobody else's
-business: there is no message for it.
+week; and nobody who serves those blocks objects. What is contested convicts nobody but before whom
+has computed it: so one honest peer among the liars is enough, and liars can save one another from
+hearsay, from nothing else. A refuted accusation counts against the accuser. What is slow or silent
+is nobody else's business: there is no message for it.
 
     Contradiction ─▶ checked ─▶ Ban for ever, Pass
     Accusation ───▶ Pass, Recompute ─▶ Recomputed "wrong" ─▶ Ban, Attest
@@ -52,7 +53,7 @@ BAN_S: Final = 30 * 86_400.0  # of class B: algorithms 4.5
 STRIKES_MAX: Final = 2  # refuted accusations until a ban: one may be a fault of the hardware
 CASES_MAX: Final = 512
 CASES_PER_ACCUSER: Final = 4
-VOICES_MAX: Final = 64  # of those that count, on a side of a case
+VOICES_MAX: Final = 64  # of those who serve the blocks, on a side of a case
 PASSED_MAX: Final = 64  # attestations by strangers that are passed on, on a side of a case
 BANNED_MAX: Final = 16_384
 STRIKES_KEPT_MAX: Final = 4096
@@ -60,9 +61,9 @@ STRIKES_KEPT_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What we know at first hand of a peer that serves the blocks in question."""
+    """What we know of a peer that serves the blocks in question, as its record says."""
 
-    trust: float  # 0..1, the lower bound of what our own audits say
+    trust: float  # 0..1, the lower bound of what our own audits say; 0 without any
     network: str  # its /16, or as wide a part of another kind
     known_s: float  # for how long we have known it
 
@@ -132,7 +133,7 @@ class _Open:
     item: SignedAccusation
     seen_s: float
     trust: float  # of the accuser, when it came
-    voices: dict[str, Verdict] = field(default_factory=dict)  # of those who count
+    voices: dict[str, Verdict] = field(default_factory=dict)  # of those who serve the blocks
     passed: dict[str, Verdict] = field(default_factory=dict)  # strangers, passed on
     settled: bool = False  # others have had the time to speak
     closed: bool = False  # kept so that the same accusation is not opened again
@@ -143,7 +144,7 @@ class Evidence:
     """The machine.
 
     standing: of a peer, asked as to the blocks of an opening; None for one that does not serve
-    them, or that we have never audited.
+    them.
     """
 
     def __init__(self, me: str, standing: Callable[[str, Opening], Standing | None]) -> None:
@@ -213,7 +214,7 @@ class Evidence:
         if not self._make_room(trust):
             return []
         opened = self._cases[case.id] = _Open(case, item, now, trust)
-        if self._counts(accuser, case):
+        if standing is not None:
             opened.voices[accuser] = "wrong"
         effects: list[Effect] = [Pass(item), SetTimer(("settle", case.id), now + SETTLE_S)]
         return effects if accused == self._me else [*effects, Recompute(case)]
@@ -228,13 +229,13 @@ class Evidence:
         before = opened.voices.get(attester) or opened.passed.get(attester)
         if before is not None:
             return []  # the first word counts
-        counts = self._counts(attester, opened.case)
-        said, most = (opened.voices, VOICES_MAX) if counts else (opened.passed, PASSED_MAX)
+        serves = self._standing(attester, opened.case.opening) is not None
+        said, most = (opened.voices, VOICES_MAX) if serves else (opened.passed, PASSED_MAX)
         if sum(verdict == told.verdict for verdict in said.values()) >= most:
             return []
         said[attester] = told.verdict
         effects: list[Effect] = [Pass(item)]
-        if counts and opened.found not in (None, told.verdict):
+        if serves and opened.found not in (None, told.verdict):
             effects.append(Blame(attester))
         return effects + (self._weigh(opened, now) if opened.settled else [])
 
@@ -275,19 +276,13 @@ class Evidence:
         return [self._ban(Ban(accused, now + BAN_S, "attested", opened.item), now)]
 
     def _side(self, opened: _Open, verdict: Verdict) -> tuple[int, float]:
-        """(how many networks, their trust): of each network the most trusted voice."""
+        """(how many networks, their trust): of each the most trusted of those who count."""
         best: dict[str, float] = {}
         for peer, said in opened.voices.items():
             standing = self._standing(peer, opened.case.opening)
-            if said == verdict and standing is not None:
+            if said == verdict and standing is not None and _counts(standing):
                 best[standing.network] = max(best.get(standing.network, 0.0), standing.trust)
         return len(best), sum(best.values())
-
-    def _counts(self, peer: str, case: Case) -> bool:
-        standing = self._standing(peer, case.opening)
-        if standing is None:
-            return False
-        return standing.trust >= TRUST_MIN and standing.known_s >= KNOWN_MIN_S
 
     def _strike(self, opened: _Open, now: float) -> list[Effect]:
         """One for each refuted accusation, however often it is opened."""
@@ -343,3 +338,7 @@ def _is_fresh(issued_s: float, now: float) -> bool:
     if issued_s > now + 2 * SKEW_MAX_S:
         raise RemoteError(f"evidence from {issued_s - now:.0f} s in the future")
     return now < issued_s + KEEP_S
+
+
+def _counts(standing: Standing) -> bool:
+    return standing.trust >= TRUST_MIN and standing.known_s >= KNOWN_MIN_S
