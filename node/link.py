@@ -25,7 +25,6 @@ from .frames import FrameStream
 from .net.host import Host
 from .router import Router
 
-LEFT_S: Final = 60.0  # for so long nothing new goes to a server that said that it leaves
 RENEW_SHARE: Final = 1 / 3  # of a lease, after which a silent link is renewed
 LEASE_LEAST_S: Final = 3.0  # guess: whoever lends for less would have us do nothing but renew
 
@@ -94,6 +93,9 @@ class Link:
                 lost = Lost(self.number, await self._converse(nursery))
             finally:
                 self._writing.cancel()
+                for _, tokens in self._sent_s:  # nobody waits for them any more
+                    self.history.ended(tokens, len(self.hop.blocks))
+                self._sent_s.clear()
                 if self._frames is not None:  # what is half sent, or broken, is not closed in order
                     broken = self._dropped or self._sending or lost is not None
                     await (self._frames.reset() if broken else self._frames.close())
@@ -138,10 +140,10 @@ class Link:
 
     def _answer(self, message: object, payload: memoryview) -> None:
         match message:
-            case Output(at, tokens, rows):
-                self._output(at, tokens, rows, payload)
+            case Output():
+                self._output(message, payload)
             case LeavingMessage():
-                self.history.refused(trio.current_time(), LEFT_S)
+                self.history.left(self.hop.blocks, trio.current_time())
                 self._tell(Leaving(self.number))
             case Busy(reason, retry_after_s):
                 self._busy(retry_after_s)
@@ -151,19 +153,20 @@ class Link:
             case other:
                 raise RemoteError(f"{type(other).__name__} from a server")
 
-    def _output(self, at: int, tokens: int, rows: int, payload: memoryview) -> None:
-        if rows:
-            unpack(payload, rows, self._width, self._asked.dtype)  # finite, and whole
+    def _output(self, told: Output, payload: memoryview) -> None:
+        if told.rows:
+            unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
         if not self._sent_s:
             raise RemoteError("an answer to nothing")
-        sent_s, asked = self._sent_s.popleft()
-        if tokens != asked:
-            raise RemoteError(f"an answer to {tokens} tokens, asked for {asked}")
+        sent_s, tokens = self._sent_s.popleft()
+        peer, blocks = self.hop.peer, len(self.hop.blocks)
+        self.history.ended(tokens, blocks)
+        if told.tokens != tokens:
+            raise RemoteError(f"an answer to {told.tokens} tokens, asked for {tokens}")
         elapsed_s = trio.current_time() - sent_s
-        self._tell(Answered(self.number, at, rows, payload))
+        self._tell(Answered(self.number, told.at, told.rows, payload))
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
-            self.history.answered(elapsed_s, tokens, len(self.hop.blocks))
-            self._router.hedges.earn()
+            self._router.answered(peer, elapsed_s, tokens, blocks, queue_s=told.queue_s)
 
     def _busy(self, retry_after_s: float) -> None:
         self.blameless = True
@@ -176,7 +179,9 @@ class Link:
                 while True:
                     while self._outbox:
                         step = self._outbox.popleft()
-                        self._sent_s.append((trio.current_time(), sum(step.sizes)))
+                        tokens = sum(step.sizes)
+                        self._sent_s.append((trio.current_time(), tokens))
+                        self.history.sent(tokens, len(self.hop.blocks))
                         await self._send(
                             frames, Step(step.at, step.sizes, step.rows), *step.payloads
                         )

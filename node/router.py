@@ -86,20 +86,13 @@ class Router:
             del self._histories[next(iter(self._histories))]
         return found
 
-    def sent(self, peer: str, tokens: int, blocks: int) -> None:
-        """A step is on its way to this peer: whoever is routed meanwhile waits behind it."""
-        self.history(peer).sent(tokens, blocks)
-
-    def given_up(self, peer: str, tokens: int, blocks: int) -> None:
-        """Nobody waits for the answer to that step any more."""
-        self.history(peer).ended(tokens, blocks)
-
     def answered(
         self, peer: str, elapsed_s: float, tokens: int, blocks: int, *, queue_s: float
     ) -> None:
-        """A step that was `sent` came back right. queue_s: what its answer tells of the queue."""
+        """A step came back right. queue_s: what its answer tells of the queue; no step has waited
+        there for longer than we have."""
         history = self.history(peer)
-        history.ended(tokens, blocks)
+        queue_s = min(queue_s, elapsed_s)
         history.answered(elapsed_s, tokens, blocks, queue_s=queue_s)
         history.told_queue(queue_s, trio.current_time())
         self.hedges.earn()
@@ -160,7 +153,7 @@ class Router:
             view = await self.view(model, total, within_s=within_s)
             now = trio.current_time()
             failed = {span.peer for span in view.spans if self.history(span.peer).banned(now)}
-            full = {span.peer for span in view.spans if self.history(span.peer).busy(now)}
+            full = {span.peer for span in view.spans if self._takes_nothing(span, now)}
             try:
                 return self._cheapest(view, blocks, cache_tokens, failed | full, numerics)
             except MissingBlocks as missing:
@@ -202,7 +195,7 @@ class Router:
             and blocks.stop <= span.blocks.stop
             and span.numerics == numerics
             and span.peer not in avoid
-            and not self.history(span.peer).busy(now)
+            and not self._takes_nothing(span, now)
         ]
         # a banned one may be well again, and nobody waits for it alone
         good = [span for span in fit if not self.history(span.peer).banned(now)] or fit
@@ -225,6 +218,10 @@ class Router:
                 if excluded == avoid:
                     raise
         raise AssertionError("the last try returns or raises")
+
+    def _takes_nothing(self, span: Span, now: float) -> bool:
+        history = self.history(span.peer)
+        return history.busy(now) or history.leaves(span.blocks, now)
 
     def _draw(self, mean: float) -> float:
         return self._rng.expovariate(1.0 / mean)

@@ -182,7 +182,7 @@ class Server:
             await self._answer(session, Leaving(within_s))
 
     def _release(self, key: object) -> None:
-        self._admission.release(key)
+        self._admission.release(key, trio.current_time())
         if not self._admission.sessions:
             self._empty.set()
             self._empty = trio.Event()

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from .blocks import BlockRange
 from .view import OBSERVATIONS_TO_TRUST, Floats
 
 SMOOTHING = 0.125  # RFC 6298's alpha
@@ -36,6 +37,7 @@ HEDGE_FLOOR_S = 0.15  # algorithms.md 6.1
 
 BAN_FIRST_S = 2.0  # guess; Petals has 15 s, too long for a peer that only restarted
 BAN_LONGEST_S = 60.0
+LEFT_S = 60.0  # for so long nothing new goes to blocks that their server said that it leaves
 LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with this time
 QUEUE_TOLD_MAX_S = 3600.0  # whatever a peer says, it is not asked for longer than that
 
@@ -91,6 +93,8 @@ class PeerHistory:
         "_chunk_service",
         "_chunk_work_out",
         "_failures",
+        "_left",
+        "_left_until",
         "_queue_told_at",
         "_queue_told_s",
         "_step_blocks",
@@ -114,6 +118,8 @@ class PeerHistory:
         self._failures = 0
         self._banned_until = 0.0
         self._busy_until = 0.0
+        self._left: BlockRange | None = None  # blocks that it said that it leaves
+        self._left_until = 0.0
         self._boot = 0
         self.rtt_s: float | None = None
 
@@ -174,11 +180,24 @@ class PeerHistory:
         """The peer is full: no fault, but nothing to ask for until then."""
         self._busy_until = now + min(max(retry_after_s, 0.0), BAN_LONGEST_S)
 
+    def left(self, blocks: BlockRange, now: float) -> None:
+        """The peer said that it leaves these blocks: to go, to rest, or to move to others."""
+        self._left, self._left_until = blocks, now + LEFT_S
+
+    def leaves(self, blocks: BlockRange, now: float) -> bool:
+        """Whether it said so of what it serves, by its record, now. Where it moved to it stays."""
+        return (
+            now < self._left_until
+            and self._left is not None
+            and blocks.start <= self._left.start
+            and self._left.stop <= blocks.stop
+        )
+
     def announced(self, boot: int) -> None:
         """A verified record of the peer was read; a newer boot is a peer that began anew."""
         if boot > self._boot:
             if self._boot:
-                self._failures, self._banned_until = 0, 0.0
+                self._failures, self._banned_until, self._left_until = 0, 0.0, 0.0
             self._boot = boot
 
     def banned(self, now: float) -> bool:

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
+from sim.memory_swarm import plan, rows, world
 from trio.testing import MockClock
 
 from potluck.dht.record import Announcement
 from potluck.node.net.ways import relays_told
 from potluck.node.router import Router
+from potluck.node.session import open_session
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.view import OBSERVATIONS_TO_TRUST, RELAYED
 
@@ -119,7 +122,6 @@ async def price_and_queue(one: Router, peer: str) -> tuple[float, float]:
 def seen(one: Router, peer: str, *, queue_s: float, times: int = OBSERVATIONS_TO_TRUST) -> None:
     """Steps through four blocks that took 40 ms and what they waited."""
     for _ in range(times):
-        one.sent(peer, 1, 4)
         one.answered(peer, 0.04 + queue_s, 1, 4, queue_s=queue_s)
 
 
@@ -141,20 +143,62 @@ async def test_a_queue_told_in_answers_is_paid_by_the_next_route_and_fades(
     assert (await price_and_queue(one, "long"))[1] < 0.01
 
 
-async def test_what_this_process_has_in_flight_is_a_queue_until_it_is_answered_or_given_up() -> (
-    None
-):
+async def test_what_this_process_has_in_flight_is_a_queue_until_it_has_ended() -> None:
     network = Network(announced("a", DIRECT))
     one = router(network)
     seen(one, "a", queue_s=0.0)
-    for over in (
-        lambda: one.given_up("a", 1, 4),
-        lambda: one.answered("a", 0.04, 1, 4, queue_s=0.0),
-    ):
-        one.sent("a", 1, 4)
-        assert (await price_and_queue(one, "a"))[1] == pytest.approx(0.04)
-        over()
-        assert (await price_and_queue(one, "a"))[1] == 0.0
+    one.history("a").sent(1, 4)
+    assert (await price_and_queue(one, "a"))[1] == pytest.approx(0.04)
+    one.history("a").ended(1, 4)
+    assert (await price_and_queue(one, "a"))[1] == 0.0
+
+
+async def test_a_session_hands_the_queue_in_its_answers_on_to_the_next_route(
+    autojump_clock: MockClock,
+) -> None:
+    """The device keeps each step waiting for a second, and computes it in no time."""
+    async with world((0, 6)) as made:
+        node = await made.add(0, 6, step_s=1.0)
+        await made.nodes[0].host.die()
+        host, one = made.client()
+        async with open_session(host, one, plan()) as session:  # type: ignore[arg-type]
+            session.feed(rows(0), 1, 1)
+            await session.output()
+            history = one.history(node.key.peer_id)
+            assert history.queue_s(trio.current_time()) == pytest.approx(1.0, abs=0.05)
+            session.feed(rows(1), 1, 1)
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(60)
+        assert history.queue_s(trio.current_time()) < 0.01, (
+            "a step that was given up is in no queue"
+        )
+
+
+async def test_no_step_has_waited_there_for_longer_than_we_have(
+    autojump_clock: MockClock,
+) -> None:
+    one = router(Network(announced("a", DIRECT)))
+    one.answered("a", 0.04, 1, 4, queue_s=1e6)
+    assert (await price_and_queue(one, "a"))[1] == pytest.approx(0.04)
+
+
+async def test_who_moves_is_left_alone_where_it_was_and_not_where_it_is_now(
+    autojump_clock: MockClock,
+) -> None:
+    here = announced("mover", DIRECT)
+    network = Network(here, announced("other", DIRECT))
+    one = router(network)
+    one.history("mover").left(BlockRange(0, 4), trio.current_time())
+    for _ in range(20):
+        route = await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1)
+        assert [hop.peer for hop in route.hops] == ["other"]
+    network.told = (replace(here, start=2), announced("other", DIRECT))
+    await trio.sleep(3)
+    chosen = set()
+    for _ in range(40):
+        route = await one.route("0" * 64, 4, BlockRange(2, 4), cache_tokens=1)
+        chosen |= {hop.peer for hop in route.hops}
+    assert "mover" in chosen
 
 
 async def test_a_stranger_that_boasts_counts_for_what_is_usual() -> None:
