@@ -287,6 +287,12 @@ def _portmap(nat: Mapping[str, Any], hosts: Sequence[str]) -> Finding:
     match nat["portmap"]:
         case "nat-pmp" | "upnp" as protocol:
             name = "NAT-PMP" if protocol == "nat-pmp" else "UPnP"
+            if not nat["mapped"]:
+                return Finding(
+                    "port mapping", "note",
+                    f"the router forwards our port, by {name}, but is itself behind another NAT",
+                    "have the router before it forward the port too, or set one of them to bridge",
+                )  # fmt: skip
             return Finding("port mapping", "good", f"the router forwards our port, by {name}")
         case "asking":
             return Finding("port mapping", "note", "the router is being asked")

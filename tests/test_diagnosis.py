@@ -107,6 +107,7 @@ def unanswered(source: Source) -> Facts:
         ("reachable", "good", "", seen(replace(PRIVATE, open=("ip6",)))),
         ("reachable", "note", "relay", seen(replace(PRIVATE, relays=(), open=("ip6",)))),
         ("port mapping", "good", "", seen(replace(PUBLIC, portmap="upnp", mapped=True))),
+        ("port mapping", "note", "bridge", seen(replace(PRIVATE, portmap="upnp"))),
         ("port mapping", "note", "UPnP", seen(replace(PRIVATE, portmap="refused"))),
         ("port mapping", "note", "", seen(replace(PUBLIC, portmap="refused"))),
         ("relays", "good", "", seen()),

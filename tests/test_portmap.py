@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from potluck.crypto.keys import IdentityKey
+from potluck.node.net import nat as nat_module
 from potluck.node.net import portmap
 from potluck.node.net.address import Address
+from potluck.node.net.host import HostConfig, open_host
 from potluck.node.net.lan import from_text, to_text
+from potluck.node.net.nat import Nat, NatConfig
 from potluck.node.net.portmap import default_gateway, map_by_pmp
 
 
@@ -100,3 +106,62 @@ async def test_the_first_answer_is_told_and_then_each_change(
     with trio.move_on_after(2 * 600 + 2 * 600 + 1):
         await portmap.keep_mapped(4001, told.append)
     assert told == [None, here, None]
+
+
+class Router:
+    """Stands in for `keep_mapped`: forwards from `outside`, and notes when it began and ended."""
+
+    def __init__(self, outside: str) -> None:
+        self.outside = outside
+        self.asked: list[str] = []
+
+    async def keep(self, port: int, told: Callable[[portmap.Mapping | None], None]) -> None:
+        self.asked.append("began")
+        told(portmap.Mapping(Address("ip4", self.outside, port), "upnp", 3600.0))
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.asked.append("undone")
+
+
+@asynccontextmanager
+async def behind(router: Router, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Nat]:
+    monkeypatch.setattr(nat_module, "keep_mapped", router.keep)
+    key = IdentityKey.from_bytes(b"a" * 32)
+    async with open_host(HostConfig(seed=key.seed(), listen=("/ip4/0.0.0.0/tcp/0",))) as host:
+        nat = Nat(host, key, NatConfig())
+        nat._own = frozenset(("192.168.1.2",))
+        nat.start_mapping()
+        await trio.testing.wait_all_tasks_blocked()
+        yield nat
+        host.nursery.cancel_scope.cancel()
+
+
+async def test_on_another_network_its_router_is_asked_and_the_old_ones_word_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    router = Router("11.0.9.2")
+    async with behind(router, monkeypatch) as nat:
+        assert any("/11.0.9.2/" in one for one in nat._host.addresses())
+        assert nat._host.nat.mapped
+        monkeypatch.setattr(nat_module, "reachable", lambda _: [Address("ip4", "10.0.0.9", 1)])
+        nat.start_over()
+        assert not any("/11.0.9.2/" in one for one in nat._host.addresses())
+        assert (nat._host.nat.mapped, nat._host.nat.portmap) == (False, "asking")
+        router.outside = "11.0.7.7"
+        await trio.testing.wait_all_tasks_blocked()
+        assert router.asked == ["began", "undone", "began"]
+        assert any("/11.0.7.7/" in one for one in nat._host.addresses())
+        monkeypatch.setattr(nat_module, "reachable", lambda _: [Address("ip4", "11.0.7.9", 1)])
+        nat.start_over()
+        await trio.testing.wait_all_tasks_blocked()
+        assert router.asked == ["began", "undone", "began", "undone"]  # no router is in between
+        assert nat._host.nat.portmap == "not tried"
+
+
+async def test_a_router_behind_another_nat_gives_no_address_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with behind(Router("100.64.3.4"), monkeypatch) as nat:
+        assert not any("/100.64.3.4/" in one for one in nat._host.addresses())
+        assert (nat._host.nat.mapped, nat._host.nat.portmap) == (False, "upnp")

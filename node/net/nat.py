@@ -86,6 +86,7 @@ class Nat:
         self._answers: dict[str, tuple[float, Answer]] = {}  # by network, and when
         self._mapped: tuple[Address, ...] = ()
         self._portmap: Mapped = "not tried"
+        self._mapping: trio.CancelScope | None = None  # while a router is asked
         self._ask_at = 0.0
         self._relaying = False
         self._wake = trio.Event()
@@ -130,19 +131,33 @@ class Nat:
         self._closed, self._open = frozenset(), ()
         self._ask_at = 0.0
         self._wake.set()
+        if self._mapping is not None:
+            self._forget_router()
+            self._mapping.cancel()
 
     def start_mapping(self) -> None:
-        """Ask the router to forward our port, and keep it so."""
-        if port := self.port_behind_router():
-            self._portmap = "asking"
-            self.publish()
-            self._host.nursery.start_soon(keep_mapped, port, self.forwards)
+        """Ask the router to forward our port, and keep it so; on another network, the one there."""
+        self._forget_router()
+        self._host.nursery.start_soon(self._keep_mapped)
+
+    def _forget_router(self) -> None:
+        self._mapped = ()
+        self._portmap = "asking" if self.port_behind_router() else "not tried"
+        self.publish()
+
+    async def _keep_mapped(self) -> None:
+        while True:
+            with trio.CancelScope() as self._mapping:
+                if port := self.port_behind_router():
+                    await keep_mapped(port, self.forwards)
+                await trio.sleep_forever()
 
     def forwards(self, mapping: Mapping | None) -> None:
         """What the router forwards to us now."""
         self._portmap = mapping.by if mapping else "refused"
         self._router_answered.set()
-        places = (mapping.place,) if mapping else ()
+        # one that stands behind another NAT forwards from where nobody comes
+        places = (mapping.place,) if mapping and self._usable(mapping.place.host) else ()
         if places != self._mapped:
             self._mapped = places
             self._answers.clear()

@@ -31,7 +31,8 @@ class NatReport:
     """What stands between us and those who would dial us. `potluck status` shows it.
 
     relays: peer ids through which we can be reached. places: our addresses beyond the NAT.
-    mapped: the router was asked to forward a port, and does; portmap: by which protocol, if any.
+    mapped: the router was asked to forward a port of an address of the internet's, and does;
+    portmap: by which protocol, if any.
     port_kept: whether the NAT gives our port its own number; None while nobody has said.
     filtering: whom it lets in, whoever dials or those that we have dialed. asked, reached: how many
     strangers have tried to dial us, and how many of them came through. open: families (ip4, ip6) in
