@@ -18,7 +18,13 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from concurrent.futures import Future
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -29,7 +35,7 @@ import trio
 from ..crypto.keys import IdentityKey
 from ..dht.directory import ModelOffer
 from ..dht.record import Announcement
-from ..errors import LocalError, TransportError, UserError
+from ..errors import PotluckError, TransportError, UserError
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
@@ -70,16 +76,22 @@ class Swarm:
         self._home = home
         self._offline = offline
         self._voices: dict[str, Voice] = {}
+        self._loading = trio.Lock()
 
     async def voice(self, model: str) -> Voice:
         """The tokenizer and the two ends of a model, loaded once. Raises UserError."""
         if model not in self._voices:
-            shelf = find_model(model, self._home)
-            voice = await self._worker.run(
-                lambda: Voice.load(shelf.source, offline=self._offline, home=self._home)
-            )
-            self._voices[model] = replace(voice, name=shelf.name)
+            async with self._loading:
+                if model not in self._voices:  # another task may have been first
+                    self._voices[model] = await self._load(model)
         return self._voices[model]
+
+    async def _load(self, model: str) -> Voice:
+        shelf = find_model(model, self._home)
+        voice = await self._worker.run(
+            lambda: Voice.load(shelf.source, offline=self._offline, home=self._home)
+        )
+        return replace(voice, name=shelf.name)
 
     @asynccontextmanager
     async def generation(
@@ -169,13 +181,18 @@ class BlockingSwarm:
             self._nursery.start_soon(_pump, answer, send, scope, done)
 
         trio.from_thread.run_sync(start, trio_token=self._token)
+        finished = False
         try:
             while True:
                 try:
                     result = trio.from_thread.run(receive.receive, trio_token=self._token)
                 except trio.EndOfChannel:
-                    return
-                yield result.unwrap()
+                    if finished:
+                        return
+                    raise PotluckError("the client was left before its answer had ended") from None
+                piece = result.unwrap()
+                finished = piece.finish is not None
+                yield piece
         finally:
             trio.from_thread.run_sync(scope.cancel, trio_token=self._token)
             done.wait()
@@ -244,46 +261,42 @@ def connect(
     join: Sequence[str] = (), *, home: str | Path | None = None, offline: bool = False
 ) -> Iterator[BlockingSwarm]:
     """Join as a client, without an event loop: one runs on a thread of its own meanwhile."""
-    started: list[BlockingSwarm] = []
-    failed: list[BaseException] = []
-    ready, leave = threading.Event(), trio.Event()
+    running: Future[trio.lowlevel.TrioToken] = Future()
+    started: Future[BlockingSwarm] = Future()
+    ended: Future[None] = Future()
+    leave, joining = trio.Event(), trio.CancelScope()
 
     async def stay() -> None:
-        async with (
-            open_swarm(join, home=home, offline=offline) as swarm,
-            trio.open_nursery() as nursery,
-        ):
-            token = trio.lowlevel.current_trio_token()
-            started.append(BlockingSwarm(swarm, token, nursery))
-            ready.set()
-            await leave.wait()
-            nursery.cancel_scope.cancel()
+        if not running.set_running_or_notify_cancel():
+            return
+        running.set_result(token := trio.lowlevel.current_trio_token())
+        with joining:
+            async with (
+                open_swarm(join, home=home, offline=offline) as swarm,
+                trio.open_nursery() as nursery,
+            ):
+                started.set_result(BlockingSwarm(swarm, token, nursery))
+                await leave.wait()
+                nursery.cancel_scope.cancel()
 
     def run() -> None:
-        try:
-            trio.run(stay)
-        except BaseException as error:  # carried to the caller's thread, and raised there
-            failed.append(error)
-        finally:
-            ready.set()
+        result = outcome.capture(trio.run, stay)
+        if isinstance(result, outcome.Error):
+            (ended if started.done() else started).set_exception(result.error)
+        if not ended.done():
+            ended.set_result(None)
 
     thread = threading.Thread(target=run, name="potluck", daemon=True)
-    thread.start()
-    ready.wait()
-    if failed:
-        raise failed[0]
-    swarm = started[0]
     try:
-        yield swarm
-    finally:
-        try:
-            trio.from_thread.run_sync(leave.set, trio_token=swarm._token)
-        except trio.RunFinishedError:
-            raise LocalError("the client's event loop ended by itself") from None
-        finally:
+        thread.start()
+        yield started.result()
+    finally:  # Ctrl-C may come anywhere; while we join there is nothing to leave in order
+        if not running.cancel():
+            end = leave.set if started.done() else joining.cancel
+            with suppress(trio.RunFinishedError):  # it has failed: the error is raised here
+                running.result().run_sync_soon(end)
             thread.join()
-    if failed:
-        raise failed[0]
+            ended.result()
 
 
 __all__ = ["BlockingSwarm", "Piece", "Swarm", "TransportError", "connect", "open_swarm"]
