@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL
 from .config import RUNNING, NodeConfig
-from .holder import Holder
+from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
 from .lists import keep_access
@@ -37,6 +38,7 @@ from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
 from .report import keep_report
 from .rest import end_rest
+from .segment import Segment
 from .serving import Model, open_model
 
 if TYPE_CHECKING:
@@ -91,18 +93,34 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
     ):
         model = await trio.to_thread.run_sync(open_model, config)
         await _refuse_namesake(member, model)
-        holder = Holder(config, member, model, stages, random.SystemRandom())
+        dice = random.SystemRandom()
+        segment = Segment(member.host, member.directory, key, model.digest, boot, dice)
+        holder = Holder(config, member, model, stages, dice, finds=segment)
+        joining = trio.CancelScope()
+        stages.start_soon(_end_on_signal, member.directory, joining)
         await holder.take()
         member.host.handle(PROTOCOL, holder.serve)
-        # Until here a signal has its usual effect, and ends us: nobody counts on us yet.
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
-            await _serve(config, member, holder, began_s, signals, task_status)
+            joining.cancel()
+            await _serve(config, member, holder, segment, began_s, signals, task_status)
+
+
+async def _end_on_signal(directory: Directory, joining: trio.CancelScope) -> None:
+    """A signal ends us at once, whatever is being loaded: nobody counts on us yet. But others
+    choose elsewhere because we said that we join, and shall hear that we do not."""
+    with joining, trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        async for number in signals:
+            with trio.CancelScope(shield=True), trio.move_on_after(WITHDRAW_S):
+                await directory.withdraw()
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 async def _serve(
     config: NodeConfig,
     member: Member,
     holder: Holder,
+    segment: Segment,
     began_s: float,
     signals: AsyncIterator[int],
     task_status: TaskStatus[Ready],
@@ -113,7 +131,10 @@ async def _serve(
         """What is open now: a leak shows here."""
         host = member.host
         open_ = {"streams": host.streams, "connections": len(host.connected())}
-        return {**holder.counts(), **open_}
+        return {**holder.counts(), **segment.counts(), **open_}
+
+    def around() -> BlockRange | None:
+        return holder.current.blocks if holder.current is not None else None
 
     def tell() -> None:
         write_whole(config.home / RUNNING, json.dumps(_facts(ready, holder)))
@@ -127,6 +148,7 @@ async def _serve(
     async with trio.open_nursery() as services:
         services.start_soon(keep_known, config.home, member.directory)
         services.start_soon(keep_report, config.home, member)
+        services.start_soon(segment.run, around)
         services.start_soon(
             partial(keep_access, ban=config.ban, allow_only=config.allow_only),
             config.home,

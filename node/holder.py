@@ -30,7 +30,7 @@ from .config import AUTO, NodeConfig
 from .log import get_logger
 from .member import Member
 from .net.stream import Stream
-from .placing import JITTER_S, Elections, Place, find_place, may_switch
+from .placing import JITTER_S, Elections, Finds, Place, find_place, may_switch
 from .rest import asked_rest, end_rest
 from .server import Server, serve_stream
 from .serving import Model, Serving, joining, measure, serve_blocks
@@ -61,7 +61,11 @@ class Holder:
         nursery: trio.Nursery,
         dice: Random,
         wall: Callable[[], float] = time.time,
+        *,
+        finds: Finds | None = None,
     ) -> None:
+        """finds: who serves what; by default whoever the directory names."""
+        self._finds = finds or member.directory
         self._config = config
         self._member = member
         self.model = model
@@ -147,7 +151,7 @@ class Holder:
         """Hold an election; whether we tried to move."""
         old, me = self.current, self._member.host.peer_id
         try:
-            found = await self._member.directory.find(self.model.digest)
+            found = await self._finds.find(self.model.digest)
         except TransportError as error:
             log.debug("no election", epoch=epoch, why=str(error))
             return False
@@ -308,7 +312,7 @@ class Holder:
             return await measure(model, blocks)
 
         place = await find_place(
-            member.directory, model.digest, model.total, fit, member.host.peer_id,
+            self._finds, model.digest, model.total, fit, member.host.peer_id,
             say=self._say_joining, measure=tried, wall=self._wall,
             jitter_s=self._dice.uniform(0, JITTER_S),
         )  # fmt: skip
@@ -318,7 +322,7 @@ class Holder:
         """Why we must not switch; empty when we may."""
         me = self._member.host.peer_id
         try:
-            found = await self._member.directory.find(self.model.digest)
+            found = await self._finds.find(self.model.digest)
         except TransportError as error:
             return str(error)
         return may_switch(found, me, old, new, self.model.total, self._wall())

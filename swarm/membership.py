@@ -16,7 +16,8 @@ Unlike SWIM's, a rumour of death is but one more suspicion: who is dead is every
 so that a liar kills nobody whom the others can still hear.
 
 The caller owes: perform effects in order; hand in `Received` with the peer that the road vouches
-for; hand in `Known` when the directory's picture of the segment changes.
+for; hand in `Known` when the directory's picture of the segment changes; hand in `Unreached` when
+the road knows without waiting that a peer is not there: a killed process is missed within seconds.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from .machine import Fired, SetTimer, StopTimer
+from .membership_events import Effect, Event, Known, Received, Send, Tell, Unreached
+from .rumour import INCARNATION_MAX, NEWS_MAX, Ack, Message, Nack, Ping, PingReq, Rumour, State
 
 PROBE_S = 5.0  # memberlist's WAN settings, as are the next four
 TIMEOUT_S = 3.0
@@ -37,88 +39,9 @@ CONFIRMED = SUSPICION - 2  # so many more suspecting shorten the wait to the lea
 RETOLD = 4  # times log10(n + 1): how often a rumour is passed on
 HEALTH_MAX = 8  # Lifeguard: how much slower than others we may take ourselves to be
 NACK_SHARE = 0.8  # of the time to answer, after which whoever probes for another says Nack
-NEWS_MAX = 8  # rumours in a message
-INCARNATION_MAX = 1 << 40  # nobody refutes so often; a liar's number is not taken up
 MEMBERS_MAX = 4096  # of a segment; strangers can make up as many as they like
 
-State = Literal["alive", "suspect", "dead"]
 _RANK = {"alive": 0, "suspect": 1, "dead": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Rumour:
-    """That `peer`, in this incarnation, is in this state. by: who says so first."""
-
-    peer: str
-    state: State
-    incarnation: int
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Answer with an `Ack` of this number."""
-
-    number: int
-    news: tuple[Rumour, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PingReq:
-    """Ping `target` for us, and pass its answer on; or say `Nack`."""
-
-    number: int
-    target: str
-    news: tuple[Rumour, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    number: int
-    news: tuple[Rumour, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Nack:
-    number: int
-
-
-Message = Ping | PingReq | Ack | Nack
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """An event: a message of a peer that the road vouches for."""
-
-    peer: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """An event: the peers of the segment, as the directory tells them."""
-
-    peers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """An effect: to this peer, without waiting; it may be lost."""
-
-    peer: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """An effect: what we take this peer for has changed."""
-
-    peer: str
-    state: State
-
-
-Event = Received | Known | Fired
-Effect = Send | Tell | SetTimer | StopTimer
 
 
 @dataclass(slots=True)
@@ -142,6 +65,7 @@ class _Errand:
 
     asker: str
     number: int
+    target: str
 
 
 class Membership:
@@ -168,6 +92,17 @@ class Membership:
         """Who is not known to be dead, sorted."""
         return tuple(sorted(p for p, one in self._members.items() if one.state != "dead"))
 
+    def missed(self) -> frozenset[str]:
+        """Who is dead, or suspect by our own finding: neither we nor those we asked can hear it.
+
+        A word of others alone puts nobody here.
+        """
+        return frozenset(
+            peer
+            for peer, one in self._members.items()
+            if one.state == "dead" or (one.state == "suspect" and self._me in one.by)
+        )
+
     def state(self, peer: str) -> State | None:
         return self._members[peer].state if peer in self._members else None
 
@@ -176,8 +111,10 @@ class Membership:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         match event:
-            case Known(peers):
-                return self._known(peers, now)
+            case Known(peers, boots):
+                return self._known(peers, boots, now)
+            case Unreached(peer):
+                return self._unreached(peer, now)
             case Received(peer, message):
                 return self._received(peer, message, now)
             case Fired("probe"):
@@ -197,8 +134,11 @@ class Membership:
 
     # ---- who there is
 
-    def _known(self, peers: Sequence[str], now: float) -> list[Effect]:
-        """Newcomers are alive until they are silent; who is in no record any more is forgotten."""
+    def _known(self, peers: Sequence[str], boots: Sequence[int], now: float) -> list[Effect]:
+        """Newcomers are alive until they are silent; who is in no record any more is forgotten.
+
+        A boot is an incarnation, too: whoever began anew since it was suspected is alive.
+        """
         told = set(peers) - {self._me}
         effects: list[Effect] = []
         for peer in [peer for peer in self._members if peer not in told]:
@@ -210,6 +150,25 @@ class Membership:
             if len(self._members) < MEMBERS_MAX:
                 self._members[peer] = _Member(since_s=now)
                 effects.append(Tell(peer, "alive"))
+        for peer, boot in zip(peers, boots, strict=False):
+            if peer in self._members and boot > self._members[peer].incarnation:
+                effects += self._heard(Rumour(peer, "alive", boot, peer), now, passed_on=False)
+        return effects
+
+    def _unreached(self, peer: str, now: float) -> list[Effect]:
+        """Silence need not be waited for: on to the next step of whatever was to reach it."""
+        effects: list[Effect] = []
+        for number, errand in [one for one in self._errands.items() if one[1].target == peer]:
+            del self._errands[number]
+            effects += [StopTimer(("nack", number)), StopTimer(("errand", number))]
+            effects.append(Send(errand.asker, Nack(errand.number)))
+        member = self._members.get(peer)
+        number = next((n for n, probe in self._probes.items() if probe.peer == peer), 0)
+        if not number and member is not None and member.state == "alive":
+            return [*effects, *self._probe_peer(peer, now)]
+        if number and not self._probes[number].asked:
+            effects += [StopTimer(("silent", number)), *self._ask_others(number, now)]
+            effects += self._if_nobody_hears(number, now)
         return effects
 
     # ---- probing
@@ -219,14 +178,17 @@ class Membership:
         slower = self._health + 1
         effects: list[Effect] = [SetTimer("probe", now + PROBE_S * slower)]
         peer = self._next()
-        if peer is None:
-            return effects
+        return effects if peer is None else [*effects, *self._probe_peer(peer, now)]
+
+    def _probe_peer(self, peer: str, now: float) -> list[Effect]:
+        slower = self._health + 1
         number = self._number()
         self._probes[number] = _Probe(peer)
-        effects.append(Send(peer, Ping(number, self._gossip(peer))))
-        effects.append(SetTimer(("silent", number), now + TIMEOUT_S * slower))
-        effects.append(SetTimer(("over", number), now + PROBE_S * slower))
-        return effects
+        return [
+            Send(peer, Ping(number, self._gossip(peer))),
+            SetTimer(("silent", number), now + TIMEOUT_S * slower),
+            SetTimer(("over", number), now + PROBE_S * slower),
+        ]
 
     def _next(self) -> str | None:
         """Each once a round: so a death is noticed within two rounds, whatever the dice."""
@@ -256,6 +218,13 @@ class Membership:
             for peer in others[:INDIRECT]
         ]
 
+    def _if_nobody_hears(self, number: int, now: float) -> list[Effect]:
+        """All who were asked have said that they cannot: that is soon enough."""
+        probe = self._probes.get(number)
+        if probe is None or probe.nacks < probe.asked:
+            return []
+        return [StopTimer(("over", number)), *self._over(number, now)]
+
     def _over(self, number: int, now: float) -> list[Effect]:
         """Nobody has heard it. Who was asked and said not even Nack shows that we are late."""
         probe = self._probes.pop(number, None)
@@ -269,7 +238,7 @@ class Membership:
 
     def _received(self, peer: str, message: Message, now: float) -> list[Effect]:
         if peer not in self._members:
-            return []  # of no segment of ours: it is in no record
+            return _greet(peer, message)
         effects: list[Effect] = []
         for rumour in () if isinstance(message, Nack) else message.news[:NEWS_MAX]:
             if rumour.by != self._me:  # what we said we know
@@ -277,9 +246,11 @@ class Membership:
         match message:
             case Ping(number):
                 effects.append(Send(peer, Ack(number, self._gossip(peer))))
-            case PingReq(number, target) if target in self._members:
+            case PingReq(number, target) if target not in self._members:
+                effects.append(Send(peer, Nack(number)))
+            case PingReq(number, target):
                 mine = self._number()
-                self._errands[mine] = _Errand(peer, number)
+                self._errands[mine] = _Errand(peer, number, target)
                 effects.append(Send(target, Ping(mine, self._gossip(target))))
                 effects.append(SetTimer(("nack", mine), now + NACK_SHARE * (PROBE_S - TIMEOUT_S)))
                 effects.append(SetTimer(("errand", mine), now + PROBE_S))
@@ -287,6 +258,7 @@ class Membership:
                 effects += self._acked(number, now)
             case Nack(number) if number in self._probes:
                 self._probes[number].nacks += 1
+                effects += self._if_nobody_hears(number, now)
         return effects
 
     def _acked(self, number: int, now: float) -> list[Effect]:
@@ -304,10 +276,12 @@ class Membership:
 
     # ---- rumours
 
-    def _heard(self, rumour: Rumour, now: float) -> list[Effect]:
+    def _heard(self, rumour: Rumour, now: float, *, passed_on: bool = True) -> list[Effect]:
         """What we take a peer for, after this rumour."""
         if not 0 <= rumour.incarnation <= INCARNATION_MAX:
             return []
+        if rumour.state == "alive" and rumour.by != rumour.peer:
+            return []  # who can speak for another could raise the dead
         if rumour.peer == self._me:
             return self._refute(rumour)
         member = self._members.get(rumour.peer)
@@ -329,7 +303,9 @@ class Membership:
         changed = member.state != rumour.state
         member.incarnation, member.state, member.since_s = rumour.incarnation, rumour.state, now
         member.by = {rumour.by} if rumour.state == "suspect" else set()
-        self._news[rumour.peer] = (rumour, 0)
+        self._news.pop(rumour.peer, None)
+        if passed_on:
+            self._news[rumour.peer] = (rumour, 0)
         if rumour.state == "suspect":
             effects.append(self._deadline(rumour.peer, member))
         if changed:
@@ -349,10 +325,11 @@ class Membership:
         return {self._me, *self._members}
 
     def _refute(self, rumour: Rumour) -> list[Effect]:
-        if rumour.state == "alive" or rumour.incarnation < self._incarnation:
+        if rumour.state == "alive":
             return []
-        self._incarnation = min(rumour.incarnation + 1, INCARNATION_MAX)
-        self._feel(1)  # somebody could not hear us
+        if rumour.incarnation >= self._incarnation:  # or it is of an earlier life of ours
+            self._incarnation = min(rumour.incarnation + 1, INCARNATION_MAX)
+            self._feel(1)  # somebody could not hear us
         self._news[self._me] = (Rumour(self._me, "alive", self._incarnation, self._me), 0)
         return []
 
@@ -395,3 +372,13 @@ class Membership:
     def _number(self) -> int:
         self._numbers += 1
         return self._numbers
+
+
+def _greet(peer: str, message: Message) -> list[Effect]:
+    """Who is in no record that we have read hears that we are here, and is not listened to."""
+    match message:
+        case Ping(number):
+            return [Send(peer, Ack(number))]
+        case PingReq(number):
+            return [Send(peer, Nack(number))]
+    return []

@@ -13,24 +13,21 @@ from hypothesis import strategies as st
 from potluck.swarm.machine import Fired, SetTimer, StopTimer
 from potluck.swarm.membership import (
     HEALTH_MAX,
-    NEWS_MAX,
     PROBE_S,
     SUSPICION,
     SUSPICION_MAX,
-    Ack,
+    Membership,
+)
+from potluck.swarm.membership_events import (
     Effect,
     Event,
     Known,
-    Membership,
-    Message,
-    Nack,
-    Ping,
-    PingReq,
     Received,
-    Rumour,
     Send,
     Tell,
+    Unreached,
 )
+from potluck.swarm.rumour import NEWS_MAX, Ack, Message, Nack, Ping, PingReq, Rumour
 
 
 @dataclass
@@ -43,6 +40,8 @@ class World:
     now: float = 0.0
     machines: dict[str, Membership] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)  # the road says at once that it is not there
+    cut: set[tuple[str, str]] = field(default_factory=set)  # roads, as both ends see them
     told: list[tuple[float, str, str, str]] = field(default_factory=list)  # when, who, of whom
     sent: int = 0
 
@@ -86,7 +85,10 @@ class World:
                     self._timers.pop((name, key), None)
                 case Send(peer, message):
                     self.sent += 1
-                    if self.dice.random() >= self.loss:
+                    gone = peer in self.refused
+                    if gone or (name, peer) in self.cut or (peer, name) in self.cut:
+                        self._push(self.now + self.delay_s(name, peer), name, Unreached(peer))
+                    elif self.dice.random() >= self.loss:
                         delay_s = self.delay_s(name, peer)
                         self._push(self.now + delay_s, peer, Received(name, message))
                 case Tell(peer, state):
@@ -195,13 +197,75 @@ def test_who_comes_back_is_alive_again() -> None:
     assert all(world.machines[name].state("p03") == "alive" for name in names(8) if name != "p03")
 
 
+def test_who_began_anew_is_alive_by_its_record_at_once() -> None:
+    world = World(8).begin(names(8))
+    world.dead.add("p03")
+    world.run(600)
+    machine = world.machines["p00"]
+    assert machine.missed() == {"p03"}
+    machine.handle(Known(tuple(names(8)), (0,) * 8), 601.0)
+    assert machine.missed() == {"p03"}, "the record of its life before"
+    effects = machine.handle(Known(tuple(names(8)), (0, 0, 0, 5, 0, 0, 0, 0)), 602.0)
+    assert Tell("p03", "alive") in effects and machine.missed() == frozenset()
+
+
+def test_a_death_that_the_road_tells_of_is_missed_at_once_by_whoever_hears_it() -> None:
+    """p03's process is gone: connections end, dials are refused; nobody waits for a timeout."""
+    world = World(9).begin(names(8))
+    world.run(60)
+    world.dead.add("p03")
+    world.refused.add("p03")
+    world.hand("p00", Unreached("p03"))
+    world.run(60.5)
+    assert world.machines["p00"].missed() == {"p03"}
+    found = [world.machines[name].missed() for name in names(8) if name != "p03"]
+    assert set(found) <= {frozenset(), frozenset({"p03"})}
+    assert found.count(frozenset({"p03"})) >= 4, "those who were asked have found it themselves"
+
+
+def test_a_connection_that_ends_is_no_death_while_others_hear_the_peer() -> None:
+    world = World(10).begin(names(8))
+    world.run(60)
+    world.cut.add(("p00", "p03"))  # this road alone
+    world.hand("p00", Unreached("p03"))
+    world.run(600)
+    assert world.said("suspect") == [] and world.machines["p00"].missed() == frozenset()
+
+
+def test_nobody_speaks_for_another_to_raise_the_dead() -> None:
+    world = World(11).begin(names(8))
+    world.dead.add("p03")
+    world.run(600)
+    lie = Rumour("p03", "alive", 99, "p01")
+    world.hand("p00", Received("p01", Ping(1, (lie,))))
+    assert world.machines["p00"].state("p03") == "dead"
+
+
+def test_a_word_of_others_alone_has_nobody_missed() -> None:
+    machine = Membership("me", Random(1).shuffle)
+    machine.handle(Known(("me", "a", "b", "c")), 0.0)
+    for liar in ("a", "b"):
+        machine.handle(Received(liar, Ping(1, (Rumour("c", "dead", 0, liar),))), 0.0)
+    assert machine.state("c") == "suspect" and machine.missed() == frozenset()
+
+
+def test_who_is_asked_for_a_stranger_says_that_it_hears_the_asker() -> None:
+    machine = Membership("me", Random(1).shuffle)
+    machine.handle(Known(("me", "a")), 0.0)
+    assert machine.handle(Received("a", PingReq(7, "stranger")), 0.0) == [Send("a", Nack(7))]
+
+
 def test_who_is_in_no_record_is_forgotten_and_not_listened_to() -> None:
     machine = Membership("me", Random(1).shuffle)
     machine.handle(Known(("me", "a", "b")), 0.0)
     machine.handle(Received("a", Ping(1, (Rumour("b", "suspect", 0, "a"),))), 0.0)
     effects = machine.handle(Known(("me", "a")), 1.0)
     assert StopTimer(("suspect", "b", 0)) in effects and machine.alive() == ("a",)
-    assert machine.handle(Received("b", Ping(2)), 1.0) == []
+    lie = Rumour("a", "suspect", 0, "b")
+    assert machine.handle(Received("b", Ping(2, (lie,))), 1.0) == [Send("b", Ack(2))]
+    assert machine.handle(Received("b", PingReq(3, "a")), 1.0) == [Send("b", Nack(3))]
+    assert machine.handle(Received("b", Ack(4)), 1.0) == []
+    assert machine.state("a") == "alive"
 
 
 def test_the_same_seed_gives_the_same_story() -> None:

@@ -1,0 +1,217 @@
+"""The watch over a segment: real drivers and letters over memory roads, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+import trio
+from sim.memory_host import MemoryHost, MemoryNet
+from sim.memory_swarm import BLOCKS, MODEL, announcement
+from trio.testing import MockClock
+
+from potluck.crypto.codec import encode
+from potluck.crypto.envelope import sign
+from potluck.crypto.keys import IdentityKey
+from potluck.dht.record import Announcement
+from potluck.errors import RemoteError, TransportError
+from potluck.node.segment import CELL_MAX, LETTERS_SAVED, READ_EVERY_S, Segment, nearest
+from potluck.swarm.blocks import BlockRange
+from potluck.swarm.membership import PROBE_S
+from potluck.swarm.rumour import (
+    DOMAIN,
+    LETTER_BYTES_MAX,
+    NEWS_MAX,
+    PROTOCOL,
+    Ack,
+    Claim,
+    Ping,
+    PingReq,
+    Rumour,
+    pack,
+    unpack,
+)
+
+
+class Host(MemoryHost):
+    """A host that keeps no connections: what a dial says is all that there is."""
+
+    def __init__(self, net: MemoryNet, peer_id: str) -> None:
+        super().__init__(net, peer_id)
+        self.came: list[object] = []
+
+    def connections(self) -> list[object]:
+        return []
+
+    def connected(self) -> tuple[str, ...]:
+        return ()
+
+    def claims(self, peer: str) -> None:
+        return None
+
+    def unhandle(self, protocol: str) -> None:
+        del self.handlers[protocol]
+
+
+class Records:
+    """A directory that all read: what was announced stays, as for 90 s it does."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Announcement] = {}
+
+    async def find(self, model: str) -> tuple[Announcement, ...]:
+        return tuple(self.told.values())
+
+
+@dataclass
+class Peer:
+    key: IdentityKey
+    host: Host
+    segment: Segment
+
+
+@asynccontextmanager
+async def segment_of(count: int) -> AsyncIterator[tuple[list[Peer], Records]]:
+    records = Records()
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        peers = []
+        for number in range(count):
+            key = IdentityKey.generate()
+            host = net.hosts[key.peer_id] = Host(net, key.peer_id)
+            told = announcement(0, BLOCKS, host)
+            records.told[key.peer_id] = replace(told, peer=key.peer_id, boot=1)
+            segment = Segment(
+                host,
+                records,
+                key,
+                MODEL,
+                1,
+                Random(number),
+                wall=trio.current_time,  # type: ignore[arg-type]
+            )
+            peers.append(Peer(key, host, segment))
+            nursery.start_soon(segment.run, lambda: BlockRange(0, BLOCKS))
+        await trio.sleep(2 * READ_EVERY_S)
+        yield peers, records
+        nursery.cancel_scope.cancel()
+        assert net.faults == []
+
+
+async def names(peer: Peer) -> set[str]:
+    return {told.peer for told in await peer.segment.find(MODEL)}
+
+
+async def seen(gone: Peer, peers: list[Peer]) -> list[bool]:
+    """In whose view it is."""
+    return [gone.key.peer_id in await names(peer) for peer in peers]
+
+
+async def test_who_lives_is_missed_by_nobody(autojump_clock: MockClock) -> None:
+    async with segment_of(8) as (peers, _):
+        await trio.sleep(600)
+        for peer in peers:
+            assert peer.segment.missed == frozenset()
+            assert await names(peer) == {one.key.peer_id for one in peers}
+
+
+async def test_a_killed_peer_is_out_of_the_view_of_others_within_seconds(
+    autojump_clock: MockClock,
+) -> None:
+    """Its record lives on for 90 s; a dial is refused, so that whoever probes it next knows."""
+    async with segment_of(8) as (peers, _):
+        gone = peers.pop()
+        await gone.host.die()
+        with trio.fail_after(2 * PROBE_S):
+            while any(await seen(gone, peers)):  # noqa: ASYNC110  # virtual time
+                await trio.sleep(0.1)
+        assert all(peer.segment.missed == {gone.key.peer_id} for peer in peers)
+
+
+async def test_a_fresher_record_brings_a_peer_back(autojump_clock: MockClock) -> None:
+    async with segment_of(4) as (peers, records):
+        gone = peers.pop()
+        await gone.host.die()
+        await trio.sleep(60)
+        assert not any(await seen(gone, peers))
+        again = replace(records.told[gone.key.peer_id], boot=2, issued_s=trio.current_time() + 40)
+        records.told[gone.key.peer_id] = again
+        assert all(await seen(gone, peers))
+        gone.host.dead = False
+        await trio.sleep(2 * READ_EVERY_S)
+        assert all(peer.segment.missed == frozenset() for peer in peers)
+
+
+async def test_a_liar_has_nobody_missed(autojump_clock: MockClock) -> None:
+    """It says in its own name, again and again, that another is dead; all hear that one."""
+    async with segment_of(6) as (peers, _):
+        liar, victim = peers[0], peers[1]
+        for number in range(60):
+            claim = Claim(MODEL, victim.key.peer_id, "dead", 1 + number)
+            lie = Rumour(
+                victim.key.peer_id, "dead", 1 + number, liar.key.peer_id,
+                sign(liar.key, DOMAIN, encode(claim)),
+            )  # fmt: skip
+            for peer in peers[2:]:
+                stream = await liar.host.open_stream(peer.key.peer_id, PROTOCOL)
+                await stream.send(pack(Ping(10_000 + number, (lie,)), MODEL, lambda claim: b""))
+                await stream.close()
+            await trio.sleep(2)
+        assert all(peer.segment.missed == frozenset() for peer in peers)
+
+
+async def test_whoever_floods_is_not_read(autojump_clock: MockClock) -> None:
+    async with segment_of(3) as (peers, _):
+        flooder, other = peers[0], peers[1]
+        raw = pack(Ping(1), MODEL, lambda claim: b"")
+        for _ in range(int(LETTERS_SAVED) + 100):
+            stream = await flooder.host.open_stream(other.key.peer_id, PROTOCOL)
+            with suppress(TransportError):
+                await stream.send(raw)
+                await stream.close()
+        await trio.sleep(0.1)
+        saved, _ = other.segment._saved[flooder.key.peer_id]
+        assert saved < 1
+
+
+def test_the_nearest_are_watched_and_only_those_that_serve() -> None:
+    host = MemoryHost(None, "x")  # type: ignore[arg-type]
+    one = announcement(0, 2, host)
+    found = [replace(one, peer=f"p{n:03}", start=n, stop=n + 2, blocks=200) for n in range(150)]
+    found.append(replace(one, peer="leaves", state="draining"))
+    watched = nearest(found, BlockRange(0, 2))
+    assert [told.peer for told in watched] == [f"p{n:03}" for n in range(CELL_MAX)]
+
+
+def test_letters_come_out_as_they_went_in_and_fit() -> None:
+    keys = [IdentityKey.generate() for _ in range(NEWS_MAX)]
+    claims = [Claim(MODEL, key.peer_id, "suspect", 1 << 40) for key in keys]
+    news = tuple(
+        Rumour(key.peer_id, "suspect", 1 << 40, key.peer_id, sign(key, DOMAIN, encode(claim)))
+        for key, claim in zip(keys, claims, strict=True)
+    )
+    for message in (Ping(3, news), PingReq(4, keys[0].peer_id, news), Ack(5, news), Ack(6)):
+        raw = pack(message, MODEL, lambda claim: b"")
+        assert len(raw) <= LETTER_BYTES_MAX and unpack(raw, MODEL) == message
+    assert unpack(pack(Ping(3, news), MODEL, lambda claim: b""), MODEL, heed_news=False) == Ping(3)
+
+
+def test_no_word_is_put_into_anothers_mouth() -> None:
+    liar, victim = IdentityKey.generate(), IdentityKey.generate()
+
+    def letter(signer: IdentityKey, claim: Claim, model: str = MODEL) -> bytes:
+        proof = sign(signer, DOMAIN, encode(claim))
+        told = Rumour(claim.peer, claim.state, claim.incarnation, "whoever", proof)
+        return pack(Ping(1, (told,)), model, lambda claim: b"")
+
+    suspects = unpack(letter(liar, Claim(MODEL, victim.peer_id, "suspect", 1)), MODEL)
+    assert isinstance(suspects, Ping) and suspects.news[0].by == liar.peer_id
+    alive = letter(liar, Claim(MODEL, victim.peer_id, "alive", 9))
+    other = letter(liar, Claim("cd" * 32, victim.peer_id, "suspect", 1))
+    signed = letter(liar, Claim(MODEL, victim.peer_id, "suspect", 1))
+    for raw in (alive, other, signed.replace(b"suspect", b"suspecT"), signed[:-1], b"", b"\xc1"):
+        with pytest.raises(RemoteError):
+            unpack(raw, MODEL)
