@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from .ground import ENVIRONMENT, POTLUCK, memory_of
 
 MEMORY_MAX_MIB = 110.0
 END_S = 10.0
+JOIN_S = 10.0  # of a dial that is not answered
 
 
 @contextmanager
@@ -47,6 +49,25 @@ def test_it_is_small_and_ends_when_asked(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(END_S) == 0
     assert not (tmp_path / "node.json").exists()
+
+
+def test_while_it_joins_it_ends_when_asked(tmp_path: Path) -> None:
+    """Whom it joins by takes the connection and says nothing: a dial waits ten seconds for that."""
+    peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        command = [*POTLUCK, "bootstrap", "--home", str(tmp_path)]
+        command += ["--join", f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer}"]
+        with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}) as process:
+            try:
+                silent.settimeout(END_S)
+                with silent.accept()[0]:
+                    asked_s = time.monotonic()
+                    process.send_signal(signal.SIGTERM)
+                    process.wait(END_S)
+                    assert time.monotonic() - asked_s < JOIN_S / 2
+            finally:
+                process.kill()
 
 
 def test_torch_is_never_imported() -> None:

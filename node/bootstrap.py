@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ async def run_bootstrap(
     """Answer until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend."""
     began_s = time.monotonic()
     prepare_home(config.home)
-    with hold_home(config.home), trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+    with hold_home(config.home), ExitStack() as stopping:
         key = load_or_create(config.home)
         async with (
             open_member(
@@ -82,6 +83,8 @@ async def run_bootstrap(
             ) as member,
             trio.open_nursery() as services,
         ):
+            # while it joins, a signal has its usual effect: nobody counts on it yet
+            signals = stopping.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
             services.start_soon(keep_known, config.home, member.directory)
             services.start_soon(keep_report, config.home, member)
             services.start_soon(

@@ -110,7 +110,8 @@ def look_at_home(home: Path) -> Place:
         find_access(home)
     except UserError as error:
         config_fault = str(error)
-    standing = next(one for one in (home, *home.absolute().parents) if one.exists())
+    # os.path's, which takes what cannot be looked at for nothing: Path's own raises over some
+    standing = next(one for one in (home, *home.absolute().parents) if os.path.exists(one))
     free = shutil.disk_usage(standing).free
     return Place(str(home), mode, fault, free, peer, key_fault, config_fault)
 

@@ -144,6 +144,11 @@ def test_what_a_nat_does_is_told_in_full() -> None:
 # ---- the home
 
 
+def test_a_home_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    found = look_at_home(tmp_path / ("x" * 300))
+    assert "too long" in found.fault and found.disk_free_bytes > 0
+
+
 def test_a_home_is_looked_at_and_left_as_it_is(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert look_at_home(home).mode is None and not home.exists()

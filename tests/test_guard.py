@@ -215,6 +215,26 @@ async def test_a_full_host_lets_its_idlest_peer_go() -> None:
         await still_serves(victim)
 
 
+async def test_nobody_leaves_for_somebody_who_only_connects() -> None:
+    """A TCP connection costs nothing: whose place is wanted has to show who wants it."""
+    async with (
+        serving(connections_max=2) as victim,
+        raw_peer(victim, "1"),
+        raw_peer(victim, "2"),
+    ):
+        for connection in victim._peers.all():
+            connection.mux.streams.clear()  # as when identify is over
+            connection.idle_ticks = 2 * IDLE_TICKS
+        with ExitStack() as opened:
+            for _ in range(8):
+                opened.enter_context(await tcp(victim))
+            with trio.fail_after(5):
+                while len(victim._door.shaking) < 8:
+                    await trio.lowlevel.checkpoint()
+            assert len(victim.connected()) == 2
+        await still_serves(victim)
+
+
 async def test_silent_streams_in_every_place_keep_no_newcomer_out() -> None:
     """Each of 8 holds a stream open and says nothing on it; who is served keeps its place."""
     async with AsyncExitStack() as stack:

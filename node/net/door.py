@@ -54,7 +54,7 @@ class Door:
                     log.warning("no descriptor for another connection", reason=error.strerror)
                     await trio.sleep(PAUSE_S)  # nothing tells when one is free again
                 continue  # or the peer had left already
-            if self._gate.admits(remote[0]) and self._has_room(remote[0]):
+            if self._gate.admits(remote[0]) and self._may_have_room(remote[0]):
                 self._gate.handshake_began(remote[0])
                 self._give_up_silent()
                 scope = self.shaking[sock] = trio.CancelScope()
@@ -93,8 +93,9 @@ class Door:
                 carrier: Carrier = bare
                 if dialed is None and await speaks_first(bare):
                     carrier = await accept_websocket(bare)
-                await self._host.adopt(carrier, remote, dialed=dialed, first=first)
+                newcomer = await self._host.adopt(carrier, remote, dialed=dialed, first=first)
                 taken_up = True
+                self._make_room(newcomer)
         except (RemoteError, TransportError, OSError) as error:
             log.debug("handshake failed", remote=remote[0], reason=str(error))
         finally:
@@ -103,13 +104,13 @@ class Door:
             self.shaking.pop(sock, None)
             self._gate.handshake_over(remote[0])
 
-    def _has_room(self, host: str) -> bool:
+    def _may_have_room(self, host: str) -> bool:
         """Whether one more connection may come from there, if need be in the place of another."""
-        if not self._gate.is_full:
-            return True
-        leaving = self._peers.least_worth(host)
-        if leaving is None:
-            return False
-        log.debug("gives way to a newcomer", peer=leaving.mux.peer)
-        leaving.mux.close()
-        return True
+        return self._gate.left > 0 or self._peers.least_worth(host) is not None
+
+    def _make_room(self, newcomer: Connection) -> None:
+        """Nobody has to go before the newcomer has shown who it is: to connect alone is cheap."""
+        if self._gate.left < 0:
+            leaving = self._peers.least_worth(newcomer.remote[0]) or newcomer
+            log.debug("gives way to a newcomer", peer=leaving.mux.peer)
+            leaving.mux.close()

@@ -127,8 +127,9 @@ class Gate:
         )
 
     @property
-    def is_full(self) -> bool:
-        return self._connected.total() >= self._connections_max
+    def left(self) -> int:
+        """Places that are free; below zero when newcomers wait for somebody to leave."""
+        return self._connections_max - self._connected.total()
 
     def handshake_began(self, host: str) -> None:
         self._shaking[_subnet(host) or ""] += 1

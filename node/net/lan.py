@@ -29,6 +29,7 @@ DNSADDR: Final = b"dnsaddr="
 ADDRESSES_MAX: Final = 8
 STRING_BYTES_MAX: Final = 255  # of one string in a TXT record
 HEARD_MAX: Final = 64  # neighbours that wait to be asked for their addresses
+ASKED_AT_ONCE: Final = 8  # each may take a thread for ASK_MS
 NEIGHBOURS_MAX: Final = 256  # addresses met in one run: a house, or an office
 ASK_MS: Final = 3000
 SAY_AGAIN_S: Final = 10.0  # how soon a change of our addresses is told
@@ -63,8 +64,8 @@ async def tell_and_listen(peer: str, addresses: Callable[[], Sequence[str]], met
         browser = ServiceBrowser(network, SERVICE, handlers=[on_change])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, network, addresses)
-            async for name in heard:
-                nursery.start_soon(_meet, network, name, peer, met, known)
+            for _ in range(ASKED_AT_ONCE):
+                nursery.start_soon(_meet_each, heard, network, peer, met, known)
         browser.cancel()
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(2), suppress(ZeroconfError):
@@ -98,6 +99,13 @@ async def _tell(network: Zeroconf, addresses: Callable[[], Sequence[str]]) -> No
 
 def _name() -> str:
     return f"{secrets.token_hex(16)}.{SERVICE}"
+
+
+async def _meet_each(
+    heard: trio.MemoryReceiveChannel[str], network: Zeroconf, me: str, met: Met, known: set[str]
+) -> None:
+    async for name in heard:
+        await _meet(network, name, me, met, known)
 
 
 async def _meet(network: Zeroconf, name: str, me: str, met: Met, known: set[str]) -> None:

@@ -138,10 +138,11 @@ class Reservations:
     def _candidates(self) -> list[str]:
         """Connected peers that say that they relay, the nearest first."""
         now = trio.current_time()
+        self._not_before = {peer: at for peer, at in self._not_before.items() if at > now}
         found = []
         for connection in self._host.connections():
             peer = connection.mux.peer
-            ready = self._not_before.get(peer, 0.0) <= now and peer not in self._held
+            ready = peer not in self._not_before and peer not in self._held
             near = connection.relay is None and self._usable(connection.remote[0])
             if ready and near and connection.speaks(HOP):
                 found.append((connection.mux.rtt_s, peer))
