@@ -19,7 +19,7 @@ floor, so that whoever waits until it is trusted gains nothing by waiting:
     drawn ── again ──▶ right                             the server's run of valid grows
                └─────▶ differs ── thirds ──▶ one answer is certain: who gave others is convicted,
                                      │       the auditor too
-                                     └─────▶ six were asked, in vain: open, a doubt on all of them
+                                     └─────▶ six were asked, in vain: open, a doubt on the fewer
 
 A server that cheats in chunks, each of which is drawn with rate p and seen through with
 probability q, cheats 1 / (p q) times before it is caught, however seldom it does (algorithms.md
@@ -214,11 +214,13 @@ def judge(errors: Sequence[float], tolerance: Tolerance | None) -> Judged:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a dispute came to. right, wrong: who is believed, and who is convicted; both are empty
-    while it is open. ask: one more is to be asked."""
+    while it is open, and doubted are those whose answer is not the one of the most. ask: one more
+    is to be asked."""
 
     right: tuple[str, ...]
     wrong: tuple[str, ...]
     ask: bool
+    doubted: tuple[str, ...] = ()
 
 
 class Dispute:
@@ -265,13 +267,21 @@ class Dispute:
         best = max(likely, key=lambda key: likely[key])
         total = sum(likely.values()) + self._likelihood(set(), chance)
         if likely[best] < CERTAIN * total:
-            return Outcome((), (), len(self.peers) < 2 + ARBITERS_MAX)
+            return Outcome(
+                (), (), len(self.peers) < 2 + ARBITERS_MAX, self._fewer(answers.values())
+            )
         right = answers[best]
         return Outcome(
             tuple(peer for peer in self.peers if peer in right),
             tuple(peer for peer in self.peers if peer not in right),
             False,
         )
+
+    def _fewer(self, answers: Iterable[set[str]]) -> tuple[str, ...]:
+        """Who did not give the answer of the most; all of them where two answers are even."""
+        sizes = sorted((len(alike) for alike in answers), reverse=True)
+        most = sizes[0] if sizes[0] > sizes[1] else len(self.peers) + 1
+        return tuple(peer for peer in self.peers if len(self._alike[peer]) < most)
 
     def _likelihood(self, honest: set[str], chance: Mapping[str, float]) -> float:
         return prod(chance[peer] if peer in honest else 1 - chance[peer] for peer in self.peers)

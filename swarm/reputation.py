@@ -7,7 +7,7 @@ counts half, in proportion to our trust in them, and never for more than ten aud
 
     audit found right   good += weight        run of valid += 1
     found wrong         bad  += 10 weight     run = 0
-    left open           bad  += weight / 2    run as it was
+    left open           bad  += weight / 2    of whom the fewer agreed with
     each hour           good, bad *= 0.98
     trust               mean = (good + 1) / (good + bad + 2);  lower = mean - deviation
 
@@ -29,7 +29,7 @@ from ..crypto.codec import Range, Size
 HOUR_S: Final = 3600.0
 FADING: Final = 0.98  # algorithms.md 4.5: an hour; half in 34 hours
 WRONG_WEIGHT: Final = 10.0  # algorithms.md 4.5
-OPEN_WEIGHT: Final = 0.5  # guess: of five doubts that nobody could settle, half are one's own
+OPEN_WEIGHT: Final = 0.5  # guess: the fewer are right, too, where liars are many
 HEARSAY_MOST: Final = 10.0  # algorithms.md 4.5: pseudo-counts, of all that others say together
 HEARSAY_SHARE: Final = 0.5
 TRUST_LEAST: Final = 0.5  # algorithms.md 4.5: below, a known peer is not routed through
@@ -95,7 +95,7 @@ class Reputation:
         self._keep(changed)
 
     def doubted(self, peer: str, *, weight: float, now: float) -> None:
-        """A dispute that it stood in was left open."""
+        """A dispute was left open in which it stood with the fewer."""
         score = self._of(peer, now)
         self._keep(replace(score, bad=score.bad + OPEN_WEIGHT * weight))
 

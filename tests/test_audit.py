@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from random import Random
 
 import pytest
@@ -181,6 +182,9 @@ def test_the_believed_are_as_bayes_has_it(told: list[tuple[str, float]]) -> None
     elif all(belief < CERTAIN - 1e-9 for key, belief in beliefs.items() if key != "none"):
         assert (found.right, found.wrong) == ((), ())
         assert found.ask == (len(answers) < 2 + ARBITERS_MAX)
+        counts = Counter(answers.values()).most_common()
+        most = counts[0][0] if counts[0][1] > counts[1][1] else ""
+        assert set(found.doubted) == {peer for peer in answers if answers[peer] != most}
 
 
 def test_strangers_that_agree_convict_nobody() -> None:
