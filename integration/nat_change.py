@@ -23,9 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .nat_ground import open_ground
 from .nat_lab import RTT_S
-from .nat_town import Town
+from .nat_town import Town, open_town
 
 SUSPENDED_S = 20.0
 OUTAGE_S = 20.0
@@ -75,22 +74,18 @@ CHANGES: dict[str, Callable[[Town], None]] = {
 
 def measure(change: str, logs: Path, *, directory: bool, level: str = "info") -> dict[str, Any]:
     """Seconds after the change, None when not within BACK_S; what is counted stands above."""
-    with open_ground(RTT_S) as ground:
-        town = Town(ground, logs, directory=directory, level=level)
-        try:
-            town.relays()
-            for name in ("alice", "bob"):
-                ground.home(name, "port")
-                town.start(name, "--join", *town.join)
-            _ready(town)
-            where = town.peers["bob"].tell(do="report")
-            met = town.peers["alice"].tell(
-                do="meet", peer=where["peer"], addresses=where["addresses"], within_s=15
-            )
-            CHANGES[change](town)
-            return {"change": change, "direct_s": met["direct_s"], **_until_back(town)}
-        finally:
-            town.close()
+    with open_town(logs, RTT_S, directory=directory, level=level) as town:
+        ground = town.ground
+        for name in ("alice", "bob"):
+            ground.home(name, "port")
+            town.start(name, "--join", *town.join)
+        _ready(town)
+        where = town.peers["bob"].tell(do="report")
+        met = town.peers["alice"].tell(
+            do="meet", peer=where["peer"], addresses=where["addresses"], within_s=15
+        )
+        CHANGES[change](town)
+        return {"change": change, "direct_s": met["direct_s"], **_until_back(town)}
 
 
 def _ready(town: Town) -> None:

@@ -23,8 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from . import nat_session
-from .nat_ground import KINDS, SIX_KINDS, Kind, SixKind, open_ground, why_not, why_not_six
-from .nat_town import Town, until_ready
+from .nat_ground import KINDS, SIX_KINDS, Kind, SixKind, why_not, why_not_six
+from .nat_town import Town, open_town, until_ready
 
 RTT_S = 0.04  # between any two networks: two homes of one country
 OPEN: frozenset[Kind] = frozenset(("full-cone", "address"))  # take any port of a peer they dialed
@@ -39,45 +39,36 @@ def allowed(one: Kind | SixKind, other: Kind | SixKind) -> bool:
 
 def matrix(level: str, logs: Path, rtt_s: float) -> dict[str, Any]:
     """Every kind on the left dials every kind on the right."""
-    with open_ground(rtt_s) as ground:
-        town = Town(ground, logs, directory=False, level=level)
-        try:
-            town.relays()
-            town.homes("left")
-            town.homes("right")
-            names = [f"{side}-{kind}" for side in ("left", "right") for kind in KINDS]
-            before = until_ready(town, names)
-            rows: list[dict[str, Any]] = []
-            for shift in range(len(KINDS)):  # each home is in one pair at a time
-                pairs = [(one, KINDS[(at + shift) % len(KINDS)]) for at, one in enumerate(KINDS)]
-                with ThreadPoolExecutor(len(pairs)) as pool:
-                    rows += pool.map(lambda pair: _meet(town, *pair), pairs)
-            after = {name: town.peers[name].tell(do="report")["nat"] for name in names}
-        finally:
-            town.close()
+    with open_town(logs, rtt_s, level=level) as town:
+        town.homes("left")
+        town.homes("right")
+        names = [f"{side}-{kind}" for side in ("left", "right") for kind in KINDS]
+        before = until_ready(town, names)
+        rows: list[dict[str, Any]] = []
+        for shift in range(len(KINDS)):  # each home is in one pair at a time
+            pairs = [(one, KINDS[(at + shift) % len(KINDS)]) for at, one in enumerate(KINDS)]
+            with ThreadPoolExecutor(len(pairs)) as pool:
+                rows += pool.map(lambda pair: _meet(town, *pair), pairs)
+        after = {name: town.peers[name].tell(do="report")["nat"] for name in names}
     return {"rows": rows, "homes": after, "at_first": {k: v["nat"] for k, v in before.items()}}
 
 
 def matrix_six(level: str, logs: Path, rtt_s: float) -> dict[str, Any]:
     """The same with IPv6; theory allows every pair."""
-    with open_ground(rtt_s, six=True) as ground:
-        town = Town(ground, logs, directory=False, level=level)
-        try:
-            town.relays(six=True)
-            names = []
-            for side, kind in product(("left", "right"), SIX_KINDS):
-                ground.home_six(f"{side}-{kind}", kind)
-                names.append(f"{side}-{kind}")
-            with ThreadPoolExecutor(len(names)) as pool:
-                list(pool.map(town.start_six, names))
-            until_ready(town, names)
-            rows: list[dict[str, Any]] = []
-            for order in (SIX_KINDS, SIX_KINDS[::-1]):
-                with ThreadPoolExecutor(len(SIX_KINDS)) as pool:
-                    rows += pool.map(partial(_meet, town), SIX_KINDS, order)
-            after = {name: town.peers[name].tell(do="report")["nat"] for name in names}
-        finally:
-            town.close()
+    with open_town(logs, rtt_s, six=True, level=level) as town:
+        ground = town.ground
+        names = []
+        for side, kind in product(("left", "right"), SIX_KINDS):
+            ground.home_six(f"{side}-{kind}", kind)
+            names.append(f"{side}-{kind}")
+        with ThreadPoolExecutor(len(names)) as pool:
+            list(pool.map(town.start_six, names))
+        until_ready(town, names)
+        rows: list[dict[str, Any]] = []
+        for order in (SIX_KINDS, SIX_KINDS[::-1]):
+            with ThreadPoolExecutor(len(SIX_KINDS)) as pool:
+                rows += pool.map(partial(_meet, town), SIX_KINDS, order)
+        after = {name: town.peers[name].tell(do="report")["nat"] for name in names}
     return {**summary(rows), "rows": rows, "homes": after}
 
 

@@ -23,6 +23,7 @@ from potluck.errors import RemoteError, TransportError
 from potluck.node.member import open_member
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.nat import NatConfig, start_nat
+from potluck.node.net.peers import Connection
 from potluck.node.net.stream import Stream
 
 ECHO = "/potluck/echo/1"
@@ -57,6 +58,13 @@ async def meet(
     """Connect, talk, wait until the path is direct, talk again."""
     began = trio.current_time()
     found: dict[str, Any] = {"connected_s": None, "direct_s": None, "relayed": None, "talks": False}
+    ways = [one.relay is not None for one in host.connections(peer)]
+
+    def note(connection: Connection) -> None:
+        if connection.mux.peer == peer:
+            ways.append(connection.relay is not None)
+
+    host.came.append(note)
     with trio.move_on_after(CONNECT_S):
         try:
             await host.connect(addresses)
@@ -64,8 +72,9 @@ async def meet(
             found["connected_s"] = round(trio.current_time() - began, 3)
         except (TransportError, RemoteError) as error:
             found["error"] = str(error)
+    host.came.remove(note)
+    found["relayed"] = bool(ways) and ways[0]  # at first: it may have been punched by now
     best = host.best(peer)
-    found["relayed"] = best is not None and best.relay is not None
     with trio.move_on_at(began + within_s):
         while best is not None and best.relay is not None:
             await trio.sleep(LOOK_S)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .nat_ground import KINDS, ROOT, Ground
+from .nat_ground import KINDS, ROOT, Ground, open_ground
 
 RELAYS = 3
 READY_S = 60.0  # until every home has its reservations
@@ -108,6 +108,20 @@ class Town:
     def close(self) -> None:
         for entered in reversed(self._open):
             entered.__exit__(None, None, None)
+
+
+@contextmanager
+def open_town(
+    logs: Path, rtt_s: float, *, six: bool = False, directory: bool = False, level: str = "info"
+) -> Iterator[Town]:
+    """A ground with three public peers that relay, rtt_s from everybody there and back."""
+    with open_ground(rtt_s, six=six) as ground:
+        town = Town(ground, logs, directory=directory, level=level)
+        try:
+            town.relays(six=six)
+            yield town
+        finally:
+            town.close()
 
 
 def until_ready(town: Town, names: list[str]) -> dict[str, dict[str, Any]]:

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .ground import ENVIRONMENT, POTLUCK
-from .nat_ground import ROOT, Kind, open_ground, why_not
-from .nat_town import Town
+from .nat_ground import ROOT, Kind, why_not
+from .nat_town import Town, open_town
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no NATs here: {why_not()}")
 
+RTT_S = 0.02
 LOOKED_S = 90.0  # it gives itself 20
 HOMES: tuple[Kind, ...] = ("port", "symmetric")
 PUBLIC = "visitor"  # in a network of its own, with no NAT
-
-
-@contextmanager
-def town(logs: Path) -> Iterator[Town]:
-    """Three public peers, in networks of their own, that relay and keep a directory."""
-    with open_ground(0.02) as ground:
-        made = Town(ground, logs, directory=True)
-        try:
-            made.relays()
-            yield made
-        finally:
-            made.close()
 
 
 def examined(made: Town, name: str, home: Path) -> dict[str, Any]:
@@ -55,7 +42,7 @@ def examined(made: Town, name: str, home: Path) -> dict[str, Any]:
 
 def test_the_kind_of_each_nat_is_told(tmp_path: Path) -> None:
     names = (*HOMES, PUBLIC)
-    with town(tmp_path) as made:
+    with open_town(tmp_path, RTT_S, directory=True) as made:
         made.ground.public(PUBLIC)
         for kind in HOMES:
             made.ground.home(kind, kind)
