@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from potluck.node.client import open_swarm
+from potluck.node.client import Swarm, open_swarm
 from potluck.node.library import DEMO_FOLDER
 
 from .ground import POTLUCK, Node, open_node
@@ -80,6 +81,35 @@ def test_auto_nodes_move_into_the_hole_that_others_left(tmp_path: Path, opened: 
     if sorted(whence.values()) == [[0, 5], [0, 5]]:
         assert len(moved) == 1
         assert any(" moved " in node.log and "why=elected" in node.log for node in (one, other))
+
+
+@pytest.mark.slow
+def test_a_node_that_is_ended_while_it_joins_leaves_no_record(
+    tmp_path: Path, opened: ExitStack
+) -> None:
+    """Else others would choose other blocks for 90 s, because of somebody who never comes."""
+    one = opened.enter_context(open_node(tmp_path / "one", DEMO_FOLDER, "--name", "demo"))
+    command = [*POTLUCK, "node", "--home", str(tmp_path / "two"), "--model", str(DEMO_FOLDER)]
+    command += ["--name", "demo", "--threads", "1", "--join", one.addresses[0]]
+
+    async def states(swarm: Swarm) -> list[str]:
+        found = await swarm.router.announcements(one.facts["model"], within_s=0)
+        return [told.state for told in found if told.peer != one.peer]
+
+    async def end_it() -> None:
+        async with open_swarm(
+            one.addresses, home=tmp_path / "client", offline=True, threads=1
+        ) as swarm:
+            with trio.fail_after(COVERED_S):
+                while await states(swarm) != ["joining"]:  # noqa: ASYNC110  # another process does it
+                    await trio.sleep(0.02)
+            process.terminate()
+            assert await trio.to_thread.run_sync(process.wait, COVERED_S) == -signal.SIGTERM
+            assert await states(swarm) == []
+
+    process = opened.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+    opened.callback(process.kill)
+    trio.run(end_it)
 
 
 @pytest.mark.slow
