@@ -20,13 +20,37 @@ import trio
 
 from potluck.node.api.app import Api
 from potluck.node.api.backend import Offer
+from potluck.node.api.check import check
 from potluck.node.api.language import Language
 from potluck.node.api.problem import no_model
+from potluck.node.api.responses import ANSWERS
+from potluck.node.api.schemas import PARTS
 from potluck.node.api.template import ChatTemplate
 from potluck.node.compute.voice import Voice
 from potluck.node.generation import Generation, Piece, Request
 from potluck.node.library import DEMO_FOLDER, Shelf
 
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+ASKED = {"model": "demo", "prompt": "The function returns", "max_tokens": 12, "seed": 7}
+TALK = {
+    "model": "demo",
+    "messages": [{"role": "user", "content": "What does len do?"}],
+    "max_tokens": 12,
+    "seed": 7,
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "How it is",
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"enum": ["Rome", "Oslo"]}},
+            "required": ["town"],
+            "additionalProperties": False,
+        },
+    },
+}
 TOOL_TEMPLATE = (
     "{% if tools %}Tools: {{ tools | tojson }} <tool_call>{% endif %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}"
@@ -190,3 +214,15 @@ async def ask(
         gone.set()
     await api(scope, receive, send)
     return answer
+
+
+def fits(answer: Answer, name: str) -> Any:
+    """The answer's JSON, which is what the published document says."""
+    assert answer.headers["content-type"] == "application/json"
+    check(answer.json, ANSWERS[name], {**PARTS, **ANSWERS})
+    return answer.json
+
+
+def complaint(answer: Answer, status: int) -> dict[str, Any]:
+    assert answer.status == status, answer.body
+    return fits(answer, "Error")["error"]
