@@ -1,4 +1,4 @@
-"""The API as a service: embeddings, failures, clients that leave, crowds, what it says of itself."""
+"""The API as a service: embeddings, failures, who leaves, crowds, and what it says of itself."""
 
 from __future__ import annotations
 
