@@ -186,7 +186,7 @@ class BlockingSwarm:
             while True:
                 try:
                     result = trio.from_thread.run(receive.receive, trio_token=self._token)
-                except trio.EndOfChannel:
+                except (trio.EndOfChannel, trio.RunFinishedError):
                     if finished:
                         return
                     raise PotluckError("the client was left before its answer had ended") from None
@@ -194,8 +194,9 @@ class BlockingSwarm:
                 finished = piece.finish is not None
                 yield piece
         finally:
-            trio.from_thread.run_sync(scope.cancel, trio_token=self._token)
-            done.wait()
+            with suppress(trio.RunFinishedError):  # then all that it had open is closed
+                trio.from_thread.run_sync(scope.cancel, trio_token=self._token)
+                done.wait()
 
     def voice(self, model: str) -> Voice:
         """The tokenizer and the two ends of a model, loaded once. Raises UserError."""
