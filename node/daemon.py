@@ -96,16 +96,19 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         dice = random.SystemRandom()
         segment = Segment(member.host, member.directory, key, model.digest, boot, dice)
         holder = Holder(config, member, model, stages, dice, finds=segment)
-        joining = trio.CancelScope()
-        stages.start_soon(_end_on_signal, member.directory, joining)
+        joining, joined = trio.CancelScope(), trio.Event()
+        stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await holder.take()
         member.host.handle(PROTOCOL, holder.serve)
+        joining.cancel()
+        await joined.wait()  # a receiver that is closed later would take the signals from the next
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
-            joining.cancel()
             await _serve(config, member, holder, segment, began_s, signals, task_status)
 
 
-async def _end_on_signal(directory: Directory, joining: trio.CancelScope) -> None:
+async def _end_on_signal(
+    directory: Directory, joining: trio.CancelScope, joined: trio.Event
+) -> None:
     """A signal ends us at once, whatever is being loaded: nobody counts on us yet. But others
     choose elsewhere because we said that we join, and shall hear that we do not."""
     with joining, trio.open_signal_receiver(*STOP_SIGNALS) as signals:
@@ -114,6 +117,7 @@ async def _end_on_signal(directory: Directory, joining: trio.CancelScope) -> Non
                 await directory.withdraw()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+    joined.set()
 
 
 async def _serve(
