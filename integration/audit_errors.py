@@ -1,0 +1,356 @@
+"""How far honest peers are apart, and how far cheats are: what an audit's limit can be.
+
+    python -m integration.audit_errors [--model demo|tiny] [--windows 8] [--plot errors.png]
+
+A server answers windows of 256 held-out tokens; an auditor computes the same spans again from the
+same rows, as one prompt. For each chunk of 32 tokens and each span there is one audit: the median
+over tokens of |gave - again| / |again - took|, as swarm/audit.py judges it.
+
+    same     the server's own class. Ours: in steps of one token behind a prompt, or of odd sizes,
+             beside other sessions, on one and two threads, on each instruction set: exactly 0
+    torch    a class of torch's against itself: token by token against one prompt
+    other    the auditor is of another class, of the same format
+    cheats   what the server did instead: nf4 or int8 weights for what it says, a block of its
+             span left out, random rows of the right size, the answer to another chunk
+
+Limits are twice the 99.9th percentile of honest chunks (audit.limit_from), for each format, pair of
+classes and length of span; a cheat is caught where the rule says wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
+from potluck.node.compute.demo.corpus import read_corpus
+from potluck.node.compute.head import Ends
+from potluck.node.compute.native.library import isas, use_isa
+from potluck.node.compute.native_stage import NativeStage
+from potluck.node.compute.pages import Lease, Pool
+from potluck.node.compute.shapes import write_random
+from potluck.node.compute.stage import Stage
+from potluck.node.compute.text import Text
+from potluck.node.library import DEMO_FOLDER
+from potluck.swarm.audit import EXACT, Tolerance, judge, limit_from
+from potluck.swarm.receipt import CHUNK_TOKENS
+
+WINDOW = 256
+PROMPT = 64  # of a window; the rest is decoded token by token
+OTHERS = 3  # sessions that share a pass
+FORMATS = ("none", "int8", "nf4")
+CHEATS = ("nf4 weights", "int8 weights", "a block left out", "random rows", "another chunk's rows")
+
+Run = Callable[[Tensor, int, int], Tensor]  # rows from position 0 on, through blocks start..stop
+Errors = Tensor  # of each token
+
+
+@dataclass
+class Ours:
+    """Our C in one format and so many threads: as a prompt, in steps, or among others."""
+
+    checkpoint: Checkpoint
+    format: str
+    threads: int = 1
+    stage: NativeStage = field(init=False)
+    pool: Pool = field(init=False)
+
+    def __post_init__(self) -> None:
+        blocks = self.checkpoint.spec.blocks
+        self.stage = NativeStage.load(
+            self.checkpoint, 0, blocks, quantization=self.format, threads=self.threads
+        )
+        self.pool = Pool(budget_bytes=1 << 28, page_bytes=self.stage.page_bytes)
+
+    def prompt(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        return self.cut(hidden, start, stop, [len(hidden)])
+
+    def decode(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        return self.cut(hidden, start, stop, [PROMPT, *[1] * (len(hidden) - PROMPT)])
+
+    def odd(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        sizes = []
+        while sum(sizes) < len(hidden):
+            sizes.append(min(1 + 7 * len(sizes) % 40, len(hidden) - sum(sizes)))
+        return self.cut(hidden, start, stop, sizes)
+
+    def among(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """Other sessions, with rows of their own, go through in the same passes."""
+        return self.cut(hidden, start, stop, [PROMPT, *[4] * ((len(hidden) - PROMPT) // 4)], OTHERS)
+
+    def cut(
+        self, hidden: Tensor, start: int, stop: int, sizes: list[int], others: int = 0
+    ) -> Tensor:
+        leases = [self._lease(start, stop, len(hidden)) for _ in range(others + 1)]
+        done, at = [], 0
+        for size in sizes:
+            rows = [hidden[at : at + size] * (1 + 0.1 * number) for number in range(others + 1)]
+            out = self.stage.forward_rows(
+                torch.cat(rows).float(), [(lease, at, size) for lease in leases]
+            )
+            done.append(out[:size])
+            at += size
+        for lease in leases:
+            lease.release()
+        return torch.cat(done)
+
+    def _lease(self, start: int, stop: int, tokens: int) -> Lease:
+        lease = self.pool.open(start, stop, tokens)
+        lease.reserve(0, tokens)
+        return lease
+
+
+def of_torch(checkpoint: Checkpoint, format: str, dtype: str, *, decode: bool) -> Run:
+    stage = Stage.load(
+        checkpoint, 0, checkpoint.spec.blocks, device="cpu", dtype=dtype, quantization=format
+    )
+
+    def run(hidden: Tensor, start: int, stop: int) -> Tensor:
+        cache = stage.open_cache(start, stop, len(hidden))
+        sizes = [PROMPT, *[1] * (len(hidden) - PROMPT)] if decode else [len(hidden)]
+        return stage.forward_steps(hidden, cache, 0, sizes).float()
+
+    return run
+
+
+def spans_of(blocks: int) -> list[tuple[int, int]]:
+    """Two single blocks, a quarter of the model, and the whole."""
+    quarter = max(2, blocks // 4)
+    return [(0, 1), (blocks // 2, blocks // 2 + 1), (quarter, 2 * quarter), (0, blocks)]
+
+
+def chunks_of(took: Tensor, gave: Tensor, again: Tensor) -> Iterator[Errors]:
+    """The tokens' errors, 32 at a time."""
+    update = (again - took).norm(dim=1)
+    errors = (gave - again).norm(dim=1) / update
+    yield from torch.split(errors, CHUNK_TOKENS)
+
+
+@dataclass
+class Pile:
+    """Chunks of one kind: their medians and worst tokens, and the errors for the rule."""
+
+    chunks: list[list[float]] = field(default_factory=list)
+
+    def add(self, took: Tensor, gave: Tensor, again: Tensor) -> None:
+        self.chunks += [part.tolist() for part in chunks_of(took, gave, again)]
+
+    @property
+    def medians(self) -> list[float]:
+        return [judge(chunk, EXACT).median for chunk in self.chunks]
+
+    def verdicts(self, limit: float) -> int:
+        """How many the rule calls wrong."""
+        tolerance = Tolerance(limit)
+        return sum(judge(chunk, tolerance).verdict == "wrong" for chunk in self.chunks)
+
+
+def windows_of(checkpoint: Checkpoint, count: int, model: str) -> list[list[int]]:
+    """Held-out prose; of a random model, random tokens."""
+    if model == "tiny":
+        dice = torch.Generator().manual_seed(1)
+        ids = torch.randint(3, checkpoint.spec.vocab, (count, WINDOW), generator=dice)
+        return [row.tolist() for row in ids]
+    text = Text.load(checkpoint)
+    held_out = [one.text for one in read_corpus() if one.held_out and one.kind == "prose"]
+    found: list[int] = []
+    for document in held_out:
+        found += text.encode(document)
+    assert len(found) >= count * WINDOW, f"{len(found) // WINDOW} windows are there"
+    return [found[at : at + WINDOW] for at in range(0, count * WINDOW, WINDOW)]
+
+
+Kind = tuple[str, str, int]  # format, what, blocks of the span
+
+
+def measure_exact(checkpoint: Checkpoint, windows: list[list[int]]) -> dict[Kind, Pile]:
+    """Ours against ours: every way of serving against one prompt on one thread."""
+    piles: dict[Kind, Pile] = defaultdict(Pile)
+    ends = Ends.load(checkpoint)
+    best = isas()[0]
+    for format in FORMATS:
+        one, two = Ours(checkpoint, format), Ours(checkpoint, format, 2)
+        ways: list[tuple[str, Run]] = [
+            ("decoded", one.decode),
+            ("odd steps", one.odd),
+            ("among others, 2 threads", two.among),
+        ]
+        for ids in windows:
+            for (start, stop), took in _inputs(one.prompt, ends, ids, checkpoint.spec.blocks):
+                again = one.prompt(took, start, stop)
+                for what, run in ways:
+                    piles[format, f"same: {what}", stop - start].add(
+                        took, run(took, start, stop), again
+                    )
+        for name in isas()[1:]:
+            use_isa(name)
+            other = Ours(checkpoint, format)
+            given = {
+                (index, span): other.decode(took, *span)
+                for index, ids in enumerate(windows[:1])
+                for span, took in _inputs(one.prompt, ends, ids, checkpoint.spec.blocks)
+            }
+            use_isa(best)
+            for index, ids in enumerate(windows[:1]):
+                for span, took in _inputs(one.prompt, ends, ids, checkpoint.spec.blocks):
+                    piles[format, f"same: {name}", span[1] - span[0]].add(
+                        took, given[index, span], one.prompt(took, *span)
+                    )
+    return piles
+
+
+def measure_apart(checkpoint: Checkpoint, windows: list[list[int]]) -> dict[Kind, Pile]:
+    """Between classes, and cheats."""
+    piles: dict[Kind, Pile] = defaultdict(Pile)
+    ends = Ends.load(checkpoint)
+    blocks = checkpoint.spec.blocks
+    ours = {format: Ours(checkpoint, format) for format in FORMATS}
+    dice = torch.Generator().manual_seed(2)
+    for format in FORMATS:
+        mine = ours[format].prompt
+        dtypes = ("fp32", "bf16", "fp16") if format == "none" else ("fp32", "bf16")
+        prompts = {kind: of_torch(checkpoint, format, kind, decode=False) for kind in dtypes}
+        decodes = {kind: of_torch(checkpoint, format, kind, decode=True) for kind in dtypes}
+        for ids in windows:
+            last: Tensor | None = None
+            for (start, stop), took in _inputs(mine, ends, ids, blocks):
+                length = stop - start
+                again = mine(took, start, stop)
+                for kind in dtypes:
+                    there = prompts[kind](took, start, stop)
+                    piles[format, f"other: torch {kind}", length].add(took, there, again)
+                    piles[format, f"torch {kind} itself", length].add(
+                        took, decodes[kind](took, start, stop), there
+                    )
+                for what, gave in _cheats(ours, format, took, start, stop, last, dice):
+                    piles[format, f"cheat: {what}", length].add(took, gave, again)
+                last = again if length == 1 else last
+    return piles
+
+
+def _cheats(
+    ours: dict[str, Ours], format: str, took: Tensor, start: int, stop: int,
+    last: Tensor | None, dice: torch.Generator,
+) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
+    """What the server gave instead. last: what it gave for another span of this window."""
+    honest = ours[format].prompt(took, start, stop)
+    for other in ("nf4", "int8"):
+        if other != format and not (format == "nf4" and other == "int8"):
+            yield f"{other} weights", ours[other].prompt(took, start, stop)
+    left_out = (start + stop) // 2
+    before = ours[format].prompt(took, start, left_out) if left_out > start else took
+    after = ours[format].prompt(before, left_out + 1, stop) if left_out + 1 < stop else before
+    yield "a block left out", after
+    noise = torch.randn(honest.shape, generator=dice)
+    yield "random rows", noise * honest.std()
+    yield "another chunk's rows", honest.roll(CHUNK_TOKENS, 0)
+
+
+def _inputs(
+    run: Run, ends: Ends, ids: list[int], blocks: int
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Each span, and what goes into it."""
+    hidden = [ends.embed(ids)]
+    for block in range(blocks - 1):
+        hidden.append(run(hidden[-1], block, block + 1))
+    for start, stop in spans_of(blocks):
+        yield (start, stop), hidden[start]
+
+
+def told(piles: dict[Kind, Pile]) -> list[dict[str, Any]]:
+    """A row for each pile; limits are of the honest pair named with them."""
+    limits: dict[tuple[str, int, str], float] = {}
+    for (format, what, length), pile in piles.items():
+        if what.startswith(("other: ", "torch ")):
+            limits[format, length, what] = limit_from(pile.medians)
+    rows = []
+    for (format, what, length), pile in sorted(piles.items()):
+        medians = sorted(pile.medians)
+        worst = max(max(chunk) for chunk in pile.chunks)
+        row: dict[str, Any] = {
+            "format": format,
+            "what": what,
+            "blocks": length,
+            "audits": len(medians),
+            "least": medians[0],
+            "median": medians[len(medians) // 2],
+            "most": medians[-1],
+            "worst_token": worst,
+        }
+        if what.startswith("cheat: "):
+            row["caught"] = {"own class": pile.verdicts(0.0) / len(medians)}
+            for (of, blocks, pair), limit in limits.items():
+                if (of, blocks) == (format, length):
+                    row["caught"][pair] = pile.verdicts(limit) / len(medians)
+        else:
+            limit = limits.get((format, length, what), 0.0)
+            row["limit"] = limit
+            row["falsely_convicted"] = pile.verdicts(limit)
+        rows.append(row)
+    return rows
+
+
+def plot(piles: dict[Kind, Pile], path: Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(FORMATS), 1, figsize=(9, 10), sharex=True)
+    bins = torch.logspace(-8, 1, 91).tolist()
+    for format, axis in zip(FORMATS, axes, strict=True):
+        merged: dict[str, list[float]] = defaultdict(list)
+        for (of, what, _), pile in piles.items():
+            if of == format:
+                kind = "same class, ours" if what.startswith("same") else what
+                merged[kind] += pile.medians
+        for kind, medians in sorted(merged.items()):
+            shown = [max(median, 1.1e-8) for median in medians]
+            axis.hist(
+                shown, bins=bins, weights=[1 / len(shown)] * len(shown), label=kind,
+                histtype="stepfilled" if kind.startswith("cheat") else "step", alpha=0.6,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_ylabel(f"{format}: share of audits")
+        axis.legend(fontsize=6)
+    axes[-1].set_xlabel("median over 32 tokens of |gave - again| / |again - took|; 0 at the left")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=("demo", "tiny"), default="demo")
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--part", choices=("all", "exact", "apart"), default="all")
+    parser.add_argument("--plot", type=Path)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        source = str(DEMO_FOLDER)
+        if asked.model == "tiny":
+            source = folder
+            write_random(Path(folder), "tiny")
+        checkpoint = open_checkpoint(source)
+        windows = windows_of(checkpoint, asked.windows, asked.model)
+        piles: dict[Kind, Pile] = {}
+        if asked.part != "apart":
+            piles |= measure_exact(checkpoint, windows)
+        if asked.part != "exact":
+            piles |= measure_apart(checkpoint, windows)
+    print(json.dumps(told(piles), indent=1))
+    if asked.plot is not None:
+        plot(piles, asked.plot, f"{asked.model}, {asked.windows} windows of {WINDOW} tokens")
+
+
+if __name__ == "__main__":
+    main()
