@@ -14,6 +14,7 @@ from ..node.generation import Piece
 from ..node.session import Recovery
 from ..swarm.routing import Hop
 from .edge import until_signalled
+from .habits import Habits
 from .options import note, print_json, say
 
 
@@ -23,15 +24,8 @@ class Question:
 
     prompt: str
     model: str
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
+    habits: Habits
     stop: tuple[str, ...] = ()
-    wait_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -147,19 +141,9 @@ async def follow(
     after: Callable[[Piece], None] = lambda piece: None,
 ) -> None:
     """Put one answer into `told`, and its text to `show`, as it comes."""
-    async with swarm.generation(
-        question.model,
-        question.prompt,
-        max_new_tokens=question.max_new_tokens,
-        temperature=question.temperature,
-        top_k=question.top_k,
-        top_p=question.top_p,
-        min_p=question.min_p,
-        repetition_penalty=question.repetition_penalty,
-        seed=question.seed,
-        stop=question.stop,
-        wait_s=question.wait_s,
-    ) as answer:
+    options = question.habits.options()
+    options["stop"] = question.stop
+    async with swarm.generation(question.model, question.prompt, **options) as answer:
         told.began_s = trio.current_time()
         told.recoveries = answer.recoveries
         told.seed = answer.seed

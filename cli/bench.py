@@ -141,7 +141,7 @@ def _measure(measure: Measure, json: bool) -> None:
     found: dict[str, object] = {}
 
     async def run() -> int:
-        with until_signalled() as interruption:
+        with until_signalled(with_children=True) as interruption:
             found.update(await measure())
         return interruption.exit_code
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from .loading import loading
-from .options import AllowOnly, Ban, Home, Join, Json, Relay, print_json, say
-from .run import LISTEN_HELP, listen_addresses
+from .options import AllowOnly, Ban, Home, Join, Json, Listen, LogLevel, Port, Relay
+from .serve import LOOPBACK, listen_addresses, place_of, serve_until_stopped
 
 if TYPE_CHECKING:
-    from ..node.bootstrap import BootstrapConfig, Ready
+    from ..node.bootstrap import Ready
 
 
 def bootstrap(
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOST", help=LISTEN_HELP),
-    ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 0,
+    listen: Listen = None,
+    port: Port = 0,
     join: Join = None,
     home: Home = None,
     relay: Relay = "yes",
     ban: Ban = None,
     allow_only: AllowOnly = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevel = "info",
     json: Json = False,
 ) -> None:
     """Be an address to join by, and keep records for others; serves no model, and loads no torch.
@@ -35,54 +30,23 @@ def bootstrap(
       potluck bootstrap --listen all --port 4001
       potluck bootstrap --home /srv/potluck --join /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
     """
-    from ..node.config import find_access, find_join, home_of
-    from ..node.process import refuse_second
-    from .logs import show_logs
-
-    show_logs(log_level)
-    place = home_of(home)
-    refuse_second(place)
+    place = place_of(home, log_level)
     with loading():
-        from ..node.bootstrap import BootstrapConfig
+        from ..node.bootstrap import BootstrapConfig, run_bootstrap
+        from ..node.config import find_access, find_join
 
-    _answer(
-        BootstrapConfig(
-            home=place,
-            listen=listen_addresses(listen or ["127.0.0.1"], port),
-            join=find_join(join or (), place),
-            relay=relay,
-            access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
-            ban=tuple(ban or ()),
-            allow_only=tuple(allow_only or ()),
-        ),
-        json,
+    config = BootstrapConfig(
+        home=place,
+        listen=listen_addresses(listen or LOOPBACK, port),
+        join=find_join(join or (), place),
+        relay=relay,
+        access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
     )
-
-
-def _answer(config: BootstrapConfig, json: bool) -> None:
-    with loading():
-        import trio
-
-        from ..node.bootstrap import run_bootstrap
-
-    async def answer() -> None:
-        async with trio.open_nursery() as nursery:
-            ready = await nursery.start(run_bootstrap, config)
-            if json:
-                print_json(facts(ready), indent=None)
-            else:
-                say(announcement(ready))
-
-    trio.run(answer)
+    serve_until_stopped(run_bootstrap, config, facts=facts, words=announcement, json=json)
 
 
 def facts(ready: Ready) -> dict[str, object]:
-    return {
-        "peer": ready.peer,
-        "addresses": list(ready.addresses),
-        "known": ready.known,
-        "seconds": round(ready.seconds, 3),
-    }
+    return {"known": ready.known}
 
 
 def announcement(ready: Ready) -> str:

@@ -25,7 +25,7 @@ def play(wish: Wish, home: Path, again: str, *, json: bool) -> int:
             say(f"  {line}")
 
     async def run() -> int:
-        with until_signalled() as interruption:
+        with until_signalled(with_children=True) as interruption:
             told.append(await run_chaos(net, wish, tell))
         return interruption.exit_code
 

@@ -62,21 +62,15 @@ def generate(
     """
     with loading():
         from .answer import Question, tell_answer
+        from .habits import Habits
         from .logs import show_logs
 
     show_logs("warning")
     question = Question(
-        prompt=_read_prompt() if prompt == "-" else prompt,
-        model=model,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
+        _read_prompt() if prompt == "-" else prompt,
+        model,
+        Habits(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait),
         stop=tuple(_unescape(one) for one in stop or ()),
-        wait_s=wait,
     )
     raise typer.Exit(
         tell_answer(question, join=join or (), home=home, offline=offline, json=json, quiet=quiet)
@@ -108,24 +102,20 @@ def chat(
       potluck chat -m demo
     """
     with loading():
+        from .habits import Habits
         from .logs import show_logs
-        from .talk import Habits, talk
+        from .talk import talk
 
     show_logs("warning")
     habits = Habits(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        wait_s=wait,
+        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait
     )
     talk(model, habits, system=system, join=join or (), home=home, offline=offline, quiet=quiet)
 
 
 def _read_prompt() -> str:
+    if sys.stdin is None:
+        raise UserError("the prompt - is read from stdin, which is closed; give one")
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:

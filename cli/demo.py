@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UserError
 from .options import Home, Json
 
 PROMPT = "The function returns"
@@ -33,5 +34,12 @@ def demo(
     from .story import Script, play
 
     show_logs("error")
+    if not prompt:
+        raise UserError("the prompt is empty; give some text to continue")
+    if kill_after >= max_new_tokens:  # not told after half a minute's work
+        raise UserError(
+            f"after {kill_after} of {max_new_tokens} tokens nothing is left to go on with: "
+            "give a larger --max-new-tokens, or a smaller --kill-after"
+        )
     script = Script(prompt, model, max_new_tokens, kill_after)
     raise typer.Exit(play(script, home, json=json))

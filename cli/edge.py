@@ -40,7 +40,7 @@ def report(error: BaseException) -> int:
     found = leaves(error)
     if any(isinstance(one, KeyboardInterrupt) for one in found):
         return INTERRUPTED
-    if any(isinstance(one, BrokenPipeError) for one in found) and _reader_left():
+    if any(isinstance(one, OSError) for one in found) and _output_lost():
         return FAILED
     expected = [one for one in found if isinstance(one, PotluckError)]
     if len(expected) < len(found) or any(isinstance(one, LocalError) for one in found):
@@ -59,13 +59,16 @@ def complain(message: str) -> None:
     print(f"potluck: {line}", file=sys.stderr)
 
 
-def _reader_left() -> bool:
-    """Whether whoever read our output went away (`| head`); then nothing more can be said there."""
+def _output_lost() -> bool:
+    """Whether nothing more can be said on stdout: whoever read it went away (`| head`), or its disk
+    is full."""
     try:
         print(flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # the interpreter flushes once more at its end, and would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            complain(f"the output cannot be written ({error.strerror}); send it elsewhere")
         return True
     return False
 
@@ -100,10 +103,12 @@ class Interruption:
 
 
 @contextmanager
-def until_signalled() -> Iterator[Interruption]:
+def until_signalled(*, with_children: bool = False) -> Iterator[Interruption]:
     """Inside trio: Ctrl-C or SIGTERM cancels what stands inside, which then ends in order.
 
-    A second signal has its usual, rude effect.
+    What blocks a thread (a model that is read) is waited for even then: a second signal ends the
+    process where it stands. with_children: it may not, because processes that were started have to
+    be ended; a second Ctrl-C is a KeyboardInterrupt, as soon as trio comes to it.
     """
     import trio  # a command has started: `--help` never comes here
 
@@ -113,7 +118,8 @@ def until_signalled() -> Iterator[Interruption]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         told.number = number
-        signal.signal(number, before[signal.Signals(number)])
+        after = before[signal.Signals(number)] if with_children else signal.SIG_DFL
+        signal.signal(number, after)
         token.run_sync_soon(told.scope.cancel)  # a handler may do no more
 
     for number in SIGNALS:
@@ -124,3 +130,23 @@ def until_signalled() -> Iterator[Interruption]:
     finally:
         for number in SIGNALS:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def ended_by_second_ctrl_c() -> Iterator[None]:
+    """Inside trio: after a first Ctrl-C, which is trio's, a second ends the process where it
+    stands, whatever thread is waited for."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def once(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if callable(before):
+            before(number, frame)
+
+    if callable(before):  # else it ends us already, or is not for us
+        signal.signal(signal.SIGINT, once)
+    try:
+        yield
+    finally:
+        if callable(before):
+            signal.signal(signal.SIGINT, before)

@@ -23,6 +23,16 @@ Join = Annotated[
         "runs under this home.",
     ),
 ]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="HOST",
+        help="all (every interface, IPv4 and IPv6; 0.0.0.0 and :: mean the same), an IP address, "
+        "or a multiaddr; may be repeated. Default: 127.0.0.1, this machine alone.",
+    ),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what the hub's cache holds.")]
 Relay = Annotated[
@@ -75,5 +85,6 @@ def print_json(facts: Any, *, indent: int | None = 2) -> None:
 
 
 def colour(stream: Any) -> bool:
-    """Whether this stream shows colours: a terminal, unless NO_COLOR says otherwise."""
-    return "NO_COLOR" not in os.environ and bool(stream.isatty())
+    """Whether this stream shows colours: a terminal, unless NO_COLOR says otherwise. None: it was
+    closed before we came."""
+    return "NO_COLOR" not in os.environ and stream is not None and bool(stream.isatty())

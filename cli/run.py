@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
 from .loading import loading
 from .options import (
     AllowOnly,
@@ -14,23 +13,19 @@ from .options import (
     Home,
     Join,
     Json,
+    Listen,
+    LogLevel,
     Model,
     Offline,
+    Port,
     Relay,
-    print_json,
-    say,
 )
+from .serve import LOOPBACK, listen_addresses, place_of, serve_until_stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..node.config import NodeConfig
     from ..node.daemon import Ready
 
-LISTEN_HELP = (
-    "all (every interface, IPv4 and IPv6; 0.0.0.0 and :: mean the same), an IP address, or a "
-    "multiaddr; may be repeated. Default: 127.0.0.1, this machine alone."
-)
+THREADS_MAX = 1024  # guess: above any machine's cores
 
 
 def node(
@@ -44,16 +39,15 @@ def node(
         ),
     ] = "auto",
     name: Annotated[str, typer.Option(help="What to call the model; default: as it is.")] = "",
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOST", help=LISTEN_HELP),
-    ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 0,
+    listen: Listen = None,
+    port: Port = 0,
     join: Join = None,
     home: Home = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16; default: by the device.")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="For the arithmetic; 0: all cores.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, max=THREADS_MAX, help="For the arithmetic; 0: all cores.")
+    ] = 0,
     engine: Annotated[
         str, typer.Option(help="auto, native (our kernels, on processors) or torch.")
     ] = "auto",
@@ -82,7 +76,7 @@ def node(
     relay: Relay = "auto",
     ban: Ban = None,
     allow_only: AllowOnly = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevel = "info",
     json: Json = False,
 ) -> None:
     """Serve blocks of a model until Ctrl-C.
@@ -95,19 +89,15 @@ def node(
       potluck node -m Qwen/Qwen3-8B --blocks 0:9 --quantization nf4 --max-memory 4096
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
     """
-    from ..node.config import NodeConfig, find_access, find_join, home_of
-    from ..node.process import refuse_second
-    from .logs import show_logs
+    from ..node.config import NodeConfig, find_access, find_join
 
-    show_logs(log_level)
-    place = home_of(home)
-    refuse_second(place)
+    place = place_of(home, log_level)
     config = NodeConfig(
         home=place,
         model=model,
         blocks=blocks,
         name=name,
-        listen=listen_addresses(listen or ["127.0.0.1"], port),
+        listen=listen_addresses(listen or LOOPBACK, port),
         join=find_join(join or (), place),
         device=device,
         dtype=dtype,
@@ -125,60 +115,21 @@ def node(
         ban=tuple(ban or ()),
         allow_only=tuple(allow_only or ()),
     )
-    _serve(config, json)
-
-
-def listen_addresses(hosts: Sequence[str], port: int) -> tuple[str, ...]:
-    """The multiaddrs that --listen means, each once. Raises UserError."""
-    return tuple(dict.fromkeys(one for host in hosts for one in _listen(host, port)))
-
-
-def _listen(host: str, port: int) -> tuple[str, ...]:
-    """Of an IP address; of every interface; one that is a multiaddr already stays as it is."""
-    import ipaddress
-
-    from ..node.net.address import every_interface
-
-    if host.startswith("/"):
-        return (host,)
-    try:
-        address = ipaddress.ip_address("::" if host == "all" else host)
-    except ValueError:
-        raise UserError(
-            f"--listen {host}: give all, for every interface (as 0.0.0.0 does), an IP address, "
-            "or a multiaddr, such as /ip4/192.0.2.7/tcp/4001"
-        ) from None
-    if address.is_unspecified:
-        return every_interface(port)
-    return (f"/ip{address.version}/{host}/tcp/{port}",)
-
-
-def _serve(config: NodeConfig, json: bool) -> None:
     with loading():
-        import trio
-
         from ..node.daemon import run_node
 
-    async def serve() -> None:
-        async with trio.open_nursery() as nursery:
-            ready = await nursery.start(run_node, config)
-            if json:
-                print_json(facts(ready), indent=None)
-            else:
-                say(announcement(ready, config.model))
+    def words(ready: Ready) -> str:
+        return announcement(ready, model)
 
-    trio.run(serve)
+    serve_until_stopped(run_node, config, facts=facts, words=words, json=json)
 
 
 def facts(ready: Ready) -> dict[str, object]:
     return {
-        "peer": ready.peer,
         "name": ready.name,
         "model": ready.model,
         "blocks": [ready.blocks.start, ready.blocks.stop],
         "total": ready.total,
-        "addresses": list(ready.addresses),
-        "seconds": round(ready.seconds, 3),
     }
 
 

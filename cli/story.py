@@ -20,6 +20,7 @@ from ..node.roster import Seat
 from ..node.testnet import LocalSwarm, open_testnet
 from .answer import Question, Told, follow, short
 from .edge import DONE, FAILED, ended_by_signals, until_signalled
+from .habits import Habits
 from .options import colour, print_json, say
 from .testnet import make_plan
 
@@ -73,8 +74,8 @@ def play(script: Script, home: Path | None, *, json: bool) -> int:
 async def _ask_twice(
     script: Script, net: LocalSwarm, stage: Stage, told: Told, again: Told, loss: list[Loss]
 ) -> int:
-    question = Question(script.prompt, script.model, script.max_new_tokens)
-    with until_signalled() as interruption:
+    question = Question(script.prompt, script.model, Habits(script.max_new_tokens))
+    with until_signalled(with_children=True) as interruption:
         async with open_swarm(net.join, home=net.roster.folder.parent) as swarm:
             stage.title("It answers, and a process that serves is killed in the middle")
             loss.append(await _ask_and_kill(swarm, question, script.kill_after, net, stage, told))

@@ -13,6 +13,8 @@ PIPE_WIDTH = 200  # nothing wraps where nobody told how wide it is
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns that end in > are set to the right."""
+    if sys.stdout is None:
+        return  # it was closed before we came
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in columns:

@@ -9,35 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from ..errors import LocalError, PotluckError, UserError
 from ..node.client import BlockingSwarm, connect
 from ..node.compute.voice import Voice
-from ..node.generation import Piece
+from ..node.generation import Piece, check_text
 from .edge import complain
+from .habits import Habits
 from .options import note, say
 
 with suppress(ImportError):  # not on Windows
     import readline as readline  # input() edits lines by it
 
 Message = dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Habits:
-    """How each answer is drawn: arguments of `generate`."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    wait_s: float
 
 
 def talk(
@@ -50,7 +36,12 @@ def talk(
     offline: bool,
     quiet: bool,
 ) -> None:
-    """Raises UserError when there is no such model, or it cannot chat."""
+    """Raises UserError when there is no such model, or it cannot chat; and, where nobody sits
+    before it, whatever hinders an answer."""
+    habits.check()
+    check_text(system, "--system")
+    if sys.stdin is None:
+        raise UserError("questions are read from stdin, which is closed; use generate")
     with connect(join, home=home, offline=offline) as swarm:
         voice = swarm.voice(model)
         voice.text.chat([{"role": "user", "content": "Hello"}])  # has it a template at all?
@@ -69,7 +60,15 @@ def talk(
                     messages = list(start)
                     continue
             messages.append({"role": "user", "content": line})
-            answer = _answer(swarm, voice, model, habits, messages, quiet)
+            try:
+                answer = _answer(swarm, voice, model, habits, messages, quiet)
+            except LocalError:
+                raise
+            except PotluckError as error:
+                if not interactive:
+                    raise  # a script would take the next answer for this one's
+                complain(str(error))
+                answer = None
             if answer is None:
                 messages.pop()
             else:
@@ -83,6 +82,8 @@ def _line(prompt: str) -> str | None:
         if prompt:
             say()
         return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"a line on stdin is not UTF-8 ({error.reason})") from error
 
 
 def _answer(
@@ -93,13 +94,14 @@ def _answer(
     messages: list[Message],
     quiet: bool,
 ) -> str | None:
-    """Print an answer as it comes; None when there was none."""
+    """Print an answer as it comes; None when there was none. Raises PotluckError."""
     pieces: list[Piece] = []
     text, shown = "", 0
+    check_text(messages[-1]["content"], "the line")
+    ids, room = _fit(voice, messages)
+    asked = habits.options()
+    asked["max_new_tokens"] = min(habits.max_new_tokens, room)
     try:
-        ids, room = _fit(voice, messages)
-        asked = {name: getattr(habits, name) for name in Habits.__dataclass_fields__}
-        asked["max_new_tokens"] = min(habits.max_new_tokens, room)
         with closing(swarm.generate(model, ids, **asked)) as answer:  # type: ignore[type-var]
             for piece in answer:
                 pieces.append(piece)
@@ -108,12 +110,9 @@ def _answer(
                 shown = len(text)
     except KeyboardInterrupt:
         pass  # enough of this answer
-    except LocalError:
-        raise
-    except PotluckError as error:
+    except PotluckError:
         say(end="\n" if pieces else "")
-        complain(str(error))
-        return None
+        raise
     say()
     if pieces and not quiet:
         note(_summary(pieces))

@@ -12,7 +12,7 @@ import pytest
 from potluck.cli.answer import Told
 from potluck.cli.here import NATS, in_words
 from potluck.cli.picture import Link, Picture
-from potluck.cli.run import listen_addresses
+from potluck.cli.serve import listen_addresses
 from potluck.cli.talk import _fit
 from potluck.dht.directory import ModelOffer
 from potluck.dht.record import Announcement

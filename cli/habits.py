@@ -1,0 +1,41 @@
+"""How answers are drawn, as the command line says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..node.client import Options
+from ..node.compute.sampling import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """The options of `Swarm.generation` that do not change from one answer to the next."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    wait_s: float = 0.0
+
+    def check(self) -> None:
+        """Raises UserError for what makes no sense, before anything is asked."""
+        seed = self.seed or 0  # one that is not given is drawn later
+        Settings(
+            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed
+        )
+
+    def options(self) -> Options:
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "seed": self.seed,
+            "wait_s": self.wait_s,
+        }
