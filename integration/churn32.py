@@ -24,6 +24,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ CHUNK_TOKENS = 128
 CONTEXT = 8192
 FLOOD_TOKENS = 4096
 FLOODERS = 4
+TALKER_WORDS = 380  # that one talker says beside a flood, again and again
 VOCABULARY = 64
 HANGUPS = 0.15  # of the sessions, somewhere in the middle
 MIB = 1 << 20
@@ -247,7 +249,9 @@ async def churn(made: World, expected: list[list[int]], seconds: float) -> dict[
     return counts | {"wrong": wrong} | rates
 
 
-async def flood(made: World, seconds: float, *, flooders: int) -> dict[str, float]:
+async def flood(
+    made: World, seconds: float, *, flooders: int, talker_words: int
+) -> dict[str, float]:
     """One talker's time per word beside so many sessions that fill long prompts without end."""
     gaps: list[float] = []
     filled = 0
@@ -275,8 +279,9 @@ async def flood(made: World, seconds: float, *, flooders: int) -> dict[str, floa
         for number in range(flooders):
             nursery.start_soon(fill, number)
         while trio.current_time() < until_s:
-            async with made.session("talker", 400) as talk:
-                await talk.converse(Script(script(1).prompt[:16], 380))
+            told = Script(script(1).prompt[:16], talker_words)
+            async with made.session("talker", told.tokens) as talk:
+                await talk.converse(told)
         spent_s = trio.current_time() - began_s
         nursery.cancel_scope.cancel()
     ordered = sorted(made.word_s)
@@ -290,14 +295,17 @@ async def flood(made: World, seconds: float, *, flooders: int) -> dict[str, floa
     }
 
 
-async def run(wish: StageWish, shape: str, seconds: float, scripts: int) -> dict[str, Any]:
+async def run(
+    wish: StageWish, shape: str, seconds: float, scripts: int, talker_words: int
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="potluck-churn-") as folder:
         async with world(Path(folder), wish, shape) as made:
             expected = await solo(made, scripts)
             fixed, fixed_cpu = await stay(made, max(2.0, seconds / 10))
             found = await churn(made, expected, seconds)
-            idle = await flood(made, max(2.0, seconds / 20), flooders=0)
-            flooded = await flood(made, max(2.0, seconds / 20), flooders=FLOODERS)
+            flood_on = partial(flood, made, max(2.0, seconds / 20), talker_words=talker_words)
+            idle = await flood_on(flooders=0)
+            flooded = await flood_on(flooders=FLOODERS)
             await made.worker.run(int)  # what was posted before is done
             pool = made.stage.pool
             return {
@@ -328,6 +336,7 @@ def measure(
     engine: str = "auto",
     quantization: str = "auto",
     threads: int = 1,
+    talker_words: int = TALKER_WORDS,
 ) -> dict[str, Any]:
     wish = StageWish(
         device="cpu",
@@ -336,7 +345,7 @@ def measure(
         threads=threads,
         cache_bytes=2048 * MIB,
     )
-    return trio.run(run, wish, shape, seconds, scripts)
+    return trio.run(run, wish, shape, seconds, scripts, talker_words)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from trio.testing import MockClock
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.calls import Stream
 from potluck.dht.kad import KadDirectory, open_directory
+from potluck.dht.memory_stream import MemoryStream, Parcel
 from potluck.dht.record import Announcement
 from potluck.errors import Refused, RemoteError, TransportError
 
@@ -28,7 +29,6 @@ EPOCH_S = 1_790_000_000.0
 DELAY_S = (0.005, 0.075)  # one way: a town, half the world
 QUEUE = 256
 T = TypeVar("T")
-Parcel = tuple[float, bytes]  # when it arrives, what
 
 
 def wall() -> float:
@@ -45,46 +45,20 @@ def announcement(host: Road, model: str, version: int) -> Announcement:
     )  # fmt: skip
 
 
-class SimStream:
-    """One end of a stream; implements node.net.stream.Stream."""
+class SimStream(MemoryStream):
+    """One end of a stream, which its world counts until it is reset."""
 
     def __init__(
         self, world: World, ends: tuple[str, str], out: trio.MemorySendChannel[Parcel],
         into: trio.MemoryReceiveChannel[Parcel], delay_s: float,
     ) -> None:  # fmt: skip
-        self.me, self.peer = ends
-        self._world, self._out, self._into, self._delay_s = world, out, into, delay_s
-        self._next: Parcel | None = None
+        super().__init__(ends, out, into, delay_s)
+        self._world = world
         self.open = True
         world.streams += 1
 
-    async def send(self, *parts: bytes | bytearray | memoryview) -> None:
-        try:
-            await self._out.send((trio.current_time() + self._delay_s, b"".join(parts)))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise TransportError("the stream broke") from None
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        try:
-            if self._next is None:
-                self._next = await self._into.receive()
-        except trio.EndOfChannel:
-            return b""
-        except trio.ClosedResourceError:
-            raise TransportError("the stream was reset") from None
-        await trio.sleep_until(self._next[0])
-        (_, piece), self._next = self._next, None
-        return piece
-
-    async def close(self) -> None:
-        self._out.close()
-
-    async def reset(self) -> None:
-        self.reset_now()
-
     def reset_now(self) -> None:
-        self._out.close()
-        self._into.close()
+        super().reset_now()
         if self.open:
             self.open = False
             self._world.streams -= 1

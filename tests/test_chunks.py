@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from test_directory import EPOCH_S, MODEL, MemoryHost, announcement, open_swarm, wall
+from dht_swarm import EPOCH_S, MODEL, MemoryHost, announcement, open_swarm, wall
 from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey

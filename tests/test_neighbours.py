@@ -1,7 +1,7 @@
 """Whom one knows: joining does not wait for the dead, and who was lost is looked for."""
 
 import trio
-from test_directory import MemoryHost, open_swarm
+from dht_swarm import MemoryHost, open_swarm
 from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey
