@@ -27,6 +27,7 @@ SESSIONS = 20
 TOKENS = 160
 LIVE_FROM = 16  # tokens that each has before the peer is told to go
 DELAY_MAX_S = 1.0  # bar 7
+LOOP_EVERY_S = 0.01
 GONE_S = 60.0  # for the process to end, on a busy machine
 PROMPTS = [f"Chapter {number}. The function returns" for number in range(SESSIONS)]
 
@@ -72,6 +73,14 @@ async def until(there: Callable[[], bool]) -> None:
             await trio.sleep(0.05)
 
 
+async def watch_loop(late: list[tuple[float, float]]) -> None:
+    """How late this process's own loop is, moment by moment: (when, by how much)."""
+    while True:
+        began_s = trio.current_time()
+        await trio.sleep(LOOP_EVERY_S)
+        late.append((trio.current_time(), trio.current_time() - began_s - LOOP_EVERY_S))
+
+
 async def drained(net: LocalSwarm, swarm: Swarm) -> dict[str, Any]:
     """Twenty sessions through n2, whose blocks n3 serves too; n2 is told to go."""
     calm = await all_talk(swarm)
@@ -81,25 +90,30 @@ async def drained(net: LocalSwarm, swarm: Swarm) -> dict[str, Any]:
     live = [trio.Event() for _ in PROMPTS]
     talks = [Talk() for _ in PROMPTS]
     told_s = gone_s = 0.0
-    async with trio.open_nursery() as nursery:
-        for prompt, told, event in zip(PROMPTS, talks, live, strict=True):
-            nursery.start_soon(talk, swarm, prompt, told, event)
-        for event in live:
-            await event.wait()
-        await until(lambda: net.ready("n3") is not None)
-        (offer,) = await swarm.models()
-        await swarm.router.announcements(offer.model, within_s=0)
-        on_first = sum(told.routes[-1][1].peer == first.peer for told in talks)
-        unfinished = sum(len(told.tokens) < TOKENS for told in talks)
-        process = first.process
-        assert process is not None
-        told_s = trio.current_time()
-        net.send("n2", signal.SIGTERM)
-        with trio.fail_after(GONE_S):
-            await trio.to_thread.run_sync(process.wait, GONE_S)
-        gone_s = trio.current_time()
+    loop: list[tuple[float, float]] = []
+    async with trio.open_nursery() as watching:
+        watching.start_soon(watch_loop, loop)
+        async with trio.open_nursery() as nursery:
+            for prompt, told, event in zip(PROMPTS, talks, live, strict=True):
+                nursery.start_soon(talk, swarm, prompt, told, event)
+            for event in live:
+                await event.wait()
+            await until(lambda: net.ready("n3") is not None)
+            (offer,) = await swarm.models()
+            await swarm.router.announcements(offer.model, within_s=0)
+            on_first = sum(told.routes[-1][1].peer == first.peer for told in talks)
+            unfinished = sum(len(told.tokens) < TOKENS for told in talks)
+            process = first.process
+            assert process is not None
+            told_s = trio.current_time()
+            net.send("n2", signal.SIGTERM)
+            with trio.fail_after(GONE_S):
+                await trio.to_thread.run_sync(process.wait, GONE_S)
+            gone_s = trio.current_time()
+        watching.cancel_scope.cancel()
     late = [(at, wait) for told in talks for at, wait in told.waits_s if at >= told_s]
     after = [wait for _, wait in late]
+    worst_s, worst_at = max((wait, at) for at, wait in late)
     before = [wait for told in calm for _, wait in told.waits_s[1:]]
     return {
         "live": unfinished,
@@ -109,7 +123,11 @@ async def drained(net: LocalSwarm, swarm: Swarm) -> dict[str, Any]:
         "moved": sum(told.routes[-1][1].peer != first.peer for told in talks),
         "other_hops_moved": sum(told.routes[0][0] != told.routes[-1][0] for told in talks),
         "delay_max_s": round(max(after), 3),
-        "delay_max_at_s": round(max((wait, at) for at, wait in late)[1] - told_s, 2),
+        "delay_max_at_s": round(worst_at - told_s, 2),
+        "loop_late_then_s": round(
+            sum(lag for at, lag in loop if worst_at - worst_s <= at <= worst_at), 3
+        ),
+        "loop_late_max_s": round(max(lag for at, lag in loop if at >= told_s), 3),
         "delay_p50_s": round(statistics.median(after), 4),
         "calm_delay_max_s": round(max(before), 3),
         "calm_delay_p50_s": round(statistics.median(before), 4),
