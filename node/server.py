@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -202,17 +202,14 @@ class Server:
         row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
         payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes)
         frames.allow(payload_bytes_max)
-        cache = None
-        try:
+        with ExitStack() as undone:  # from the last to the first, unless the client has been told
+            undone.callback(self._release, key)
             cache = await self._device.run(self._engine.open_cache, blocks, asked.tokens)
+            undone.callback(self._device.post, self._engine.close_cache, cache)
             session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
             opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
             await self._answer(session, opened)
-        except BaseException:
-            if cache is not None:
-                self._device.post(self._engine.close_cache, cache)
-            self._release(key)
-            raise
+            undone.pop_all()
         return session
 
     def _check(self, asked: Open) -> BlockRange:

@@ -20,9 +20,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import psutil
 
 from ..errors import LocalError, PotluckError, UserError
 from .config import RUNNING, TESTNET
@@ -133,13 +135,17 @@ class LocalSwarm:
     def send(self, name: str, number: signal.Signals) -> None:
         """Send a node a signal; after SIGKILL it is gone. Raises UserError when it was before."""
         process = self.seat(name).process
+        gone = UserError(f"{name} is dead already: potluck testnet restart {name}")
         if process is None:
-            raise UserError(f"{name} is dead already: potluck testnet restart {name}")
+            raise gone
         if number == signal.SIGKILL:
             end([process], grace_s=0)
             self._home(name, RUNNING).unlink(missing_ok=True)  # nobody should join by it
-        else:
+            return
+        try:
             process.send_signal(number)
+        except psutil.NoSuchProcess:  # it was faster
+            raise gone from None
 
     def restart(self, name: str, *, ready_s: float = READY_S) -> Seat:
         """Start a dead node anew under its old identity. Raises UserError when it lives."""
@@ -207,6 +213,16 @@ class LocalSwarm:
         self._await(others, deadline_s, tell)
 
     def _launch(self, name: str, join: Sequence[str]) -> None:
+        try:
+            self._begin(name, join)
+        except OSError as error:
+            where = error.filename or self.roster.folder
+            raise UserError(
+                f"{where}: {error.strerror}; {name} cannot be started: mend that, or give another "
+                "--home"
+            ) from error
+
+    def _begin(self, name: str, join: Sequence[str]) -> None:
         seat = replace(self.seat(name), pid=0, created_s=0.0, peer="", addresses=())
         self.roster.note(seat)
         self._home(name).mkdir(mode=0o700, exist_ok=True)
@@ -290,13 +306,12 @@ def start_testnet(
     Interrupted or failing, it ends all that it started. Raises UserError when one runs already.
     """
     net = _claim(plan, program)
-    try:
+    with ExitStack() as undone:
+        undone.callback(take_down, plan.home, grace_s=0)
         net.start_all(plan.ready_s, tell)
         net.roster.owner = None
         net.roster.write()
-    except BaseException:
-        take_down(plan.home, grace_s=0)
-        raise
+        undone.pop_all()
     return net
 
 

@@ -318,6 +318,15 @@ def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 # ---- its parts
 
 
+def test_a_nodes_home_that_cannot_be_made_is_told_in_a_line_and_ends_all(home: Path) -> None:
+    """Two of three nodes run when the third finds a file in its place."""
+    folder_of(home).mkdir(parents=True)
+    (folder_of(home) / "n3").write_text("in the way")
+    with pytest.raises(UserError, match=r"n3: File exists; n3 cannot be started"):
+        start_testnet(plan(home), program=program(home))
+    assert nodes_of(home) == [] and not (folder_of(home) / STATE).exists()
+
+
 def test_a_process_is_known_again_by_its_birth() -> None:
     mine = process_id()
     assert mine.pid == os.getpid() and find(mine) is not None
