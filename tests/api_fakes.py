@@ -25,7 +25,7 @@ from potluck.node.api.language import Language
 from potluck.node.api.problem import no_model
 from potluck.node.api.responses import ANSWERS
 from potluck.node.api.schemas import PARTS
-from potluck.node.api.template import ChatTemplate
+from potluck.node.compute.template import ChatTemplate
 from potluck.node.compute.voice import Voice
 from potluck.node.generation import Generation, Piece, Request
 from potluck.node.library import DEMO_FOLDER, Shelf

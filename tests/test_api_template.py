@@ -10,7 +10,7 @@ import pytest
 
 from potluck.errors import UserError
 from potluck.node.api.service import ApiConfig, is_here
-from potluck.node.api.template import ChatTemplate
+from potluck.node.compute.template import ChatTemplate
 
 HERMES = (
     "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>"

@@ -56,7 +56,7 @@ def byte_fallback() -> Text:
 
 
 def made(tokenizer: Any) -> Text:
-    return Text(tokenizer, settings={}, template=None, eos=frozenset())
+    return Text(tokenizer, template=None, eos=frozenset())
 
 
 KINDS = {"byte_level": byte_level(), "byte_fallback": byte_fallback()}

@@ -14,6 +14,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from ..compute.text import overlap
 from .asked import Tools
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -71,7 +72,7 @@ class CallReader:
                 text += before
             self._inside = not self._inside
         if not self._inside:
-            keep = _overlap(self._held, _OPEN)
+            keep = overlap(self._held, _OPEN)
             text += self._held[: len(self._held) - keep]
             self._held = self._held[len(self._held) - keep :]
         # blanks around the tags are theirs
@@ -110,10 +111,3 @@ class CallReader:
 
 def _call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
-
-
-def _overlap(text: str, mark: str) -> int:
-    """How many characters at the end of `text` are a beginning of `mark`."""
-    return next(
-        (n for n in range(min(len(text), len(mark) - 1), 0, -1) if mark[:n] == text[-n:]), 0
-    )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..compute.checkpoint import open_checkpoint
+from ..compute.template import ChatTemplate
 from ..compute.voice import Voice
 from ..library import Shelf
 from .grammar import Tokens
-from .template import ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..compute.sampling import Likely, Settings, likely, pick
-from ..compute.tensor import unpack
-from ..compute.voice import DTYPE, Voice
+from ..compute.voice import Logits, Voice
 from .grammar import Constraint
 
 
@@ -30,19 +29,14 @@ class Speaker(Voice):
     ) -> Speaker:
         return Speaker(voice.name, voice.digest, voice.ends, voice.text, begun, constraint, top)
 
-    def next_token(
-        self,
-        payload: bytes | bytearray | memoryview,
-        settings: Settings,
-        position: int,
-        history: Sequence[int],
-    ) -> tuple[int, memoryview]:
-        """As `Voice.next_token`; with no constraint, the same bits. Raises UserError."""
-        logits = self.ends.logits(unpack(payload, 1, self.width, DTYPE))
+    def choose(
+        self, logits: Logits, settings: Settings, position: int, history: Sequence[int]
+    ) -> int:
+        """As `Voice.choose`; with no constraint, the same bits. Raises UserError."""
         allowed = None if self.constraint is None else self.constraint.allowed()
         token = pick(logits, settings, position, history, begun=self.begun, allowed=allowed)
         if self.constraint is not None:
             self.constraint.take(token)
         if self.top is not None:
             self.notes.append(likely(logits, token, self.top))
-        return token, self.embed([token])
+        return token

@@ -1,36 +1,22 @@
 """Text to token ids, and token ids to text that is never taken back.
 
 A token may hold half a character, and a stop string may arrive in pieces: what could still
-change is held back until it cannot. Chat templates run in jinja2's sandbox, as they come with
-the model and are somebody else's program.
+change is held back until it cannot.
 
 Source: the windowed decoding follows transformers' and vLLM's `detokenize_incrementally`.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import tokenizers
 
 from ...errors import UserError
 from .checkpoint import Checkpoint
+from .template import ChatTemplate
 
 _CONTEXT = 6  # tokens of the prompt that are the left context of the first: as in transformers
 _WINDOW_MAX = 64  # tokens; guess: far more than any character, a small decode
 _BROKEN = "\ufffd"
-_TEMPLATE_ERRORS = (  # a template is a program of somebody else: whatever it may raise is its fault
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 class Text:
@@ -40,13 +26,11 @@ class Text:
         self,
         tokenizer: tokenizers.Tokenizer,
         *,
-        settings: dict[str, Any],
-        template: str | None,
+        template: ChatTemplate | None,
         eos: frozenset[int],
     ) -> None:
         self.eos = eos
         self._tokenizer = tokenizer
-        self._settings = settings
         self._template = template
 
     @staticmethod
@@ -70,12 +54,10 @@ class Text:
             )
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        settings = checkpoint.json("tokenizer_config.json") or {}
         eos = set(spec.eos) | _ids(checkpoint.generation.get("eos_token_id"))
         return Text(
             tokenizer,
-            settings=settings,
-            template=_template(checkpoint, settings),
+            template=ChatTemplate.load(checkpoint),
             eos=frozenset(eos),
         )
 
@@ -87,7 +69,7 @@ class Text:
         """Ids of a conversation ({role, content} each), up to where the model is to answer."""
         if self._template is None:
             raise UserError("this model has no chat template; use generate")
-        return self.encode(self._render(messages), special=False)
+        return self.encode(self._template.render(messages), special=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The whole text of these ids, without special tokens."""
@@ -96,23 +78,6 @@ class Text:
     def stream(self, prompt: Sequence[int], stops: Sequence[str] = ()) -> "Stream":
         """A stream of text that continues `prompt`, and ends before any of `stops`."""
         return Stream(self, prompt, stops)
-
-    def _render(self, messages: Sequence[dict[str, str]]) -> str:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        specials = {
-            name: _token_text(self._settings.get(name))
-            for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-        }
-        try:
-            template = environment.from_string(self._template or "")
-            return str(template.render(messages=messages, add_generation_prompt=True, **specials))
-        except _TEMPLATE_ERRORS as error:
-            why = str(error).partition("\n")[0]
-            raise UserError(f"the model's chat template refuses this: {why}") from error
 
 
 class Stream:
@@ -169,7 +134,7 @@ class Stream:
             self.stopped = True
             self._held = ""
             return text[: min(found)[1]]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -182,7 +147,7 @@ def _context(text: Text, prompt: Sequence[int]) -> list[int]:
     return list(prompt[-_CONTEXT:])
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` are a beginning of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):
@@ -193,24 +158,3 @@ def _overlap(text: str, stop: str) -> int:
 def _ids(value: object) -> set[int]:
     found = value if isinstance(value, list) else [value]
     return {one for one in found if isinstance(one, int)}
-
-
-def _template(checkpoint: Checkpoint, settings: dict[str, Any]) -> str | None:
-    path = checkpoint.path("chat_template.jinja")
-    if path is not None:
-        return path.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
-
-
-def _token_text(value: object) -> str:
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else ""
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)

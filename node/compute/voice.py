@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from ...errors import UserError
 from .checkpoint import Checkpoint, open_checkpoint
 from .head import Ends
@@ -16,6 +18,7 @@ from .sampling import Settings, pick
 from .tensor import pack, unpack
 from .text import Text
 
+Logits = Tensor  # one for each token of the vocabulary
 DTYPE = "f32"  # lossless on the wire: what the servers compute in
 
 
@@ -82,6 +85,12 @@ class Voice:
         history: Sequence[int],
     ) -> tuple[int, memoryview]:
         """From the last block's output for one row: the token at `position`, and its embedding."""
-        hidden = unpack(payload, 1, self.width, DTYPE)
-        token = pick(self.ends.logits(hidden), settings, position, history)
+        logits = self.ends.logits(unpack(payload, 1, self.width, DTYPE))
+        token = self.choose(logits, settings, position, history)
         return token, self.embed([token])
+
+    def choose(
+        self, logits: Logits, settings: Settings, position: int, history: Sequence[int]
+    ) -> int:
+        """The token at `position`. Raises UserError."""
+        return pick(logits, settings, position, history)

@@ -1,4 +1,4 @@
-"""A conversation with tools, in the words of the checkpoint's own chat template.
+"""A conversation, with tools or without, in the words of the checkpoint's own chat template.
 
 Templates are programs that came with the weights: they run in jinja2's sandbox. As in transformers
 (`apply_chat_template`) a template sees `messages`, `tools` and `add_generation_prompt`, and a tool
@@ -8,6 +8,7 @@ call's arguments as an object.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +18,7 @@ import jinja2.ext
 import jinja2.sandbox
 
 from ...errors import UserError
-from ..compute.checkpoint import Checkpoint
+from .checkpoint import Checkpoint
 
 _ERRORS = (  # a template is a program of somebody else: whatever it may raise is its fault
     jinja2.TemplateError,
@@ -70,7 +71,9 @@ class ChatTemplate:
         """What the arguments are called in a call: Llama 3.1 says parameters."""
         return "parameters" if '"parameters":' in self.tools.replace("'", '"') else "arguments"
 
-    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """The text up to where the model is to answer. Raises UserError."""
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
