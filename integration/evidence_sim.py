@@ -5,7 +5,7 @@ The daemon's own `Replica` and `Evidence`, in a mesh (gossip_world.py) under a v
     equivocators  10,000 peers, 30 % of them silent: they pass nothing on. Some of them sign two
                   records for one time, and tell half of their neighbours the one, half the other.
                   Measured: when 99 % of the honest have banned each.
-    accusers      400 peers who serve one of 8 parts of a model, 30 % of them liars whom others
+    accusers      240 peers who serve one of 8 parts of a model, 30 % of them liars whom others
                   trust like honest peers. Each liar accuses an honest peer of work that was right,
                   and all liars attest that it was wrong; honest peers of the same part compute it
                   again, and so find a few accusations that are true. Each liar also sends forged
@@ -83,14 +83,14 @@ def key_of(number: int) -> IdentityKey:
     return IdentityKey.from_bytes(digest("sim key", number.to_bytes(4)))
 
 
-def announced(key: IdentityKey, stop: int) -> Record:
+def announced(key: IdentityKey, stop: int, *, seq: int = 1, now: float = NOW) -> Record:
     fact = Announcement(
         model=MODEL, name="org/name", start=0, stop=stop, blocks=16, state="online", device="cpu",
         dtype="float32", quantization="none", decode_tokens_s=900.0, prefill_tokens_s=9000.0,
         addresses=(f"/ip4/192.0.2.7/tcp/4001/p2p/{key.peer_id}",), cache_tokens_free=8192,
         context_tokens_max=2048, numerics="none", version="0.1.0",
     )  # fmt: skip
-    return sign_fact(key, fact, boot=1, seq=1, now=NOW)
+    return sign_fact(key, fact, boot=1, seq=seq, now=now)
 
 
 class Equivocators:
@@ -307,8 +307,8 @@ def main() -> None:
         if story == "equivocators":
             world = Equivocators(asked.peers or 10_000, asked.equivocators, asked.seed)
         else:
-            world = Accusers(asked.peers or 400, asked.true_ones, asked.seed)
-        told = {"story": story, "peers": asked.peers, "seed": asked.seed} | world.measure()
+            world = Accusers(asked.peers or 240, asked.true_ones, asked.seed)
+        told = {"story": story, "seed": asked.seed} | world.measure()
         told["processor_s"] = round(time.process_time() - began_s, 1)
         told["load_average"] = round(os.getloadavg()[0], 1)
         print(json.dumps(told, indent=2), flush=True)

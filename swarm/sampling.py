@@ -9,6 +9,11 @@ another is asked for its own; now and then a slot is drawn anew, and who stood t
                  └▶ View ──▶ contact              taken in: one of a peer, so many in all, a round
     a slot's turn ─▶ Sample                       a peer that has answered under its address
 
+Gossip alone does not save a newcomer among thousands of liars who shout: they are known at once,
+the honest one by one. So it also walks through the directory, whose look-ups withstand liars in
+another way (dht/reading.py), and hears of peers that no gossip chose. Once enough honest ones are
+known, views of honest peers do the rest.
+
 How often slots are drawn anew decides whether liars win: a slot must live long enough to hear of
 everybody, or what it keeps is who shouts (`resets_a_round`; measured in integration/sampling_sim).
 
@@ -36,6 +41,9 @@ ROUND_S: Final = 5.0
 SLOTS: Final = 160  # for 10,000 peers; 100 will do below 1,000 (algorithms 3.5)
 LIARS: Final = 0.3  # of all peers, that we want to withstand
 QUIET_ROUNDS: Final = 60  # at the start, in which no slot is drawn anew
+WALK_EVERY: Final = 3  # rounds, of the first WALKING_ROUNDS
+WALK_SELDOM: Final = 12  # rounds, later
+WALKING_ROUNDS: Final = 120
 RESETS_CAUTION: Final = 0.25  # of what the rule allows: see `resets_a_round`
 RESETS_SHARE_MAX: Final = 0.1  # of the slots a round; guess: a small swarm needs no more samples
 VIEW_MAX: Final = 256  # peers in a message
@@ -118,6 +126,11 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Walk:
+    """An effect: look up a random place in the directory, and hand in all whom you met: `Heard`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """An effect: a peer drawn at random from the swarm, that has answered since it was met."""
 
@@ -125,7 +138,7 @@ class Sample:
 
 
 Event = Received | Heard | Lost | Shunned | Size | Fired
-Effect = Send | Sample | SetTimer
+Effect = Send | Sample | Walk | SetTimer
 
 
 def resets_a_round(slots: int, peers: int, liars: float = LIARS) -> float:
@@ -207,6 +220,8 @@ class Sampling:
         self._silent = {one: until_s for one, until_s in self._silent.items() if until_s > now}
         effects: list[Effect] = [SetTimer("round", now + ROUND_S)]
         effects += self._resets(now)
+        if self._rounds % (WALK_EVERY if self._rounds <= WALKING_ROUNDS else WALK_SELDOM) == 0:
+            effects.append(Walk())
         self._asked = None
         asked, told = self._choose(), self._choose()
         if asked is not None:

@@ -21,6 +21,9 @@ from potluck.swarm.sampling import (
     SILENT_S,
     VIEW_MAX,
     VIEWS_MAX,
+    WALK_EVERY,
+    WALK_SELDOM,
+    WALKING_ROUNDS,
     Effect,
     Heard,
     Lost,
@@ -33,6 +36,7 @@ from potluck.swarm.sampling import (
     Shunned,
     Size,
     View,
+    Walk,
     resets_a_round,
 )
 
@@ -69,6 +73,14 @@ def test_a_round_asks_one_contact_and_tells_another() -> None:
     assert asked.message == Pull() and isinstance(told.message, View)
     assert set(told.message.members) == kept(one)
     assert {asked.member, told.member} <= kept(one)
+
+
+def test_it_walks_through_the_directory_often_at_first_and_seldom_later() -> None:
+    one = machine()
+    rounds = range(1, WALKING_ROUNDS + 60)
+    walks = [n for n in rounds if Walk() in one.handle(Fired("round"), n * ROUND_S)]
+    early = [n for n in rounds if n % WALK_EVERY == 0 and n <= WALKING_ROUNDS]
+    assert walks == early + [n for n in rounds if n % WALK_SELDOM == 0 and n > WALKING_ROUNDS]
 
 
 def test_of_what_is_not_asked_for_each_peer_is_heard_once_a_round_and_not_all_of_them() -> None:
