@@ -20,6 +20,7 @@ from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.mux_frame import DATA, Frame, FrameReader, header
 from potluck.node.net.mux_stream import MuxStream
 from potluck.node.net.noise import Identity, Link, Scratch, Wire
+from potluck.node.net.stream import Stream
 
 MIB = 1024 * 1024
 ALICE = Identity(b"a" * 32)
@@ -222,7 +223,7 @@ async def settled() -> None:
     await trio.testing.wait_all_tasks_blocked(0.005)
 
 
-async def receive_exactly(stream: MuxStream, size: int) -> bytes:
+async def receive_exactly(stream: Stream, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         piece = await stream.receive(size - len(data))
@@ -231,7 +232,7 @@ async def receive_exactly(stream: MuxStream, size: int) -> bytes:
     return bytes(data)
 
 
-async def receive_all(stream: MuxStream) -> bytes:
+async def receive_all(stream: Stream) -> bytes:
     data = bytearray()
     while piece := await stream.receive():
         data += piece
@@ -248,7 +249,7 @@ async def send_fails(stream: MuxStream, body: bytes) -> None:
         await stream.send(body)
 
 
-async def echo(stream: MuxStream) -> None:
+async def echo(stream: Stream) -> None:
     while piece := await stream.receive():
         await stream.send(piece)
     await stream.close()

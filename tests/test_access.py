@@ -12,6 +12,8 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from net_hosts import ECHO
+from net_pairs import echo
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError, UserError
@@ -21,19 +23,12 @@ from potluck.node.net.access import Access, Listed, parse_entry, parse_listed
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.relay import Relay
 from potluck.node.net.reservations import Reservations
-from potluck.node.net.stream import Stream
 
-ECHO = "/potluck/echo/1"
 ALICE, BOB, CAROL = (IdentityKey.from_bytes(letter * 32).peer_id for letter in (b"a", b"b", b"c"))
 
 
 def listed(*entries: str) -> Listed:
     return parse_listed(entries)
-
-
-async def echo(stream: Stream) -> None:
-    while piece := await stream.receive():
-        await stream.send(piece)
 
 
 # ---- the rule

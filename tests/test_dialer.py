@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
+from net_hosts import seeded, until
 from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net.address import Address, parse
 from potluck.node.net.dialer import STAGGER_S, Joined, connect_tcp, race
-from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.host import Host, open_host
 from potluck.node.net.peers import AT_ONCE_S, SURPLUS_TICKS
 
 ADDRESSES = [Address("ip4", f"192.0.2.{n}", 4001) for n in range(1, 6)]
@@ -180,16 +180,6 @@ async def test_a_name_that_nobody_can_look_up_is_only_that(name: str) -> None:
 # ---- over real sockets
 
 
-def seeded(letter: str) -> HostConfig:
-    return HostConfig(seed=letter.encode() * 32)
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
-        while not holds():
-            await trio.lowlevel.checkpoint()
-
-
 async def test_the_right_address_is_found_among_wrong_ones() -> None:
     """One refuses, one is somebody else's, one is right; stock dials one of them only (D2, D4)."""
     async with (
@@ -231,19 +221,19 @@ async def test_both_dial_at_once_and_use_the_same_connection() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(alice.connect, bob.addresses())
             nursery.start_soon(bob.connect, alice.addresses())
-        await eventually(lambda: len(both(alice, bob)) == len(both(bob, alice)))
+        await until(lambda: len(both(alice, bob)) == len(both(bob, alice)))
         smaller = min(alice.peer_id, bob.peer_id)
         if len(both(alice, bob)) == 2:
             for host, other in ((alice, bob), (bob, alice)):
                 best = host._peers.best(other.peer_id)
                 assert best is not None
                 assert best.mux.dialer == (host.peer_id == smaller)
-        await eventually(lambda: not any(c.mux.streams for c in both(alice, bob)))
+        await until(lambda: not any(c.mux.streams for c in both(alice, bob)))
         for _ in range(SURPLUS_TICKS + 1):
             alice._peers.tick()
             bob._peers.tick()
-        await eventually(lambda: len(both(alice, bob)) == 1)
-        await eventually(lambda: len(both(bob, alice)) == 1)
+        await until(lambda: len(both(alice, bob)) == 1)
+        await until(lambda: len(both(bob, alice)) == 1)
 
 
 def both(host: Host, other: Host) -> list[object]:
@@ -253,10 +243,10 @@ def both(host: Host, other: Host) -> list[object]:
 async def test_a_connection_that_comes_later_replaces_the_one_its_dialer_lost() -> None:
     async with open_host(seeded("a")) as alice, open_host(seeded("b")) as bob:
         await alice.connect(bob.addresses())
-        await eventually(lambda: len(both(bob, alice)) == 1)
+        await until(lambda: len(both(bob, alice)) == 1)
         (old,) = bob._peers.of(alice.peer_id)
         old.since -= 2 * AT_ONCE_S
         await bob._outbound.attempt(alice.peer_id, parse(alice.addresses()[0]))
-        await eventually(lambda: len(both(bob, alice)) == 2)
+        await until(lambda: len(both(bob, alice)) == 2)
         best = bob._peers.best(alice.peer_id)
         assert best is not None and best is not old

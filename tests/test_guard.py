@@ -9,7 +9,6 @@ import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from hypothesis import strategies as st
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
+from net_hosts import ECHO, seeded
+from net_pairs import echo
 from stock import at, stock_host
 
 from potluck.errors import RemoteError, TransportError
@@ -28,7 +29,7 @@ from potluck.node.net.address import listening, parse
 from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.dialer import connect_tcp
 from potluck.node.net.guard import Gate, Limits, foreign
-from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.host import Host, open_host
 from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.mux_frame import DATA, RST, SYN, header
 from potluck.node.net.negotiate import REFUSAL, message, proposal
@@ -37,17 +38,7 @@ from potluck.node.net.stream import Stream
 from potluck.node.net.upgrade import upgrade_dialed
 from potluck.node.net.worth import IDLE_TICKS, QUIET_TICKS
 
-ECHO = "/potluck/echo/1"
 KILL = bytes.fromhex("04fffefd0a")  # five bytes that end a stock host
-
-
-def seeded(letter: str, **limits: Any) -> HostConfig:
-    return HostConfig(seed=letter.encode() * 32, limits=replace(Limits(), **limits))
-
-
-async def echo(stream: Stream) -> None:
-    while piece := await stream.receive():
-        await stream.send(piece)
 
 
 @asynccontextmanager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 
-import trio
 from libp2p.peer.id import ID
+from net_hosts import seeded, until
 from stock import at, stock_host
 
 from potluck.errors import TransportError
 from potluck.node.net import identify
 from potluck.node.net.address import parse
-from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.host import Host, open_host
 from potluck.node.net.stream import Stream
 
 NEW = "/test/new/1"
@@ -20,13 +19,6 @@ NEW = "/test/new/1"
 
 async def deaf(stream: Stream) -> None:
     await stream.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """A host tells at its next tick, within a second."""
-    with trio.fail_after(5):
-        while not holds():
-            await trio.lowlevel.checkpoint()
 
 
 async def acquainted(alice: Host, bob: Host) -> None:
@@ -39,8 +31,8 @@ async def acquainted(alice: Host, bob: Host) -> None:
 
 async def test_a_protocol_and_an_address_more_are_told_to_whom_we_know() -> None:
     async with (
-        open_host(HostConfig(seed=b"a" * 32)) as alice,
-        open_host(HostConfig(seed=b"b" * 32)) as bob,
+        open_host(seeded("a")) as alice,
+        open_host(seeded("b")) as bob,
     ):
         await acquainted(alice, bob)
         before = alice.claims(bob.peer_id)
@@ -61,8 +53,8 @@ async def test_a_protocol_and_an_address_more_are_told_to_whom_we_know() -> None
 
 async def test_what_a_push_leaves_out_is_as_it_was() -> None:
     async with (
-        open_host(HostConfig(seed=b"a" * 32)) as alice,
-        open_host(HostConfig(seed=b"b" * 32)) as bob,
+        open_host(seeded("a")) as alice,
+        open_host(seeded("b")) as bob,
     ):
         await acquainted(alice, bob)
         before = alice.claims(bob.peer_id)
@@ -80,8 +72,8 @@ async def test_what_a_push_leaves_out_is_as_it_was() -> None:
 
 async def test_a_push_of_nonsense_changes_nothing_and_ends_its_stream() -> None:
     async with (
-        open_host(HostConfig(seed=b"a" * 32)) as alice,
-        open_host(HostConfig(seed=b"b" * 32)) as bob,
+        open_host(seeded("a")) as alice,
+        open_host(seeded("b")) as bob,
     ):
         await acquainted(alice, bob)
         before = alice.claims(bob.peer_id)
@@ -96,7 +88,7 @@ async def test_a_push_of_nonsense_changes_nothing_and_ends_its_stream() -> None:
 
 
 async def test_a_stock_peer_hears_of_a_new_protocol() -> None:
-    async with open_host(HostConfig(seed=b"a" * 32)) as alice, stock_host("b") as bob:
+    async with open_host(seeded("a")) as alice, stock_host("b") as bob:
         await bob.connect(at(alice.addresses()[0]))
         me = at(alice.addresses()[0]).peer_id
         store = bob.get_peerstore()
@@ -108,8 +100,8 @@ async def test_a_stock_peer_hears_of_a_new_protocol() -> None:
 async def test_of_a_peer_that_says_too_much_the_last_few_addresses_are_kept() -> None:
     """A thousand of them held up a host for 0.3 s, and libp2p's store kept them all."""
     async with (
-        open_host(HostConfig(seed=b"a" * 32)) as alice,
-        open_host(HostConfig(seed=b"m" * 32)) as mallory,
+        open_host(seeded("a")) as alice,
+        open_host(seeded("m")) as mallory,
     ):
         await acquainted(alice, mallory)
         for port in range(1, 1201, 600):

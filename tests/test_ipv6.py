@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-import trio
+from net_hosts import crossing, echoing, talk, until
 
-from potluck.crypto.keys import IdentityKey
 from potluck.errors import UserError
 from potluck.node.net import host as host_module
 from potluck.node.net.address import listening, parse
-from potluck.node.net.host import Host, HostConfig, open_host
-from potluck.node.net.nat import NatConfig, start_nat
-from potluck.node.net.stream import Stream
+from potluck.node.net.host import Host
 
-ECHO = "/potluck/echo/1"
 HERE4, HERE6 = "/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"
-SOON_S = 10.0
 
 
 def _why_not() -> str | None:
@@ -35,32 +28,13 @@ def _why_not() -> str | None:
 pytestmark = pytest.mark.skipif(_why_not() is not None, reason=f"no IPv6 here: {_why_not()}")
 
 
-async def echo(stream: Stream) -> None:
-    while piece := await stream.receive():
-        await stream.send(piece)
-
-
-@asynccontextmanager
-async def host(letter: str, *listen: str) -> AsyncIterator[Host]:
-    async with open_host(HostConfig(seed=letter.encode() * 32, listen=listen)) as made:
-        made.handle(ECHO, echo)
-        yield made
-
-
-async def talk(dialer: Host, peer: str) -> None:
-    stream = await dialer.open_stream(peer, ECHO)
-    await stream.send(b"hello")
-    assert bytes(await stream.receive()) == b"hello"
-    await stream.close()
-
-
 def family(dialer: Host, peer: str) -> str:
     (connection,) = dialer.connections(peer)
     return "ip6" if ":" in connection.remote[0] else "ip4"
 
 
 async def test_hosts_meet_over_ipv6_and_see_each_other_there() -> None:
-    async with host("a", HERE6) as alice, host("b", HERE6) as bob:
+    async with echoing("a", HERE6) as alice, echoing("b", HERE6) as bob:
         (address,) = alice.addresses()
         assert address.startswith("/ip6/::1/tcp/")
         await bob.connect([address])
@@ -72,16 +46,14 @@ async def test_hosts_meet_over_ipv6_and_see_each_other_there() -> None:
         assert [str(one.kind) for one in claims.addresses] == ["ip6"]
         alice.learn(bob.peer_id, bob.addresses())
         bob.disconnect(alice.peer_id)
-        with trio.fail_after(SOON_S):
-            while alice.connected():  # noqa: ASYNC110  # nothing tells when the end has arrived
-                await trio.sleep(0.005)
+        await until(lambda: not alice.connected())
         await talk(alice, bob.peer_id)
 
 
 async def test_a_wildcard_of_each_family_can_share_a_port_number() -> None:
-    async with host("a", "/ip4/0.0.0.0/tcp/0") as first:
+    async with echoing("a", "/ip4/0.0.0.0/tcp/0") as first:
         port = first.listeners[0].getsockname()[1]
-        async with host("b", f"/ip6/::/tcp/{port}") as second, host("c") as carol:
+        async with echoing("b", f"/ip6/::/tcp/{port}") as second, echoing("c") as carol:
             found = [parse(one) for one in second.addresses()]
             assert found and all(one.kind == "ip6" and one.host != "::" for one in found)
             assert await carol.connect([f"/ip6/::1/tcp/{port}/p2p/{second.peer_id}"])
@@ -95,7 +67,7 @@ async def test_a_family_that_leads_nowhere_keeps_nobody_from_the_other(
     (gone,) = listening([dead])
     place = gone.getsockname()[1]
     gone.close()
-    async with host("a", alive) as alice, host("b") as bob:
+    async with echoing("a", alive) as alice, echoing("b") as bob:
         stale = f"{dead.removesuffix('/0')}/{place}/p2p/{alice.peer_id}"
         await bob.connect([stale, *alice.addresses()])
         await talk(bob, alice.peer_id)
@@ -103,7 +75,7 @@ async def test_a_family_that_leads_nowhere_keeps_nobody_from_the_other(
 
 
 async def test_families_race_and_both_ends_keep_one_connection() -> None:
-    async with host("a", HERE4, HERE6) as alice, host("b") as bob:
+    async with echoing("a", HERE4, HERE6) as alice, echoing("b") as bob:
         assert len(alice.addresses()) == 2
         await bob.connect(alice.addresses())
         await talk(bob, alice.peer_id)
@@ -114,7 +86,7 @@ async def test_what_no_stranger_can_dial_is_told_to_none(monkeypatch: pytest.Mon
     """A home's IPv6 behind its firewall; at home it is dialed all the same."""
     own = [parse(f"/ip6/{place}/tcp/4001") for place in ("2a11:0:1:1::2", "fd00::2")]
     monkeypatch.setattr(host_module, "reachable", lambda _: own)
-    async with host("a", HERE6) as alice:
+    async with echoing("a", HERE6) as alice:
         assert alice.places() == own
         through = parse(f"/ip4/11.0.1.2/tcp/4001/p2p/{alice.peer_id}/p2p-circuit")
         alice.publish([through], closed={"ip6"})
@@ -130,14 +102,14 @@ async def test_a_name_with_an_ipv6_address_is_dialed_there() -> None:
         known = []
     if not known:
         pytest.skip("localhost has no IPv6 address here")
-    async with host("a", HERE6) as alice, host("b") as bob:
+    async with echoing("a", HERE6) as alice, echoing("b") as bob:
         port = alice.listeners[0].getsockname()[1]
         await bob.connect([f"/dns6/localhost/tcp/{port}/p2p/{alice.peer_id}"])
         assert family(bob, alice.peer_id) == "ip6"
 
 
 async def test_a_websocket_over_ipv6() -> None:
-    async with host("a", f"{HERE6}/ws") as alice, host("b") as bob:
+    async with echoing("a", f"{HERE6}/ws") as alice, echoing("b") as bob:
         await bob.connect(alice.addresses())
         await talk(bob, alice.peer_id)
 
@@ -145,31 +117,18 @@ async def test_a_websocket_over_ipv6() -> None:
 async def test_who_listens_on_ipv6_alone_is_seen_reserved_for_and_punched_there() -> None:
     """Dialed from its port it learns how that is seen; a relay passes a caller on; both dial."""
 
-    @asynccontextmanager
-    async def crossing(
-        letter: str, *listen: str, relay: str = "no"
-    ) -> AsyncIterator[tuple[Host, object]]:
-        async with host(letter, *listen) as made:
-            config = NatConfig(relay=relay, local=True)  # type: ignore[arg-type]
-            yield made, start_nat(made, IdentityKey.from_bytes(letter.encode() * 32), config)
-
     async with (
         crossing("r", HERE6, relay="yes") as (middle, _),
         crossing("b", HERE6) as (bob, nat),
         crossing("a") as (alice, _),
     ):
         await bob.connect(middle.addresses())
-        with trio.fail_after(SOON_S):
-            while not any("p2p-circuit" in one for one in bob.addresses()):  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            while not nat.ports.seen["ip6"]:  # type: ignore[attr-defined]  # noqa: ASYNC110
-                await trio.sleep(0.01)  # what it is told of itself may come after
-        seen = nat.ports.seen["ip6"].latest  # type: ignore[attr-defined]
-        assert seen.port == bob.listeners[0].getsockname()[1]
+        await until(lambda: any("p2p-circuit" in one for one in bob.addresses()))
+        await until(lambda: nat.ports.seen["ip6"])  # what it is told of itself may come after
+        seen = nat.ports.seen["ip6"].latest
+        assert seen is not None and seen.port == bob.listeners[0].getsockname()[1]
         way = next(one for one in bob.addresses() if "p2p-circuit" in one)
         await alice.connect([way])
         assert alice.relay_of(bob.peer_id) == middle.peer_id
-        with trio.fail_after(SOON_S):
-            while alice.relay_of(bob.peer_id) is not None:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await until(lambda: alice.relay_of(bob.peer_id) is None)
         await talk(alice, bob.peer_id)

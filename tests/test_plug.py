@@ -13,20 +13,17 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
+from net_hosts import seeded
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError
 from potluck.node.net.address import Address
-from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.host import Host, open_host
 from potluck.node.net.identify import PING
 from potluck.node.net.mux_config import MuxConfig
 from potluck.node.net.stream import Stream
 
 SHOUT = TProtocol("/test/shout/1")
-
-
-def seeded(letter: str) -> HostConfig:
-    return HostConfig(seed=letter.encode() * 32)
 
 
 async def shout(stream) -> None:  # type: ignore[no-untyped-def]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -10,6 +10,8 @@ import pytest
 import trio
 import trio.testing
 from libp2p.relay.circuit_v2.pb import dcutr_pb2
+from net_hosts import ECHO, HERE, crossing, until
+from net_pairs import echo
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError
@@ -17,34 +19,10 @@ from potluck.node.net import punch
 from potluck.node.net.address import Address, parse
 from potluck.node.net.carrier import SocketCarrier
 from potluck.node.net.dialer import First, connect_tcp
-from potluck.node.net.host import Host, HostConfig, open_host
-from potluck.node.net.nat import Nat, NatConfig, start_nat
-from potluck.node.net.stream import Stream
+from potluck.node.net.host import Host
+from potluck.node.net.nat import Nat
 
-ECHO = "/potluck/echo/1"
 SOON_S = 10.0
-
-
-async def echo(stream: Stream) -> None:
-    while piece := await stream.receive():
-        await stream.send(piece)
-
-
-@asynccontextmanager
-async def crossing(letter: str, *listen: str, relay: str = "no") -> AsyncIterator[tuple[Host, Nat]]:
-    seed = letter.encode() * 32
-    async with open_host(HostConfig(seed=seed, listen=listen)) as host:
-        config = NatConfig(relay=relay, local=True)  # type: ignore[arg-type]
-        yield host, start_nat(host, IdentityKey.from_bytes(seed), config)
-
-
-async def until(true: Callable[[], object]) -> None:
-    with trio.fail_after(SOON_S):
-        while not true():  # noqa: ASYNC110  # what is waited for has no event
-            await trio.sleep(0.01)
-
-
-HERE = "/ip4/127.0.0.1/tcp/0"
 
 
 @asynccontextmanager

@@ -9,10 +9,11 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from net_hosts import seeded
 
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net.address import Address
-from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.host import Host, open_host
 from potluck.node.net.observed import Observations
 from potluck.node.net.ports import Ports
 from potluck.node.net.reach import (
@@ -135,7 +136,7 @@ def test_seen_at_our_own_address_there_is_no_nat() -> None:
 
 
 async def test_whether_our_port_keeps_its_number_is_told_by_others() -> None:
-    async with open_host(config("a")) as me:
+    async with open_host(seeded("a")) as me:
         ports = Ports(me, may_open=False, local=True)
         assert ports.kept() is None
         ports.seen["ip4"].add("11.0.1.2", Address("ip4", ME, port_of(me)))
@@ -147,18 +148,14 @@ async def test_whether_our_port_keeps_its_number_is_told_by_others() -> None:
 # ---- the dial-back
 
 
-def config(letter: str) -> HostConfig:
-    return HostConfig(seed=letter.encode() * 32)
-
-
 @asynccontextmanager
 async def asked_by(count: int) -> AsyncIterator[tuple[Host, list[Host]]]:
     """A host, and others that it is connected to and that dial back."""
     async with AsyncExitStack() as stack:
-        me = await stack.enter_async_context(open_host(config("a")))
+        me = await stack.enter_async_context(open_host(seeded("a")))
         others = []
         for at in range(count):
-            other = await stack.enter_async_context(open_host(config("bcd"[at])))
+            other = await stack.enter_async_context(open_host(seeded("bcd"[at])))
             DialBack(other)
             await me.connect(other.addresses())
             await me.identified(other.peer_id)
@@ -181,7 +178,7 @@ async def test_whoever_listens_is_reached_and_a_closed_port_is_not() -> None:
 
 async def test_somebody_else_at_our_port_is_not_us() -> None:
     """Behind one NAT with a stranger: the handshake tells us apart."""
-    async with asked_by(1) as (me, _), open_host(config("z")) as stranger:
+    async with asked_by(1) as (me, _), open_host(seeded("z")) as stranger:
         answers = await ask_around(me, (port_of(stranger),), touched=frozenset(), local=True)
         assert [one.reached for one in answers.values()] == [()]
 
@@ -199,7 +196,7 @@ async def test_only_one_question_of_a_network_is_answered_at_a_time() -> None:
 
 
 async def test_an_answer_about_a_port_that_nobody_asked_for_is_a_lie() -> None:
-    async with open_host(config("a")) as me, open_host(config("b")) as liar:
+    async with open_host(seeded("a")) as me, open_host(seeded("b")) as liar:
 
         async def lie(stream) -> None:  # type: ignore[no-untyped-def]
             await _receive(stream, Ask)

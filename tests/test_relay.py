@@ -17,6 +17,8 @@ from libp2p.peer.envelope import unmarshal_envelope
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2 import resources
 from libp2p.relay.circuit_v2.pb import circuit_pb2
+from net_hosts import ECHO, HERE, seeded
+from net_pairs import echo, receive_exactly
 
 from potluck.crypto.keys import IdentityKey, verify
 from potluck.errors import RemoteError, TransportError, UserError
@@ -33,29 +35,8 @@ from potluck.node.net.punch import PROTOCOL as DCUTR
 from potluck.node.net.reach import PROTOCOL as REACH
 from potluck.node.net.relay import Relay, RelayLimits
 from potluck.node.net.reservations import Reservations
-from potluck.node.net.stream import Stream
 
-ECHO = "/potluck/echo/1"
-HERE = "/ip4/127.0.0.1/tcp/0"
 KIB = 1024
-
-
-def config(letter: str) -> HostConfig:
-    return HostConfig(seed=letter.encode() * 32)
-
-
-async def echo(stream: Stream) -> None:
-    while piece := await stream.receive():
-        await stream.send(piece)
-
-
-async def exactly(stream: Stream, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        piece = await stream.receive(size - len(data))
-        assert piece, "the stream ended early"
-        data += piece
-    return bytes(data)
 
 
 @dataclass
@@ -81,9 +62,9 @@ def reservations(host: Host, wanted: int = 2) -> Reservations:
 @asynccontextmanager
 async def yard(limits: RelayLimits | None = None) -> AsyncIterator[Yard]:
     async with (
-        open_host(config("r")) as middle,
-        open_host(config("a")) as alice,
-        open_host(config("b")) as bob,
+        open_host(seeded("r")) as middle,
+        open_host(seeded("a")) as alice,
+        open_host(seeded("b")) as bob,
     ):
         relay = Relay(middle, IdentityKey.from_bytes(b"r" * 32), limits)
         relay.open()
@@ -102,7 +83,7 @@ async def test_a_peer_is_reached_through_a_relay_and_nobody_can_read_along() -> 
         body = bytes(range(256)) * 4 * KIB  # 1 MiB: more than any window on the way
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.send, body)
-            assert await exactly(stream, len(body)) == body
+            assert await receive_exactly(stream, len(body)) == body
         (there,) = yard_.alice.connections(yard_.bob.peer_id)
         (here,) = yard_.bob.connections(yard_.alice.peer_id)
         assert there.relay == here.relay == yard_.middle.peer_id
@@ -117,7 +98,7 @@ async def test_a_relay_of_two_families_is_told_in_both() -> None:
     except UserError as error:
         pytest.skip(str(error))
     relaying = HostConfig(seed=b"r" * 32, listen=both)
-    async with open_host(relaying) as middle, open_host(config("b")) as bob:
+    async with open_host(relaying) as middle, open_host(seeded("b")) as bob:
         Relay(middle, IdentityKey.from_bytes(b"r" * 32)).open()
         await bob.connect(middle.addresses())
         await bob.identified(middle.peer_id)
@@ -137,14 +118,14 @@ async def test_a_circuit_ends_with_its_bytes() -> None:
         with pytest.raises(ExceptionGroup):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stream.send, bytes(KIB * KIB))
-                await exactly(stream, KIB * KIB)
+                await receive_exactly(stream, KIB * KIB)
         with trio.fail_after(5):
             while yard_.relay.circuits:
                 await trio.lowlevel.checkpoint()
 
 
 async def test_a_call_needs_a_reservation() -> None:
-    async with yard() as yard_, open_host(config("c")) as carol:
+    async with yard() as yard_, open_host(seeded("c")) as carol:
         await carol.connect(yard_.middle.addresses())
         way = yard_.way.replace(yard_.bob.peer_id, carol.peer_id)
         with pytest.raises(TransportError, match="no reservation"):
@@ -153,7 +134,7 @@ async def test_a_call_needs_a_reservation() -> None:
 
 async def test_a_reservation_is_the_senders_whatever_its_message_says() -> None:
     """N5 of the audit: four bogus names of one peer filled a stock relay for an hour."""
-    async with yard(RelayLimits(reservations_max=2)) as yard_, open_host(config("m")) as mallory:
+    async with yard(RelayLimits(reservations_max=2)) as yard_, open_host(seeded("m")) as mallory:
         await mallory.connect(yard_.middle.addresses())
         for letter in "cdef":
             name = IdentityKey.from_bytes(letter.encode() * 32).peer_id
@@ -167,7 +148,7 @@ async def test_a_reservation_is_the_senders_whatever_its_message_says() -> None:
 
 
 async def test_a_full_relay_refuses() -> None:
-    async with yard(RelayLimits(reservations_max=1)) as yard_, open_host(config("c")) as carol:
+    async with yard(RelayLimits(reservations_max=1)) as yard_, open_host(seeded("c")) as carol:
         await carol.connect(yard_.middle.addresses())
         await carol.identified(yard_.middle.peer_id)
         held = reservations(carol)
@@ -204,7 +185,7 @@ async def test_nonsense_ends_its_stream_and_nothing_else(protocol: str) -> None:
     dice = Random(protocol)
     seed = b"r" * 32
     strict = HostConfig(seed=seed, limits=Limits(faults_max=1000), listen=(HERE,))
-    async with open_host(strict) as host, open_host(config("m")) as mallory:
+    async with open_host(strict) as host, open_host(seeded("m")) as mallory:
         start_nat(host, IdentityKey.from_bytes(seed), NatConfig(relay="yes", local=True))
         host.handle(ECHO, echo)
         await mallory.connect(host.addresses())
@@ -216,7 +197,7 @@ async def test_nonsense_ends_its_stream_and_nothing_else(protocol: str) -> None:
             await stream.close()
         stream = await mallory.open_stream(host.peer_id, ECHO)
         await stream.send(b"alive")
-        assert await exactly(stream, 5) == b"alive"
+        assert await receive_exactly(stream, 5) == b"alive"
 
 
 def test_messages_are_those_of_libp2p() -> None:
@@ -324,7 +305,7 @@ async def test_a_relay_that_vouches_falsely_is_not_used(
     honest: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It vouches for somebody else; and whoever held a place there gives it up."""
-    async with yard() as yard_, open_host(config("c")) as carol:
+    async with yard() as yard_, open_host(seeded("c")) as carol:
 
         def vouch(key: IdentityKey, peer: str, expires_s: int) -> bytes:
             return circuit.voucher(key, peer if honest else OTHER.peer_id, expires_s)

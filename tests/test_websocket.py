@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from net_hosts import echoing, talk
 from net_pairs import ALICE, sockets
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, Ping, Request
@@ -26,39 +27,14 @@ from potluck.errors import RemoteError, TransportError
 from potluck.node.net import websocket
 from potluck.node.net.address import parse
 from potluck.node.net.carrier import SocketCarrier
-from potluck.node.net.host import Host, HostConfig, open_host
+from potluck.node.net.host import Host
 from potluck.node.net.relay import Relay
 from potluck.node.net.reservations import Reservations
-from potluck.node.net.stream import Stream
 from potluck.node.net.websocket import WebSocketCarrier
 
-ECHO = "/potluck/echo/1"
 PLAIN, WS = "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"
 MIB = 1024 * 1024
 SOON_S = 10.0
-
-
-async def echo(stream: Stream) -> None:
-    while piece := await stream.receive():
-        await stream.send(piece)
-
-
-@asynccontextmanager
-async def host(letter: str, *listen: str) -> AsyncIterator[Host]:
-    async with open_host(HostConfig(seed=letter.encode() * 32, listen=listen)) as made:
-        made.handle(ECHO, echo)
-        yield made
-
-
-async def talk(dialer: Host, peer: str, body: bytes) -> None:
-    stream = await dialer.open_stream(peer, ECHO)
-    back = bytearray()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.send, body)
-        while len(back) < len(body):
-            back += await stream.receive()
-    assert back == body
-    await stream.close()
 
 
 def over(connected: Host, peer: str) -> str:
@@ -70,7 +46,7 @@ def over(connected: Host, peer: str) -> str:
 
 
 async def test_two_hosts_talk_over_a_websocket() -> None:
-    async with host("a", WS) as alice, host("b") as bob:
+    async with echoing("a", WS) as alice, echoing("b") as bob:
         (address,) = alice.addresses()
         assert "/ws/p2p/" in address
         await bob.connect([address])
@@ -85,7 +61,7 @@ async def test_two_hosts_talk_over_a_websocket() -> None:
 @pytest.mark.parametrize("listen", [PLAIN, WS])
 @pytest.mark.parametrize("dial", ["", "/ws"])
 async def test_one_port_serves_both(listen: str, dial: str) -> None:
-    async with host("a", listen) as alice, host("b") as bob:
+    async with echoing("a", listen) as alice, echoing("b") as bob:
         port = alice.listeners[0].getsockname()[1]
         await bob.connect([f"/ip4/127.0.0.1/tcp/{port}{dial}/p2p/{alice.peer_id}"])
         await talk(bob, alice.peer_id, b"hello")
@@ -93,7 +69,7 @@ async def test_one_port_serves_both(listen: str, dial: str) -> None:
 
 
 async def test_the_two_ways_of_one_port_race_and_one_connection_is_left() -> None:
-    async with host("a", WS) as alice, host("b") as bob:
+    async with echoing("a", WS) as alice, echoing("b") as bob:
         (ws,) = alice.addresses()
         await bob.connect([ws, ws.replace("/ws", "")])
         await talk(bob, alice.peer_id, b"hello")
@@ -127,7 +103,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("name", GARBAGE)
 async def test_garbage_ends_only_itself(name: str) -> None:
-    async with host("a", WS) as alice, host("b") as bob:
+    async with echoing("a", WS) as alice, echoing("b") as bob:
         port = alice.listeners[0].getsockname()[1]
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         with suppress(trio.BrokenResourceError):  # it may be turned away before the end
@@ -145,7 +121,7 @@ async def test_garbage_ends_only_itself(name: str) -> None:
 
 
 async def test_a_listener_that_speaks_no_websocket_is_said_so() -> None:
-    async with host("b") as bob, trio.open_nursery() as nursery:
+    async with echoing("b") as bob, trio.open_nursery() as nursery:
 
         async def refuse(stream: trio.SocketStream) -> None:
             await stream.receive_some()
@@ -160,7 +136,7 @@ async def test_a_listener_that_speaks_no_websocket_is_said_so() -> None:
 
 
 async def test_a_server_whose_answer_is_no_ascii_is_no_websocket() -> None:
-    async with host("b") as bob, trio.open_nursery() as nursery:
+    async with echoing("b") as bob, trio.open_nursery() as nursery:
 
         async def agree(stream: trio.SocketStream) -> None:
             asked = (await stream.receive_some()).decode().partition("Sec-WebSocket-Key: ")[2]
@@ -340,8 +316,8 @@ async def test_wss_is_dialed_through_a_web_server(
 ) -> None:
     server, trusting = certified(tmp_path)
     async with (
-        host("a", WS) as alice,
-        host("b") as bob,
+        echoing("a", WS) as alice,
+        echoing("b") as bob,
         web_server(server, alice.listeners[0].getsockname()[1]) as port,
     ):
         address = f"/dns4/localhost/tcp/{port}/wss/p2p/{alice.peer_id}"
@@ -359,9 +335,9 @@ async def test_a_relay_behind_a_web_server_is_told_as_it_was_dialed(
     server, trusting = certified(tmp_path)
     monkeypatch.setattr(websocket, "trusted", lambda: trusting)
     async with (
-        host("r", WS) as middle,
-        host("a") as alice,
-        host("b") as bob,
+        echoing("r", WS) as middle,
+        echoing("a") as alice,
+        echoing("b") as bob,
         web_server(server, middle.listeners[0].getsockname()[1]) as port,
     ):
         Relay(middle, IdentityKey.from_bytes(b"r" * 32)).open()
@@ -377,7 +353,7 @@ async def test_a_relay_behind_a_web_server_is_told_as_it_was_dialed(
 
 
 async def test_from_our_port_a_websocket_is_dialed_as_one() -> None:
-    async with host("a", WS) as alice, host("b", PLAIN) as bob:
+    async with echoing("a", WS) as alice, echoing("b", PLAIN) as bob:
         (address,) = alice.places()
         connection = await bob.dial_from(bob.listeners[0].getsockname(), alice.peer_id, address)
         assert over(bob, alice.peer_id) == "WebSocketCarrier"
