@@ -55,35 +55,31 @@ async def speaks_first(carrier: SocketCarrier) -> bool:
             continue
 
 
-class WebSocketCarrier(BufferedCarrier):
-    """One WebSocket as a road; ready once `open_` has returned."""
+class _Wrapping(BufferedCarrier):
+    """A road inside another one: what is sent goes in wraps, which leave whole before the next."""
 
-    def __init__(self, below: Carrier, *, dialer: bool) -> None:
+    def __init__(self, below: Carrier) -> None:
         super().__init__()
         self.local_host = below.local_host
         self._below = below
-        kind = wsproto.ConnectionType.CLIENT if dialer else wsproto.ConnectionType.SERVER
-        self._protocol = wsproto.WSConnection(kind)
-        self._control = bytearray()  # whole frames that go before the next message
-        self._leaving = memoryview(b"")  # a message under way
+        self._leaving = memoryview(b"")  # a wrap under way
         self._taken = 0  # bytes of the caller's that it holds
-        self._message_bytes = 0
+
+    def _wrapped(self, data: bytes | bytearray | memoryview) -> tuple[bytes, int]:
+        """The next wrap, and how many of these bytes are in it."""
+        raise NotImplementedError
 
     def send(self, data: bytes | bytearray | memoryview, /) -> int:
         """As a socket's."""
         if not self._leaving:
-            piece = bytes(data[:MESSAGE_BYTES_MAX])
-            self._taken = len(piece)
-            frame = self._protocol.send(BytesMessage(data=piece))
-            self._leaving = memoryview(bytes(self._control) + frame)
-            self._control.clear()
+            wrap, self._taken = self._wrapped(data)
+            self._leaving = memoryview(wrap)
         self._drain()
         return self._taken
 
-    async def readable(self) -> None:
-        while not self._arrived and not self._ended:
-            await self._below.readable()
-            self._hear()
+    def _drain(self) -> None:
+        while self._leaving:
+            self._leaving = self._leaving[self._below.send(self._leaving) :]
 
     async def writable(self) -> None:
         await self._below.writable()
@@ -93,6 +89,28 @@ class WebSocketCarrier(BufferedCarrier):
 
     def close(self) -> None:
         self._below.close()
+
+
+class WebSocketCarrier(_Wrapping):
+    """One WebSocket as a road; ready once `open_` has returned."""
+
+    def __init__(self, below: Carrier, *, dialer: bool) -> None:
+        super().__init__(below)
+        kind = wsproto.ConnectionType.CLIENT if dialer else wsproto.ConnectionType.SERVER
+        self._protocol = wsproto.WSConnection(kind)
+        self._control = bytearray()  # whole frames that go before the next message
+        self._message_bytes = 0
+
+    def _wrapped(self, data: bytes | bytearray | memoryview) -> tuple[bytes, int]:
+        piece = bytes(data[:MESSAGE_BYTES_MAX])
+        frame = bytes(self._control) + self._protocol.send(BytesMessage(data=piece))
+        self._control.clear()
+        return frame, len(piece)
+
+    async def readable(self) -> None:
+        while not self._arrived and not self._ended:
+            await self._below.readable()
+            self._hear()
 
     async def open_(self, address: Address | None) -> None:
         """Shake hands: as the dialer of an address or, with None, as the dialed.
@@ -116,10 +134,6 @@ class WebSocketCarrier(BufferedCarrier):
             self._push_control()
 
     # ---- inside
-
-    def _drain(self) -> None:
-        while self._leaving:
-            self._leaving = self._leaving[self._below.send(self._leaving) :]
 
     def _push_control(self) -> None:
         """What nobody's message carries along. Never in the middle of one."""
@@ -178,25 +192,17 @@ class WebSocketCarrier(BufferedCarrier):
         self._push_control()
 
 
-class TlsCarrier(BufferedCarrier):
+class TlsCarrier(_Wrapping):
     """TLS, dialed; ready once `open_` has returned."""
 
     def __init__(self, below: SocketCarrier, name: str, context: ssl.SSLContext) -> None:
-        super().__init__()
-        self.local_host = below.local_host
-        self._below = below
+        super().__init__(below)
         self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._came, self._goes, server_hostname=name)
-        self._leaving = memoryview(b"")
-        self._taken = 0
 
-    def send(self, data: bytes | bytearray | memoryview, /) -> int:
-        """As a socket's."""
-        if not self._leaving:
-            self._taken = self._tls.write(data)
-            self._leaving = memoryview(self._goes.read())
-        self._drain()
-        return self._taken
+    def _wrapped(self, data: bytes | bytearray | memoryview) -> tuple[bytes, int]:
+        taken = self._tls.write(data)
+        return self._goes.read(), taken
 
     async def readable(self) -> None:
         while not self._arrived and not self._ended:
@@ -210,15 +216,6 @@ class TlsCarrier(BufferedCarrier):
                 self._ended = True  # cut short or not: what is inside has its own seals
             except ssl.SSLError as error:
                 raise TransportError(f"TLS broke: {error.reason}") from error
-
-    async def writable(self) -> None:
-        await self._below.writable()
-
-    def path_rtt_s(self) -> float:
-        return self._below.path_rtt_s()
-
-    def close(self) -> None:
-        self._below.close()
 
     async def open_(self) -> None:
         """Shake hands. Raises TransportError, also when the certificate is not to be trusted."""
@@ -243,10 +240,6 @@ class TlsCarrier(BufferedCarrier):
                 self._fill()
                 if self._came.eof:
                     raise TransportError("connection closed in the TLS handshake")
-
-    def _drain(self) -> None:
-        while self._leaving:
-            self._leaving = self._leaving[self._below.send(self._leaving) :]
 
     def _fill(self) -> None:
         try:
