@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,17 +12,10 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim.memory_host import MemoryHost, MemoryNet
 
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
-from potluck.errors import UserError
-from potluck.node import holder as holding
-from potluck.node.config import NodeConfig
-from potluck.node.frames import FrameStream
-from potluck.node.holder import Holder
-from potluck.node.member import Member
 from potluck.node.placing import (
     PASSED_EPOCHS,
     WAIT_EPOCHS,
@@ -37,11 +27,8 @@ from potluck.node.placing import (
     length_by_speed,
     may_switch,
 )
-from potluck.node.rest import Rest, ask_rest, asked_rest, end_rest, parse_duration
-from potluck.node.serving import open_model
 from potluck.swarm.blocks import BlockRange, replicas
 from potluck.swarm.placement import BELIEVED_MAX, Holding
-from potluck.swarm.wire import PROTOCOL, Busy, Leaving, Open, Opened
 
 MODEL = "ab" * 32
 OLD_S = 1e6
@@ -273,151 +260,3 @@ def test_a_switch_is_dropped_when_others_went_or_came_meanwhile() -> None:
     assert "not found" in may_switch(found[1:], "p0", old, new, 12, OLD_S)
     crowded = [*found, *(told(f"new{i}", 6, 12) for i in range(6))]
     assert may_switch(crowded, "p0", old, new, 12, OLD_S) == "it would help no more"
-
-
-# ---- resting
-
-
-def test_a_length_of_time_is_read_or_refused() -> None:
-    assert parse_duration("90s") == 90 and parse_duration("1h30m") == 5400
-    assert parse_duration("2D") == 172800 and parse_duration("0.5h") == 1800
-    for text in ("", "5", "h", "1q", "-1h", "0s", "1h5", "nan", "9999d", "1..2h"):
-        with pytest.raises(UserError, match="no length of time"):
-            parse_duration(text)
-
-
-def test_a_rest_ends_by_itself_and_a_damaged_wish_asks_for_nothing(tmp_path: Path) -> None:
-    assert asked_rest(tmp_path, 0.0) is None
-    ask_rest(tmp_path, Rest(100.0))
-    assert asked_rest(tmp_path, 99.0) == Rest(100.0) and asked_rest(tmp_path, 100.0) is None
-    ask_rest(tmp_path, Rest(float("inf")))
-    assert asked_rest(tmp_path, 1e12) == Rest(float("inf"))
-    for text in ("", "{}", "[1]", '{"until_s": "soon"}', "\x00" * 9000):
-        (tmp_path / "rest.json").write_text(text)
-        assert asked_rest(tmp_path, 0.0) is None
-    end_rest(tmp_path)
-    end_rest(tmp_path)
-
-
-# ---- the holder, on the demo model
-
-
-@asynccontextmanager
-async def holder_of(
-    home: Path, shelf: MemoryShelf, net: MemoryNet, blocks: str = "auto"
-) -> AsyncIterator[Holder]:
-    key = IdentityKey.generate()
-    host: MemoryHost = net.host(key.peer_id)
-    config = NodeConfig(
-        home=home, model="demo", blocks=blocks, threads=1, drain_s=1.0, epoch_s=0.5, offline=True
-    )
-    member = Member(host, MemoryDirectory(key, shelf), None)  # type: ignore[arg-type]
-    async with trio.open_nursery() as nursery:
-        model = await trio.to_thread.run_sync(open_model, config)
-        holder = Holder(config, member, model, nursery, Random(1))
-        await holder.take()
-        services = await nursery.start(_served, holder)
-        yield holder
-        await holder.leave(0.0)
-        services.cancel()
-        nursery.cancel_scope.cancel()
-
-
-async def _served(
-    holder: Holder, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
-) -> None:
-    async with trio.open_nursery() as services:
-        await services.start(holder.keep_told)
-        services.start_soon(holder.keep_rest)
-        services.start_soon(holder.keep_place)
-        task_status.started(services.cancel_scope)
-
-
-async def reaches(holder: Holder, there: object) -> None:
-    """Wait until `there()` holds; each change of the holder is looked at."""
-    with trio.fail_after(60):
-        while not there():  # type: ignore[operator]  # noqa: ASYNC110  # a thread's work
-            await trio.sleep(0.02)
-
-
-async def test_resting_gives_the_memory_back_and_resuming_serves_again(tmp_path: Path) -> None:
-    shelf = MemoryShelf()
-    looks = MemoryDirectory(IdentityKey.generate(), shelf)
-    async with trio.open_nursery() as nursery:
-        async with holder_of(tmp_path, shelf, MemoryNet(nursery)) as holder:
-            assert holder.current is not None and holder.current.blocks == BlockRange(0, 8)
-            model = holder.model.digest
-            assert [one.state for one in await looks.find(model)] == ["online"]
-            stage = weakref.ref(holder.current.stage.engine)
-            ask_rest(tmp_path, Rest(float("inf")))
-            await reaches(holder, lambda: holder.state == "resting")
-            assert await looks.find(model) == () and holder.current is None
-            assert stage() is None, "somebody still holds the weights"
-            end_rest(tmp_path)
-            await reaches(holder, lambda: holder.state == "serving")
-            await reaches(holder, lambda: bool(shelf.at(found_at(model))))
-            assert [one.state for one in await looks.find(model)] == ["online"]
-        nursery.cancel_scope.cancel()
-
-
-def found_at(model: str) -> bytes:
-    from potluck.dht.keyspace import spans_of
-
-    return spans_of(model)
-
-
-async def test_an_elected_holder_moves_into_the_hole_before_it_leaves_its_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Four on blocks 0:4 of the demo, nobody on 4:8: an emergency, in which age does not count."""
-    monkeypatch.setattr(holding, "VIEWS_S", 0.2)
-    shelf = MemoryShelf()
-    looks = MemoryDirectory(IdentityKey.generate(), shelf)
-    async with trio.open_nursery() as nursery:
-        net = MemoryNet(nursery)
-        (tmp_path / "one").mkdir()
-        async with holder_of(tmp_path / "one", shelf, net, "0:4") as holder:
-            holder._config = replace(holder._config, blocks="auto")
-            nursery.start_soon(holder.keep_place)
-            model, rate = holder.model.digest, holder.current.times.announced(0.0)[0]  # type: ignore[union-attr]
-            for _ in range(3):
-                key = IdentityKey.generate()
-                still = told(key.peer_id, 0, 4, total=8, rate=rate)
-                await MemoryDirectory(key, shelf).announce(replace(still, model=model))
-            await reaches(
-                holder, lambda: holder.current and holder.current.blocks == BlockRange(4, 8)
-            )
-            found = await looks.find(model)
-            assert min(replicas(BlockRange(0, 8), spans(found))) >= 1
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_session_has_time_to_move_until_patience_ends(tmp_path: Path) -> None:
-    """At rest the node answers Busy; leaving, it says so, and cuts nobody short but on a second
-    request to stop."""
-    shelf = MemoryShelf()
-    async with trio.open_nursery() as nursery:
-        net = MemoryNet(nursery)
-        client = net.host("client")
-
-        async def dial(holder: Holder) -> FrameStream:
-            frames = FrameStream(await client.open_stream(holder._member.host.peer_id, PROTOCOL))
-            await frames.send(Open(bytes(16), holder.model.digest, 0, 8, 16, "f32"))
-            return frames
-
-        async with holder_of(tmp_path, shelf, net) as holder:
-            net.hosts[holder._member.host.peer_id].handle(PROTOCOL, holder.serve)
-            ask_rest(tmp_path, Rest(float("inf")))
-            await reaches(holder, lambda: holder.state == "resting")
-            frames = await dial(holder)
-            assert isinstance((await frames.receive() or [None])[0], Busy)
-            end_rest(tmp_path)
-            await reaches(holder, lambda: holder.state == "serving")
-            frames = await dial(holder)
-            assert isinstance((await frames.receive() or [None])[0], Opened)
-            nursery.start_soon(holder.leave, 1000.0)
-            with trio.fail_after(30):
-                assert isinstance((await frames.receive() or [None])[0], Leaving)
-                holder.patience.cancel()
-                assert isinstance((await frames.receive() or [None])[0], Busy)
-        nursery.cancel_scope.cancel()
