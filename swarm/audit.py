@@ -35,6 +35,7 @@ from statistics import median
 from typing import Final, Literal
 
 from ..crypto.digest import digest
+from .receipt import Account
 
 KEY_BYTES: Final = 32
 WORST_SHARE: Final = 4.0  # algorithms.md 4.3: 99 in 100 tokens below 4 tau; of 32, all
@@ -100,6 +101,14 @@ class Signed:
     name: bytes
     place: int
     tokens: int
+
+
+def signed_by(account: Account, first: int = 0) -> list[Signed]:
+    """The chunks of an account from number `first` on, to draw from."""
+    return [
+        Signed(account.peer, account.names[place + 1], place, account.chunks[place].tokens)
+        for place in range(first, len(account.chunks))
+    ]
 
 
 @dataclass(frozen=True, slots=True)

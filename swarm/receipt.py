@@ -165,7 +165,7 @@ class Account:
         self.opening = decode(body, Opening)
         self.chunks: list[Chunk] = []
         self.raw: list[bytes] = [opening]
-        self._prev = _name_of(body)
+        self.names = [_name_of(body)]  # of the opening, then of each chunk
 
     def add(self, raw: bytes) -> Chunk:
         """The next chunk. Raises RemoteError when it is forged, or does not follow the last."""
@@ -173,11 +173,11 @@ class Account:
         if peer != self.peer:
             raise RemoteError(f"a chunk of {self.peer} signed by {peer}")
         chunk = decode(body, Chunk)
-        if chunk.prev != self._prev:
+        if chunk.prev != self.names[-1]:
             raise RemoteError("a chunk that does not follow the one before")
         if chunk.at > self.length:
             raise RemoteError(f"a chunk at {chunk.at} after {self.length} positions")
-        self._prev = _name_of(body)
+        self.names.append(_name_of(body))
         self.chunks.append(chunk)
         self.raw.append(raw)
         return chunk
@@ -264,16 +264,6 @@ def contradiction(one: bytes, other: bytes) -> str | None:
     other_peer, other_body = open_(other, CHUNK, max_bytes=CHUNK_BYTES_MAX)
     forked = decode(body, Chunk).prev == decode(other_body, Chunk).prev
     return peer if peer == other_peer and forked and body != other_body else None
-
-
-def name_of(raw: bytes) -> bytes:
-    """The digest by which an opening or a chunk is named, whoever signed it how often."""
-    for domain in (CHUNK, OPENING):
-        try:
-            return _name_of(open_(raw, domain, max_bytes=OPENING_BYTES_MAX)[1])
-        except RemoteError:
-            continue
-    raise RemoteError("neither an opening nor a chunk")
 
 
 def _name_of(body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from receipts import session
 
 from potluck.swarm.audit import (
     ARBITERS_MAX,
@@ -30,6 +31,7 @@ from potluck.swarm.audit import (
     judge,
     limit_from,
     rate,
+    signed_by,
 )
 
 CONFIG = AuditConfig()
@@ -76,6 +78,14 @@ def test_the_drawn_are_of_their_rate_and_a_fifth_are_canaries() -> None:
     assert abs(sum(one.signed.peer == "old" for one in drawn) - 200) < 4 * math.sqrt(200)
     assert abs(sum(one.canary for one in drawn) / len(drawn) - 0.2) < 0.03
     assert not any(one.canary for one in draw(chunks, LOTS, lambda _: 1.0, CONFIG))
+
+
+def test_chunks_are_drawn_by_the_names_of_their_receipts() -> None:
+    (stage,) = session("a", [32, 32, 5])
+    found = signed_by(stage.account, 1)
+    assert [(one.place, one.tokens) for one in found] == [(1, 32), (2, 5)]
+    assert [one.name for one in found] == stage.account.names[2:]
+    assert stage.account.chunks[2].prev == found[0].name
 
 
 def test_an_auditor_is_drawn_from_our_own_sample_and_never_the_accused() -> None:
