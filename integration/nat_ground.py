@@ -16,6 +16,7 @@ No namespace has a way out of this ground; all of them are removed at the end. N
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -224,6 +225,7 @@ def open_ground(rtt_s: float = 0.0, *, six: bool = False) -> Iterator[Ground]:
 
     rtt_s: what a packet takes through the internet and back. six: IPv6 is routed too.
     """
+    _sweep()
     ground = Ground(f"potluck-{os.getpid()}-", [])
     try:
         net = ground.add("net")
@@ -236,10 +238,24 @@ def open_ground(rtt_s: float = 0.0, *, six: bool = False) -> Iterator[Ground]:
             yield ground
     finally:
         for name in reversed(ground.names):
-            found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
-            for pid in found.stdout.split():
+            for pid in _inhabitants(name):
                 subprocess.run(["kill", "-9", pid], capture_output=True)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def _sweep() -> None:
+    """Remove what killed runs left behind: their process is gone, and nothing is in it."""
+    names = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line.strip()]
+    for name in names:
+        made = re.fullmatch(r"potluck-(\d+)-.+", name)
+        if made and not Path(f"/proc/{made[1]}").exists() and not _inhabitants(name):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def _inhabitants(namespace: str) -> list[str]:
+    """The pids of what runs there."""
+    found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
+    return found.stdout.split()
 
 
 @contextmanager
