@@ -12,6 +12,7 @@
 #define ROWS 4
 /* unpacking is dear here */
 #define THROUGH_PANEL(is_nf4, rows) ((rows) > ((is_nf4) ? 4 : 24))
+#define BY_TILE(is_nf4, rows) 0
 
 typedef __m256i vi;
 typedef __m256 vf;

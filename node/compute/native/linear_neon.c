@@ -12,6 +12,7 @@
 #define ROWS 4
 /* unpacking is dear here */
 #define THROUGH_PANEL(is_nf4, rows) ((rows) > ((is_nf4) ? 4 : 24))
+#define BY_TILE(is_nf4, rows) 0
 
 /* Four int32; as weights the same bits are eight int16: four outputs for an even k, then the same
  * four for the odd one, so that no pair has to be added up. */
