@@ -74,15 +74,22 @@ def _output_lost() -> bool:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Outside trio: SIGTERM, or a terminal that closes, ends us by SystemExit, so that what was
-    started is ended too. Ctrl-C does so anyway."""
+def ended_by_signals(*, trio_inside: bool = True) -> Iterator[None]:
+    """SIGTERM, or a terminal that closes, ends us by SystemExit, so that what was started is ended
+    too; Ctrl-C by KeyboardInterrupt. No second signal cuts that short.
+
+    trio_inside: Ctrl-C is trio's to handle.
+    """
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.getsignal(number) for number in [*numbers, signal.SIGINT]}
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in numbers}
+    for number in numbers if trio_inside else before:
+        signal.signal(number, leave)
     try:
         yield
     finally:

@@ -55,7 +55,7 @@ def up(
         model, home, nodes=nodes, replicas=replicas, threads=threads, offline=offline,
         ready_s=ready_s, isolated=isolated,
     )  # fmt: skip
-    with ended_by_signals():
+    with ended_by_signals(trio_inside=False):
         net = start_testnet(plan, tell=lambda seat: note(f"{seat.name} serves {_blocks(seat)}"))
     if json:
         print_json(facts(net))
@@ -113,7 +113,7 @@ def kill(
 
 
 @testnet.command()
-def restart(name: Name, home: Home = None) -> None:
+def restart(name: Name, home: Home = None, json: Json = False) -> None:
     """Start a dead node anew, under its old identity, and wait until it serves.
 
     \b
@@ -123,7 +123,10 @@ def restart(name: Name, home: Home = None) -> None:
     from ..node.testnet import find_testnet
 
     seat = find_testnet(_home(home)).restart(name)
-    say(f"{seat.name} serves {_blocks(seat)}")
+    if json:
+        print_json(_seat_facts(seat))
+    else:
+        say(f"{seat.name} serves {_blocks(seat)}")
 
 
 @testnet.command()
@@ -198,7 +201,7 @@ def chaos(
 
 
 @testnet.command()
-def down(home: Home = None) -> None:
+def down(home: Home = None, json: Json = False) -> None:
     """End every process of the testnet, whatever became of it. Keys and logs stay.
 
     \b
@@ -209,7 +212,10 @@ def down(home: Home = None) -> None:
 
     place = _home(home)
     ended = take_down(place)
-    say(f"{ended} node{'' if ended == 1 else 's'} ended" if ended else "no testnet runs here")
+    if json:
+        print_json({"ended": ended})
+    else:
+        say(f"{ended} node{'' if ended == 1 else 's'} ended" if ended else "no testnet runs here")
 
 
 def make_plan(model: str, home: Path | None, **options: Any) -> Any:
@@ -231,17 +237,18 @@ def facts(net: LocalSwarm) -> dict[str, Any]:
         "model": net.roster.model,
         "blocks": net.roster.blocks,
         "join": list(net.join),
-        "nodes": [
-            {
-                "name": seat.name,
-                "state": seat.state,
-                "pid": seat.pid,
-                "blocks": [seat.start, seat.stop],
-                "peer": seat.peer,
-                "addresses": list(seat.addresses),
-            }
-            for seat in net.seats
-        ],
+        "nodes": [_seat_facts(seat) for seat in net.seats],
+    }
+
+
+def _seat_facts(seat: Seat) -> dict[str, Any]:
+    return {
+        "name": seat.name,
+        "state": seat.state,
+        "pid": seat.pid,
+        "blocks": [seat.start, seat.stop],
+        "peer": seat.peer,
+        "addresses": list(seat.addresses),
     }
 
 

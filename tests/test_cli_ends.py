@@ -48,6 +48,36 @@ def test_a_second_ctrl_c_waits_for_no_thread(name: str) -> None:
     assert process.returncode == -signal.SIGINT
 
 
+ENDING = """
+import signal, sys
+from potluck.cli.edge import ended_by_signals
+with ended_by_signals(trio_inside=False):
+    try:
+        print("started", flush=True)
+        signal.pause()
+    finally:
+        print("ending", flush=True)
+        sys.stdin.readline()
+        print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_no_second_signal_cuts_short_the_end_of_what_was_started(first: signal.Signals) -> None:
+    """Ctrl-C pressed twice while a testnet starts, or a terminal that closes behind it."""
+    command = [sys.executable, "-c", ENDING]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == b"ending\n"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        said, _ = process.communicate(b"\n", timeout=30)
+    assert said == b"ended\n" and process.returncode != 0
+
+
 def test_a_full_disk_under_the_output_is_one_line() -> None:
     script = (
         "import sys; from potluck.cli.edge import report\n"

@@ -370,7 +370,13 @@ def test_the_commands_tell_of_it(home: Path, capsys: pytest.CaptureFixture[str])
         told = json.loads(capsys.readouterr().out.partition("\n")[2])
         assert [node["state"] for node in told["nodes"]] == ["serving", "serving", "dead"]
         assert main(["testnet", "kill", "n1", "--signal", "WAVE", *where]) == 2
-        assert main(["testnet", "restart", "n3", *where]) == 0
+        capsys.readouterr()
+        assert main(["testnet", "restart", "n3", "--json", *where]) == 0
+        back = json.loads(capsys.readouterr().out)
+        assert (back["name"], back["state"], back["blocks"]) == ("n3", "serving", [4, 6])
         assert main(["testnet", "kill", "n1", "-s", "STOP", *where]) == 0
+    capsys.readouterr()
+    assert main(["testnet", "down", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ended": 0}
     assert main(["testnet", "down", *where]) == 0
     assert "no testnet runs here" in capsys.readouterr().out
