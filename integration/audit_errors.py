@@ -14,7 +14,8 @@ over tokens of |gave - again| / |again - took|, as swarm/audit.py judges it.
              span left out, random rows of the right size, the answer to another chunk
 
 Limits are twice the 99.9th percentile of honest chunks (audit.limit_from), for each format, pair of
-classes and length of span; a cheat is caught where the rule says wrong.
+classes and length of span: of the first half of the windows, so that false convictions are counted
+on chunks that no limit was made from. A cheat is caught where the rule says wrong.
 """
 
 from __future__ import annotations
@@ -148,10 +149,14 @@ class Pile:
     def medians(self) -> list[float]:
         return [judge(chunk, EXACT).median for chunk in self.chunks]
 
-    def verdicts(self, limit: float) -> int:
-        """How many the rule calls wrong."""
+    def limit(self) -> float:
+        """Of its first half: the chunks lie in the order of the windows."""
+        return limit_from(self.medians[: len(self.chunks) // 2])
+
+    def wrong(self, limit: float, first: int = 0) -> int:
+        """How many, from chunk number `first` on, the rule calls wrong."""
         tolerance = Tolerance(limit)
-        return sum(judge(chunk, tolerance).verdict == "wrong" for chunk in self.chunks)
+        return sum(judge(chunk, tolerance).verdict == "wrong" for chunk in self.chunks[first:])
 
 
 def windows_of(checkpoint: Checkpoint, count: int, model: str) -> list[list[int]]:
@@ -271,7 +276,7 @@ def told(piles: dict[Kind, Pile]) -> list[dict[str, Any]]:
     limits: dict[tuple[str, int, str], float] = {}
     for (format, what, length), pile in piles.items():
         if what.startswith(("other: ", "torch ")):
-            limits[format, length, what] = limit_from(pile.medians)
+            limits[format, length, what] = pile.limit()
     rows = []
     for (format, what, length), pile in sorted(piles.items()):
         medians = sorted(pile.medians)
@@ -287,14 +292,16 @@ def told(piles: dict[Kind, Pile]) -> list[dict[str, Any]]:
             "worst_token": worst,
         }
         if what.startswith("cheat: "):
-            row["caught"] = {"own class": pile.verdicts(0.0) / len(medians)}
+            row["caught"] = {"own class": pile.wrong(0.0) / len(medians)}
             for (of, blocks, pair), limit in limits.items():
                 if (of, blocks) == (format, length):
-                    row["caught"][pair] = pile.verdicts(limit) / len(medians)
+                    row["caught"][pair] = pile.wrong(limit) / len(medians)
         else:
-            limit = limits.get((format, length, what), 0.0)
-            row["limit"] = limit
-            row["falsely_convicted"] = pile.verdicts(limit)
+            limit = limits.get((format, length, what))
+            tested = 0 if limit is None else len(medians) // 2
+            row["limit"] = limit or 0.0
+            row["tested"] = len(medians) - tested
+            row["falsely_convicted"] = pile.wrong(limit or 0.0, tested)
         rows.append(row)
     return rows
 
@@ -305,26 +312,38 @@ def plot(piles: dict[Kind, Pile], path: Path, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(len(FORMATS), 1, figsize=(9, 10), sharex=True)
+    figure, axes = pyplot.subplots(
+        len(FORMATS), 1, figsize=(12, 9), sharex=True, layout="constrained"
+    )
+    kinds = sorted({_kind(what) for _, what, _ in piles})
+    colours = {kind: f"C{number}" for number, kind in enumerate(kinds)}
     bins = torch.logspace(-8, 1, 91).tolist()
     for format, axis in zip(FORMATS, axes, strict=True):
         merged: dict[str, list[float]] = defaultdict(list)
         for (of, what, _), pile in piles.items():
             if of == format:
-                kind = "same class, ours" if what.startswith("same") else what
-                merged[kind] += pile.medians
+                merged[_kind(what)] += pile.medians
         for kind, medians in sorted(merged.items()):
             shown = [max(median, 1.1e-8) for median in medians]
             axis.hist(
-                shown, bins=bins, weights=[1 / len(shown)] * len(shown), label=kind,
-                histtype="stepfilled" if kind.startswith("cheat") else "step", alpha=0.6,
-            )  # fmt: skip
+                shown,
+                bins=bins,
+                weights=[1 / len(shown)] * len(shown),
+                label=kind,
+                color=colours[kind],
+                histtype="stepfilled" if kind.startswith("cheat") else "step",
+                alpha=0.6,
+            )
         axis.set_xscale("log")
         axis.set_ylabel(f"{format}: share of audits")
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes[-1].set_xlabel("median over 32 tokens of |gave - again| / |again - took|; 0 at the left")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def _kind(what: str) -> str:
+    return "same class, ours" if what.startswith("same") else what
 
 
 def main() -> None:
