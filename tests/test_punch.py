@@ -75,6 +75,22 @@ async def test_who_cannot_simply_be_dialed_is_punched(monkeypatch: pytest.Monkey
         assert not there.mux.dialer
 
 
+async def test_two_peers_behind_one_nat_do_not_end_each_others_punch(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Both may come from its address: whoever was called last is expected until its round ends."""
+    async with crossing("a") as (_, nat), trio.open_nursery() as nursery:
+        place = Address("ip4", "127.0.0.9", 4001)
+        for peer in ("first", "second"):
+            nursery.start_soon(nat.puncher._dial_all, peer, [place], True)
+            await trio.sleep(punch.ROUND_S / 2)
+        await trio.sleep(punch.ROUND_S / 4)
+        assert set(nat.puncher._punches) == {"second"}
+        assert nat.puncher._calling["127.0.0.9"][0] == "second"
+        await trio.sleep(punch.ROUND_S)
+        assert not nat.puncher._calling
+
+
 async def test_a_client_listens_nowhere_until_it_needs_a_punch() -> None:
     async with homes() as (alice, alices, bob, _, way):
         assert not alices.ports.listens

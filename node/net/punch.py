@@ -228,8 +228,9 @@ class Puncher:
     async def _dial_all(self, peer: str, worth: list[Address], client: bool) -> bool:
         """The round itself."""
         found = self._punches.setdefault(peer, _Punch())
+        waits = (peer, found.first)
         if client:
-            self._calling.update({one.host: (peer, found.first) for one in worth})
+            self._calling.update(dict.fromkeys((one.host for one in worth), waits))
         try:
             with trio.move_on_after(ROUND_S):
                 async with trio.open_nursery() as nursery:
@@ -241,7 +242,8 @@ class Puncher:
             if self._punches.get(peer) is found:
                 del self._punches[peer]
             for one in worth:
-                self._calling.pop(one.host, None)
+                if self._calling.get(one.host) == waits:  # else another's behind the same NAT
+                    del self._calling[one.host]
         return found.came.is_set()
 
     async def _dial(self, peer: str, place: Address, first: First | None) -> None:
