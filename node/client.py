@@ -35,7 +35,7 @@ import trio
 from ..crypto.keys import IdentityKey
 from ..dht.directory import ModelOffer
 from ..dht.record import Announcement
-from ..errors import PotluckError, TransportError, UserError
+from ..errors import MissingBlocks, PotluckError, TransportError, UserError
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
@@ -104,8 +104,24 @@ class Swarm:
         voice = await self.voice(model)
         request = _request(voice, prompt, options)
         member = self.member
-        async with open_generation(member.host, self.router, self._worker, request) as answer:
-            yield answer
+        try:
+            async with open_generation(member.host, self.router, self._worker, request) as answer:
+                yield answer
+        except MissingBlocks as missing:
+            if (other := await self._namesake(voice)) is None:
+                raise
+            raise UserError(
+                f"the swarm serves another model as {voice.name} (digest {other[:12]}, yours is "
+                f"{voice.digest[:12]}): use the files that it serves, or start nodes of yours "
+                "under another --name"
+            ) from missing
+
+    async def _namesake(self, voice: Voice) -> str | None:
+        """The digest of a model that is served under this one's name, while this one is not."""
+        with suppress(TransportError):
+            served = {one.model for one in await self.models() if one.name == voice.name}
+            return next(iter(sorted(served)), None) if voice.digest not in served else None
+        return None
 
     async def models(self) -> tuple[ModelOffer, ...]:
         """The models that the swarm serves, by name."""

@@ -15,7 +15,8 @@ import pytest
 import trio
 from api_fakes import Inline, demo
 
-from potluck.errors import LocalError, PotluckError, UserError
+from potluck.dht.directory import ModelOffer
+from potluck.errors import LocalError, MissingBlocks, PotluckError, UserError
 from potluck.node import client
 from potluck.node.client import Swarm, connect
 from potluck.node.generation import Piece
@@ -128,6 +129,31 @@ def test_leaving_the_loop_ends_the_answer(monkeypatch: pytest.MonkeyPatch) -> No
         assert next(pieces).token == 0 and swarm.open == 1
         pieces.close()  # type: ignore[attr-defined]
         assert swarm.open == 0
+
+
+@pytest.mark.parametrize("served, told", [(("ef" * 32,), UserError), ((), MissingBlocks)])
+async def test_other_files_under_the_same_name_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: tuple[str, ...], told: type[Exception]
+) -> None:
+    """Or somebody sees the model on the swarm's list, and reads that nobody serves it."""
+
+    async def models() -> tuple[ModelOffer, ...]:
+        return tuple(ModelOffer(digest, "demo", 8, ("a",)) for digest in served)
+
+    @asynccontextmanager
+    async def uncovered(*args: object) -> AsyncIterator[object]:
+        yield None
+        raise MissingBlocks("demo", ((0, 8),))
+
+    demo()  # loaded before
+    monkeypatch.setattr(client, "open_generation", uncovered)
+    member: Any = SimpleNamespace(host=None, directory=SimpleNamespace(models=models))
+    swarm = Swarm(member, Inline(), tmp_path, True)  # type: ignore[arg-type]
+    with pytest.raises(told) as caught:
+        async with swarm.generation("demo", "Hello"):
+            pass
+    if told is UserError:
+        assert "another model as demo (digest efefefefefef, yours is" in str(caught.value)
 
 
 async def test_a_model_asked_for_by_two_at_once_is_loaded_once(
