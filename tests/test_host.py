@@ -16,7 +16,7 @@ from libp2p.identity.identify.identify import ID as IDENTIFY
 from libp2p.identity.identify.identify import parse_identify_response
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
-from net_hosts import ECHO, seeded, talk
+from net_hosts import ECHO, seeded, talk, until
 from net_pairs import echo, receive_exactly
 from stock import at, stock_host
 
@@ -24,6 +24,7 @@ from potluck.errors import LocalError, Refused, RemoteError, TransportError, Use
 from potluck.node.net.host import open_host
 from potluck.node.net.identify import PING
 from potluck.node.net.mux_stream import MuxStream
+from potluck.node.net.peers import REAP_TICKS
 from potluck.node.net.stream import Stream
 
 MIB = 1024 * 1024
@@ -210,6 +211,29 @@ async def test_our_own_fault_is_loud(error: Exception) -> None:
                 stream = await alice.open_stream(bob.peer_id, "/fail/1")
                 await stream.send(b"x")
                 await trio.sleep_forever()
+
+
+async def test_a_connection_that_nobody_needs_is_ended_in_time() -> None:
+    """One that is kept for a reason, a relay's say, is not; nor one with a stream."""
+    async with (
+        open_host(seeded("v")) as victim,
+        open_host(seeded("a")) as alice,
+        open_host(seeded("b")) as bob,
+        open_host(seeded("c")) as carol,
+    ):
+        victim.handle(ECHO, echo)
+        for guest in (alice, bob, carol):
+            await guest.connect(victim.addresses())
+            await guest.identified(victim.peer_id)
+        stream = await carol.open_stream(victim.peer_id, ECHO)
+        await stream.send(b"here")
+        await stream.receive()
+        victim.keep("a reason", {bob.peer_id})
+        await until(lambda: sum(bool(one.mux.streams) for one in victim.connections()) == 1)
+        for connection in victim.connections():
+            connection.idle_ticks = REAP_TICKS - 1
+        victim._peers.tick()
+        await until(lambda: set(victim.connected()) == {bob.peer_id, carol.peer_id})
 
 
 async def test_leaving_cuts_handlers_off_and_closes_every_connection() -> None:

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -17,7 +18,7 @@ from libp2p.peer.envelope import unmarshal_envelope
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2 import resources
 from libp2p.relay.circuit_v2.pb import circuit_pb2
-from net_hosts import ECHO, HERE, seeded
+from net_hosts import ECHO, HERE, seeded, until
 from net_pairs import echo, receive_exactly
 
 from potluck.crypto.keys import IdentityKey, verify
@@ -122,6 +123,30 @@ async def test_a_circuit_ends_with_its_bytes() -> None:
         with trio.fail_after(5):
             while yard_.relay.circuits:
                 await trio.lowlevel.checkpoint()
+
+
+HOURLY = [RelayLimits(peer_bytes_per_hour=256 * KIB), RelayLimits(subnet_bytes_per_hour=256 * KIB)]
+
+
+@pytest.mark.parametrize("limits", HOURLY)
+async def test_an_hours_bytes_are_the_peers_or_its_networks_and_come_back(
+    limits: RelayLimits, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A network's whoever asks: a new identity costs nothing."""
+    async with yard(limits) as yard_, open_host(seeded("c")) as carol:
+        await yard_.alice.connect([yard_.way])
+        stream = await yard_.alice.open_stream(yard_.bob.peer_id, ECHO)
+        with pytest.raises(ExceptionGroup):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.send, bytes(KIB * KIB))
+                await receive_exactly(stream, KIB * KIB)
+        await until(lambda: not yard_.relay.circuits)
+        with pytest.raises(TransportError, match="resource limit exceeded"):
+            await carol.connect([yard_.way])
+        await trio.sleep(1800)
+        await yard_.held.tend()
+        await carol.connect(yard_.middle.addresses())
+        assert await carol.connect([yard_.way]) == yard_.bob.peer_id
 
 
 async def test_a_call_needs_a_reservation() -> None:

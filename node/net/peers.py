@@ -19,6 +19,7 @@ from .worth import Standing, least_worth
 
 AT_ONCE_S = 5.0  # two handshakes that cross are at most one dial's deadline apart
 SURPLUS_TICKS = 3  # the other end may be opening a stream on it this very moment
+REAP_TICKS = 900  # guess: longer than anything that is done by the clock between two peers
 PER_PEER_MAX = 4
 LOOPBACK = "127.0.0.1"
 
@@ -124,13 +125,15 @@ class Peers:
         return tuple(self._by_peer)
 
     def tick(self) -> None:
-        """Once a second: tick every connection, close those that another one replaces."""
+        """Once a second: tick every connection; close what nobody needs, or another replaces."""
         for connection in self.all():
             connection.mux.tick()
             connection.idle_ticks = 0 if connection.mux.streams else connection.idle_ticks + 1
             moved = connection.mux.payloads - connection.payloads
             connection.quiet_ticks = 0 if moved else connection.quiet_ticks + 1
             connection.payloads = connection.mux.payloads
+            if connection.idle_ticks >= REAP_TICKS and connection.mux.peer not in self.kept:
+                connection.mux.close()
         for peer, found in list(self._by_peer.items()):
             if len(found) > 1:
                 best = self.best(peer)

@@ -3,9 +3,9 @@
 Source: github.com/libp2p/specs/blob/master/relay/circuit-v2.md; the numbers are go-libp2p's where
 they are not about model traffic. Everything that is given away has a bound: how many reservations
 in all and from one network, how many circuits of one peer, the bytes and seconds of each circuit,
-and the bytes of a peer in an hour. A reservation is the peer's at the other end of the stream,
-whatever its message says (py-libp2p believes the message: N5 of the audit), and ends with that
-peer's connection.
+and the bytes of a peer, and of a network, in an hour. A reservation is the peer's at the other end
+of the stream, whatever its message says (py-libp2p believes the message: N5 of the audit), and ends
+with that peer's connection.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class RelayLimits:
     # and answer, and then the session fails over; go-libp2p's 128 KiB would be eight tokens.
     circuit_bytes: int = 64 * MIB
     peer_bytes_per_hour: int = 512 * MIB  # guess: a sixth of a home's 8 Mbit/s uplink
+    subnet_bytes_per_hour: int = 2048 * MIB  # guess: four peers' worth, however many they are
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ class Relay:
         self._wall = wall
         self._seats: dict[str, _Seat] = {}
         self._circuits: Counter[str] = Counter()
-        self._spent: dict[str, tuple[float, float]] = {}  # peer: bytes, as of when
+        self._spent: dict[str, tuple[float, float]] = {}  # peer or network: bytes, as of when
         self.circuits_served = 0
 
     @property
@@ -226,24 +227,30 @@ class Relay:
             return Status.NO_RESERVATION
         if self._circuits.total() >= 2 * self._limits.circuits_max:
             return Status.RESOURCE_LIMIT_EXCEEDED
-        for end in (stream.peer, peer):
-            if self._circuits[end] >= self._limits.circuits_per_peer_max:
-                return Status.RESOURCE_LIMIT_EXCEEDED
-            if self._left(end) <= 0:
-                return Status.RESOURCE_LIMIT_EXCEEDED
+        ends = (stream.peer, peer)
+        if any(self._circuits[end] >= self._limits.circuits_per_peer_max for end in ends):
+            return Status.RESOURCE_LIMIT_EXCEEDED
+        if any(self._left(payer) <= 0 for payer in self._payers(ends)):
+            return Status.RESOURCE_LIMIT_EXCEEDED
         return Status.OK
+
+    def _payers(self, ends: tuple[str, str]) -> frozenset[str]:
+        """Whose budgets a circuit is paid from: both peers' and, as ids cost little, networks'."""
+        remotes = [one.remote[0] for end in ends if (one := self._direct(end)) is not None]
+        return frozenset((*ends, *(subnet(remote) for remote in remotes)))
 
     async def _pass_on(self, near: MuxStream, far: MuxStream) -> None:
         """Carry bytes both ways until both ends have finished, or have had their share."""
         self.circuits_served += 1
         ends = (near.peer, far.peer)
+        payers = self._payers(ends)
         self._circuits.update(ends)
         done = False
         try:
             with trio.move_on_after(self._limits.circuit_s):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pump, near, far, ends)
-                    await self._pump(far, near, ends)
+                    nursery.start_soon(self._pump, near, far, payers)
+                    await self._pump(far, near, payers)
                 done = True
         except* TransportError:
             pass  # an end has left: the finally tells the other
@@ -256,29 +263,32 @@ class Relay:
             else:
                 far.close_now()
 
-    async def _pump(self, source: MuxStream, sink: MuxStream, ends: tuple[str, str]) -> None:
+    async def _pump(self, source: MuxStream, sink: MuxStream, payers: frozenset[str]) -> None:
         left = self._limits.circuit_bytes
         while piece := await source.receive(PIECE_BYTES):
             left -= len(piece)
             if left < 0:
                 raise TransportError("the circuit has had its bytes")
-            for end in ends:
-                self._spend(end, len(piece))
-                if self._left(end) <= 0:
-                    raise TransportError(f"{end} has had its bytes of this hour")
+            for payer in payers:
+                self._spend(payer, len(piece))
+                if self._left(payer) <= 0:
+                    raise TransportError(f"{payer} has had its bytes of this hour")
             await sink.send(piece)
         sink.finish_now()
 
-    def _left(self, peer: str) -> float:
-        """Bytes that a peer may still have; they come back evenly over an hour."""
-        spent, since = self._spent.get(peer, (0.0, 0.0))
-        budget = self._limits.peer_bytes_per_hour
+    def _budget(self, payer: str) -> int:
+        limits = self._limits
+        return limits.subnet_bytes_per_hour if "/" in payer else limits.peer_bytes_per_hour
+
+    def _left(self, payer: str) -> float:
+        """Bytes that a peer or a network may still have; they come back evenly over an hour."""
+        spent, since = self._spent.get(payer, (0.0, 0.0))
+        budget = self._budget(payer)
         return budget - max(0.0, spent - (trio.current_time() - since) * budget / HOUR_S)
 
-    def _spend(self, peer: str, size: int) -> None:
-        budget = self._limits.peer_bytes_per_hour
+    def _spend(self, payer: str, size: int) -> None:
         now = trio.current_time()
-        self._spent[peer] = (budget - self._left(peer) + size, now)
+        self._spent[payer] = (self._budget(payer) - self._left(payer) + size, now)
         while len(self._spent) > 16 * self._limits.reservations_max:
             del self._spent[next(iter(self._spent))]
 
