@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from potluck.cli.main import main
 from potluck.errors import UserError
+from potluck.swarm.blocks import BlockRange
 from potluck.swarm.sim.dice import Dice
 from potluck.swarm.sim.optimum import layout_bound, optimum
 from potluck.swarm.sim.report import estimate
@@ -31,7 +32,8 @@ from potluck.swarm.sim.scenario import (
     Scenario,
     parse_scenario,
 )
-from potluck.swarm.sim.table import TABLES, parse_table
+from potluck.swarm.sim.table import TABLES, Table, parse_table
+from potluck.swarm.sim.world import Seat
 
 Spans = list[tuple[int, int, float]]
 
@@ -235,6 +237,26 @@ def test_who_gets_no_answer_waits_for_ever() -> None:
     outcome = Outcome("ours", offered=4, done=3, latencies_s=[3.0, 1.0, 2.0])
     assert [outcome.latency_s(share) for share in (0.25, 0.5, 0.75)] == [1.0, 2.0, 3.0]
     assert outcome.latency_s(0.95) == float("inf")
+
+
+def test_a_twin_has_the_peers_that_it_is_given_and_they_share_their_machine() -> None:
+    """Two peers busy two fifths of the time; on one core that is four fifths, and a queue."""
+    table = Table("measured", ((12, 1, 1.0), (12, 128, 100.0)))
+    seats = [Seat(BlockRange(0, 12), table)] * 2
+    plan = replace(SMALL, seconds=60.0, peers=replace(SMALL.peers, count=2))
+
+    def twin(cores: int) -> Outcome:
+        shared = replace(plan, peers=replace(plan.peers, cores=cores))
+
+        def dice(purpose: str) -> Dice:
+            return random.Random(purpose)
+
+        return Simulation(shared, "ours", dice, seats=seats, rate=8.0).run()
+
+    own, one, two = twin(0), twin(1), twin(2)
+    assert own.load == pytest.approx(0.4) and own.latency_s(0.0) > 0.1
+    assert two.latency_s(0.5) == own.latency_s(0.5)
+    assert one.latency_s(0.5) > 1.2 * own.latency_s(0.5)
 
 
 def test_who_is_refused_by_a_full_cache_is_served_elsewhere() -> None:

@@ -49,21 +49,18 @@ class Fresh:
         """look_at: how many peers' queues are read; 0 for all."""
         self._world, self._dice, self._look_at = world, dice, look_at
         self.control_bytes = 0.0
-        self._found: dict[int, _Serving] = {}
-        self._version = -1
+        self._found: dict[int, tuple[int, _Serving]] = {}
 
     def _serving(self, at: int) -> _Serving:
         world = self._world
-        if self._version != world.version:
-            self._found.clear()
-            self._version = world.version
-        found = self._found.get(at)
-        if found is None:
+        version, found = self._found.get(at, (-1, None))
+        if found is None or version != world.versions[at]:
             rows = np.flatnonzero(world.alive & (world.start <= at) & (world.stop > at))
             blocks = world.stop[rows] - at
-            found = self._found[at] = _Serving(
+            found = _Serving(
                 rows, blocks, blocks / world.claims[rows], world.places[rows], world.access[rows]
             )
+            self._found[at] = int(world.versions[at]), found
         return found
 
     def choose(self, request: Request, now: float) -> tuple[int, int] | None:

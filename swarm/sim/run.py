@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from struct import pack
@@ -31,7 +32,7 @@ from .movers import mover_of
 from .request import Request
 from .routers import router_of
 from .scenario import Moving, Scenario
-from .world import World
+from .world import Seat, World
 
 SAMPLE_S = 10.0
 LAYOUT_SAMPLE_S = 60.0  # a layout made anew costs ten milliseconds and more
@@ -74,9 +75,18 @@ class Outcome:
 class Simulation:
     """One router through one scenario."""
 
-    def __init__(self, scenario: Scenario, router: str, dice: DiceOf) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        router: str,
+        dice: DiceOf,
+        *,
+        seats: Sequence[Seat] = (),
+        rate: float = 0.0,
+    ) -> None:
+        """seats, rate: of a twin, its peers and its requests a second, instead of a share."""
         self._scenario = scenario
-        self._world = World(scenario, dice)
+        self._world = World(scenario, dice, seats)
         self._dice = dice("load")
         self._router = router_of(router, self._world, dice("router"))
         moving = scenario.placing.moving
@@ -98,8 +108,8 @@ class Simulation:
         self.ended_s = 0.0  # virtual time
         self.outcome = Outcome(router)
         load = scenario.load
-        self._rate = 0.0
-        if scenario.kind == "requests":
+        self._rate = rate
+        if scenario.kind == "requests" and not rate:
             # Who lies of rate or load is offered what the honest layout of the same peers could do.
             honest = self._world
             if scenario.liars.share and scenario.liars.what in ("rate", "load", "both"):
@@ -180,7 +190,7 @@ class Simulation:
         if self._counts(request):
             self.outcome.offered += 1
             self._open += 1
-        self._next(request, now)
+        self._at(now + scenario.load.open_s, "again", request)
 
     def _counts(self, request: Request) -> bool:
         return self._scenario.warm_s <= request.born_s < self._scenario.seconds
@@ -216,10 +226,8 @@ class Simulation:
         if not self._admit(request, now):
             return
         service_s = world.service_s(i, request.stop - request.at, request.tokens)
-        queue_s = world.queue_s(i, now)
-        ends = now + queue_s + service_s
-        world.busy_until[i] = ends
-        request.waited_s = 0.0 if world.lies_load[i] else queue_s
+        ends = world.occupy(i, service_s, now)
+        request.waited_s = 0.0 if world.lies_load[i] else ends - service_s - now
         if world.admission(i) is not None:
             self._at(ends, "ended", (i, self._lease(request)))
         if ends > world.dies[i]:
@@ -294,7 +302,7 @@ class Simulation:
                 self._moving.discard(i)
                 world.settle(i, blocks)
             case "ended", (int(i), lease) if (admission := world.admission(i)) is not None:
-                admission.release(lease)
+                admission.release(lease, now)
             case "refused", (Request() as request, float(retry_after_s)):
                 self._refused(request, retry_after_s, now)
             case "look", _:

@@ -36,6 +36,7 @@ class Peers:
     spread: float = 0.6  # of speeds: sigma of a lognormal of median 1
     cache_tokens: int = 0  # positions times blocks that a peer admits at once; 0: without bound
     relayed: float = 0.0  # share of peers behind a relay
+    cores: int = 0  # all peers on one machine of so many; 0: each has a device of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Load:
     tokens_max: int = 8192
     deadline_s: float = 5.0
     deadline_token_s: float = 0.0  # more for each token
+    open_s: float = 0.0  # from a request's birth until its first hop is chosen
     give_up: float = 1.5  # deadlines after which a request is dropped
     ramp_s: float = (
         0.0  # the load rises from a tenth within; cold clients learn the peers meanwhile
@@ -130,8 +132,8 @@ class Scenario:
 SHARES = {"share", "relayed", "loss", "burst_share"}
 MAY_BE_ZERO = SHARES | {
     "spread", "warm_s", "access_ms_min", "world_ms", "detect_s", "deadline_token_s", "flash_at_s",
-    "flash_s", "ramp_s", "cache_tokens", "row_bytes", "copies", "record_bytes", "probe_bytes",
-    "move_s",
+    "flash_s", "ramp_s", "cache_tokens", "cores", "row_bytes", "open_s", "copies", "record_bytes",
+    "probe_bytes", "move_s",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,12 +25,23 @@ HISTORY_LIVES = 5  # a slot's lives before the run, so that ages at its start ar
 BITS = 8e-6  # seconds a byte takes at one Mbit/s
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A peer that is there in life: the blocks that it serves, and its measured times."""
+
+    blocks: BlockRange
+    table: Table
+
+
 class World:
     """Peers by number. A number is never used twice: who comes again is another peer."""
 
-    def __init__(self, scenario: Scenario, dice: DiceOf, tables: dict[str, Table] = TABLES) -> None:
+    def __init__(self, scenario: Scenario, dice: DiceOf, seats: Sequence[Seat] = ()) -> None:
+        """seats: the first peers, as they are; by default they are drawn and choose blocks."""
         self.scenario = scenario
-        self.table = tables[scenario.peers.table]
+        self.table = TABLES[scenario.peers.table]
+        self._seats = seats
+        self._cores = [-math.inf] * scenario.peers.cores  # until when each is busy
         self.total = scenario.model.blocks
         self._dice = dice("world")
         self._churn = dice("churn")
@@ -55,7 +67,7 @@ class World:
         self.lies_load = np.zeros(size, dtype=np.bool_)
         self.black_hole = np.zeros(size, dtype=np.bool_)
         self._admissions: dict[int, Admission] = {}
-        self.version = 0  # of the layout
+        self.versions = np.zeros(self.total, dtype=np.int64)  # of the layout, at each block
         self.load: Floats = np.zeros(self.total)  # of each block, by what records tell
         self.told: dict[int, BlockRange] = {}  # what the record of each peer says that it serves
         tokens = self.mean_tokens()
@@ -71,7 +83,11 @@ class World:
         order = list(range(self.count))
         self._dice.shuffle(order)
         for i in order:
-            self.settle(i, self.join(i))
+            if i < len(seats):
+                self.announce(i, seats[i].blocks)
+                self.settle(i, seats[i].blocks)
+            else:
+                self.settle(i, self.join(i))
 
     def admission(self, i: int) -> Admission | None:
         """The server's own book of leases; None where the scenario bounds nothing."""
@@ -110,6 +126,11 @@ class World:
             if liars.what == "slow":
                 self.pace[i] *= liars.times
         self.rate[i] = 1.0 / (self._token_block_s * self.pace[i])
+        if i < len(self._seats):
+            seat = self._seats[i]
+            self.length[i], self.pace[i] = len(seat.blocks), 1.0
+            tokens = self.mean_tokens()
+            self.rate[i] = tokens * len(seat.blocks) / seat.table.seconds(len(seat.blocks), tokens)
 
     def claim(self, i: int) -> float:
         """The rate that the peer's record tells: tokens a second through one block."""
@@ -183,14 +204,15 @@ class World:
 
     def settle(self, i: int, blocks: BlockRange) -> None:
         """Peer i serves these blocks from now on."""
+        self.pause(i)
         self.start[i], self.stop[i] = blocks.start, blocks.stop
         self.alive[i] = True
-        self.version += 1
+        self.versions[blocks.start : blocks.stop] += 1
 
     def pause(self, i: int) -> None:
         """Peer i serves nothing: it loads other blocks, or is dead."""
         self.alive[i] = False
-        self.version += 1
+        self.versions[self.start[i] : self.stop[i]] += 1
 
     def living(self) -> Sequence[int]:
         found: list[int] = np.flatnonzero(self.alive).tolist()
@@ -231,7 +253,21 @@ class World:
         return 2 * self.byte_s(i) * tokens * self.scenario.model.row_bytes
 
     def service_s(self, i: int, blocks: int, tokens: int) -> float:
-        return self.table.seconds(blocks, tokens) * float(self.pace[i])
+        table = self._seats[i].table if i < len(self._seats) else self.table
+        return table.seconds(blocks, tokens) * float(self.pace[i])
+
+    def occupy(self, i: int, service_s: float, now: float) -> float:
+        """Put a hop into the queue of peer i; when it will be done."""
+        begins_s = now + self.queue_s(i, now)
+        if self._cores:
+            # The core that idles least until then; where all are busy, the first to be free.
+            free = [core for core, until_s in enumerate(self._cores) if until_s <= begins_s]
+            until = self._cores.__getitem__
+            core = max(free, key=until) if free else min(range(len(self._cores)), key=until)
+            begins_s = max(begins_s, self._cores[core])
+            self._cores[core] = begins_s + service_s
+        self.busy_until[i] = begins_s + service_s
+        return begins_s + service_s
 
     def queue_s(self, i: int, now: float) -> float:
         return max(0.0, float(self.busy_until[i]) - now)

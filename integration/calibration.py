@@ -1,0 +1,270 @@
+"""A testnet and its simulated twin: do they agree on p50 and goodput?
+
+Sixteen daemons as processes of their own serve a model of random weights, a few blocks each. First
+each of them alone is asked for steps of several sizes: its compute table, and the time of the
+software around it; what a session of one token takes beyond that is the opening. Then requests
+come at random moments, each a session of one step through all blocks, by the daemon's own router.
+The twin is the simulator with those tables, those spans, the same number of requests a second, and
+the same cores: the processes share one machine.
+
+A request is good when it is answered within three times what one takes alone.
+
+    python -m integration.calibration                              16 daemons, some minutes
+    python -m integration.calibration --nodes 4 --replicas 2 --seconds 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from potluck.errors import PotluckError
+from potluck.node.client import Swarm, open_swarm
+from potluck.node.compute.checkpoint import open_checkpoint
+from potluck.node.compute.shapes import write_random
+from potluck.node.compute.voice import DTYPE, Voice
+from potluck.node.frames import FrameStream
+from potluck.node.session import SessionPlan, open_session
+from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.swarm.blocks import BlockRange
+from potluck.swarm.sim.dice import Dice
+from potluck.swarm.sim.run import Outcome, Simulation
+from potluck.swarm.sim.scenario import Links, Load, Model, Peers, Placing, Scenario
+from potluck.swarm.sim.table import Table
+from potluck.swarm.sim.world import Seat
+from potluck.swarm.wire import PROTOCOL, Open, Opened, Output, Step
+
+from .ground import load
+
+NAME = "calibration"
+TOKENS = 64  # of each request
+SIZES = (1, 16, TOKENS)
+REPEATS = 7
+GOOD_TIMES = 3.0
+AGREE_WITHIN = 0.15
+SEEDS = 5  # of the twin
+DRAIN_S = 60.0  # for the last answers
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a peer needs for a step: (blocks, tokens, ms) rows, and the software around them."""
+
+    rows: list[tuple[int, int, float]] = field(default_factory=list)
+    software_s: dict[int, float] = field(default_factory=dict)  # by tokens
+
+
+@dataclass(slots=True)
+class Life:
+    """What the testnet did."""
+
+    offered: int = 0
+    failed: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+
+
+def measure(nodes: int, replicas: int, seconds: float, share: float, seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="potluck-calibration-") as folder:
+        home = Path(folder)
+        write_random(home / "model", "small")
+        blocks = open_checkpoint(home / "model").spec.blocks
+        plan = Plan(
+            home=home, source=str(home / "model"), name=NAME, blocks=blocks,
+            nodes=nodes, replicas=replicas,
+        )  # fmt: skip
+        with open_testnet(plan) as net:
+            return trio.run(_calibrate, net, home, seconds, share, seed)
+
+
+async def _calibrate(
+    net: LocalSwarm, home: Path, seconds: float, share: float, seed: int
+) -> dict[str, Any]:
+    async with open_swarm(net.join, home=home, threads=1) as swarm:
+        voice = await swarm.voice(NAME)
+        found = [await _table(swarm, voice, seat.peer, seat.start, seat.stop) for seat in net.seats]
+        seats = [
+            Seat(BlockRange(seat.start, seat.stop), Table(seat.name, tuple(one.rows)))
+            for seat, one in zip(net.seats, found, strict=True)
+        ]
+        hop_s = {
+            tokens: statistics.median(one.software_s[tokens] for one in found) for tokens in SIZES
+        }
+        alone_s, one_s = [
+            statistics.median([await _request(swarm, voice, tokens) for _ in range(REPEATS)])
+            for tokens in (TOKENS, 1)
+        ]
+        hops = voice.blocks / statistics.mean(len(seat.blocks) for seat in seats)
+        open_s = max(0.0, one_s - _work_s(seats, voice.blocks, 1) - hops * hop_s[1])
+        cores = len(os.sched_getaffinity(0))
+        rate = share * cores / _work_s(seats, voice.blocks, TOKENS)
+        deadline_s = GOOD_TIMES * alone_s
+        life = await _offer(swarm, voice, rate, seconds, random.Random(seed))
+    plan = _twin(seats, voice.blocks, cores, hop_s[TOKENS], open_s, deadline_s, seconds)
+    twins = [_simulate(plan, rate, seats, number) for number in range(1, SEEDS + 1)]
+    real = _facts(life.latencies_s, life.offered, deadline_s)
+    twin = {
+        key: statistics.mean(_facts(one.latencies_s, one.offered, deadline_s)[key] for one in twins)
+        for key in real
+    }
+    apart = {key: abs(twin[key] / real[key] - 1) if real[key] else float("inf") for key in real}
+    return {
+        "holds": max(apart["p50_s"], apart["goodput"]) <= AGREE_WITHIN,
+        "nodes": len(seats),
+        "cores": cores,
+        "requests": life.offered,
+        "failed": life.failed,
+        "requests_per_s": round(rate, 3),
+        "share_of_the_cores": share,
+        "alone_s": round(alone_s, 3),
+        "open_s": round(open_s, 3),
+        "deadline_s": round(deadline_s, 3),
+        "software_ms_a_hop": round(1000 * hop_s[TOKENS], 2),
+        "testnet": {key: round(value, 3) for key, value in real.items()},
+        "twin": {key: round(value, 3) for key, value in twin.items()},
+        "apart": {key: round(value, 3) for key, value in apart.items()},
+        "tables_ms": {seat.table.name: one.rows for seat, one in zip(seats, found, strict=True)},
+        "load": load(),
+    }
+
+
+async def _table(swarm: Swarm, voice: Voice, peer: str, start: int, stop: int) -> Measured:
+    """Ask one peer, with nobody else about, for steps of each size."""
+    found = Measured()
+    positions = sum(SIZES) * (REPEATS + 1)
+    frames = FrameStream(await swarm.member.host.open_stream(peer, PROTOCOL))
+    await frames.send(Open(bytes(16), voice.digest, start, stop, positions, DTYPE))
+    received = await frames.receive()
+    assert received is not None and isinstance(received[0], Opened), received
+    at = 0
+    for tokens in SIZES:
+        payload = bytes(voice.embed([5])) * tokens
+        compute_s: list[float] = []
+        software_s: list[float] = []
+        for repeat in range(REPEATS + 1):
+            began_s = time.perf_counter()
+            await frames.send(Step(at, (tokens,), tokens), payload)
+            received = await frames.receive()
+            spent_s = time.perf_counter() - began_s
+            assert received is not None and isinstance(received[0], Output), received
+            at += tokens
+            if repeat:  # the first one warms
+                compute_s.append(received[0].compute_s)
+                software_s.append(spent_s - received[0].compute_s)
+        found.software_s[tokens] = statistics.median(software_s)
+        found.rows.append((stop - start, tokens, 1000 * statistics.median(compute_s)))
+    await frames.close()
+    return found
+
+
+async def _request(swarm: Swarm, voice: Voice, tokens: int = TOKENS) -> float:
+    """One request: a session of one step. Seconds until its answer."""
+    payload = bytes(voice.embed([5])) * tokens
+    began_s = time.perf_counter()
+    asked = SessionPlan(voice.digest, NAME, voice.blocks, voice.width, tokens)
+    async with open_session(swarm.member.host, swarm.router, asked) as session:
+        session.feed(payload, tokens=tokens, rows=1)
+        await session.output()
+        return time.perf_counter() - began_s
+
+
+async def _offer(
+    swarm: Swarm, voice: Voice, rate: float, seconds: float, dice: random.Random
+) -> Life:
+    """Requests at random moments, whether or not those before are answered."""
+    life = Life()
+
+    async def live() -> None:
+        try:
+            life.latencies_s.append(await _request(swarm, voice))
+        except PotluckError:
+            life.failed += 1
+
+    ends = trio.current_time() + seconds
+    with trio.move_on_at(ends + DRAIN_S):
+        async with trio.open_nursery() as nursery:
+            at = trio.current_time()
+            while (at := at + dice.expovariate(rate)) < ends:
+                await trio.sleep_until(at)
+                life.offered += 1
+                nursery.start_soon(live)
+    return life
+
+
+def _work_s(seats: Sequence[Seat], blocks: int, tokens: int) -> float:
+    """Core seconds of one request: each block at the mean of who serves it."""
+    total_s = 0.0
+    for block in range(blocks):
+        serving = [seat for seat in seats if seat.blocks.start <= block < seat.blocks.stop]
+        total_s += statistics.mean(
+            seat.table.seconds(len(seat.blocks), tokens) / len(seat.blocks) for seat in serving
+        )
+    return total_s
+
+
+def _twin(
+    seats: Sequence[Seat],
+    blocks: int,
+    cores: int,
+    software_s: float,
+    open_s: float,
+    deadline_s: float,
+    seconds: float,
+) -> Scenario:
+    """On loopback a hop costs software beside computing: a quarter each way at each end."""
+    access_ms = 1000 * software_s / 4
+    return Scenario(
+        name=NAME,
+        seconds=seconds,
+        warm_s=0.0,
+        model=Model(blocks=blocks, row_bytes=0),
+        peers=Peers(count=len(seats), span_min=1, span_max=blocks, cores=cores),
+        links=Links(access_ms_min=access_ms, access_ms_max=access_ms, world_ms=0.0),
+        load=Load(
+            clients=1, tokens=TOKENS, open_s=open_s,
+            deadline_s=deadline_s, give_up=DRAIN_S / deadline_s,
+        ),
+        placing=Placing(moving="none"),
+    )  # fmt: skip
+
+
+def _simulate(plan: Scenario, rate: float, seats: Sequence[Seat], seed: int) -> Outcome:
+    def dice(purpose: str) -> Dice:
+        return random.Random(f"{seed}/{purpose}")
+
+    return Simulation(plan, "ours", dice, seats=seats, rate=rate).run()
+
+
+def _facts(latencies_s: Sequence[float], offered: int, deadline_s: float) -> dict[str, float]:
+    ordered = sorted(latencies_s) + [float("inf")] * (offered - len(latencies_s))
+    return {
+        "p50_s": ordered[len(ordered) // 2],
+        "p95_s": ordered[int(0.95 * len(ordered))],
+        "goodput": sum(s <= deadline_s for s in ordered) / offered,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, default=16)
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--share", type=float, default=0.5, help="of what the cores can compute")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    found = measure(asked.nodes, asked.replicas, asked.seconds, asked.share, asked.seed)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
