@@ -5,7 +5,7 @@ class of numbers. Then, whenever the client asks for it (every 32 tokens), a `Ch
 root of the rows that it took in, and of those that it gave out, exactly as they lay on the wire.
 Each names the one before by its digest, so that an account cannot be shortened or rewritten: two
 that follow the same one are a contradiction, which anybody can check (TrustChain's forked `prev`;
-algorithms.md 3.5, class A).
+algorithms.md 3.5, class A; testimony.py).
 
     server k    Opening ◀─ Chunk(0..32, took, gave) ◀─ Chunk(32..64, took, gave)
                                                ║ gave of k = took of k + 1, or one of the two lies
@@ -255,15 +255,6 @@ def _pairs(one: Account, other: Account) -> Iterator[tuple[Chunk, Chunk]]:
     for _, chunk in one.standing():
         if (chunk.at, chunk.tokens) in theirs:
             yield chunk, theirs[chunk.at, chunk.tokens]
-
-
-def contradiction(one: bytes, other: bytes) -> str | None:
-    """The peer that signed two different chunks after the same one, if these two are such: it
-    is to be banned for good by whoever sees them. Raises RemoteError for what nobody signed."""
-    peer, body = open_(one, CHUNK, max_bytes=CHUNK_BYTES_MAX)
-    other_peer, other_body = open_(other, CHUNK, max_bytes=CHUNK_BYTES_MAX)
-    forked = decode(body, Chunk).prev == decode(other_body, Chunk).prev
-    return peer if peer == other_peer and forked and body != other_body else None
 
 
 def _name_of(body: bytes) -> bytes:
