@@ -2,7 +2,8 @@
 
 The rules stand in swarm/membership.py; here is what waits. The directory says who there is, with a
 delay of up to 90 s; probes and the ends of connections say within seconds who is gone. Whoever we
-miss, by our own finding, is left out of what `find` tells, until a fresher record of it is read.
+miss, by our own finding, is left out of what `find` tells until a fresher record of it is read. But
+who misses everybody is cut off itself, and leaves out nobody.
 
     directory.find ── without the missed ──▶ elections, places, routes
 """
@@ -85,8 +86,11 @@ class Segment:
         return tuple(told for told in found if not self._is_missed(told))
 
     def _is_missed(self, told: Announcement) -> bool:
-        since_s = self._missed.get(told.peer)
+        since_s = self._missed.get(told.peer) if self._hears_any() else None
         return since_s is not None and told.issued_s <= since_s + SKEW_MAX_S
+
+    def _hears_any(self) -> bool:
+        return not self._missed.keys() >= set(self._machine.alive())
 
     async def run(self, around: Callable[[], BlockRange | None]) -> None:
         """A service. around: the blocks that we serve now; the nearest to them are watched."""

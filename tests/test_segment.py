@@ -131,6 +131,19 @@ async def test_a_killed_peer_is_out_of_the_view_of_others_within_seconds(
         assert all(peer.segment.missed == {gone.key.peer_id} for peer in peers)
 
 
+async def test_who_misses_everybody_is_cut_off_itself_and_leaves_out_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    """Else a node whose network is down for a moment would move into a hole that is none."""
+    async with segment_of(6) as (peers, _):
+        alone, *others = peers
+        for peer in others:
+            await peer.host.die()
+        await trio.sleep(60)
+        assert alone.segment.missed == {peer.key.peer_id for peer in others}
+        assert await names(alone) == {peer.key.peer_id for peer in peers}
+
+
 async def test_a_fresher_record_brings_a_peer_back(autojump_clock: MockClock) -> None:
     async with segment_of(4) as (peers, records):
         gone = peers.pop()
