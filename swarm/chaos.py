@@ -84,7 +84,7 @@ def plan_faults(
     cards: list[Kind] = []
     joined = 0
     now = FIRST_S
-    while now < within_s:
+    while (at_s := round(now, 2)) < within_s:
         if not cards:
             cards = sorted(set(kinds))
             rng.shuffle(cards)
@@ -95,10 +95,10 @@ def plan_faults(
         if kind == "join":
             joined += 1
             blocks = nodes[rng.choice(sorted(nodes))]
-            faults.append(Fault(round(now, 2), kind, f"x{joined}", blocks, for_s))
+            faults.append(Fault(at_s, kind, f"x{joined}", blocks, for_s))
         elif victims := _victims(nodes, back_s, now, total, uncover=uncover):
             name = rng.choice(victims)
-            faults.append(Fault(round(now, 2), kind, name, nodes[name], for_s))
+            faults.append(Fault(at_s, kind, name, nodes[name], for_s))
             back_s[name] = now + for_s + RETURN_S
         now += max(BETWEEN_LEAST_S, rng.expovariate(1.0 / BETWEEN_S))
     return tuple(faults)
