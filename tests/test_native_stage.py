@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from potluck.errors import UserError
-from potluck.node.compute import native_stage as module
+from potluck.node.compute import rating
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.head import Ends
 from potluck.node.compute.layout import BlockWeights, layout_of
@@ -323,7 +323,7 @@ def test_numerics_name_the_format_and_nothing_of_the_machine(small: Checkpoint) 
 def test_a_stage_measures_itself(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that moves 10 ms at each look: a token through 2 blocks, 128 through one."""
     looks = iter(range(1 << 20))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(looks) * 0.01)
+    monkeypatch.setattr(rating.time, "perf_counter", lambda: next(looks) * 0.01)
     decode, prefill = load(small).measure()
     assert decode == pytest.approx(2 / 0.01)
     assert prefill == pytest.approx(128 / 0.01)

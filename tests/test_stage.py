@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from potluck.errors import RemoteError, UserError
-from potluck.node.compute import memory
-from potluck.node.compute import stage as stage_module
+from potluck.node.compute import memory, rating
 from potluck.node.compute.cache import Cache
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.layout import layout_of
@@ -243,7 +242,7 @@ def test_a_stage_measures_itself(small: Path, monkeypatch: pytest.MonkeyPatch) -
     """With a clock that moves 10 ms at each look: one token through all 3 blocks, then a prefill as
     long as the context of 128 allows through one."""
     looks = itertools.count()
-    monkeypatch.setattr(stage_module.time, "perf_counter", lambda: next(looks) * 0.01)
+    monkeypatch.setattr(rating.time, "perf_counter", lambda: next(looks) * 0.01)
     decode, prefill = load(small).measure()
     assert decode == pytest.approx(3 / 0.01)
     assert prefill == pytest.approx(128 / 0.01)

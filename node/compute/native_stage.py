@@ -9,7 +9,6 @@ be merged and cut freely, and `numerics` names the format alone. Keys and values
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from .pages import Lease, Pool, pages_for
 from .quant.formats import QUANTIZATIONS, Quantization, choose
 from .quant.larder import Key, Larder
 from .quant.reading import weights_of
+from .rating import decode_and_prefill, median_s
 from .rope import Ropes, is_stretched
 from .spec import ModelSpec
 from .weight import Format
@@ -39,9 +39,6 @@ PACKED = (
 
 _ROPE_ROWS = 1024  # by which tables grow
 _PASS_ROWS = 256  # of one pass: bounds its memory, and reads weights seldom enough
-_MEASURE_S = 0.2  # long enough for a median, short enough for a start
-_DECODE_BLOCKS = 8
-_PREFILL_TOKENS = 128
 
 
 class NativeStage:
@@ -136,13 +133,8 @@ class NativeStage:
         return out
 
     def measure(self) -> tuple[float, float]:
-        """Tokens per second and block: decoding one by one, and in a prefill of 128.
-
-        Decoding goes through several blocks, whose weights do not all fit the processor's cache;
-        a prefill uses each weight often, so that one block is enough.
-        """
-        prefill = min(_PREFILL_TOKENS, self.spec.context)
-        return self._rate(1, _DECODE_BLOCKS), self._rate(prefill, 1)
+        """Tokens per second and block: decoding one by one, and in a prefill of 128."""
+        return decode_and_prefill(self._rate, self.spec.context)
 
     def _rate(self, tokens: int, blocks: int) -> float:
         stop = min(self.start + blocks, self.stop)
@@ -153,15 +145,8 @@ class NativeStage:
         lease = pool.open(self.start, stop, tokens)
         lease.reserve(0, tokens)
         hidden = torch.linspace(-1, 1, self.spec.hidden).expand(tokens, -1)
-        session = [(lease, 0, tokens)]
-        self.forward_rows(hidden, session)  # the first pass also pays for memory
-        spent: list[float] = []
-        while sum(spent) < _MEASURE_S:
-            began = time.perf_counter()
-            self.forward_rows(hidden, session)
-            spent.append(time.perf_counter() - began)
-        spent.sort()
-        return tokens * (stop - self.start) / spent[len(spent) // 2]
+        spent_s = median_s(lambda: self.forward_rows(hidden, [(lease, 0, tokens)]))
+        return tokens * (stop - self.start) / spent_s
 
     def _packed(self, lease: Lease, at: int, count: int) -> bytes:
         table = lease.table

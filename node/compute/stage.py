@@ -5,7 +5,6 @@ A stage holds the weights of consecutive blocks: of our own block, or of transfo
 one thread that touches the device (worker.py).
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -23,15 +22,13 @@ from .layout import layout_of
 from .loading import Loader, block_bytes
 from .memory import require_memory
 from .quant.formats import QUANTIZATIONS, Quantization, choose
+from .rating import decode_and_prefill, median_s
 from .rope import Ropes, Turns, is_stretched
 from .sight import plan_step
 from .spec import ModelSpec
 from .weight import Format
 
 _ALIGNMENT_BYTES = 64  # torch's own allocations; a kernel may take another path on others
-_MEASURE_S = 0.2  # long enough for a median, short enough for a start
-_DECODE_BLOCKS = 8
-_PREFILL_TOKENS = 128
 
 
 class Runner(Protocol):
@@ -246,28 +243,20 @@ class Stage:
         return torch.cat(done)
 
     def measure(self) -> tuple[float, float]:
-        """Tokens per second and block: decoding one by one, and in a prefill of 128.
-
-        Decoding goes through several blocks, whose weights do not all fit the processor's cache;
-        a prefill uses each weight often, so that one block is enough.
-        """
-        prefill = min(_PREFILL_TOKENS, self.spec.context)
-        return self._rate(1, _DECODE_BLOCKS), self._rate(prefill, 1)
+        """Tokens per second and block: decoding one by one, and in a prefill of 128."""
+        return decode_and_prefill(self._rate, self.spec.context)
 
     def _rate(self, tokens: int, blocks: int) -> float:
         hidden = torch.zeros((tokens, self.spec.hidden), dtype=self.dtype, device=self.device)
         hidden[:] = torch.linspace(-1, 1, self.spec.hidden)
         cache = self.open_cache(self.start, min(self.start + blocks, self.stop), tokens)
-        self.forward(hidden, cache, 0)  # the first run also pays for memory and for kernels' own
-        spent: list[float] = []
-        while sum(spent) < _MEASURE_S:
-            began = time.perf_counter()
+
+        def run() -> None:
             self.forward(hidden, cache, 0)
             if self.device.type != "cpu":
                 torch.accelerator.synchronize(self.device)
-            spent.append(time.perf_counter() - began)
-        spent.sort()
-        return tokens * (cache.stop - cache.start) / spent[len(spent) // 2]
+
+        return tokens * (cache.stop - cache.start) / median_s(run)
 
     def _aligned(self, hidden: Tensor) -> Tensor:
         placed = hidden.to(device=self.device, dtype=self.dtype)

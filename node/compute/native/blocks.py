@@ -21,7 +21,7 @@ from ..quant.larder import Kept
 from ..spec import ModelSpec
 from ..weight import Weight, join
 from .library import library
-from .linear import LANES, Packed, Pool
+from .linear import LANES, Linear, Packed, Pool
 
 RUN = struct.Struct("@PqPPPPii")  # potluck_run: table, stride, 2 cosines, 2 sines, at, count
 _ALIGNMENT_BYTES = 64
@@ -29,29 +29,17 @@ _ACTS = {"silu": 0, "gelu_tanh": 1}
 _Floats = ctypes.c_void_p
 
 
-class _Linear(ctypes.Structure):
-    """potluck_linear; `Packed` makes them."""
-
-    _fields_ = [
-        ("format", ctypes.c_int32),
-        ("n", ctypes.c_int32),
-        ("k", ctypes.c_int32),
-        ("codes", ctypes.c_void_p),
-        ("bias", _Floats),
-    ]
-
-
 class _Block(ctypes.Structure):
     """potluck_block."""
 
     _fields_ = [
-        ("qkv", _Linear),
-        ("out", _Linear),
-        ("gate_up", _Linear),
-        ("down", _Linear),
-        ("router", _Linear),
-        ("expert_gate_up", ctypes.POINTER(_Linear)),
-        ("expert_down", ctypes.POINTER(_Linear)),
+        ("qkv", Linear),
+        ("out", Linear),
+        ("gate_up", Linear),
+        ("down", Linear),
+        ("router", Linear),
+        ("expert_gate_up", ctypes.POINTER(Linear)),
+        ("expert_down", ctypes.POINTER(Linear)),
         ("norm_in", _Floats),
         ("norm_mid", _Floats),
         ("norm_attended", _Floats),
@@ -147,7 +135,7 @@ class PackedBlock:
         fact.experts, fact.experts_per_token = experts, spec.experts_per_token
         fact.renormalise = int(spec.renormalise)
         fact.router = self._linear("router", ("router",), None)
-        fact.expert_gate_up, fact.expert_down = (_Linear * experts)(), (_Linear * experts)()
+        fact.expert_gate_up, fact.expert_down = (Linear * experts)(), (Linear * experts)()
         for one in range(experts):
             both = (f"{one}.gate", f"{one}.up")
             fact.expert_gate_up[one] = self._linear(f"{one}.gate_up", both, None, turns=True)
@@ -162,7 +150,7 @@ class PackedBlock:
 
     def _linear(
         self, name: str, parts: tuple[str, ...], bias: Tensor | None, *, turns: bool = False
-    ) -> _Linear:
+    ) -> Linear:
         """These matrices as one, from what was kept or packed now."""
         if self._kept is not None:
             code, rows, columns = self._kept.facts[name]
@@ -176,7 +164,7 @@ class PackedBlock:
             packed = make(alike[0].format, parted, bias, self._pool)
         self._packed[name] = packed
         self.bytes += packed.nbytes
-        return _Linear.from_buffer_copy(packed.linear)
+        return Linear.from_buffer_copy(packed.linear)
 
 
 class PackedBlocks:

@@ -25,7 +25,7 @@ ALIGNMENT_BYTES = 64
 Part = tuple[Tensor, Tensor | None]  # codes and scales, as in `Weight`
 
 
-class _Linear(ctypes.Structure):
+class Linear(ctypes.Structure):
     """potluck_linear."""
 
     _fields_ = [
@@ -116,14 +116,9 @@ class Packed:
         pool: Pool | None = None,
     ) -> Packed:
         """Matrices of one kind, one below the other; all but the last have whole tiles of rows."""
-        packed = cls.__new__(cls)
-        code, columns = _kind(format, parts[0][0])
-        packed._hold(code, sum(len(codes) for codes, _ in parts), columns, None, bias)
-        first = 0
-        for codes, scales in parts:
-            packed._fill(first, codes, scales, 1, pool)
-            first += len(codes) // LANES
-        return packed
+        rows = [len(codes) for codes, _ in parts]
+        firsts = [sum(rows[:place]) // LANES for place in range(len(parts))]
+        return cls._of(format, parts, sum(rows), firsts, 1, bias, pool)
 
     @classmethod
     def in_turns(
@@ -134,12 +129,26 @@ class Packed:
         pool: Pool | None = None,
     ) -> Packed:
         """Two matrices of one kind and size, a tile of each in turns, filled up with zeros."""
+        rows = 2 * -(-len(parts[0][0]) // LANES) * LANES
+        return cls._of(format, parts, rows, range(2), 2, bias, pool)
+
+    @classmethod
+    def _of(
+        cls,
+        format: str,
+        parts: Sequence[Part],
+        rows: int,
+        firsts: Sequence[int],
+        step: int,
+        bias: Tensor | None,
+        pool: Pool | None,
+    ) -> Packed:
+        """Parts that begin at these tiles and take every so manyth."""
         packed = cls.__new__(cls)
         code, columns = _kind(format, parts[0][0])
-        rows = 2 * -(-len(parts[0][0]) // LANES) * LANES
         packed._hold(code, rows, columns, None, bias)
-        for first, (codes, scales) in enumerate(parts):
-            packed._fill(first, codes, scales, 2, pool)
+        for first, (codes, scales) in zip(firsts, parts, strict=True):
+            packed._fill(first, codes, scales, step, pool)
         return packed
 
     @classmethod
@@ -178,7 +187,7 @@ class Packed:
             self._bias = torch.zeros(-(-rows // LANES) * LANES)
             self._bias[:rows] = bias
         bias_at = None if self._bias is None else self._bias.data_ptr()
-        self.linear = _Linear(code, rows, columns, self._packed, bias_at)
+        self.linear = Linear(code, rows, columns, self._packed, bias_at)
 
     def _fill(
         self, first: int, codes: Tensor, scales: Tensor | None, step: int, pool: Pool | None
