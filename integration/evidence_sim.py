@@ -26,6 +26,7 @@ import json
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from random import Random
 from typing import Any
@@ -34,7 +35,7 @@ from potluck.crypto.codec import encode
 from potluck.crypto.digest import digest
 from potluck.crypto.envelope import sign
 from potluck.crypto.keys import IdentityKey
-from potluck.dht.record import DOMAIN, Announcement, Record, check_record, sign_fact
+from potluck.dht.record import DOMAIN, Record, check_record, sign_fact
 from potluck.errors import RemoteError
 from potluck.swarm import evidence
 from potluck.swarm.evidence import (
@@ -66,6 +67,7 @@ from potluck.swarm.testimony import (
     sign_attestation,
 )
 
+from .forgery import announcement
 from .gossip_world import Clock, Mesh
 
 LIARS = 0.3
@@ -84,12 +86,7 @@ def key_of(number: int) -> IdentityKey:
 
 
 def announced(key: IdentityKey, stop: int, *, seq: int = 1, now: float = NOW) -> Record:
-    fact = Announcement(
-        model=MODEL, name="org/name", start=0, stop=stop, blocks=16, state="online", device="cpu",
-        dtype="float32", quantization="none", decode_tokens_s=900.0, prefill_tokens_s=9000.0,
-        addresses=(f"/ip4/192.0.2.7/tcp/4001/p2p/{key.peer_id}",), cache_tokens_free=8192,
-        context_tokens_max=2048, numerics="none", version="0.1.0",
-    )  # fmt: skip
+    fact = replace(announcement(MODEL, key.peer_id), stop=stop)
     return sign_fact(key, fact, boot=1, seq=seq, now=now)
 
 

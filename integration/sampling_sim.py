@@ -8,7 +8,7 @@ walks through the directory: that look-ups find liars only in proportion is take
 (dht_hostile.py measures it). Without walks (`--walk 0`) 10,000 peers are captured.
 
     spread    30 % liars, evenly over the networks
-    crowd     18.8 % of the peers stand in one /24 and behave as the liars do
+    crowd     18.8 % of the peers stand in one /24, alone in its /8, and behave as the liars do
 
 An id that was offered once is not offered again to slots that have not been drawn anew since:
 ranks do not change, so this changes nothing but the time it takes.
@@ -40,7 +40,7 @@ FIRST = 20  # peers known at the start: a bucket of the directory
 WALK = 20  # peers met a round on walks through the directory: 60 in a look-up, each third round
 LIARS = {"spread": 0.3, "crowd": 0.188}
 WIDE = 200  # /8s in use: of 256, less those that the Internet does not route
-CROWD: Prefixes = ("8/8", "8.8/16", "8.8.8/24")
+CROWD: Prefixes = ("crowd/8", "crowd/16", "crowd/24")
 
 
 @dataclass

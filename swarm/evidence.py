@@ -131,7 +131,6 @@ class _Open:
 
     case: Case
     item: SignedAccusation
-    seen_s: float
     trust: float  # of the accuser, when it came
     voices: dict[str, Verdict] = field(default_factory=dict)  # of those who serve the blocks
     passed: dict[str, Verdict] = field(default_factory=dict)  # strangers, passed on
@@ -159,11 +158,11 @@ class Evidence:
         return ban is not None and now < ban.until_s
 
     def bans(self, now: float) -> tuple[Ban, ...]:
-        """Those in force, with their proofs: to be stored, and handed in again as `restored`."""
+        """Those in force, with their proofs: to be stored, and `restore`d after a restart."""
         return tuple(ban for ban in self._bans.values() if now < ban.until_s)
 
     def restore(self, bans: tuple[Ban, ...], now: float) -> None:
-        """What `bans` gave before a restart. From one's own disk: it is not checked again."""
+        """What `bans` gave before. From one's own disk: it is not checked again."""
         for ban in bans:
             if now < ban.until_s:
                 self._remember(ban, now)
@@ -213,7 +212,7 @@ class Evidence:
         trust = 0.0 if standing is None else standing.trust
         if not self._make_room(trust):
             return []
-        opened = self._cases[case.id] = _Open(case, item, now, trust)
+        opened = self._cases[case.id] = _Open(case, item, trust)
         if standing is not None:
             opened.voices[accuser] = "wrong"
         effects: list[Effect] = [Pass(item), SetTimer(("settle", case.id), now + SETTLE_S)]

@@ -185,7 +185,7 @@ def test_resets_are_a_quarter_of_the_rule_and_at_most_a_tenth_of_the_slots() -> 
     assert resets_a_round(160, 10) == 16
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.randoms(use_true_random=False))
 def test_whatever_comes_memory_is_bounded_and_every_slot_is_of_somebody_told(dice: Random) -> None:
     one = machine(slots=8, seed=dice.randrange(1000))
