@@ -70,8 +70,8 @@ print(json.dumps(found))
 """
 
 
-def measure(starts: int = 5) -> dict[str, Any]:
-    """Start a node several times, and let the last one serve."""
+def measure(starts: int = 5, *, explain: bool = True) -> dict[str, Any]:
+    """Start a node several times, and let the last one serve. explain: by what is imported."""
     with tempfile.TemporaryDirectory(prefix="potluck-memory-") as folder:
         home = Path(folder)
         model = home / "model"
@@ -99,7 +99,7 @@ def measure(starts: int = 5) -> dict[str, Any]:
         "serving_mib": asdict(serving),
         "sessions": SESSIONS,
         "tokens_each": TOKENS,
-        "breakdown": breakdown(),
+        "breakdown": breakdown() if explain else [],
         "load": load(),
     }
 
