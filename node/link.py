@@ -93,13 +93,17 @@ class Link:
                 lost = Lost(self.number, await self._converse(nursery))
             finally:
                 self._writing.cancel()
-                for _, tokens in self._sent_s:  # nobody waits for them any more
-                    self.history.ended(tokens, len(self.hop.blocks))
-                self._sent_s.clear()
+                self._give_up()
                 if self._frames is not None:  # what is half sent, or broken, is not closed in order
                     broken = self._dropped or self._sending or lost is not None
                     await (self._frames.reset() if broken else self._frames.close())
             self._tell(lost)
+
+    def _give_up(self) -> None:
+        """Nobody waits for what is unanswered any more."""
+        for _, tokens in self._sent_s:
+            self.history.ended(tokens, len(self.hop.blocks))
+        self._sent_s.clear()
 
     async def _converse(self, nursery: trio.Nursery) -> str:
         """Why it has ended."""
@@ -173,27 +177,29 @@ class Link:
         self.history.refused(trio.current_time(), retry_after_s)
 
     async def _write(self, frames: FrameStream) -> None:
+        try:
+            with self._writing:
+                await self._send_posted(frames)
+        except TransportError as error:
+            self._tell(Lost(self.number, str(error)))
+        finally:
+            if self._writing.cancel_called:  # begun after the end, it has sent a step for nobody
+                self._give_up()
+
+    async def _send_posted(self, frames: FrameStream) -> None:
         """Send what is posted, in order; when nothing was for long, renew the lease."""
-        with self._writing:
-            try:
-                while True:
-                    while self._outbox:
-                        step = self._outbox.popleft()
-                        tokens = sum(step.sizes)
-                        self._sent_s.append((trio.current_time(), tokens))
-                        self.history.sent(tokens, len(self.hop.blocks))
-                        await self._send(
-                            frames, Step(step.at, step.sizes, step.rows), *step.payloads
-                        )
-                    self._pending = trio.Event()
-                    with trio.move_on_at(
-                        self._quiet_since_s + self._lease_s * RENEW_SHARE
-                    ) as quiet:
-                        await self._pending.wait()
-                    if quiet.cancelled_caught:
-                        await self._send(frames, Renew())
-            except TransportError as error:
-                self._tell(Lost(self.number, str(error)))
+        while True:
+            while self._outbox:
+                step = self._outbox.popleft()
+                tokens = sum(step.sizes)
+                self._sent_s.append((trio.current_time(), tokens))
+                self.history.sent(tokens, len(self.hop.blocks))
+                await self._send(frames, Step(step.at, step.sizes, step.rows), *step.payloads)
+            self._pending = trio.Event()
+            with trio.move_on_at(self._quiet_since_s + self._lease_s * RENEW_SHARE) as quiet:
+                await self._pending.wait()
+            if quiet.cancelled_caught:
+                await self._send(frames, Renew())
 
     async def _send(self, frames: FrameStream, message: Message, *payloads: Payload) -> None:
         self._quiet_since_s = trio.current_time()
