@@ -13,7 +13,7 @@ over tokens of |gave - again| / |again - took|, as swarm/audit.py judges it.
     cheats   what the server did instead: nf4 or int8 weights for what it says, a block of its
              span left out, random rows of the right size, the answer to another chunk
 
-Limits are twice the 99.9th percentile of honest chunks (audit.limit_from), for each format, pair of
+Limits are twice what 99.9 % of the honest chunks need (audit.limit_from), for each format, pair of
 classes and length of span: of the first half of the windows, so that false convictions are counted
 on chunks that no limit was made from. A cheat is caught where the rule says wrong.
 """
@@ -151,7 +151,7 @@ class Pile:
 
     def limit(self) -> float:
         """Of its first half: the chunks lie in the order of the windows."""
-        return limit_from(self.medians[: len(self.chunks) // 2])
+        return limit_from(self.chunks[: len(self.chunks) // 2])
 
     def wrong(self, limit: float, first: int = 0) -> int:
         """How many, from chunk number `first` on, the rule calls wrong."""

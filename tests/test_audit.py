@@ -142,9 +142,19 @@ def test_a_tolerance_is_measured_for_a_pair_of_classes_or_there_is_none() -> Non
     assert table.of("m", "t", "t") == Tolerance(0.001) and table.of("n", "t", "t") is None
 
 
-def test_a_limit_is_twice_the_worst_of_a_thousand_honest() -> None:
-    assert limit_from([number / 1000 for number in range(1000)]) == pytest.approx(2 * 0.999)
-    assert limit_from([0.0] * 50) == 0.0
+def test_a_limit_is_twice_what_nearly_all_of_the_honest_need() -> None:
+    assert limit_from([[number / 1000] * 32 for number in range(1000)]) == pytest.approx(2 * 0.999)
+    assert limit_from([[0.0] * 32] * 50) == 0.0
+    assert limit_from([[0.0] * 31 + [0.4]]) == pytest.approx(2 * 0.1)
+
+
+@given(st.lists(st.lists(st.floats(0, 0.4), min_size=16, max_size=40), min_size=1, max_size=30))
+def test_no_chunk_that_a_limit_was_made_of_is_wrong(honest: list[list[float]]) -> None:
+    """Nor any that is twice as far off: fewer than a thousand are all needed."""
+    limit = limit_from(honest)
+    for chunk in honest:
+        assert judge(chunk, Tolerance(limit)).verdict == "right"
+        assert judge([2 * error for error in chunk], Tolerance(limit)).verdict == "right"
 
 
 # ---- who is believed
