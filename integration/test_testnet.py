@@ -17,7 +17,7 @@ import pytest
 
 from potluck.cli.main import main
 from potluck.node.process import marked
-from potluck.node.testnet import MARK, find_testnet, folder_of, take_down
+from potluck.node.testnet import MARK, READY_S, find_testnet, folder_of, take_down
 
 POTLUCK = (sys.executable, "-P", "-m", "potluck.cli")
 ASK = ["generate", "The function returns", "-m", "demo", "-n", "16"]
@@ -45,9 +45,15 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POTLUCK_HOME", str(home))
     monkeypatch.delenv("POTLUCK_JOIN", raising=False)
     net = find_testnet(home)
-    for seat in net.seats:
-        if seat.state == "dead":
-            net.restart(seat.name)
+    waiting = {seat.name for seat in net.seats if seat.state == "dead"}
+    for name in waiting:  # all at once: most of a start is spent on imports, by one core each
+        net.launch(name, net.join)
+
+    def back() -> bool:
+        waiting.difference_update({name for name in waiting if net.ready(name) is not None})
+        return not waiting
+
+    until(back, READY_S)
 
 
 @pytest.fixture
