@@ -112,11 +112,9 @@ class Admission:
     def expires_s(self, session: Hashable) -> float:
         return self._leases[session].expires_s
 
-    def release(self, session: Hashable, now: float | None = None) -> None:
-        """now: for when others shall come back; None where that is of no matter."""
+    def release(self, session: Hashable, now: float) -> None:
         lease = self._leases.pop(session)
-        if now is not None:
-            self._observe(now - lease.since_s)
+        self._observe(now - lease.since_s)
         self._taken -= lease.tokens
         left = self._taken_by[lease.peer] - lease.tokens
         if left:

@@ -36,7 +36,7 @@ def test_the_book_balances_whatever_comes(
         if what == "release" and held:
             key = min(held)
             del held[key]
-            admission.release(key)
+            admission.release(key, 0.0)
         elif what == "admit":
             try:
                 admission.admit(number, peer, BlockRange(0, blocks), tokens, float(number))
@@ -56,7 +56,7 @@ def test_room_that_is_given_back_is_given_again() -> None:
     admission.admit("a", "p", BlockRange(0, 1), 100, 0.0)
     with pytest.raises(Refused, match="full"):
         admission.admit("b", "q", BlockRange(0, 1), 1, 0.0)
-    admission.release("a")
+    admission.release("a", 0.0)
     admission.admit("b", "q", BlockRange(0, 1), 100, 0.0)
 
 
