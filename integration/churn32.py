@@ -103,7 +103,7 @@ class World:
         finally:
             if cache is not None:
                 self.worker.post(self.stage.engine.close_cache, cache)
-            self.admission.release(key)
+            self.admission.release(key, trio.current_time())
 
 
 @dataclass
