@@ -124,6 +124,7 @@ class Peer:
         params.n_threads = params.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+        self.filled = (0, 0)  # sessions, and tokens that each holds
 
     def _run(self, rows: list[tuple[int, int, bool]]) -> None:
         """One pass: (session, position, with logits) a row."""
@@ -140,7 +141,20 @@ class Peer:
         llama_cpp.llama_synchronize(self.context)
 
     def _clear(self) -> None:
+        self.filled = (0, 0)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def _fill(self, sessions: int, length: int) -> None:
+        """Sessions that hold `length` tokens: those of the round before, cut back, or new ones."""
+        if self.filled == (sessions, length):
+            memory = llama_cpp.llama_get_memory(self.context)
+            for session in range(sessions):
+                llama_cpp.llama_memory_seq_rm(memory, session, length, -1)
+            return
+        self._clear()
+        for session in range(sessions):
+            self._run([(session, position, False) for position in range(length)])
+        self.filled = (sessions, length)
 
     def prefill(self, tokens: int) -> float:
         self._clear()
@@ -149,9 +163,7 @@ class Peer:
         return time.perf_counter() - began
 
     def decode(self, sessions: int, steps: int, length: int) -> float:
-        self._clear()
-        for session in range(sessions):
-            self._run([(session, position, False) for position in range(length)])
+        self._fill(sessions, length)
         began = time.perf_counter()
         for step in range(steps):
             self._run([(session, length + step, True) for session in range(sessions)])
