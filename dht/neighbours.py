@@ -7,7 +7,7 @@ hearsay, good for one try. Whoever answers with lies is shunned for ten minutes.
 
 import math
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final, TypeVar
@@ -25,8 +25,7 @@ from .pace import Pace
 from .table import RoutingTable
 
 BESIEGED_S: Final = 1.5  # for the records of the wider region; the honest answer in time
-SIZES: Final = 9  # places at which we look how dense the swarm is; most of them are not besieged
-SIZES_AT_ONCE: Final = 3
+SIZES: Final = 3  # places at which we look how dense the swarm is; two of them are not besieged
 SIZES_AGE_S: Final = 60.0  # after which a suspicion is checked anew
 SHUN_S: Final = 600.0  # of whoever told lies; a guess
 SHUNNED_MAX: Final = 4096
@@ -62,7 +61,7 @@ class Neighbours:
         self._pace = Pace()
         self._first_pace = Pace()  # of a first answer: a connection and a stream are opened before
         self._sized_s = -math.inf
-        self._sizes: deque[float] = deque(maxlen=SIZES)  # of the swarm, as seen at some places
+        self._sizes: list[float] = []  # of the swarm, as seen at some places
         self.calls = Calls(host, nursery, self.hello, self.met)
 
     def hello(self) -> Hello:
@@ -132,11 +131,17 @@ class Neighbours:
         self, near: Sequence[Contact], place: bytes, take: Callable[[Found], None] | None,
         have: Callable[[], bytes],
     ) -> list[Contact]:  # fmt: skip
-        """The other peers of a besieged place's region; their records are asked for too."""
+        """The other peers of a besieged place's region; their records are asked for too.
+
+        Those who stand around the place are not asked for the others: they would name their like,
+        and may be all whom we know in that part of the space.
+        """
         wide: dict[str, Contact] = {}
 
+        besiegers = frozenset(contact.peer for contact in near)
+
         async def search(sibling: bytes) -> None:
-            for contact in await self._search(sibling):
+            for contact in await self._search(sibling, but=besiegers):
                 wide[contact.peer] = contact
 
         async def ask(contact: Contact) -> None:
@@ -150,8 +155,6 @@ class Neighbours:
         async with trio.open_nursery() as nursery:
             for sibling in siblings(place, self._size()):
                 nursery.start_soon(search, sibling)
-        for contact in near:
-            wide.pop(contact.peer, None)
         if take is not None:
             with trio.move_on_after(BESIEGED_S):
                 async with trio.open_nursery() as nursery:
@@ -161,12 +164,13 @@ class Neighbours:
 
     async def _search(
         self, place: bytes, take: Callable[[Found], None] | None = None,
-        have: Callable[[], bytes] = bytes,
+        have: Callable[[], bytes] = bytes, *, but: frozenset[str] = frozenset(),
     ) -> list[Contact]:  # fmt: skip
-        """The 20 closest that one look-up finds."""
-        seeds = self.table.closest(place)
+        """The 20 closest that one look-up finds, without these."""
+        known = self.table.closest(place, CONTACTS_MAX + len(but))
+        seeds = [contact for contact in known if contact.peer not in but][:CONTACTS_MAX]
         lookup = Lookup(
-            place, seeds, me=self._host.peer_id, shunned=self._shunned,
+            place, seeds, me=self._host.peer_id, shunned=self._shunned.keys() | but,
             patience=self._patience,
         )  # fmt: skip
         heard = trio.Event()
@@ -281,25 +285,30 @@ class Neighbours:
         due = [p for p in prefixes if now - self._refreshed.get(p, -math.inf) >= REFRESH_BUCKET_S]
         if due:
             self._refreshed[due[0]] = now
-            await self._look_around(self._place_with_prefix(due[0]))
+            await self._search(self._place_with_prefix(due[0]))
 
     def _size(self) -> float:
         """How many peers the swarm has, as far as we saw."""
-        return median(self._sizes) if self._sizes else math.inf
+        if self._sizes:
+            return median(self._sizes)
+        around = size_seen(self._point, self.table.closest(self._point))
+        return math.inf if around is None else around  # until we have looked: as dense as around us
 
     async def _size_up(self) -> None:
         """See how dense the swarm is now, at places that nobody else can know."""
         self._sized_s = trio.current_time()
-        self._sizes.clear()
-        async with trio.open_nursery() as nursery:
-            for _ in range(SIZES_AT_ONCE):
-                nursery.start_soon(self._look_around, self._dice.randbytes(PLACE_BYTES))
+        seen: list[float] = []
 
-    async def _look_around(self, place: bytes) -> None:
-        """Meet who is there, and see how dense they stand."""
-        size = size_seen(place, await self._search(place))
-        if size is not None:
-            self._sizes.append(size)
+        async def look() -> None:
+            place = self._dice.randbytes(PLACE_BYTES)
+            size = size_seen(place, await self._search(place))
+            if size is not None:
+                seen.append(size)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(SIZES):
+                nursery.start_soon(look)
+        self._sizes = seen
 
     def _place_with_prefix(self, bits: int) -> bytes:
         """A random place that shares exactly `bits` bits with our own point."""

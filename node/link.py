@@ -181,7 +181,8 @@ class Link:
             with self._writing:
                 await self._send_posted(frames)
         except TransportError as error:
-            self._tell(Lost(self.number, str(error)))
+            if not self._writing.cancel_called:  # else it is we who ended the stream
+                self._tell(Lost(self.number, str(error)))
         finally:
             if self._writing.cancel_called:  # begun after the end, it has sent a step for nobody
                 self._give_up()

@@ -115,6 +115,7 @@ def test_the_noise_is_pinned() -> None:
     ("wrong", "named"),
     [
         ({"temperature": -0.1}, "temperature"),
+        ({"temperature": 1e-320, "seed": 1}, "temperature"),
         ({"temperature": math.nan}, "temperature"),
         ({"temperature": math.inf}, "temperature"),
         ({"top_k": -1}, "top_k"),

@@ -23,6 +23,7 @@ from torch import Tensor
 from ...errors import UserError
 
 _SEED_MAX = (1 << 64) - 1
+_COLDEST = 1e-12  # colder would overflow; here a logit less by a billionth is nothing any more
 Logits = NDArray[np.float64]
 
 
@@ -52,7 +53,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         checks = (
-            ("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100"),
+            (
+                "temperature",
+                self.temperature,
+                self.temperature == 0 or _COLDEST <= self.temperature <= 100,
+                f"0 (greedy), or {_COLDEST} to 100",
+            ),
             ("top_k", self.top_k, self.top_k >= 0, "0 or more"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
