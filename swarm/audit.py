@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from statistics import median
+from sys import float_info
 from typing import Final, Literal
 
 from ..crypto.digest import digest
@@ -220,7 +221,9 @@ def limit_from(honest: Sequence[Sequence[float]]) -> float:
     assert honest
     told = [judge(chunk, None) for chunk in honest]
     needed = sorted(max(one.median, one.worst / WORST_SHARE) for one in told)
-    return 2 * needed[min(len(needed) - 1, int(0.999 * len(needed)))]
+    limit = 2 * needed[min(len(needed) - 1, int(0.999 * len(needed)))]
+    some = any(one.worst for one in told)
+    return max(limit, float_info.min) if some else 0.0  # a quarter of the least number is 0
 
 
 @dataclass(frozen=True, slots=True)

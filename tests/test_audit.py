@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from receipts import session
 
@@ -148,7 +148,10 @@ def test_a_limit_is_twice_what_nearly_all_of_the_honest_need() -> None:
     assert limit_from([[0.0] * 31 + [0.4]]) == pytest.approx(2 * 0.1)
 
 
-@given(st.lists(st.lists(st.floats(0, 0.4), min_size=16, max_size=40), min_size=1, max_size=30))
+@example(honest=[[0.0] * 15 + [5e-324]])
+@given(
+    honest=st.lists(st.lists(st.floats(0, 0.4), min_size=16, max_size=40), min_size=1, max_size=30)
+)
 def test_no_chunk_that_a_limit_was_made_of_is_wrong(honest: list[list[float]]) -> None:
     """Nor any that is twice as far off: fewer than a thousand are all needed."""
     limit = limit_from(honest)
