@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from functools import cache
 from typing import Final
@@ -55,7 +56,7 @@ async def speaks_first(carrier: SocketCarrier) -> bool:
             continue
 
 
-class _Wrapping(BufferedCarrier):
+class _Wrapping(BufferedCarrier, ABC):
     """A road inside another one: what is sent goes in wraps, which leave whole before the next."""
 
     def __init__(self, below: Carrier) -> None:
@@ -65,9 +66,9 @@ class _Wrapping(BufferedCarrier):
         self._leaving = memoryview(b"")  # a wrap under way
         self._taken = 0  # bytes of the caller's that it holds
 
+    @abstractmethod
     def _wrapped(self, data: bytes | bytearray | memoryview) -> tuple[bytes, int]:
         """The next wrap, and how many of these bytes are in it."""
-        raise NotImplementedError
 
     def send(self, data: bytes | bytearray | memoryview, /) -> int:
         """As a socket's."""
