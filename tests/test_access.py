@@ -19,7 +19,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.errors import TransportError, UserError
 from potluck.node.config import find_access
 from potluck.node.lists import LOOK_S, keep_access
-from potluck.node.net.access import Access, Listed, parse_entry, parse_listed
+from potluck.node.net.access import Access, Listed, parse_entry, parse_listed, subnet
 from potluck.node.net.host import Host, HostConfig, open_host
 from potluck.node.net.relay import Relay
 from potluck.node.net.reservations import Reservations
@@ -282,3 +282,9 @@ async def test_lists_are_read_again_when_they_have_changed(
         assert told.allowed == listed(ALICE, BOB, CAROL)
         assert await after(config.unlink()) == [Access(listed("192.0.2.7"))]
         nursery.cancel_scope.cancel()
+
+
+def test_a_subnet_is_the_same_however_the_address_came() -> None:
+    assert subnet("198.51.100.7") == subnet("::ffff:198.51.100.9") == "198.51.100.0/24"
+    assert subnet("2001:db8:0:12::1%eth0") == subnet("2001:db8:0:34::2") == "2001:db8::/56"
+    assert subnet("2001:db8:0:100::1") != subnet("2001:db8::1")

@@ -112,3 +112,10 @@ def plain(host: str) -> IpAddress:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
+
+
+def subnet(host: str) -> str:
+    """What one party can hold many addresses of: a /24 of IPv4, a /56 of IPv6."""
+    address = plain(host)
+    bits = 24 if address.version == 4 else 56
+    return str(ipaddress.ip_network((address, bits), strict=False))

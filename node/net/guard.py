@@ -6,7 +6,6 @@ py-libp2p 0.8.1 bounds little of it (S1, H1 to H3, C1 of the audit in DECISIONS.
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import PotluckError, RemoteError
-from .access import Access, plain
+from .access import Access, plain, subnet
 
 if TYPE_CHECKING:
     from .mux import Mux
@@ -118,12 +117,12 @@ class Gate:
         """Whether a connection from there may start its handshake."""
         if self.access.refuses_host(host):
             return False
-        subnet = _subnet(host)
-        if subnet is None:
+        near = _subnet(host)
+        if near is None:
             return True
         return (
-            self._shaking[subnet] < self._limits.handshakes_per_subnet_max
-            and self._connected[subnet] < self._limits.connections_per_subnet_max
+            self._shaking[near] < self._limits.handshakes_per_subnet_max
+            and self._connected[near] < self._limits.connections_per_subnet_max
         )
 
     @property
@@ -183,12 +182,8 @@ def _release(counter: Counter[str], key: str) -> None:
 
 
 def _subnet(host: str) -> str | None:
-    """What one party can hold many addresses of; None for this machine."""
-    address = plain(host)
-    if address.is_loopback:
-        return None
-    bits = 24 if address.version == 4 else 56
-    return str(ipaddress.ip_network((address, bits), strict=False))
+    """None for this machine."""
+    return None if plain(host).is_loopback else subnet(host)
 
 
 def _descriptors() -> int:

@@ -10,11 +10,11 @@ that is to be told to others: it may lie.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from .access import plain, subnet
 from .address import Address
 
 Reachability = Literal["public", "private", "unknown"]
@@ -52,16 +52,9 @@ class NatReport:
     open: tuple[str, ...] = ()
 
 
-def subnet(host: str) -> str:
-    """What one party can hold many addresses of."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    bits = 24 if address.version == 4 else 56
-    return str(ipaddress.ip_network((address, bits), strict=False))
-
-
 def is_public(host: str) -> bool:
     """Whether an address is one of the internet's."""
-    return ipaddress.ip_address(host.partition("%")[0]).is_global
+    return plain(host).is_global
 
 
 class Observations:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import trio
 
+from .access import subnet
 from .address import Address, address_of
 from .identify import Claims
 from .mux import Mux
-from .observed import subnet
 from .worth import Standing, least_worth
 
 AT_ONCE_S = 5.0  # two handshakes that cross are at most one dial's deadline apart

@@ -31,13 +31,14 @@ import trio
 from ...crypto.codec import Range, Size, decode, encode
 from ...errors import RemoteError, TransportError
 from ..log import get_logger
+from .access import subnet
 from .address import Address, address_of
 from .carrier import SocketCarrier
 from .dialer import connect_tcp
 from .host import Host
 from .mux_stream import MuxStream
 from .noise import Identity, Scratch
-from .observed import Reachability, is_public, subnet
+from .observed import Reachability, is_public
 from .peers import Connection
 from .stream import Stream
 from .upgrade import upgrade_dialed

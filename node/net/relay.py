@@ -21,6 +21,7 @@ import trio
 from ...crypto.keys import IdentityKey
 from ...errors import RemoteError, TransportError
 from ..log import get_logger
+from .access import subnet
 from .circuit import (
     HOP,
     HOP_CONNECT,
@@ -44,7 +45,6 @@ from .circuit import (
 )
 from .host import Host
 from .mux_stream import MuxStream
-from .observed import subnet
 from .peers import Connection
 from .stream import Stream
 
