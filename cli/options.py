@@ -68,6 +68,16 @@ Model = Annotated[
         help="demo, a folder, a hub id (org/name or org/name@revision), or a name served here.",
     ),
 ]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="demo, a folder, a hub id (org/name or org/name@revision), or a name served here; "
+        "may be repeated, to serve several.",
+    ),
+]
 
 
 def say(text: str = "", *, end: str = "\n") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UserError
 from .loading import loading
 from .options import (
     AllowOnly,
@@ -15,7 +16,7 @@ from .options import (
     Json,
     Listen,
     LogLevel,
-    Model,
+    Models,
     Offline,
     Port,
     Relay,
@@ -23,22 +24,26 @@ from .options import (
 from .serve import LOOPBACK, listen_addresses, place_of, serve_until_stopped
 
 if TYPE_CHECKING:
-    from ..node.daemon import Ready
+    from ..node.daemon import Held, Ready
 
 THREADS_MAX = 1024  # guess: above any machine's cores
 
 
 def node(
-    model: Model,
+    model: Models,
     blocks: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             metavar="auto|START:STOP",
-            help="Which blocks to serve: auto takes those that need this node most, as many as "
-            "fit, and moves when others do; : is all of them.",
+            help="Which blocks to serve: auto, the default, takes those that need this node most, "
+            "as many as fit, and moves when others do; : is all of them. With several models once "
+            "for each, in their order.",
         ),
-    ] = "auto",
-    name: Annotated[str, typer.Option(help="What to call the model; default: as it is.")] = "",
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="What to call the model; default: as it is. With several models too."),
+    ] = None,
     listen: Listen = None,
     port: Port = 0,
     join: Join = None,
@@ -88,15 +93,26 @@ def node(
       potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen all --port 4001
       potluck node -m Qwen/Qwen3-8B --blocks 0:9 --quantization nf4 --max-memory 4096
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
+      potluck node -m demo -m Qwen/Qwen3-0.6B --blocks 0:4 --blocks auto
     """
-    from ..node.config import NodeConfig, find_access, find_join
+    from ..node.config import AUTO, ModelWish, NodeConfig, find_access, find_join
 
+    first, *also = (
+        ModelWish(*wish)
+        for wish in zip(
+            model,
+            _for_each(blocks, len(model), AUTO, "--blocks"),
+            _for_each(name, len(model), "", "--name"),
+            strict=True,
+        )
+    )
     place = place_of(home, log_level)
     config = NodeConfig(
         home=place,
-        model=model,
-        blocks=blocks,
-        name=name,
+        model=first.model,
+        blocks=first.blocks,
+        name=first.name,
+        also=tuple(also),
         listen=listen_addresses(listen or LOOPBACK, port),
         join=find_join(join or (), place),
         device=device,
@@ -119,17 +135,34 @@ def node(
         from ..node.daemon import run_node
 
     def words(ready: Ready) -> str:
-        return announcement(ready, model)
+        return announcement(ready, first.model)
 
     serve_until_stopped(run_node, config, facts=facts, words=words, json=json)
 
 
+def _for_each(given: list[str] | None, models: int, default: str, option: str) -> list[str]:
+    """What an option says of each model. Raises UserError when it leaves one in doubt."""
+    if not given:
+        return [default] * models
+    if len(given) != models:
+        raise UserError(
+            f"{len(given)} of {option} for {models} of --model: give one for each, in their order, "
+            "or none at all"
+        )
+    return given
+
+
 def facts(ready: Ready) -> dict[str, object]:
+    others = [_held_facts(held) for held in ready.others]
+    return _held_facts(ready) | ({"others": others} if others else {})
+
+
+def _held_facts(held: Ready | Held) -> dict[str, object]:
     return {
-        "name": ready.name,
-        "model": ready.model,
-        "blocks": [ready.blocks.start, ready.blocks.stop],
-        "total": ready.total,
+        "name": held.name,
+        "model": held.model,
+        "blocks": [held.blocks.start, held.blocks.stop],
+        "total": held.total,
     }
 
 
@@ -148,4 +181,7 @@ def announcement(ready: Ready, model: str) -> str:
             else f"{ready.blocks.stop}:{ready.total}"
         )
         lines.append(f"  add to it:  potluck node -m {model} --blocks {others} --join {join}")
+    lines += [
+        f"And blocks {held.blocks} of {held.name}, which has {held.total}" for held in ready.others
+    ]
     return "\n".join(lines)

@@ -34,8 +34,9 @@ class Directory(Protocol):
     async def announce(self, announcement: Announcement) -> int:
         """Sign, stamp and put; how many other peers hold it now. Replaces the model's last one."""
 
-    async def withdraw(self) -> None:
-        """Replace everything announced by "gone", so that no reader waits for it to expire."""
+    async def withdraw(self, model: str = "") -> None:
+        """Replace what is announced of this model (digest in hex; "": of each) by "gone", so that
+        no reader waits for it to expire."""
 
     async def keep(
         self,

@@ -100,15 +100,15 @@ class KadDirectory:
         if not all(address.endswith(own) for address in announcement.addresses):
             raise LocalError(f"announcing addresses that do not end in {own}: nobody would believe")
         self._announced[announcement.model] = announcement
-        names = (ModelName(a.model, a.name, a.blocks) for a in self._announced.values())
-        kept = await self._put_all([announcement, ModelList(tuple(names))])
+        kept = await self._put_all([announcement, self._names()])
         return kept[0]
 
-    async def withdraw(self) -> None:
-        gone = [replace(announced, state="gone") for announced in self._announced.values()]
+    async def withdraw(self, model: str = "") -> None:
+        gone = [told for told in self._announced.values() if model in ("", told.model)]
         if gone:
-            self._announced.clear()
-            await self._put_all([*gone, ModelList(())])
+            for told in gone:
+                del self._announced[told.model]
+            await self._put_all([*(replace(told, state="gone") for told in gone), self._names()])
 
     def hurry(self) -> None:
         """Have `keep` announce anew at once: what it would say has changed."""
@@ -201,6 +201,10 @@ class KadDirectory:
                 have=reading.have,
             )
         return self._reader.result(reading)
+
+    def _names(self) -> ModelList:
+        told = self._announced.values()
+        return ModelList(tuple(ModelName(one.model, one.name, one.blocks) for one in told))
 
     async def _put_all(self, facts: Sequence[Announcement | ModelList]) -> list[int]:
         """Sign and put each; how many other peers keep each."""

@@ -68,12 +68,13 @@ class MemoryDirectory:
         self._put(ModelList(tuple(self._names())))
         return len(self._shelf.peers) - 1
 
-    async def withdraw(self) -> None:
+    async def withdraw(self, model: str = "") -> None:
         await trio.lowlevel.checkpoint()
-        for announcement in self._announced.values():
-            self._put(replace(announcement, state="gone"))
-        self._announced.clear()
-        self._put(ModelList(()))
+        for told in list(self._announced.values()):
+            if model in ("", told.model):
+                del self._announced[told.model]
+                self._put(replace(told, state="gone"))
+        self._put(ModelList(tuple(self._names())))
 
     async def keep(
         self,

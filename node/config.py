@@ -37,9 +37,19 @@ TESTNET = "testnet"  # the folder of a local testnet, in the home
 
 
 @dataclass(frozen=True, slots=True)
+class ModelWish:
+    """One more model that a node serves blocks of, and how it is called; "": as it is."""
+
+    model: str
+    blocks: str = AUTO
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """One node. cache_mib: memory for sessions' keys and values; 0 takes a quarter of what is free.
-    cache_bits: of each such number, 32 or 8.
+    """One node. also: more models, which share its memory with the first. cache_mib: memory for
+    sessions' keys and values; 0 takes a quarter of what is free. cache_bits: of each such number,
+    32 or 8.
 
     engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
     weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
@@ -71,6 +81,7 @@ class NodeConfig:
     access: Access = field(default_factory=Access)
     ban: tuple[str, ...] = ()
     allow_only: tuple[str, ...] = ()
+    also: tuple[ModelWish, ...] = ()
 
 
 def default_home() -> Path:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
@@ -30,6 +31,7 @@ from ..swarm.wire import PROTOCOL
 from .config import RUNNING, NodeConfig
 from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
+from .house import House, Room, configs_of
 from .identity import load_or_create, next_boot
 from .lists import keep_access
 from .log import get_logger
@@ -51,8 +53,19 @@ TELL_SIGNALS = (signal.SIGUSR1,) if sys.platform != "win32" else ()  # say what 
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Blocks of one model that a node serves."""
+
+    name: str
+    source: str
+    model: str
+    blocks: BlockRange
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
-    """What a node says once it serves."""
+    """What a node says once it serves. others: what it serves beside its first model."""
 
     peer: str
     name: str
@@ -62,6 +75,7 @@ class Ready:
     total: int
     addresses: tuple[str, ...]
     seconds: float
+    others: tuple[Held, ...] = ()
 
 
 async def run_node(
@@ -91,19 +105,31 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         ) as member,
         trio.open_nursery() as stages,
     ):
-        model = await trio.to_thread.run_sync(open_model, config)
-        await _refuse_namesake(member, model)
-        dice = random.SystemRandom()
-        segment = Segment(member.host, member.directory, key, model.digest, boot, dice)
-        holder = Holder(config, member, model, stages, dice, finds=segment)
+        house = await _open_house(config, member, key, boot, stages)
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
-        await holder.take()
-        member.host.handle(PROTOCOL, holder.serve)
+        await house.take()
+        member.host.handle(PROTOCOL, house.serve)
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
-            await _serve(config, member, holder, segment, began_s, signals, task_status)
+            await _serve(config, member, house, began_s, signals, task_status)
+
+
+async def _open_house(
+    config: NodeConfig, member: Member, key: IdentityKey, boot: int, stages: trio.Nursery
+) -> House:
+    """The models' files are there, and nothing is loaded. Raises UserError."""
+    rooms: list[Room] = []
+    dice = random.SystemRandom()
+    for one in await trio.to_thread.run_sync(configs_of, config):
+        model = await trio.to_thread.run_sync(open_model, one)
+        if any(room.holder.model.digest == model.digest for room in rooms):
+            raise UserError(f"{one.model} was given twice: name each model once")
+        await _refuse_namesake(member, model)
+        segment = Segment(member.host, member.directory, key, model.digest, boot, dice)
+        rooms.append(Room(Holder(one, member, model, stages, dice, finds=segment), segment))
+    return House(rooms)
 
 
 async def _end_on_signal(
@@ -123,8 +149,7 @@ async def _end_on_signal(
 async def _serve(
     config: NodeConfig,
     member: Member,
-    holder: Holder,
-    segment: Segment,
+    house: House,
     began_s: float,
     signals: AsyncIterator[int],
     task_status: TaskStatus[Ready],
@@ -135,13 +160,10 @@ async def _serve(
         """What is open now: a leak shows here."""
         host = member.host
         open_ = {"streams": host.streams, "connections": len(host.connected())}
-        return {**holder.counts(), **segment.counts(), **open_}
-
-    def around() -> BlockRange | None:
-        return holder.current.blocks if holder.current is not None else None
+        return {**house.counts(), **open_}
 
     def tell() -> None:
-        write_whole(config.home / RUNNING, json.dumps(_facts(ready, holder)))
+        write_whole(config.home / RUNNING, json.dumps(_facts(ready, house)))
 
     def retell() -> None:
         try:
@@ -152,30 +174,26 @@ async def _serve(
     async with trio.open_nursery() as services:
         services.start_soon(keep_known, config.home, member.directory)
         services.start_soon(keep_report, config.home, member)
-        services.start_soon(segment.run, around)
         services.start_soon(
             partial(keep_access, ban=config.ban, allow_only=config.allow_only),
             config.home,
             member.host.admit,
         )
-        kept = await services.start(holder.keep_told)
+        kept = await house.keep(services)
         if not kept and member.directory.peers():
             log.warning("no peer keeps our announcement: is this machine's clock right?")
-        ready = _ready(member, holder, time.monotonic() - began_s)
+        ready = _ready(member, house, time.monotonic() - began_s)
         try:
             tell()
-            holder.changed = retell
-            services.start_soon(holder.keep_rest)
-            services.start_soon(holder.keep_place)
+            house.keep_places(services, retell)
             task_status.started(ready)
             await _until_stopped(signals, counts)
         finally:
             (config.home / RUNNING).unlink(missing_ok=True)
-            holder.changed = lambda: None
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as ending:
-                    ending.start_soon(_hurry_on_signal, signals, holder, counts)
-                    await holder.leave(config.drain_s)
+                    ending.start_soon(_hurry_on_signal, signals, house, counts)
+                    await house.leave(config.drain_s)
                     ending.cancel_scope.cancel()
             services.cancel_scope.cancel()
 
@@ -189,11 +207,11 @@ async def _until_stopped(signals: AsyncIterator[int], counts: Callable[[], dict[
 
 
 async def _hurry_on_signal(
-    signals: AsyncIterator[int], holder: Holder, counts: Callable[[], dict[str, int]]
+    signals: AsyncIterator[int], house: House, counts: Callable[[], dict[str, int]]
 ) -> None:
     """Asked to stop once more: sessions that have not moved yet have no time left."""
     await _until_stopped(signals, counts)
-    holder.patience.cancel()
+    house.hurry()
 
 
 async def _refuse_namesake(member: Member, model: Model) -> None:
@@ -210,24 +228,31 @@ async def _refuse_namesake(member: Member, model: Model) -> None:
             )
 
 
-def _ready(member: Member, holder: Holder, seconds: float) -> Ready:
-    model, serving = holder.model, holder.current
-    if serving is None:
-        raise LocalError("ready without a stage")
+def _ready(member: Member, house: House, seconds: float) -> Ready:
+    first, *others = (_held(holder) for holder in house.holders)
     return Ready(
         member.host.peer_id,
-        model.name,
-        model.source,
-        model.digest,
-        serving.blocks,
-        model.total,
+        first.name,
+        first.source,
+        first.model,
+        first.blocks,
+        first.total,
         member.host.addresses(),
         seconds,
+        tuple(others),
     )
 
 
-def _facts(ready: Ready, holder: Holder) -> dict[str, object]:
-    blocks = ready.blocks if holder.current is None else holder.current.blocks
+def _held(holder: Holder) -> Held:
+    model, serving = holder.model, holder.current
+    if serving is None:
+        raise LocalError("ready without a stage")
+    return Held(model.name, model.source, model.digest, serving.blocks, model.total)
+
+
+def _facts(ready: Ready, house: House) -> dict[str, object]:
+    first = house.first
+    blocks = ready.blocks if first.current is None else first.current.blocks
     return {
         "pid": os.getpid(),
         "python": sys.version.split()[0],
@@ -237,8 +262,9 @@ def _facts(ready: Ready, holder: Holder) -> dict[str, object]:
         "model": ready.model,
         "blocks": [blocks.start, blocks.stop],
         "total": ready.total,
-        "state": holder.state,
-        "trouble": holder.trouble,
+        "state": house.state,
+        "trouble": house.trouble,
         "addresses": list(ready.addresses),
         "seconds": round(ready.seconds, 3),
+        "others": [{"name": one.name, "source": one.source} for one in ready.others],
     }

@@ -88,7 +88,7 @@ class Holder:
 
     async def serve(self, stream: Stream) -> None:
         """The handler of session streams."""
-        await serve_stream(stream, self._choose)
+        await serve_stream(stream, self.choose)
 
     def _is(self, state: State) -> bool:
         """Now: another task may have changed it meanwhile."""
@@ -172,7 +172,7 @@ class Holder:
             await self._see_off(within_s, self._servings)
         self._hush()
         with trio.move_on_after(WITHDRAW_S):
-            await self._member.directory.withdraw()
+            await self._member.directory.withdraw(self.model.digest)
         self._end(*self._servings)
 
     # ---- one change at a time
@@ -225,7 +225,7 @@ class Holder:
                 return
             give_back()  # here nobody holds the stage any more
             with trio.move_on_after(TOLD_S):
-                await self._member.directory.withdraw()
+                await self._member.directory.withdraw(self.model.digest)
             if not self._is("joining"):
                 return
             self.state = "resting"
@@ -327,7 +327,8 @@ class Holder:
             return str(error)
         return may_switch(found, me, old, new, self.model.total, self._wall())
 
-    def _choose(self, asked: Open) -> Server | None:
+    def choose(self, asked: Open) -> Server | None:
+        """Who serves a session that asks for these blocks, or refuses it; None: nobody now."""
         for serving in reversed(self._servings):
             if serving.server.holds(asked):
                 return serving.server

@@ -34,8 +34,10 @@ def find_model(ref: str, home: Path) -> Shelf:
     if path.exists():
         return Shelf(str(path.resolve()), path.resolve().name)
     for told in running_nodes(home):
-        if told.get("name") == ref and isinstance(told.get("source"), str):
-            return Shelf(told["source"], ref)
+        others = told.get("others")
+        for held in (told, *(others if isinstance(others, list) else ())):
+            if held.get("name") == ref and isinstance(held.get("source"), str):
+                return Shelf(held["source"], ref)
     if ref.partition("@")[0].count("/") == 1 and not ref.startswith((".", "/", "~")):
         return Shelf(ref, ref.partition("@")[0])
     raise UserError(

@@ -26,7 +26,7 @@ from ..swarm.blocks import BlockRange
 from ..swarm.machine import Fired, SetTimer, StopTimer
 from ..swarm.membership import PROBE_S, TIMEOUT_S, Membership
 from ..swarm.membership_events import Effect, Event, Known, Received, Send, Tell, Unreached
-from ..swarm.rumour import DOMAIN, LETTER_BYTES_MAX, PROTOCOL, Message, pack, unpack
+from ..swarm.rumour import DOMAIN, LETTER_BYTES_MAX, Message, pack, protocol_of, unpack
 from .log import get_logger
 from .net.host import Host
 from .net.peers import Connection
@@ -60,6 +60,7 @@ class Segment:
         self._host = host
         self._directory = directory
         self._model = model
+        self._protocol = protocol_of(model)
         self._dice = dice
         self._wall = wall
         self._machine = Membership(key.peer_id, dice.shuffle, boot)
@@ -94,7 +95,7 @@ class Segment:
 
     async def run(self, around: Callable[[], BlockRange | None]) -> None:
         """A service. around: the blocks that we serve now; the nearest to them are watched."""
-        self._host.handle(PROTOCOL, self._receive)
+        self._host.handle(self._protocol, self._receive)
         self._perform(self._machine.start(trio.current_time() + self._dice.uniform(0, PROBE_S)))
         async with trio.open_nursery() as nursery:
 
@@ -112,7 +113,7 @@ class Segment:
                         nursery.start_soon(self._send, peer, message)
             finally:
                 self._host.came.remove(came)
-                self._host.unhandle(PROTOCOL)
+                self._host.unhandle(self._protocol)
 
     # ---- what happens
 
@@ -157,7 +158,7 @@ class Segment:
     def _may_speak(self, peer: str) -> bool:
         """Whether it may be probed: not one that is barred, or of a version without this."""
         claims = self._host.claims(peer)
-        speaks = claims is None or PROTOCOL in claims.protocols
+        speaks = claims is None or self._protocol in claims.protocols
         return peer != self._host.peer_id and speaks and self._host.welcomes(peer)
 
     # ---- the road
@@ -172,7 +173,7 @@ class Segment:
         raw = pack(message, self._model, self._sign)
         try:
             with trio.move_on_after(TIMEOUT_S):
-                stream = await self._host.open_stream(peer, PROTOCOL)
+                stream = await self._host.open_stream(peer, self._protocol)
                 try:
                     await stream.send(raw)
                 finally:

@@ -78,6 +78,11 @@ class Nack:
 Message = Ping | PingReq | Ack | Nack
 
 
+def protocol_of(model: str) -> str:
+    """A protocol for each model: a peer may serve several, and tells which by what it speaks."""
+    return f"{PROTOCOL}/{model[:16]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a rumour's signature covers."""

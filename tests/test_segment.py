@@ -25,13 +25,13 @@ from potluck.swarm.rumour import (
     DOMAIN,
     LETTER_BYTES_MAX,
     NEWS_MAX,
-    PROTOCOL,
     Ack,
     Claim,
     Ping,
     PingReq,
     Rumour,
     pack,
+    protocol_of,
     unpack,
 )
 
@@ -173,7 +173,7 @@ async def test_a_liar_has_nobody_missed(autojump_clock: MockClock) -> None:
                 sign(liar.key, DOMAIN, encode(claim)),
             )  # fmt: skip
             for peer in peers[2:]:
-                stream = await liar.host.open_stream(peer.key.peer_id, PROTOCOL)
+                stream = await liar.host.open_stream(peer.key.peer_id, protocol_of(MODEL))
                 await stream.send(pack(Ping(10_000 + number, (lie,)), MODEL, lambda claim: b""))
                 await stream.close()
             await trio.sleep(2)
@@ -185,7 +185,7 @@ async def test_whoever_floods_is_not_read(autojump_clock: MockClock) -> None:
         flooder, other = peers[0], peers[1]
         raw = pack(Ping(1), MODEL, lambda claim: b"")
         for _ in range(int(LETTERS_SAVED) + 100):
-            stream = await flooder.host.open_stream(other.key.peer_id, PROTOCOL)
+            stream = await flooder.host.open_stream(other.key.peer_id, protocol_of(MODEL))
             with suppress(TransportError):
                 await stream.send(raw)
                 await stream.close()

@@ -1,0 +1,140 @@
+"""All that one node serves: a holder for each of its models, and who else serves the same.
+
+    session streams ──▶ House ── by the model that is asked for ──▶ Holder ──▶ Server
+                          ├─ Room: a holder, and the segment of its model
+                          └─ Room: ...
+
+The models share the machine: a processor's threads by the system, memory in equal parts, so that
+what one may take does not depend on which was loaded first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import trio
+
+from ..errors import UserError
+from ..swarm.blocks import BlockRange
+from ..swarm.wire import Open
+from .compute.device import choose_device
+from .compute.memory import free_bytes
+from .compute.room import OWNERS_SHARE
+from .config import NodeConfig
+from .holder import Holder
+from .net.stream import Stream
+from .segment import Segment
+from .server import Server, serve_stream
+
+MODELS_MAX = 8  # that a peer's list of models has room for (dht/record.py)
+_MIB = 1 << 20
+
+
+def configs_of(config: NodeConfig) -> list[NodeConfig]:
+    """The settings of each model of a node, memory divided. Raises UserError."""
+    each = [config, *(replace(config, model=one.model, blocks=one.blocks, name=one.name)
+                      for one in config.also)]  # fmt: skip
+    if len(each) > MODELS_MAX:
+        raise UserError(f"{len(each)} models, where a node serves {MODELS_MAX} at most")
+    if len(each) == 1:
+        return each
+    most = config.max_memory_mib
+    if not most:
+        most = int(free_bytes(choose_device(config.device)) * (1 - OWNERS_SHARE)) // _MIB
+    return [
+        replace(
+            one,
+            max_memory_mib=max(1, most // len(each)),
+            cache_mib=config.cache_mib and max(1, config.cache_mib // len(each)),
+        )
+        for one in each
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """One model of the node, and the peers that serve it too."""
+
+    holder: Holder
+    segment: Segment
+
+    def around(self) -> BlockRange | None:
+        """The blocks served now."""
+        return self.holder.current.blocks if self.holder.current is not None else None
+
+
+class House:
+    """The rooms of a node, the first of which is what it was started for."""
+
+    def __init__(self, rooms: Sequence[Room]) -> None:
+        assert rooms
+        self.rooms = tuple(rooms)
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        return tuple(room.holder for room in self.rooms)
+
+    @property
+    def first(self) -> Holder:
+        return self.rooms[0].holder
+
+    @property
+    def state(self) -> str:
+        """The holders' state, `changing` while they are not in the same one."""
+        states = {holder.state for holder in self.holders}
+        return states.pop() if len(states) == 1 else "changing"
+
+    @property
+    def trouble(self) -> str:
+        return next((holder.trouble for holder in self.holders if holder.trouble), "")
+
+    async def serve(self, stream: Stream) -> None:
+        """The handler of session streams."""
+        await serve_stream(stream, self._choose)
+
+    def _choose(self, asked: Open) -> Server | None:
+        """Of a model that is not held the first one's server, which says so."""
+        mine = (one for one in self.holders if one.model.digest == asked.model)
+        return next(mine, self.first).choose(asked)
+
+    def counts(self) -> dict[str, int]:
+        """What is open in all rooms: a leak shows here."""
+        found: Counter[str] = Counter()
+        for room in self.rooms:
+            found.update(room.holder.counts())
+            found.update(room.segment.counts())
+        return dict(found)
+
+    async def take(self) -> None:
+        """Load the blocks of each model, one after the other. Raises UserError."""
+        for holder in self.holders:
+            await holder.take()
+
+    async def keep(self, services: trio.Nursery) -> int:
+        """Start what keeps each room; how many other peers keep our announcements."""
+        kept: list[int] = []
+        for room in self.rooms:
+            services.start_soon(room.segment.run, room.around)
+            kept.append(await services.start(room.holder.keep_told))
+        return min(kept)
+
+    def keep_places(self, services: trio.Nursery, changed: Callable[[], None]) -> None:
+        """From now on blocks may move, and rest. changed: called after each change."""
+        for holder in self.holders:
+            holder.changed = changed
+            services.start_soon(holder.keep_rest)
+            services.start_soon(holder.keep_place)
+
+    def hurry(self) -> None:
+        """Sessions that have not moved yet have no time left."""
+        for holder in self.holders:
+            holder.patience.cancel()
+
+    async def leave(self, within_s: float) -> None:
+        """Hand over every session of every model, and withdraw. Once."""
+        async with trio.open_nursery() as leaving:
+            for holder in self.holders:
+                holder.changed = lambda: None
+                leaving.start_soon(holder.leave, within_s)
