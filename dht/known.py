@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from ..crypto.codec import Range, Size, decode, encode
 from ..crypto.keys import PEER_ID_CHARS
 from ..errors import RemoteError
-from .network import diverse_first, networks_of
+from .network import diverse, networks_of
 
 KNOWN_MAX: Final = 128  # half of it gone, the rest still spans a table of a thousand peers
 AGE_MAX_S: Final = 30 * 86_400.0  # a guess: home addresses change within weeks
@@ -50,7 +50,7 @@ def merge(old: Iterable[Known], seen: Iterable[Known], now: float) -> tuple[Know
 def to_join(known: Sequence[Known]) -> tuple[str, ...]:
     """Addresses of some of them, for `Directory.bootstrap`."""
     ranked = ((one, networks_of(one.addresses)) for one in known)
-    chosen = diverse_first(ranked, JOIN_MAX)
+    chosen = diverse(ranked, JOIN_MAX)
     return tuple(address for one in chosen for address in one.addresses)
 
 

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from .keyspace import distance, peer_point
 from .message import Contact
-from .network import diverse_first, networks_of
+from .network import Prefixes, diverse, networks_of
 
 PATHS: Final = 4  # algorithms 3.5: d = 4 disjoint paths
 WIDTH: Final = 5  # of each path; four of five are Kademlia's k = 20
@@ -36,7 +36,7 @@ State = Literal["new", "asked", "slow", "answered", "failed"]
 class _Candidate:
     contact: Contact
     distance: int
-    networks: frozenset[str]
+    networks: frozenset[Prefixes]
     state: State = "new"
     slow_s: float = 0.0  # when it will have taken too long
     path: int | None = None  # the one path that asked it
@@ -64,7 +64,7 @@ class _Path:
             for member in self.ranked
             if member.path in (None, self.number) and member.state not in ("failed", "slow")
         )
-        return diverse_first(living, WIDTH)
+        return diverse(living, WIDTH)
 
     def in_flight(self) -> int:
         return sum(member.state == "asked" for member in self.asked)
@@ -136,7 +136,7 @@ class Lookup:
         """Those who answered, closest first."""
         answered = [m for path in self._paths for m in path.asked if m.state == "answered"]
         answered.sort(key=lambda member: member.distance)
-        return list(diverse_first(((m.contact, m.networks) for m in answered), count))
+        return list(diverse(((m.contact, m.networks) for m in answered), count))
 
     def _deal(self, contact: Contact) -> None:
         """Give a newly heard contact to the next path in turn."""

@@ -3,7 +3,7 @@
 Maymounkov and Mazières, 2002: peers are kept in buckets by the length of the prefix that they share
 with us, k to a bucket, the longest known first; a newcomer takes a place only when there is one, so
 those who have been there long, and answer, stay. A full bucket is contested by network: a newcomer
-of another network may take the place of one whose network holds more than two (algorithms, 3.5).
+of another network may take the place of one whose network holds more than its part (network.py).
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from typing import Final
 
 from .keyspace import PLACE_BYTES, peer_point
 from .message import CONTACTS_MAX, Contact
-from .network import PER_NETWORK, networks_of
+from .network import PER_NETWORK, Prefixes, names_of, networks_of, wide_max
 
 BUCKET_SIZE: Final = CONTACTS_MAX
 FAILURES_MAX: Final = 3  # in a row; one lost answer is no death
@@ -24,7 +24,7 @@ FAILURES_MAX: Final = 3  # in a row; one lost answer is no death
 class _Entry:
     contact: Contact
     point: int
-    networks: frozenset[str]
+    networks: frozenset[Prefixes]
     heard_s: float
     failures: int = 0
 
@@ -133,14 +133,20 @@ class RoutingTable:
             if entry.failures:
                 del bucket[peer]
                 return True
-        crowd = Counter(network for entry in bucket.values() for network in entry.networks)
-        if any(crowd[network] >= PER_NETWORK for network in newcomer.networks):
+        crowd = Counter(name for entry in bucket.values() for name in _parts(entry))
+        if any(crowd[name] >= most for name, most in _parts(newcomer).items()):
             return False
-        for peer in reversed(bucket):  # the last of the crowd that came
-            if any(crowd[network] > PER_NETWORK for network in bucket[peer].networks):
+        for peer, entry in reversed(bucket.items()):  # the last of the crowd that came
+            if any(crowd[name] > most for name, most in _parts(entry).items()):
                 del bucket[peer]
                 return True
         return False
+
+
+def _parts(entry: _Entry) -> dict[str, int]:
+    """The networks of a peer, and how many of a bucket may be of each."""
+    narrow, middle = names_of(entry.networks)
+    return dict.fromkeys(middle, wide_max(BUCKET_SIZE)) | dict.fromkeys(narrow, PER_NETWORK)
 
 
 def _point(peer: str) -> int:

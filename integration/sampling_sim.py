@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from potluck.swarm.diversity import Prefixes
+from potluck.dht.network import Prefixes
 from potluck.swarm.sampling import QUIET_ROUNDS, resets_a_round
 from potluck.swarm.slots import EMPTY, Ints, Slots, key_of, keys_of
 

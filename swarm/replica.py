@@ -25,6 +25,7 @@ from typing import Annotated, ClassVar, Final
 from ..crypto.codec import Size
 from ..crypto.digest import digest
 from ..dht.keyspace import Slot
+from ..dht.network import NOWHERE, Prefixes
 from ..dht.record import (
     DOMAIN,
     RECORD_BYTES_MAX,
@@ -36,7 +37,6 @@ from ..dht.record import (
     newest,
 )
 from ..errors import RemoteError
-from .diversity import NOWHERE, Prefixes
 from .testimony import Contradiction, contradiction_of
 
 KINDS: Final = (Announcement.KIND, ModelList.KIND)  # chunks are too many: they stay in the DHT

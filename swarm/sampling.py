@@ -33,7 +33,7 @@ import numpy as np
 
 from ..crypto.codec import Size as Length
 from ..crypto.keys import PEER_ID_CHARS
-from .diversity import Prefixes, diverse, prefixes_of
+from ..dht.network import Prefixes, diverse, prefixes_of
 from .machine import Fired, SetTimer
 from .slots import EMPTY, Ints, Slots, key_of, keys_of
 
@@ -183,7 +183,7 @@ class Sampling:
     def members(self, count: int = SLOTS) -> Sequence[Member]:
         """Distinct peers of the view, in slot order: no network has more than its part of them."""
         seen = dict.fromkeys(self._kept())
-        return diverse(((one, prefixes_of(one.address)) for one in seen), count)
+        return diverse(((one, (prefixes_of(one.address),)) for one in seen), count)
 
     def met(self, peer: str) -> bool:
         """Whether it has spoken to us, under the address that it is ranked by, of late."""

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..crypto.digest import digest
-from .diversity import Prefixes
+from ..dht.network import Prefixes
 
 Hashes = NDArray[np.uint64]
 Ints = NDArray[np.int64]

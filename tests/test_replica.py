@@ -24,7 +24,7 @@ from potluck.dht.record import (
     sign_fact,
 )
 from potluck.errors import RemoteError
-from potluck.swarm.diversity import prefixes_of
+from potluck.dht.network import prefixes_of
 from potluck.swarm.replica import (
     GIVE_BYTES_MAX,
     NAME_BYTES,

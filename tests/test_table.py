@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.keyspace import distance, peer_point
 from potluck.dht.message import Contact
-from potluck.dht.network import diverse_first, network_of, networks_of
 from potluck.dht.table import BUCKET_SIZE, FAILURES_MAX, RoutingTable
 
 DICE = random.Random(3)
@@ -89,6 +88,16 @@ def test_a_full_bucket_is_shared_between_networks() -> None:
     assert sum(contact.peer in table for contact in landlord) == 2
 
 
+def test_a_full_bucket_is_shared_between_wide_networks_too() -> None:
+    """He has a /24 for each of his peers, and one /16 for all."""
+    landlord = [at(peer, f"/ip4/8.8.{n}.8/tcp/1") for n, peer in enumerate(FAR[:60])]
+    homes = [at(peer, f"/ip4/9.{n}.9.9/tcp/1") for n, peer in enumerate(FAR[60:80])]
+    table = RoutingTable(ME)
+    for contact in [*homes[:18], *landlord, *homes[18:]]:
+        table.heard(contact, 0.0)
+    assert sum(contact.peer in table for contact in landlord) == 2
+
+
 def test_the_stalest_is_who_was_silent_for_longest() -> None:
     table = RoutingTable(ME)
     assert table.stalest() is None
@@ -103,20 +112,3 @@ def test_the_spares_are_bounded() -> None:
     for peer in FAR:
         table.heard(at(peer), 0.0)
     assert sum(map(len, table._spares.values())) == BUCKET_SIZE
-
-
-def test_an_address_stands_for_the_network_that_one_person_gets() -> None:
-    assert network_of("/ip4/8.8.8.8/tcp/1") == network_of("/ip4/8.8.8.200/tcp/9") == "8.8.8.0/24"
-    assert network_of("/ip6/2600:1:2:3::1/tcp/1") == "2600:1:2::/48"
-    assert network_of("/dns4/Example.org/tcp/1") == "example.org"
-    private = ["/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip6/::1/tcp/1", "/ip4/10.0.0.1"]
-    for address in [*private, "", "/", "/ip4", "/ip4/x/tcp/1", "nonsense", "/p2p/x"]:
-        assert network_of(address) is None
-    assert networks_of(["/ip4/8.8.8.8/tcp/1", "/ip4/8.8.8.9/tcp/1"]) == {"8.8.8.0/24"}
-
-
-def test_a_crowd_comes_last_but_is_not_shut_out() -> None:
-    crowd, home = frozenset({"a"}), frozenset({"b"})
-    ranked = [(1, crowd), (2, crowd), (3, crowd), (4, crowd), (5, home), (6, frozenset[str]())]
-    assert diverse_first(ranked, 4) == [1, 2, 5, 6]
-    assert diverse_first(ranked, 6) == [1, 2, 5, 6, 3, 4]
