@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from ..errors import TransportError
+from .allowance import Allowances
 from .calls import IDLE_S, Stream
 from .message import (
     ANSWER_BYTES_MAX,
@@ -34,28 +35,6 @@ STREAMS_MAX: Final = 1024
 RATE_S: Final = 50.0  # questions a second of one peer; keeping two records among 64 peers needs 3
 BURST: Final = 200.0  # joining: some look-ups at once
 PUT_RECORDS_FREE: Final = 8  # checking a signature costs 140 us: so many of them are one question
-PEERS_REMEMBERED: Final = 4096  # so that a peer does not renew its allowance by coming anew
-
-
-@dataclass(slots=True)
-class Allowance:
-    """A token bucket: `rate_s` a second, `burst` at once."""
-
-    rate_s: float
-    burst: float
-    left: float
-    at_s: float
-
-    @property
-    def full_s(self) -> float:
-        """When it will be full again, if nothing more is taken."""
-        return self.at_s + (self.burst - self.left) / self.rate_s
-
-    def take(self, now: float, count: float = 1.0) -> float:
-        """Take some; how many seconds to wait before using them."""
-        self.left = min(self.burst, self.left + (now - self.at_s) * self.rate_s) - count
-        self.at_s = now
-        return max(0.0, -self.left / self.rate_s)
 
 
 @dataclass(slots=True)
@@ -73,7 +52,7 @@ class Answers:
         self._hello = hello
         self._answer = answer
         self._open: OrderedDict[int, _Open] = OrderedDict()  # the longest silent first
-        self._allowances: OrderedDict[str, Allowance] = OrderedDict()
+        self._allowances = Allowances(RATE_S, BURST)
         self._closed = False
 
     async def serve(self, stream: Stream) -> None:
@@ -112,7 +91,8 @@ class Answers:
             replies: list[bytes] = []  # to all questions that came together, in one flush
             while (raw := frames.next()) is not None:
                 request = read_request(raw)
-                wait_s = self._allowance(stream.peer).take(trio.current_time(), _cost(request))
+                now = trio.current_time()
+                wait_s = self._allowances.of(stream.peer, now).take(now, _cost(request))
                 if wait_s or sum(map(len, replies)) > ANSWER_BYTES_MAX:
                     await self._send(stream, replies)
                     replies.clear()
@@ -137,21 +117,6 @@ class Answers:
             theirs[0].scope.cancel()
         if len(self._open) >= STREAMS_MAX:
             next(iter(self._open.values())).scope.cancel()
-
-    def _allowance(self, peer: str) -> Allowance:
-        now = trio.current_time()
-        while self._allowances:  # a bucket that is full again remembers nothing
-            oldest = next(iter(self._allowances))
-            if self._allowances[oldest].full_s > now:
-                break
-            del self._allowances[oldest]
-        allowance = self._allowances.pop(peer, None)
-        if allowance is None:
-            allowance = Allowance(RATE_S, BURST, BURST, now)
-            while len(self._allowances) >= PEERS_REMEMBERED:
-                self._allowances.popitem(last=False)
-        self._allowances[peer] = allowance
-        return allowance
 
 
 def _cost(request: Request) -> float:

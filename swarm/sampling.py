@@ -9,6 +9,11 @@ another is asked for its own; now and then a slot is drawn anew, and who stood t
                  └▶ View ──▶ contact              taken in: one of a peer, so many in all, a round
     a slot's turn ─▶ Sample                       a peer that has answered under its address
 
+Who was met and is lost is asked again now and then, one of them a round: when a swarm that was cut
+in two is whole again, no view of either half names the other, and somebody has to remember it.
+
+    lost ─▶ gone ── a Pull a round, to the next of them ──▶ it answers ─▶ Back
+
 Gossip alone does not save a newcomer among thousands of liars who shout: they are known at once,
 the honest one by one. So it also walks through the directory, whose look-ups withstand liars in
 another way (dht/reading.py), and hears of peers that no gossip chose. Once enough honest ones are
@@ -26,15 +31,29 @@ swarm anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final
+from typing import Final
 
 import numpy as np
 
-from ..crypto.codec import Size as Length
-from ..crypto.keys import PEER_ID_CHARS
 from ..dht.network import Prefixes, diverse, prefixes_of
 from .machine import Fired, SetTimer
+from .sampling_events import (
+    VIEW_MAX,
+    Back,
+    Effect,
+    Event,
+    Heard,
+    Lost,
+    Member,
+    Pull,
+    Received,
+    Sample,
+    Send,
+    Shunned,
+    Size,
+    View,
+    Walk,
+)
 from .slots import EMPTY, Ints, Slots, key_of, keys_of
 
 ROUND_S: Final = 5.0
@@ -46,99 +65,13 @@ WALK_SELDOM: Final = 12  # rounds, later
 WALKING_ROUNDS: Final = 120
 RESETS_CAUTION: Final = 0.25  # of what the rule allows: see `resets_a_round`
 RESETS_SHARE_MAX: Final = 0.1  # of the slots a round; guess: a small swarm needs no more samples
-VIEW_MAX: Final = 256  # peers in a message
 VIEWS_MAX: Final = 16  # unasked for, a round: 1 is expected, 16 happen once in 10^14 rounds
 PULLS_MAX: Final = 16  # answered in a round; likewise
 SILENT_S: Final = 300.0  # guess: for so long a peer that could not be reached is not tried again
 SILENT_MAX: Final = 1024
 MET_MAX: Final = 4 * SLOTS
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A peer, and the one address that it is ranked by and dialled at; hearsay until it answers."""
-
-    peer: Annotated[str, Length(PEER_ID_CHARS, least=PEER_ID_CHARS)]
-    address: Annotated[str, Length(256)]
-
-
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """Tell me your view."""
-
-    TAG: ClassVar[str] = "pull"
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Whom the sender's slots keep."""
-
-    TAG: ClassVar[str] = "view"
-
-    members: Annotated[tuple[Member, ...], Length(VIEW_MAX)]
-
-
-Message = Pull | View
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """An event: a message of a member that the road vouches for."""
-
-    member: Member
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An event: peers that somebody else names, such as the directory or the bootstrap list."""
-
-    members: tuple[Member, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """An event: this member could not be reached where it was said to be."""
-
-    member: Member
-
-
-@dataclass(frozen=True, slots=True)
-class Shunned:
-    """An event: this peer is not to be known any more, under whatever address."""
-
-    peer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """An event: the swarm has about so many peers."""
-
-    peers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """An effect: to this member, without waiting; `Lost` if it cannot be reached."""
-
-    member: Member
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """An effect: look up a random place in the directory, and hand in all whom you met: `Heard`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """An effect: a peer drawn at random from the swarm, that has answered since it was met."""
-
-    member: Member
-
-
-Event = Received | Heard | Lost | Shunned | Size | Fired
-Effect = Send | Sample | Walk | SetTimer
+GONE_MAX: Final = 256  # peers that were met and lost, and are asked again, one a round
+GONE_S: Final = 86_400.0  # guess: a swarm that was cut in two for longer needs its bootstrap peers
 
 
 def resets_a_round(slots: int, peers: int, liars: float = LIARS) -> float:
@@ -156,8 +89,8 @@ def resets_a_round(slots: int, peers: int, liars: float = LIARS) -> float:
 class Sampling:
     """The machine. seed: draws 64 bits; shunned: whom never to know, asked whenever one is named.
 
-    Memory: SLOTS members, SILENT_MAX and MET_MAX ids, and of a round the ids of VIEWS_MAX senders
-    and PULLS_MAX askers; never more, whatever comes.
+    Memory: SLOTS members, SILENT_MAX, MET_MAX and GONE_MAX ids, and of a round the ids of VIEWS_MAX
+    senders and PULLS_MAX askers; never more, whatever comes.
     """
 
     def __init__(
@@ -179,6 +112,7 @@ class Sampling:
         self._pulled: set[str] = set()
         self._met: dict[str, Prefixes] = {}
         self._silent: dict[Member, float] = {}
+        self._gone: dict[str, tuple[Member, float]] = {}  # since when; asked longest ago first
 
     def members(self, count: int = SLOTS) -> Sequence[Member]:
         """Distinct peers of the view, in slot order: no network has more than its part of them."""
@@ -199,13 +133,14 @@ class Sampling:
             case Received(member, Pull()):
                 return self._pull(member, now)
             case Received(member, View(members)):
-                self._view(member, members, now)
+                return self._view(member, members, now)
             case Heard(members):
                 self._offer(members, now)
             case Lost(member):
                 self._lose(member, now)
             case Shunned(peer):
                 self._met.pop(peer, None)
+                self._gone.pop(peer, None)
                 self._drop(lambda one: one.peer == peer)
             case Size(peers):
                 self._peers = peers
@@ -229,7 +164,18 @@ class Sampling:
             effects.append(Send(asked, Pull()))
         if told is not None:
             effects.append(Send(told, self._mine()))
+        again = self._next_gone(now)
+        if again is not None:
+            effects.append(Send(again, Pull()))
         return effects
+
+    def _next_gone(self, now: float) -> Member | None:
+        self._gone = {p: one for p, one in self._gone.items() if now - one[1] < GONE_S}
+        if not self._gone:
+            return None
+        peer = next(iter(self._gone))
+        self._gone[peer] = self._gone.pop(peer)  # to the end
+        return self._gone[peer][0]
 
     def _choose(self) -> Member | None:
         slot = self._slots.choose()
@@ -259,24 +205,25 @@ class Sampling:
         if member.peer in self._pulled or len(self._pulled) >= PULLS_MAX:
             return []
         self._pulled.add(member.peer)
-        self._meet(member)
+        effects = self._meet(member)
         self._offer((member,), now)
-        return [Send(member, self._mine())]
+        return [Send(member, self._mine()), *effects]
 
-    def _view(self, member: Member, members: tuple[Member, ...], now: float) -> None:
+    def _view(self, member: Member, members: tuple[Member, ...], now: float) -> list[Effect]:
         if member.peer == self._asked:
             self._asked = None
         elif member.peer not in self._viewed and len(self._viewed) < VIEWS_MAX:
             self._viewed.add(member.peer)
         else:
-            return
-        self._meet(member)
+            return []
+        effects = self._meet(member)
         self._offer((member, *members), now)
+        return effects
 
-    def _meet(self, member: Member) -> None:
+    def _meet(self, member: Member) -> list[Effect]:
         """It has spoken: it is there, and where its address says."""
-        if self._shunned(member.peer) or member.peer == self._me:
-            return
+        if not member.address or self._shunned(member.peer) or member.peer == self._me:
+            return []
         where = prefixes_of(member.address)
         self._silent.pop(member, None)
         self._met.pop(member.peer, None)
@@ -286,13 +233,17 @@ class Sampling:
         self._drop(  # somebody named it under a network in which it is not
             lambda one: one.peer == member.peer and prefixes_of(one.address) != where
         )
+        if self._gone.pop(member.peer, None) is None:
+            return []
+        self._silent.clear()  # perhaps it was our own road that was cut: the others may be back too
+        return [Back(member)]
 
     def _offer(self, members: Iterable[Member], now: float) -> None:
         """Let the slots look at these peers: who is named more than once counts once."""
         self._take([one for one in dict.fromkeys(members) if self._may(one, now)])
 
     def _may(self, member: Member, now: float) -> bool:
-        if member.peer == self._me or self._silent.get(member, 0.0) > now:
+        if not member.address or member.peer == self._me or self._silent.get(member, 0.0) > now:
             return False
         known = self._met.get(member.peer)
         if known is not None and known != prefixes_of(member.address):
@@ -313,6 +264,9 @@ class Sampling:
         """Only this address of it: whoever names it under a wrong one shall not silence it."""
         if self._met.get(member.peer) == prefixes_of(member.address):
             del self._met[member.peer]
+            self._gone[member.peer] = (member, now)
+            while len(self._gone) > GONE_MAX:
+                del self._gone[min(self._gone, key=lambda peer: self._gone[peer][1])]
         if len(self._silent) < SILENT_MAX:
             self._silent[member] = now + SILENT_S
         self._drop(lambda one: one == member)

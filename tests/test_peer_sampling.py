@@ -13,17 +13,25 @@ from potluck.crypto.keys import PEER_ID_CHARS
 from potluck.errors import RemoteError
 from potluck.swarm.machine import Fired, SetTimer
 from potluck.swarm.sampling import (
+    GONE_MAX,
+    GONE_S,
     MET_MAX,
     PULLS_MAX,
     QUIET_ROUNDS,
     RESETS_SHARE_MAX,
     ROUND_S,
     SILENT_S,
-    VIEW_MAX,
     VIEWS_MAX,
     WALK_EVERY,
     WALK_SELDOM,
     WALKING_ROUNDS,
+    Sampling,
+    resets_a_round,
+)
+from potluck.swarm.sampling_events import (
+    LETTER_BYTES_MAX,
+    VIEW_MAX,
+    Back,
     Effect,
     Heard,
     Lost,
@@ -31,13 +39,11 @@ from potluck.swarm.sampling import (
     Pull,
     Received,
     Sample,
-    Sampling,
     Send,
     Shunned,
     Size,
     View,
     Walk,
-    resets_a_round,
 )
 
 
@@ -152,6 +158,48 @@ def test_slots_of_who_is_lost_are_filled_from_the_view() -> None:
     assert one._slots.kept.min() >= 0
 
 
+def test_who_was_met_and_lost_is_asked_again_one_a_round_and_its_return_is_told() -> None:
+    one = machine()
+    there, others = member(0), [member(n) for n in range(1, 4)]
+    for n, each in enumerate([there, *others]):
+        one.handle(Received(each, Pull()), float(n))
+    for each in [there, *others]:
+        one.handle(Lost(each), 5.0)
+    one.handle(Heard((member(9),)), 5.0)  # who was never met is not remembered
+    one.handle(Lost(member(9)), 5.0)
+    asked = [send for n in range(8) for send in sends(one.handle(Fired("round"), 10.0 + n))]
+    assert [send.member for send in asked] == [there, *others] * 2
+    assert {send.message for send in asked} == {Pull()}
+    assert one.handle(Received(others[0], View(())), 20.0) == [Back(others[0])]
+    assert one.handle(Received(others[0], View(())), 20.0) == []
+    one.handle(Heard((there,)), 20.0)  # nobody's silence holds any more
+    assert kept(one) == {there, others[0]}
+    later = sends(one.handle(Fired("round"), 21.0))
+    assert others[0] not in [send.member for send in later if send.message == Pull()][-1:]
+
+
+def test_who_is_gone_for_a_day_is_forgotten_and_so_are_too_many() -> None:
+    one = machine()
+    for n in range(GONE_MAX + 10):
+        one.handle(Fired("round"), float(n))
+        one.handle(Received(member(n), Pull()), float(n))
+        one.handle(Lost(member(n)), float(n))
+    assert len(one._gone) == GONE_MAX and member(9).peer not in one._gone
+    one.handle(Shunned(member(30).peer), 300.0)
+    assert len(one._gone) == GONE_MAX - 1
+    assert sends(one.handle(Fired("round"), 300.0 + GONE_S)) == []
+    assert not one._gone
+
+
+def test_who_speaks_from_nowhere_is_answered_and_heard_but_not_kept() -> None:
+    """Its view is as good as any; but nobody could find it under the address it is ranked by."""
+    one = machine()
+    lost = Member(member(0).peer, "")
+    assert [send.member for send in sends(one.handle(Received(lost, Pull()), 0.0))] == [lost]
+    one.handle(Received(lost, View((member(1), Member(member(2).peer, "")))), 0.0)
+    assert kept(one) == {member(1)} and not one.met(lost.peer)
+
+
 def test_nobody_that_is_shunned_is_kept_or_heard() -> None:
     banned = member(3).peer
     one = machine(shunned=frozenset({banned}))
@@ -212,7 +260,7 @@ def test_whatever_comes_memory_is_bounded_and_every_slot_is_of_somebody_told(dic
             case _:
                 one.handle(Fired("round"), now)
         assert kept(one) <= told and len(one._members) <= 8
-        assert len(one._met) <= MET_MAX and ME not in kept(one)
+        assert len(one._met) <= MET_MAX and len(one._gone) <= GONE_MAX and ME not in kept(one)
         numbers = set(one._slots.kept.tolist()) - {-1}
         assert numbers == set(one._members)
 
@@ -220,6 +268,8 @@ def test_whatever_comes_memory_is_bounded_and_every_slot_is_of_somebody_told(dic
 def test_messages_are_read_in_one_form_and_no_longer_than_allowed() -> None:
     told = View(tuple(member(n) for n in range(VIEW_MAX)))
     assert decode_any(encode(told), (Pull, View)) == told
+    most = View(tuple(Member(f"{n:052}", f"{n:0256}") for n in range(VIEW_MAX)))
+    assert len(encode(most)) <= LETTER_BYTES_MAX
     assert decode_any(encode(Pull()), (Pull, View)) == Pull()
     raw = encode(told).replace(b"peer1x", b"peer1\xff")
     with pytest.raises(RemoteError):

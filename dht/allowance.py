@@ -1,0 +1,63 @@
+"""How much each peer may ask of us: a token bucket for each, and none for whoever asks little."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+PEERS_REMEMBERED: Final = 4096  # so that a peer does not renew its allowance by coming anew
+
+
+@dataclass(slots=True)
+class Allowance:
+    """A token bucket: `rate_s` a second, `burst` at once."""
+
+    rate_s: float
+    burst: float
+    left: float
+    at_s: float
+
+    @property
+    def full_s(self) -> float:
+        """When it will be full again, if nothing more is taken."""
+        return self.at_s + (self.burst - self.left) / self.rate_s
+
+    def take(self, now: float, count: float = 1.0) -> float:
+        """Take some; how many seconds to wait before using them."""
+        self._fill(now)
+        self.left -= count
+        return max(0.0, -self.left / self.rate_s)
+
+    def has(self, now: float, count: float = 1.0) -> bool:
+        """Take some, if there are so many."""
+        self._fill(now)
+        if self.left < count:
+            return False
+        self.left -= count
+        return True
+
+    def _fill(self, now: float) -> None:
+        self.left = min(self.burst, self.left + (now - self.at_s) * self.rate_s)
+        self.at_s = now
+
+
+class Allowances:
+    """One for each peer that has asked of late."""
+
+    def __init__(self, rate_s: float, burst: float) -> None:
+        self._rate_s = rate_s
+        self._burst = burst
+        self._allowances: OrderedDict[str, Allowance] = OrderedDict()
+
+    def of(self, peer: str, now: float) -> Allowance:
+        while self._allowances:  # a bucket that is full again remembers nothing
+            oldest = next(iter(self._allowances))
+            if self._allowances[oldest].full_s > now:
+                break
+            del self._allowances[oldest]
+        allowance = self._allowances.pop(peer, None)
+        if allowance is None:
+            allowance = Allowance(self._rate_s, self._burst, self._burst, now)
+            while len(self._allowances) >= PEERS_REMEMBERED:
+                self._allowances.popitem(last=False)
+        self._allowances[peer] = allowance
+        return allowance
