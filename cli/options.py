@@ -75,7 +75,7 @@ Models = Annotated[
         "-m",
         metavar="MODEL",
         help="demo, a folder, a hub id (org/name or org/name@revision), or a name served here; "
-        "may be repeated, to serve several.",
+        "auto: the one that the swarm needs served most. May be repeated, to serve several.",
     ),
 ]
 

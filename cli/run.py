@@ -90,6 +90,7 @@ def node(
     Examples:
       potluck node -m demo
       potluck node -m demo --blocks 0:4
+      potluck node -m auto --join /ip4/...
       potluck node -m Qwen/Qwen3-0.6B --blocks 0:14 --listen all --port 4001
       potluck node -m Qwen/Qwen3-8B --blocks 0:9 --quantization nf4 --max-memory 4096
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16

@@ -1,4 +1,4 @@
-"""What directories say to each other, on `/potluck/kad/1`.
+"""What directories say to each other, on `/potluck/kad/2`.
 
 A stream is opened by the one who asks and lives as long as there is something to ask; each message
 is its length (4 bytes, big-endian) and its canonical bytes. Answers carry the number of their
@@ -27,7 +27,7 @@ from ..errors import RemoteError
 from .keyspace import PLACE_BYTES
 from .record import RECORD_BYTES_MAX
 
-PROTOCOL: Final = "/potluck/kad/1"
+PROTOCOL: Final = "/potluck/kad/2"
 LENGTH_BYTES: Final = 4
 CONTACTS_MAX: Final = 20  # Kademlia's k
 HAVE_BYTES: Final = 8  # enough that nobody makes a second record of the same eight

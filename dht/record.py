@@ -78,6 +78,7 @@ class Announcement(Stamped):
     context_tokens_max: Count
     numerics: Annotated[str, Size(128)]  # peers of one class give equal bits for equal steps
     version: Annotated[str, Size(32)]  # of the program
+    asked_tokens_s: Rate = 0.0  # tokens a second that went through its blocks lately
 
     def __post_init__(self) -> None:
         if not self.start < self.stop <= self.blocks:

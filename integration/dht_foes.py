@@ -1,6 +1,6 @@
 """A small swarm of real hosts on loopback, a third of them hostile: what dht_hostile simulates.
 
-Each hostile host speaks `/potluck/kad/1` and serves what `Foe` of dht_hostile serves, over real
+Each hostile host speaks `/potluck/kad/2` and serves what `Foe` of dht_hostile serves, over real
 connections. All are in one process; the honest ones put, and read what each other put.
 
     python -m integration.dht_foes

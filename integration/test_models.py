@@ -60,4 +60,8 @@ def test_two_nodes_hold_half_of_two_models_each_and_rest_with_both(tmp_path: Pat
         assert missing == {"demo": [[4, 8]], "tiny": [[0, 4]]}
         potluck("resume", "--home", str(two.home))
         assert {name: trio.run(say, one, tmp_path / "one", name) for name in WORDS} == before
+        with open_node(tmp_path / "three", "auto", join=one.addresses) as three:
+            assert three.facts["name"] == "demo", "the files of the other are not here"
+            _, peers = trio.run(say, three, tmp_path / "three", "demo")
+            assert peers <= {one.peer, two.peer, three.peer}
         assert two.end() == 0

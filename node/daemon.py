@@ -28,7 +28,7 @@ from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL
-from .config import RUNNING, NodeConfig
+from .config import AUTO, RUNNING, NodeConfig
 from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .house import House, Room, configs_of
@@ -42,6 +42,7 @@ from .report import keep_report
 from .rest import end_rest
 from .segment import Segment
 from .serving import Model, open_model
+from .wanted import open_wanted
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -123,7 +124,10 @@ async def _open_house(
     rooms: list[Room] = []
     dice = random.SystemRandom()
     for one in await trio.to_thread.run_sync(configs_of, config):
-        model = await trio.to_thread.run_sync(open_model, one)
+        if one.model == AUTO:
+            one, model = await open_wanted(one, member.directory, time.time)
+        else:
+            model = await trio.to_thread.run_sync(open_model, one)
         if any(room.holder.model.digest == model.digest for room in rooms):
             raise UserError(f"{one.model} was given twice: name each model once")
         await _refuse_namesake(member, model)

@@ -19,6 +19,7 @@ from .. import __version__
 from ..dht.record import Announcement, State
 from ..swarm.admission import Admission, AdmissionConfig
 from ..swarm.blocks import BlockRange, parse_blocks
+from ..swarm.demand import Asked
 from ..swarm.rates import PassTimes
 from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
@@ -56,6 +57,10 @@ class Model:
     @property
     def total(self) -> int:
         return self.checkpoint.spec.blocks
+
+    def open(self, blocks: BlockRange) -> Opened:
+        """Load these blocks. Blocks the caller. Raises UserError."""
+        return open_stage(self.checkpoint, blocks, self.wish)
 
     def room(self) -> int:
         """How many blocks fit here. Blocks the caller. Raises UserError."""
@@ -101,11 +106,13 @@ class Serving:
         worker.serve(Lane(stage.engine, self.times))
         self.admission = Admission(AdmissionConfig(stage.cache_tokens, stage.page_tokens))
         self.server = Server(stage.engine, worker, self.admission, model.digest)
+        self._asked = Asked(time.monotonic())
 
     def announcement(self, state: State, addresses: tuple[str, ...]) -> Announcement:
         """What the directory is told of it now."""
         stage, spec = self.stage, self._model.checkpoint.spec
-        decode, prefill = self.times.announced(time.monotonic())
+        now = time.monotonic()
+        decode, prefill = self.times.announced(now)
         return Announcement(
             model=self._model.digest,
             name=self._model.name,
@@ -123,6 +130,7 @@ class Serving:
             context_tokens_max=spec.context,
             numerics=stage.engine.numerics,
             version=__version__,
+            asked_tokens_s=self._asked.rate(self.server.tokens_served, now),
         )
 
     def counts(self) -> dict[str, int]:
@@ -164,7 +172,7 @@ async def measure(model: Model, blocks: BlockRange) -> float:
     one = BlockRange(blocks.start, blocks.start + 1)
 
     def rate() -> float:
-        return open_stage(model.checkpoint, one, model.wish).rates[0]
+        return model.open(one).rates[0]
 
     async with open_worker(threads=model.threads or None) as worker:
         return await worker.run(rate)
@@ -190,7 +198,7 @@ async def _serve(
 ) -> None:
     """Once this has returned nobody holds the stage any more."""
     async with open_worker(threads=model.threads or None, queued_max=STEPS_QUEUED_MAX) as worker:
-        stage = await worker.run(open_stage, model.checkpoint, blocks, model.wish)
+        stage = await worker.run(model.open, blocks)
         log.info(
             "stage",
             blocks=str(blocks),
