@@ -42,7 +42,7 @@ Verdict = Literal["right", "wrong", "open"]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Account number `account` tells of positions `first` to `until` of the answer."""
+    """What account number `account` gave for positions `first` to `until` is in the answer."""
 
     account: Position
     first: Position
@@ -283,7 +283,9 @@ class _Reading:
         return found
 
     def _links(self, answer: Answer, shares: Sequence[tuple[Account, Share]]) -> None:
-        links = check_links([(account, min(share.until, answer.fed)) for account, share in shares])
+        links = check_links(
+            [(one, range(share.first, min(share.until, answer.fed))) for one, share in shares]
+        )
         self.proof.linked = links.linked
         for broken in links.broken:
             self.fault(0, str(broken))

@@ -24,16 +24,15 @@ from typing import Annotated, Final
 
 from ..crypto.codec import Range, Size, decode, encode
 from ..crypto.digest import digest
-from ..crypto.envelope import OVERHEAD_BYTES, open_, sign
+from ..crypto.envelope import open_, sign
 from ..crypto.keys import IdentityKey
 from ..crypto.merkle import Bytes, Digest, leaves_of, root_of
 from ..errors import RemoteError
 from .blocks import BlockRange
-from .wire import BlockNumber, Position
+from .wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX, RECEIPTS_MAX, BlockNumber, Position
 
 CHUNK_TOKENS: Final = 32  # TOPLOC's interval too: a person waits a second or two for them
-OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
-CHUNK_BYTES_MAX: Final = 300  # issue E, bar 3: for each 32 tokens and stage
+PENDING_MAX: Final = 4096  # tokens that wait for a signature, half a MiB; and one step more
 OPENING, CHUNK = "opening", "chunk"  # the domains of their signatures
 
 
@@ -84,42 +83,53 @@ class Chunk:
         return self.at + self.tokens
 
 
-class Notary:
-    """A server's side of one session: told what comes in and goes out, it signs.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one chunk has to say, whoever signs it: the server that did it, or the client's check."""
 
-    The caller owes: `took` for each step when it was computed, then `gave` for the rows of it that
-    are sent; `truncate` when positions are forgotten; `sign` when the client asks.
+    at: int
+    tokens: int
+    rows: int
+    took: bytes
+    gave: bytes
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows of positions {self.at}..{self.at + self.tokens}"
+
+
+class Unsigned:
+    """What came in and went out since the last signature, as leaves, and how it is cut in chunks.
+
+    The caller owes: `took` for each step, then `gave` for the rows of it that are sent; `truncate`
+    when positions are forgotten.
     """
 
-    def __init__(self, key: IdentityKey, opening: Opening, row_bytes: int) -> None:
-        self._key = key
-        self._row_bytes = row_bytes
-        body = encode(opening)
-        self.opening = sign(key, OPENING, body)  # to be sent with `Opened`
-        self._prev = _name_of(body)
+    def __init__(self) -> None:
         self._at = 0
         self._took: list[bytes] = []  # from `_at` on
         self._gave: list[bytes] = []  # from `_given` on, without a hole
         self._given = 0
-        self._signed: list[bytes] = []
+        self._parts: list[Part] = []
 
     @property
-    def pending(self) -> int:
-        """Tokens that nothing was signed for yet."""
+    def tokens(self) -> int:
         return len(self._took)
 
-    def took(self, at: int, rows: Bytes) -> None:
+    @property
+    def full(self) -> bool:
+        """So much is pending that it has to be signed for before more may come."""
+        return len(self._took) >= PENDING_MAX or len(self._parts) > RECEIPTS_MAX - 3
+
+    def took(self, at: int, leaves: Sequence[bytes]) -> None:
         """A step at this position was computed. What was not taken back stays to be signed."""
-        leaves = leaves_of(rows, self._row_bytes)
         self.truncate(at)
         if not self._took:
             self._at = at
         assert at == self._at + len(self._took), "a step leaves a hole"
         self._took += leaves
 
-    def gave(self, rows: Bytes) -> None:
-        """The last rows of that step, as they are sent; b"" when none are wanted."""
-        leaves = leaves_of(rows, self._row_bytes)
+    def gave(self, leaves: Sequence[bytes]) -> None:
+        """The last rows of that step, as they are sent; none when none are wanted."""
         if not leaves:
             return
         start = self._at + len(self._took) - len(leaves)
@@ -134,26 +144,67 @@ class Notary:
         del self._took[max(0, at - self._at) :]
         del self._gave[max(0, at - self._given) :]
 
-    def sign(self) -> tuple[bytes, ...]:
-        """The receipts of all that is pending: one, or more where rows were left out."""
+    def take(self) -> list[Part]:
+        """All that is pending: one part, or more where rows were left out."""
         if self._gave:
             self._cut(self._given + len(self._gave))
         self._cut(self._at + len(self._took))
-        done, self._signed = tuple(self._signed), []
+        done, self._parts = self._parts, []
         return done
 
     def _cut(self, stop: int) -> None:
-        """Sign for all positions before `stop`, of which those given are the last."""
+        """All positions before `stop`, of which those given are the last."""
         tokens = stop - self._at
         if not tokens:
             return
         took, gave = root_of(self._took[:tokens]), root_of(self._gave)
-        body = encode(Chunk(self._prev, self._at, tokens, len(self._gave), took, gave))
-        self._prev = _name_of(body)
-        self._signed.append(sign(self._key, CHUNK, body))
+        self._parts.append(Part(self._at, tokens, len(self._gave), took, gave))
         self._at = stop
         del self._took[:tokens]
         self._gave.clear()
+
+
+class Notary:
+    """A server's side of one session: told what comes in and goes out, it signs.
+
+    The caller owes what `Unsigned` asks for; `sign` when the client asks; and no step while it is
+    `full`.
+    """
+
+    def __init__(self, key: IdentityKey, opening: Opening, row_bytes: int) -> None:
+        self._key = key
+        self._row_bytes = row_bytes
+        body = encode(opening)
+        self.opening = sign(key, OPENING, body)  # to be sent with `Opened`
+        self._prev = _name_of(body)
+        self._unsigned = Unsigned()
+
+    @property
+    def pending(self) -> int:
+        """Tokens that nothing was signed for yet."""
+        return self._unsigned.tokens
+
+    @property
+    def full(self) -> bool:
+        return self._unsigned.full
+
+    def took(self, at: int, rows: Bytes) -> None:
+        self._unsigned.took(at, leaves_of(rows, self._row_bytes))
+
+    def gave(self, rows: Bytes) -> None:
+        self._unsigned.gave(leaves_of(rows, self._row_bytes))
+
+    def truncate(self, at: int) -> None:
+        self._unsigned.truncate(at)
+
+    def sign(self) -> tuple[bytes, ...]:
+        """The receipts of all that is pending."""
+        signed = []
+        for part in self._unsigned.take():
+            body = encode(Chunk(self._prev, part.at, part.tokens, part.rows, part.took, part.gave))
+            self._prev = _name_of(body)
+            signed.append(sign(self._key, CHUNK, body))
+        return tuple(signed)
 
 
 class Account:
@@ -167,8 +218,9 @@ class Account:
         self.raw: list[bytes] = [opening]
         self.names = [_name_of(body)]  # of the opening, then of each chunk
 
-    def add(self, raw: bytes) -> Chunk:
-        """The next chunk. Raises RemoteError when it is forged, or does not follow the last."""
+    def add(self, raw: bytes, due: Part | None = None) -> Chunk:
+        """The next chunk. Raises RemoteError when it is forged, does not follow the last, or says
+        anything but what is due, if that is known; it is not kept then."""
         peer, body = open_(raw, CHUNK, max_bytes=CHUNK_BYTES_MAX)
         if peer != self.peer:
             raise RemoteError(f"a chunk of {self.peer} signed by {peer}")
@@ -177,6 +229,8 @@ class Account:
             raise RemoteError("a chunk that does not follow the one before")
         if chunk.at > self.length:
             raise RemoteError(f"a chunk at {chunk.at} after {self.length} positions")
+        if due not in (None, Part(chunk.at, chunk.tokens, chunk.rows, chunk.took, chunk.gave)):
+            raise RemoteError(f"a receipt that is not for what came and went: {due}")
         self.names.append(_name_of(body))
         self.chunks.append(chunk)
         self.raw.append(raw)
@@ -225,20 +279,21 @@ class Links:
     broken: list[Broken]
 
 
-def check_links(accounts: Sequence[tuple[Account, int]]) -> Links:
-    """Compare all that one gave with what the next took, below the position given with each.
+def check_links(accounts: Sequence[tuple[Account, range]]) -> Links:
+    """Compare all that one gave with what the next took, each with the positions of which what it
+    gave was passed on; an account may be there for several runs of them.
 
     Chunks are compared that were cut alike, and of which all rows were given out; when a hop is
     lost, the others sign what they have, so that all are cut alike from there on.
     """
     found = Links(0, [])
-    for giver, giver_until in accounts:
-        for taker, taker_until in accounts:
+    for giver, passed_on in accounts:
+        for taker, counted in accounts:
             if giver.blocks.stop != taker.blocks.start:
                 continue
-            until = min(giver_until, taker_until)
             for gave, took in _pairs(giver, taker):
-                if gave.stop > until or gave.rows != gave.tokens:
+                whole = gave.at >= passed_on.start and gave.stop <= passed_on.stop
+                if not whole or took.stop - 1 not in counted or gave.rows != gave.tokens:
                     continue
                 if gave.gave == took.took:
                     found.linked += 1

@@ -25,7 +25,8 @@ from ..crypto.keys import PEER_ID_CHARS, IdentityKey, peer_id_of
 from ..dht.record import BODY_BYTES_MAX, RECORD_BYTES_MAX, Signed
 from ..dht.record import DOMAIN as RECORD
 from ..errors import RemoteError
-from .receipt import CHUNK, CHUNK_BYTES_MAX, OPENING, OPENING_BYTES_MAX, Chunk, Opening
+from .receipt import CHUNK, OPENING, Chunk, Opening
+from .wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX
 
 ACCUSATION: Final = "accusation"
 ATTESTATION: Final = "attestation"

@@ -8,6 +8,8 @@ A client opens one stream per hop and keeps it for the life of the session. It s
       ◀──────────────────────── Opened
       Step(at, sizes, rows) + hidden ───▶ runs its blocks, remembers keys and values
       ◀───────── Output(at, ...) + hidden
+      Sign ────────────────────────────▶  signs for all that is pending
+      ◀───────── Receipts(chunks)         where `Open` asked for them (receipt.py)
       Renew ───────────────────────────▶  the lease starts anew
       ◀───────────────────── Leaving      at any time: look for another, I serve until then
       (close)                             frees the cache at once
@@ -18,9 +20,10 @@ Positions are explicit: a step `at` an earlier position than the cache's length 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from ..crypto.codec import Range, Size
+from ..crypto.envelope import OVERHEAD_BYTES
 
 Position = Annotated[int, Range(0, 1 << 24)]  # of a token in a session; or a number of tokens
 BlockNumber = Annotated[int, Range(0, 1 << 16)]
@@ -28,10 +31,17 @@ Seconds = Annotated[float, Range(0.0, 1e6)]
 
 PROTOCOL = "/potluck/session/1"
 
+OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
+CHUNK_BYTES_MAX: Final = 300  # issue E, bar 3: for each 32 tokens and stage
+RECEIPTS_MAX: Final = 48  # chunks in one answer: the header of a frame holds them
+
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Reserve cache for `tokens` positions in blocks start:stop of the model with this digest."""
+    """Reserve cache for `tokens` positions in blocks start:stop of the model with this digest.
+
+    receipts: the server shall sign for what it takes in and gives out.
+    """
 
     session: Annotated[bytes, Size(16, 16)]  # random, for logs: it authorises nothing
     model: Annotated[str, Size(64)]  # hex digest
@@ -39,15 +49,20 @@ class Open:
     stop: BlockNumber
     tokens: Position
     dtype: Annotated[str, Size(4)]  # of the hidden states on this stream: "f32", "f16", "bf16"
+    receipts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The server holds the cache, until the stream closes or nothing comes for `lease_s`."""
+    """The server holds the cache, until the stream closes or nothing comes for `lease_s`.
+
+    opening: its signed `Opening`, where receipts were asked for; else empty.
+    """
 
     lease_s: Seconds
     width: Annotated[int, Range(1, 1 << 20)]
     numerics: Annotated[str, Size(128)]  # equal strings give equal bits for equal steps
+    opening: Annotated[bytes, Size(OPENING_BYTES_MAX)] = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,21 @@ class Leaving:
     within_s: Seconds
 
 
-Message = Open | Opened | Step | Output | Truncate | Renew | Busy | Fault | Leaving
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Sign for all steps before this that nothing was signed for yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """The answer to `Sign`: signed `Chunk`s in order; none where nothing was pending."""
+
+    chunks: Annotated[tuple[Annotated[bytes, Size(CHUNK_BYTES_MAX)], ...], Size(RECEIPTS_MAX)]
+
+
+Message = (
+    Open | Opened | Step | Output | Truncate | Renew | Busy | Fault | Leaving | Sign | Receipts
+)
 
 # Tags are for ever: a message that is dropped leaves its number unused.
 TAGS: dict[int, type[Message]] = {
@@ -123,5 +152,7 @@ TAGS: dict[int, type[Message]] = {
     7: Busy,
     8: Fault,
     9: Leaving,
+    10: Sign,
+    11: Receipts,
 }
 TAG_OF: dict[type[Message], int] = {message: tag for tag, message in TAGS.items()}

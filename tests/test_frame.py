@@ -11,7 +11,21 @@ from hypothesis import strategies as st
 
 from potluck.errors import RemoteError
 from potluck.swarm.frame import HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, FrameReader, pack_frame
-from potluck.swarm.wire import Busy, Fault, Message, Open, Opened, Output, Renew, Step, Truncate
+from potluck.swarm.wire import (
+    CHUNK_BYTES_MAX,
+    RECEIPTS_MAX,
+    Busy,
+    Fault,
+    Message,
+    Open,
+    Opened,
+    Output,
+    Receipts,
+    Renew,
+    Sign,
+    Step,
+    Truncate,
+)
 
 EXAMPLES: list[tuple[Message, bytes]] = [
     (Open(bytes(range(16)), "ab" * 32, 0, 8, 2048, "f32"), b""),
@@ -23,6 +37,10 @@ EXAMPLES: list[tuple[Message, bytes]] = [
     (Renew(), b""),
     (Busy("the cache is full", 1.5), b""),
     (Fault("another model is served here"), b""),
+    (Open(bytes(16), "cd" * 32, 2, 4, 64, "bf16", receipts=True), b""),
+    (Opened(60.0, 192, "none c1", b"signed opening"), b""),
+    (Sign(), b""),
+    (Receipts((b"signed chunk", b"another")), b""),
 ]
 
 
@@ -66,6 +84,12 @@ def test_random_bytes_are_refused_or_waited_for_never_a_crash(data: bytes) -> No
 def test_a_bad_prefix_is_refused_before_its_body(prefix: bytes) -> None:
     with pytest.raises(RemoteError):
         list(FrameReader().feed(prefix))
+
+
+def test_the_most_receipts_fit_into_one_frame() -> None:
+    most = Receipts((bytes(CHUNK_BYTES_MAX),) * RECEIPTS_MAX)
+    ((message, _),) = FrameReader().feed(pack_frame(most))
+    assert message == most
 
 
 def test_no_payload_is_taken_before_it_is_allowed() -> None:

@@ -1,0 +1,223 @@
+"""What a client believes of receipts: nothing but what it sent and got itself.
+
+One page a link. It notes what was sent and what came back; when receipts come it makes of that what
+they have to say (receipt.py, `Unsigned`: the very rule by which the server cuts), and compares. So
+a receipt that is kept is right about its rows; whether the rows are right only an audit tells.
+
+    sent ─┐                    ┌─▶ Part due ─┐
+    got ──┴─▶ leaves, in order ┘             ├─ equal? ─▶ Account, and Work that may be audited
+    Receipts ──────────────────▶ Chunk said ─┘   else RemoteError: the link is lost, with blame
+
+The rows of a boundary are hashed when receipts come, and once, though two servers sign for them:
+one gave what the other took. Nothing is hashed or kept where no receipts were asked for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..crypto.merkle import leaves_of
+from ..errors import RemoteError
+from .blocks import BlockRange
+from .proof import Share
+from .receipt import Account, Part, Unsigned
+from .routing import Hop
+from .session_events import Payload, SendStep
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One signed chunk that may be audited: enough to compute it again.
+
+    place: its number in account.chunks. sizes, took: all steps from position 0 to the chunk's end,
+    in their original sizes. gave: the last `rows` rows of the chunk, as they came.
+    """
+
+    peer: str
+    account: Account
+    place: int
+    blocks: BlockRange
+    numerics: str
+    dtype: str
+    sizes: tuple[int, ...]
+    took: tuple[Payload, ...]
+    rows: int
+    gave: Payload
+
+
+@dataclass(slots=True)
+class _Output:
+    """The rows that came for positions start to stop."""
+
+    start: int
+    stop: int
+    payload: Payload
+
+
+@dataclass(slots=True)
+class _Page:
+    hop: Hop
+    account: Account
+    unsigned: Unsigned = field(default_factory=Unsigned)
+    sent: deque[SendStep] = field(default_factory=deque)  # and not answered
+    done: list[tuple[SendStep, Payload]] = field(default_factory=list)  # and not signed for
+    shares: list[range] = field(default_factory=list)  # whose outputs are in the answer
+    fed: list[tuple[int, int, Payload]] = field(default_factory=list)  # (at, tokens, rows)
+    torn: bool = False  # a step was taken back in its middle: it cannot be computed again
+
+
+class Ledger:
+    """One session's receipts. works: whether chunks are to be handed out, to be audited."""
+
+    def __init__(
+        self,
+        session: bytes,
+        model: str,
+        blocks: BlockRange,
+        width: int,
+        dtype: str,
+        row_bytes: int,
+        *,
+        works: bool = False,
+    ) -> None:
+        """model: its digest, as hex. blocks: all of it."""
+        self.session = session
+        self.model = bytes.fromhex(model)
+        self._blocks = blocks
+        self._width = width
+        self._dtype = dtype
+        self._row_bytes = row_bytes
+        self._works = works
+        self._pages: dict[int, _Page] = {}
+        self._lost: dict[int, _Page] = {}
+        # by identity, with the payload, so that no other can get its number meanwhile
+        self._leaves: dict[int, tuple[Payload, list[bytes]]] = {}
+
+    def opened(self, link: int, hop: Hop, raw: bytes, numerics: str) -> None:
+        """A link's server has signed that it opens. Raises RemoteError unless it is what was asked
+        for, by that very peer."""
+        if not raw:
+            raise RemoteError("opened without a receipt, which was asked for")
+        account = Account(raw)
+        said = account.opening
+        if account.peer != hop.peer:
+            raise RemoteError(f"an opening of {hop.peer} signed by {account.peer}")
+        told = (said.session, said.model, said.blocks, said.width, said.dtype, said.numerics)
+        asked = (self.session, self.model, hop.blocks, self._width, self._dtype, numerics)
+        if told != asked:
+            raise RemoteError("an opening of something else than was asked for")
+        self._pages[link] = _Page(hop, account)
+
+    def sent(self, step: SendStep) -> None:
+        self._pages[step.link].sent.append(step)
+
+    def got(self, link: int, payload: Payload) -> None:
+        """The answer to the oldest step that was not answered; its shape is right."""
+        page = self._pages[link]
+        page.done.append((page.sent.popleft(), payload))
+
+    def counted(self, link: int, first: int, until: int) -> None:
+        """What this link answered for these positions is what went on: it is in the answer."""
+        shares = self._pages[link].shares
+        if shares and shares[-1].stop == first:
+            first = shares.pop().start
+        shares.append(range(first, until))
+
+    def taken_back(self, at: int) -> None:
+        """Positions from `at` on are not in the answer."""
+        for page in (*self._pages.values(), *self._lost.values()):
+            page.shares = [range(one.start, min(one.stop, at)) for one in page.shares]
+            page.shares = [one for one in page.shares if one]
+        self._leaves.clear()
+
+    def lost(self, link: int) -> None:
+        """Nothing more comes of this link. What its server signed for stays."""
+        page = self._pages.pop(link, None)
+        if page is not None and page.account.chunks and page.shares:
+            self._lost[link] = _Page(page.hop, page.account, shares=page.shares)
+        self._leaves.clear()  # what it was to be asked for; others hash a chunk again at most
+
+    def signed(self, link: int, raws: tuple[bytes, ...]) -> list[Work]:
+        """The receipts of all that was answered on this link. Raises RemoteError when one of them
+        is not what it has to be; those before it are kept."""
+        page = self._pages[link]
+        outputs: list[_Output] = []
+        for step, payload in page.done:
+            self._replay(page, step, payload, outputs)
+        page.done.clear()
+        due = page.unsigned.take()
+        if len(raws) != len(due):
+            raise RemoteError(f"{len(raws)} receipts, where {len(due)} are due")
+        works = []
+        for raw, part in zip(raws, due, strict=True):
+            page.account.add(raw, part)
+            if self._works and not page.torn:
+                works.append(self._work(page, part, outputs))
+        return works
+
+    def told(self) -> tuple[list[Account], list[Share]]:
+        """Whose receipts tell of the answer, in the order in which they were opened; and of which
+        part."""
+        pages = {**self._lost, **self._pages}
+        counted = [pages[link] for link in sorted(pages) if pages[link].shares]
+        shares = [
+            Share(place, one.start, one.stop)
+            for place, page in enumerate(counted)
+            for one in page.shares
+        ]
+        return [page.account for page in counted], shares
+
+    def _replay(
+        self, page: _Page, step: SendStep, payload: Payload, outputs: list[_Output]
+    ) -> None:
+        """One answered step, as its server's notary saw it."""
+        shared = page.hop.blocks.start > self._blocks.start
+        took = [leaf for one in step.payloads for leaf in self._leaves_of(one, shared)]
+        page.unsigned.took(step.at, took)
+        gave = self._leaves_of(payload, page.hop.blocks.stop < self._blocks.stop)
+        page.unsigned.gave(gave)
+        if not self._works:
+            return
+        while page.fed and page.fed[-1][0] >= step.at:
+            page.fed.pop()
+        while outputs and outputs[-1].start >= step.at:
+            outputs.pop()
+        page.torn = page.torn or bool(page.fed and sum(page.fed[-1][:2]) > step.at)
+        at = step.at
+        for size, one in zip(step.sizes, step.payloads, strict=True):
+            page.fed.append((at, size, one))
+            at += size
+        if gave:
+            outputs.append(_Output(at - len(gave), at, payload))
+
+    def _leaves_of(self, payload: Payload, shared: bool) -> list[bytes]:
+        """shared: two servers sign for these rows. Whoever is the second has no third behind it,
+        but where a hop is sent again what another had."""
+        if not len(payload):
+            return []
+        if not shared:
+            return leaves_of(payload, self._row_bytes)
+        known = self._leaves.pop(id(payload), None)
+        if known is not None:
+            return known[1]
+        leaves = leaves_of(payload, self._row_bytes)
+        self._leaves[id(payload)] = (payload, leaves)
+        return leaves
+
+    def _work(self, page: _Page, part: Part, outputs: list[_Output]) -> Work:
+        stop = part.at + part.tokens
+        fed = [(size, one) for at, size, one in page.fed if at < stop]
+        given = [one.payload for one in outputs if stop - part.rows <= one.start < stop]
+        return Work(
+            page.hop.peer,
+            page.account,
+            len(page.account.chunks) - 1,
+            page.hop.blocks,
+            page.account.opening.numerics,
+            self._dtype,
+            tuple(size for size, _ in fed),
+            tuple(one for _, one in fed),
+            part.rows,
+            given[0] if len(given) == 1 else b"".join(given),
+        )
