@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from .known import Known
+from .message import Contact
 from .record import Announcement, ModelList, ModelName, Provider
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ class Directory(Protocol):
 
     async def bootstrap(self, addresses: Sequence[str]) -> int:
         """Join by these peers; how many peers are known then. TransportError if none answers."""
+
+    async def wander(self) -> Sequence[Contact]:
+        """All who answer on the way to a random place: peers that nobody chose for us."""
+
+    def size(self) -> float:
+        """About how many peers the swarm has; infinite while nothing is known of it."""
 
     def peers(self) -> tuple[str, ...]:
         """The peers that the directory knows to be there, sorted."""

@@ -15,7 +15,7 @@ are calls' and answers'.
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -93,6 +93,8 @@ class KadDirectory:
         )  # fmt: skip
         self._began_s = wall()
         self._keepers: dict[bytes, tuple[float, list[Contact]]] = {}  # when looked up, whom
+        self.signed: list[Callable[[Record], None]] = []  # told of each record of ours
+        self.beside: list[Callable[[bytes], Iterable[Record]]] = []  # checked ones, kept elsewhere
         self.answers = Answers(neighbours.hello, self._answer)
 
     async def announce(self, announcement: Announcement) -> int:
@@ -172,6 +174,12 @@ class KadDirectory:
     async def bootstrap(self, addresses: Sequence[str]) -> int:
         return await self._neighbours.join(addresses)
 
+    async def wander(self) -> Sequence[Contact]:
+        return await self._neighbours.wander()
+
+    def size(self) -> float:
+        return self._neighbours.size()
+
     def peers(self) -> tuple[str, ...]:
         return self._neighbours.table.peers()
 
@@ -195,6 +203,9 @@ class KadDirectory:
         with self._reader.open(place) as reading:
             now = self._wall()
             reading.add((record.raw for record in self._shelf.at(place, now)), now)
+            for records in self.beside:
+                for record in records(place):
+                    reading.take(record)
             await self._neighbours.lookup(
                 place,
                 take=lambda found: reading.add(found.records, self._wall()),
@@ -218,6 +229,8 @@ class KadDirectory:
                 record = self._sign(fact)
                 self._reader.admit(record)
                 self._shelf.put(record)
+                for tell in self.signed:
+                    tell(record)
                 nursery.start_soon(put, at, record)
         return kept
 

@@ -14,6 +14,7 @@ from ..crypto.keys import IdentityKey
 from .directory import ModelOffer, offers
 from .keyspace import MODELS, Slot, chunk_of, spans_of
 from .known import Known
+from .message import Contact
 from .record import (
     CHUNK_REFRESH_S,
     REFRESH_S,
@@ -118,6 +119,13 @@ class MemoryDirectory:
     async def bootstrap(self, addresses: Sequence[str]) -> int:
         await trio.lowlevel.checkpoint()
         return len(self._shelf.peers) - 1
+
+    async def wander(self) -> Sequence[Contact]:
+        await trio.lowlevel.checkpoint()
+        return tuple(Contact(peer, ()) for peer in self.peers())
+
+    def size(self) -> float:
+        return len(self._shelf.peers)
 
     def peers(self) -> tuple[str, ...]:
         return tuple(sorted(self._shelf.peers - {self._key.peer_id}))

@@ -19,7 +19,7 @@ from ..errors import Refused, RemoteError, TransportError
 from .calls import ASK_S, Calls, Host
 from .crowd import is_besieged, siblings, size_seen
 from .keyspace import PLACE_BYTES, peer_point
-from .lookup import Lookup
+from .lookup import ASKS_MAX, PATHS, Lookup
 from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Question
 from .pace import Pace
 from .table import RoutingTable
@@ -120,10 +120,10 @@ class Neighbours:
         have: names those that need not be sent again. Without `take` no records are asked for.
         """
         near = await self._search(place, take, have)
-        if is_besieged(place, near, self._size()):
+        if is_besieged(place, near, self.size()):
             if trio.current_time() - self._sized_s > SIZES_AGE_S:
                 await self._size_up()  # the swarm may have grown
-            if is_besieged(place, near, self._size()):
+            if is_besieged(place, near, self.size()):
                 return [*near, *await self._beyond(near, place, take, have)]
         return near
 
@@ -153,7 +153,7 @@ class Neighbours:
                 del wide[contact.peer]
 
         async with trio.open_nursery() as nursery:
-            for sibling in siblings(place, self._size()):
+            for sibling in siblings(place, self.size()):
                 nursery.start_soon(search, sibling)
         if take is not None:
             with trio.move_on_after(BESIEGED_S):
@@ -162,11 +162,17 @@ class Neighbours:
                         nursery.start_soon(ask, contact)
         return list(wide.values())
 
+    async def wander(self) -> list[Contact]:
+        """All that answer on the way to a place that nobody else can know."""
+        place = self._dice.randbytes(PLACE_BYTES)
+        return await self._search(place, most=PATHS * ASKS_MAX)
+
     async def _search(
         self, place: bytes, take: Callable[[Found], None] | None = None,
         have: Callable[[], bytes] = bytes, *, but: frozenset[str] = frozenset(),
+        most: int = CONTACTS_MAX,
     ) -> list[Contact]:  # fmt: skip
-        """The 20 closest that one look-up finds, without these."""
+        """The closest that one look-up finds, without these."""
         known = self.table.closest(place, CONTACTS_MAX + len(but))
         seeds = [contact for contact in known if contact.peer not in but][:CONTACTS_MAX]
         lookup = Lookup(
@@ -196,7 +202,7 @@ class Neighbours:
                     await heard.wait()
                 heard = trio.Event()
             asking.cancel_scope.cancel()  # those who are slow are not waited for
-        return lookup.closest(CONTACTS_MAX)
+        return lookup.closest(most)
 
     async def find(self, contact: Contact, question: Find) -> Found:
         """Raises TransportError, or RemoteError at nonsense; the table knows of either."""
@@ -287,8 +293,8 @@ class Neighbours:
             self._refreshed[due[0]] = now
             await self._search(self._place_with_prefix(due[0]))
 
-    def _size(self) -> float:
-        """How many peers the swarm has, as far as we saw."""
+    def size(self) -> float:
+        """How many peers the swarm has, as far as we saw; infinite while we saw nothing."""
         if self._sizes:
             return median(self._sizes)
         around = size_seen(self._point, self.table.closest(self._point))
