@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..node.lies import KINDS, SHARE, parse_lies
 from .edge import ended_by_signals
 from .options import Home, Json, Offline, note, print_json, say
 
@@ -36,6 +37,14 @@ def up(
             "--isolated", help="Each in a network of its own, for chaos (Linux, as root)."
         ),
     ] = False,
+    liars: Annotated[
+        str,
+        typer.Option(
+            metavar="LIE,...",
+            help=f"The last so many nodes lie, one each, to test the others: {', '.join(KINDS)}; "
+            f"random:{SHARE} in that share of its chunks.",
+        ),
+    ] = "",
     home: Home = None,
     offline: Offline = False,
     json: Json = False,
@@ -46,14 +55,15 @@ def up(
     replicas of the first blocks.
 
     \b
-    Example:
+    Examples:
       potluck testnet up --nodes 4 --model demo --replicas 2
+      potluck testnet up --nodes 12 --replicas 4 --liars four_bit,skip,random:0.1
     """
     from ..node.testnet import start_testnet
 
     plan = make_plan(
         model, home, nodes=nodes, replicas=replicas, threads=threads, offline=offline,
-        ready_s=ready_s, isolated=isolated,
+        ready_s=ready_s, isolated=isolated, liars=parse_lies(liars),
     )  # fmt: skip
     with ended_by_signals(trio_inside=False):
         net = start_testnet(plan, tell=lambda seat: note(f"{seat.name} serves {_blocks(seat)}"))
@@ -141,7 +151,8 @@ def logs(
     Example:
       potluck testnet logs n1 -n 50
     """
-    from ..node.testnet import LOG, folder_of, last_lines
+    from ..node.process import last_lines
+    from ..node.testnet import LOG, folder_of
 
     log = folder_of(_home(home)) / name / LOG
     if not log.is_file():
@@ -249,19 +260,24 @@ def _seat_facts(seat: Seat) -> dict[str, Any]:
         "blocks": [seat.start, seat.stop],
         "peer": seat.peer,
         "addresses": list(seat.addresses),
+        "lie": seat.lie,
     }
 
 
 def show_seats(net: LocalSwarm) -> None:
     from .tables import print_table
 
+    lies = any(seat.lie for seat in net.seats)
     print_table(
-        ("  NODE", "STATE", "BLOCKS", "PROCESS>", "PEER"),
+        ("  NODE", "STATE", "BLOCKS", "PROCESS>", *(["LIE"] if lies else []), "PEER"),
         [
-            (f"  {seat.name}", seat.state, f"{seat.start}:{seat.stop}", str(seat.pid), seat.peer)
+            (
+                f"  {seat.name}", seat.state, f"{seat.start}:{seat.stop}", str(seat.pid),
+                *([seat.lie] if lies else []), seat.peer,
+            )
             for seat in net.seats
         ],
-    )
+    )  # fmt: skip
 
 
 def _blocks(seat: Seat) -> str:

@@ -33,6 +33,7 @@ from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .house import House, Room, configs_of
 from .identity import load_or_create, next_boot
+from .liars import holder_type
 from .lists import keep_access
 from .log import get_logger
 from .member import Member, open_member
@@ -122,6 +123,7 @@ async def _open_house(
 ) -> House:
     """The models' files are there, and nothing is loaded. Raises UserError."""
     rooms: list[Room] = []
+    hold = holder_type()
     dice = random.SystemRandom()
     for one in await trio.to_thread.run_sync(configs_of, config):
         if one.model == AUTO:
@@ -132,7 +134,7 @@ async def _open_house(
             raise UserError(f"{one.model} was given twice: name each model once")
         await _refuse_namesake(member, model)
         segment = Segment(member.host, member.directory, key, model.digest, boot, dice)
-        rooms.append(Room(Holder(one, member, model, stages, dice, finds=segment), segment))
+        rooms.append(Room(hold(one, member, model, stages, dice, finds=segment), segment))
     return House(rooms)
 
 

@@ -67,6 +67,17 @@ def start(
         )
 
 
+def last_lines(log: Path, count: int, *, bytes_max: int = 1 << 20) -> list[str]:
+    """The last lines of a log that are not empty; [] when there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - bytes_max))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-count:]
+
+
 def find(known: ProcessId) -> psutil.Process | None:
     """The process that is meant, if it lives; None when it ended, or its pid is another's now."""
     try:

@@ -25,7 +25,8 @@ STATE = "testnet.json"
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """One node of a testnet, and its blocks. pid 0: it was about to be started."""
+    """One node of a testnet, and its blocks. pid 0: it was about to be started. lie: what it was
+    told to lie about (lies.py), if it was."""
 
     name: str
     start: int
@@ -34,6 +35,7 @@ class Seat:
     created_s: float = 0.0
     peer: str = ""
     addresses: tuple[str, ...] = ()
+    lie: str = ""
 
     @property
     def process(self) -> psutil.Process | None:

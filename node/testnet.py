@@ -29,7 +29,8 @@ import psutil
 from ..errors import LocalError, PotluckError, UserError
 from .config import RUNNING, TESTNET
 from .islands import address_of, make_island, on_island, remove_islands, why_not
-from .process import ProcessId, end, find, marked, process_id, start
+from .lies import LIE, Lie
+from .process import ProcessId, end, find, last_lines, marked, process_id, start
 from .roster import STATE, Roster, Seat
 
 LOG = "log"
@@ -52,6 +53,7 @@ class Plan:
     threads: of each node; one, because OpenMP's spinning barriers make several processes on few
     cores collapse: four nodes of two threads each took 69 steps a second, of one thread each 250.
     isolated: each node in a network of its own, which can be cut off (islands.py).
+    liars: what the last so many nodes lie about, one each.
     """
 
     home: Path
@@ -64,14 +66,19 @@ class Plan:
     offline: bool = False
     ready_s: float = READY_S
     isolated: bool = False
+    liars: tuple[Lie, ...] = ()
 
     @property
     def folder(self) -> Path:
         return folder_of(self.home)
 
     def roster(self, program: Sequence[str], owner: ProcessId) -> Roster:
+        """Raises UserError for a plan that cannot be."""
         spans = lay_out(self.blocks, self.nodes, self.replicas)
+        if (honest := self.nodes - len(self.liars)) < 0:
+            raise UserError(f"{len(self.liars)} liars among {self.nodes} nodes: give more --nodes")
         names = [f"n{number}" for number in range(1, self.nodes + 1)]
+        lies = [""] * honest + [str(lie) for lie in self.liars]
         options = ["--model", self.source, "--name", self.name, "--threads", str(self.threads)]
         return Roster(
             folder=self.folder,
@@ -85,7 +92,10 @@ class Plan:
                 "PYTHONUNBUFFERED": "1",  # the log is read while they run
                 "POTLUCK_JOIN": "",  # ours is no business of theirs
             },
-            seats={name: Seat(name, *span) for name, span in zip(names, spans, strict=True)},
+            seats={
+                name: Seat(name, *span, lie=lie)
+                for name, span, lie in zip(names, spans, lies, strict=True)
+            },
             owner=owner,
             isolated=self.isolated,
         )
@@ -240,7 +250,7 @@ class LocalSwarm:
         child = start(
             command,
             mark=(MARK, str(self.roster.folder)),
-            environment=self.roster.environment,
+            environment={**self.roster.environment, LIE: seat.lie},
             log=self._home(name, LOG),
         )
         self._children[name] = child
@@ -356,17 +366,6 @@ def take_down(home: Path, *, grace_s: float = GRACE_S) -> int:
     for left in [*folder.glob(f"*/{RUNNING}"), *folder.glob(f".{STATE}.*"), folder / STATE]:
         left.unlink(missing_ok=True)
     return len(ended)
-
-
-def last_lines(log: Path, count: int, *, bytes_max: int = 1 << 20) -> list[str]:
-    """The last lines of a log that are not empty; [] when there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - bytes_max))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()][-count:]
 
 
 def _claim(plan: Plan, program: Sequence[str]) -> LocalSwarm:

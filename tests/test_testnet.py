@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 
 from potluck.cli.main import main
 from potluck.errors import PotluckError, UserError
-from potluck.node.process import ProcessId, end, find, marked, process_id, start
+from potluck.node.lies import LIE, parse_lies
+from potluck.node.process import ProcessId, end, find, last_lines, marked, process_id, start
 from potluck.node.roster import STATE, Roster
 from potluck.node.testnet import (
     LOG,
@@ -29,7 +31,6 @@ from potluck.node.testnet import (
     Plan,
     find_testnet,
     folder_of,
-    last_lines,
     lay_out,
     open_testnet,
     start_testnet,
@@ -192,6 +193,30 @@ def test_a_dead_node_can_be_started_anew(home: Path) -> None:
         assert after.state == "serving" and after.pid != before.pid
         facts = json.loads((folder_of(home) / "n2" / "node.json").read_text())
         assert [word for word in facts["argv"] if word.startswith("/at/")] == ["/at/n1", "/at/n3"]
+
+
+def test_the_last_nodes_lie_and_nobody_else_does(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIE, "drip")  # ours is no business of theirs
+    lies = ["", "skip", "random:0.25"]
+    with open_testnet(
+        replace(plan(home), liars=parse_lies(",".join(lies[1:]))), program=program(home)
+    ) as net:
+        net.send("n3", signal.SIGKILL)
+        find_testnet(home).restart("n3")
+        assert [seat.lie for seat in find_testnet(home).seats] == lies
+        for name, lie in zip(("n1", "n2", "n3"), lies, strict=True):
+            facts = json.loads((folder_of(home) / name / "node.json").read_text())
+            assert facts["environ"][LIE] == lie
+
+
+def test_more_liars_than_nodes_are_refused(home: Path) -> None:
+    with pytest.raises(UserError, match="more --nodes"):
+        start_testnet(
+            replace(plan(home, nodes=1), liars=parse_lies("skip,drip")), program=program(home)
+        )
+    assert nodes_of(home) == []
 
 
 def test_a_stopped_or_deaf_node_is_ended_too(home: Path) -> None:
