@@ -40,6 +40,13 @@ class Directory(Protocol):
     async def find(self, model: str) -> tuple[Announcement, ...]: ...
 
 
+class Standing(Protocol):
+    """How far peers are trusted (trust.py)."""
+
+    def cost_factor(self, peer: str) -> float:
+        """What its times count: 1 for a stranger, infinitely for whom no route may lead to."""
+
+
 class Hedges:
     """How many hedges this process may make: a share of the answers it had.
 
@@ -70,10 +77,18 @@ class _Known:
 class Router:
     """One for a process: all its sessions share what was seen of the peers."""
 
-    def __init__(self, host: Host, directory: Directory, rng: random.Random) -> None:
+    def __init__(
+        self,
+        host: Host,
+        directory: Directory,
+        rng: random.Random,
+        trust: Standing | None = None,
+    ) -> None:
+        """trust: None: all peers are strangers, and stay so."""
         self._host = host
         self._directory = directory
         self._rng = rng
+        self._trust = trust
         self.hedges = Hedges()
         self._known: dict[str, _Known] = {}
         self._histories: dict[str, PeerHistory] = {}
@@ -119,7 +134,7 @@ class Router:
         serving = [
             told
             for told in found
-            if told.state == "online" and told.blocks == blocks and self._may_serve(told.peer)
+            if told.state == "online" and told.blocks == blocks and self.may_serve(told.peer)
         ]
         claims = [told.decode_tokens_s for told in serving]
         usual_tokens_s = statistics.median(claims) if claims else math.inf
@@ -226,8 +241,14 @@ class Router:
     def _draw(self, mean: float) -> float:
         return self._rng.expovariate(1.0 / mean)
 
-    def _may_serve(self, peer: str) -> bool:
-        return peer != self._host.peer_id and self._host.welcomes(peer)
+    def may_serve(self, peer: str) -> bool:
+        """Whether we would have it compute for us: it is another, and neither barred nor banned."""
+        if peer == self._host.peer_id or not self._host.welcomes(peer):
+            return False
+        return math.isfinite(self._weight(peer))
+
+    def _weight(self, peer: str) -> float:
+        return 1.0 if self._trust is None else self._trust.cost_factor(peer)
 
     def _is_relayed(self, told: Announcement) -> bool:
         """As it is now; of a peer that we are not connected to, as its record says it will be."""
@@ -248,4 +269,5 @@ class Router:
             queue_s=history.queue_s(now),
             numerics=told.numerics,
             cache_tokens_free=told.cache_tokens_free,
+            weight=self._weight(told.peer),
         )

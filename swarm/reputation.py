@@ -134,6 +134,8 @@ class Reputation:
         A stranger counts twice. It has to be used to become known, and all that it does until
         then is audited.
         """
+        if peer not in self._scores and peer not in self._hearsay:
+            return 1 / TRUST_LEAST  # a view has thousands of these
         if self.banned(peer, now):
             return math.inf
         good, bad = self._counts(peer, now)

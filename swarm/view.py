@@ -39,9 +39,11 @@ class Span:
     bytes_s: float = math.inf  # what the road to it and back carries
     relayed: bool = False  # reached over another peer: it counts for a fifth of its rate
     cached_tokens: int = 0  # of this step's tokens, how many it need not compute again
+    weight: float = 1.0  # what its times count: less of a peer that audits found right
 
     def __post_init__(self) -> None:
         assert self.block_s >= 0 and self.rtt_s >= 0 and self.queue_s >= 0 and self.bytes_s > 0
+        assert 0 < self.weight < math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Columns:
 
 
 def columns_of(spans: Sequence[Span]) -> Columns:
-    """Relayed spans come out with the rate that they count for."""
+    """Relayed spans come out with the rate that they count for, and all with their weight."""
 
     def floats(values: list[float]) -> Floats:
         return np.array(values, dtype=np.float64)
@@ -88,10 +90,14 @@ def columns_of(spans: Sequence[Span]) -> Columns:
         name=names.__getitem__,
         start=np.array([span.blocks.start for span in spans], dtype=np.int64),
         stop=np.array([span.blocks.stop for span in spans], dtype=np.int64),
-        block_s=floats([span.block_s / part for span, part in zip(spans, share, strict=True)]),
-        rtt_s=floats([span.rtt_s for span in spans]),
-        queue_s=floats([span.queue_s for span in spans]),
+        block_s=floats(
+            [span.weight * span.block_s / part for span, part in zip(spans, share, strict=True)]
+        ),
+        rtt_s=floats([span.weight * span.rtt_s for span in spans]),
+        queue_s=floats([span.weight * span.queue_s for span in spans]),
         room=floats([span.cache_tokens_free for span in spans]),
-        byte_s=floats([1 / (span.bytes_s * part) for span, part in zip(spans, share, strict=True)]),
+        byte_s=floats(
+            [span.weight / (span.bytes_s * part) for span, part in zip(spans, share, strict=True)]
+        ),
         cached=floats([span.cached_tokens for span in spans]),
     )

@@ -15,6 +15,7 @@ from potluck.dht.record import Announcement
 from potluck.node.net.ways import relays_told
 from potluck.node.router import Router
 from potluck.node.session import open_session
+from potluck.node.trust import Trust
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.view import OBSERVATIONS_TO_TRUST, RELAYED
 
@@ -206,3 +207,51 @@ async def test_a_stranger_that_boasts_counts_for_what_is_usual() -> None:
     boast = replace(announced("boast", DIRECT), decode_tokens_s=1e9)
     block_s, _ = await price_and_queue(router(Network(*usual, boast)), "boast")
     assert block_s == pytest.approx(1 / 100.0)  # announced: 100 tokens a second
+
+
+async def routes(network: Network, trust: Trust | None, seed: int) -> list[tuple[object, ...]]:
+    one = Router(network, network, random.Random(seed), trust)  # type: ignore[arg-type]
+    for number, told in enumerate(network.told):
+        seen(one, told.peer, queue_s=0.1 * number, times=number)
+    found: list[tuple[object, ...]] = []
+    for _ in range(20):
+        route = await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1)
+        found.append((route.cost_s, *(hop.peer for hop in route.hops)))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_book_in_which_nobody_stands_changes_no_route(
+    seed: int, autojump_clock: MockClock
+) -> None:
+    """Costs and hops, to the last bit, beside a router without a book."""
+    spans = [(0, 2), (2, 4), (0, 4), (1, 4), (0, 3), (0, 2), (2, 4)]
+    told = [
+        replace(announced(f"p{number}", CIRCUIT if number % 3 else DIRECT), start=start, stop=stop)
+        for number, (start, stop) in enumerate(spans)
+    ]
+    assert await routes(Network(*told), None, seed) == await routes(Network(*told), Trust(), seed)
+
+
+async def test_of_two_alike_the_trusted_one_is_chosen_and_a_banned_one_is_never_seen() -> None:
+    trust = Trust()
+    for _ in range(200):
+        trust.audited("known", right=True, tokens=32)
+    network = Network(announced("stranger", DIRECT), announced("known", DIRECT))
+    chosen: list[str] = []
+    for seed in range(40):
+        one = Router(network, network, random.Random(seed), trust)  # type: ignore[arg-type]
+        route = await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1)
+        chosen += [hop.peer for hop in route.hops]
+    assert chosen.count("known") > 35
+    trust.convict("known")
+    assert [span.peer for span in (await one.view("0" * 64, 4)).spans] == ["stranger"]
+
+
+async def test_a_peer_that_is_known_and_not_trusted_is_not_used() -> None:
+    trust = Trust()
+    for _ in range(2):
+        trust.audited("bad", right=False, tokens=32)
+    network = Network(announced("bad", DIRECT))
+    one = Router(network, network, random.Random(1), trust)  # type: ignore[arg-type]
+    assert (await one.view("0" * 64, 4)).spans == ()

@@ -1,0 +1,356 @@
+"""Has a share of the signed work computed again by others, and says who was right.
+
+The rules are swarm/audit.py's; here is what waits. Each answer has a `Docket`: what its servers
+sign goes in by a call that never waits, findings come out by a callback. All dockets of a process
+share a few audits at once; each computation has a deadline. A peer that dies, is busy or answers
+rubbish when it is asked to audit ends nothing: another is asked, and where nobody is left the chunk
+stays unaudited and is counted so.
+
+    LiveSession ── on_signed(work) ──▶ Docket: drawn? ──▶ queue ──▶ Auditor ── again ──▶ a peer
+    Generation ◀── tell(finding) ──────────────────────────┤       errors, judge, dispute
+                                                           └──▶ Trust: right, wrong, doubted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+from ..dht.network import networks_of
+from ..dht.record import Announcement
+from ..errors import Refused, RemoteError, TransportError
+from ..swarm.audit import (
+    AuditConfig,
+    Dispute,
+    Judged,
+    Lots,
+    Outcome,
+    Signed,
+    Tolerance,
+    Verdict,
+    choose_auditor,
+    draw,
+    judge,
+)
+from ..swarm.ledger import Work
+from .again import Again, is_whole, took_last
+from .compute.compare import errors_of
+from .compute.tensor import Payload
+from .limits import Limits
+from .log import get_logger
+from .trust import Trust
+
+AT_ONCE: Final = 2  # guess: a client asks for one answer, and its audits shall not slow it down
+WAITING_MAX: Final = 64  # chunks drawn: half an hour of a person's reading; more stay unaudited
+COMPUTE_S: Final = 60.0  # guess: a prompt of some thousand tokens on a slow device
+FAILURES_MAX: Final = 4  # in one audit: peers that gave nothing
+
+log = get_logger()
+
+Compute = Callable[[str, Work], Awaitable[Again]]
+
+
+class Peers(Protocol):
+    """Who could compute it again: the router."""
+
+    async def announcements(self, model: str) -> tuple[Announcement, ...]: ...
+
+    def may_serve(self, peer: str) -> bool: ...
+
+
+class Runner(Protocol):
+    """The worker's thread."""
+
+    async def run(self, fn: Callable[..., list[float]], *args: object) -> list[float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one audit came to.
+
+    verdict: of the work. judged: against the first auditor. again: what others made of it, the
+    auditor first. right, wrong: who is believed, and who is convicted; doubted: who stood with the
+    fewer when nobody could be.
+    """
+
+    work: Work
+    verdict: Verdict
+    judged: Judged
+    limit: float
+    again: tuple[Again, ...]
+    right: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    doubted: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one answer. unaudited: drawn, but nobody was there to compute it again."""
+
+    signed: int = 0
+    drawn: int = 0
+    right: int = 0
+    wrong: int = 0
+    open: int = 0
+    unaudited: int = 0
+    convicted: list[str] = field(default_factory=list)
+
+    @property
+    def audited(self) -> int:
+        return self.right + self.wrong + self.open
+
+
+class Docket:
+    """The audits of one answer. Made by `Auditor.docket`."""
+
+    def __init__(self, auditor: Auditor, tell: Callable[[Finding], None]) -> None:
+        self._auditor = auditor
+        self._tell = tell
+        self._idle = trio.Event()
+        self._pending = 0
+        self.peers: set[str] = set()  # that served the answer: none of them audits another
+        self.tally = Tally()
+        self.findings: list[Finding] = []
+
+    def signed(self, work: Work) -> None:
+        """A server has signed for this: it may be audited now. Never waits."""
+        self.tally.signed += 1
+        self.peers.add(work.peer)
+        if not self._auditor.drawn(work):
+            return
+        self.tally.drawn += 1
+        if self._auditor.take(self, work):
+            self._pending += 1
+        else:
+            self.tally.unaudited += 1
+
+    def settle(self, finding: Finding | None) -> None:
+        """One that was taken has come to its end; None: nobody could compute it again."""
+        self._pending -= 1
+        if finding is None:
+            self.tally.unaudited += 1
+        else:
+            self.findings.append(finding)
+            self.tally.right += finding.verdict == "right"
+            self.tally.wrong += finding.verdict == "wrong"
+            self.tally.open += finding.verdict == "open"
+            self.tally.convicted += finding.wrong
+            self._tell(finding)
+        self._idle.set()
+        self._idle = trio.Event()
+
+    async def idle(self) -> None:
+        """Until every audit that was begun has ended."""
+        while self._pending:
+            await self._idle.wait()
+
+
+class Auditor:
+    """One for a process. `run` it in a nursery; leaving that, all audits end."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        compute: Compute,
+        worker: Runner,
+        trust: Trust,
+        limits: Limits,
+        lots: Lots,
+        config: AuditConfig | None = None,
+    ) -> None:
+        """compute: has a peer compute a chunk again (again.py). A client that holds the blocks
+        itself would give its own name and engine a place here: its word decides at once."""
+        self.trust = trust
+        self._peers = peers
+        self._compute = compute
+        self._worker = worker
+        self._limits = limits
+        self._lots = lots
+        self._config = config or AuditConfig()
+        self._send, self._receive = trio.open_memory_channel[tuple[Docket, Work]](WAITING_MAX)
+
+    def docket(self, tell: Callable[[Finding], None]) -> Docket:
+        """For one answer. tell: takes each finding, after Trust has."""
+        return Docket(self, tell)
+
+    def drawn(self, work: Work) -> bool:
+        """Whether its lot falls so. What gave nothing out has nothing to be compared."""
+        if not is_whole(work):
+            return False
+        tokens = work.account.chunks[work.place].tokens
+        signed = Signed(work.peer, _name(work), work.place, tokens)
+        return bool(draw([signed], self._lots, self.trust.rate, self._config))
+
+    def take(self, docket: Docket, work: Work) -> bool:
+        """Put it in the queue; False when that is full."""
+        try:
+            self._send.send_nowait((docket, work))
+        except trio.WouldBlock:
+            return False
+        return True
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        async for docket, work in self._receive.clone():
+            docket.settle(await self._audit(docket, work))
+
+    async def _audit(self, docket: Docket, work: Work) -> Finding | None:
+        """Ask one after another until the rule has an answer, or nobody is left."""
+        case = _Case(work, self._limits)
+        found = Outcome((), (), True)
+        while found.ask:
+            again = await self._ask(case, docket.peers | {work.peer})
+            if again is None:
+                break
+            await case.add(again, self._worker)
+            if case.open:
+                break
+            found = case.outcome(self.trust.mean)
+        if not case.again:
+            return None
+        return self._settle(case, found)
+
+    async def _ask(self, case: _Case, avoid: Collection[str]) -> Again | None:
+        """One more computation that can be compared with those before; None: nobody can."""
+        work = case.work
+        while case.failures < FAILURES_MAX:
+            peer = await self._choose(case, avoid)
+            if peer is None:
+                return None
+            case.asked.append(peer)
+            try:
+                with trio.fail_after(COMPUTE_S):
+                    again = await self._compute(peer, work)
+            except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
+                log.debug("not audited", by=peer, reason=str(error))
+                case.failures += 1
+                continue
+            if case.comparable(again.numerics):  # it may have announced another class
+                return again
+            case.failures += 1
+        return None
+
+    async def _choose(self, case: _Case, avoid: Collection[str]) -> str | None:
+        """By lot among those that suit best: of the same class first, of other networks first."""
+        model = case.work.account.opening.model.hex()
+        try:
+            told = await self._peers.announcements(model)
+        except TransportError:
+            return None
+        avoid = {*avoid, *case.asked}
+        fit = [one for one in told if one.peer not in avoid and self._fits(one, case)]
+        home = networks_of(
+            address for one in told if one.peer == case.work.peer for address in one.addresses
+        )
+        names = {middle for _, middle, _ in home}
+
+        def rank(one: Announcement) -> tuple[bool, bool]:
+            near = any(middle in names for _, middle, _ in networks_of(one.addresses))
+            return one.numerics != case.work.numerics, near
+
+        best = min(map(rank, fit), default=None)
+        return choose_auditor(
+            [one.peer for one in fit if rank(one) == best],
+            self._lots,
+            _name(case.work),
+            avoid=avoid,
+            turn=len(case.asked),
+        )
+
+    def _fits(self, told: Announcement, case: _Case) -> bool:
+        blocks = case.work.blocks
+        holds = told.start <= blocks.start and blocks.stop <= told.stop
+        serves = told.state == "online" and self._peers.may_serve(told.peer)
+        return holds and serves and case.comparable(told.numerics)
+
+    def _settle(self, case: _Case, found: Outcome) -> Finding:
+        work, trust = case.work, self.trust
+        tokens = work.account.chunks[work.place].tokens
+        doubted = () if found.right or case.open else found.doubted
+        for peer in found.right:
+            trust.audited(peer, right=True, tokens=tokens)
+        for peer in found.wrong:
+            trust.audited(peer, right=False, tokens=tokens)
+            trust.convict(peer)
+            log.warning("peer convicted", peer=peer, blocks=str(work.blocks))
+        for peer in doubted:
+            trust.doubted(peer, tokens=tokens)
+        verdict: Verdict = "open"
+        if work.peer in found.right:
+            verdict = "right"
+        elif work.peer in found.wrong:
+            verdict = "wrong"
+        return Finding(
+            work, verdict, case.judged, case.limit, tuple(case.again), found.right, found.wrong,
+            doubted,
+        )  # fmt: skip
+
+
+class _Case:
+    """One chunk, and what each peer that was asked makes of it."""
+
+    def __init__(self, work: Work, limits: Limits) -> None:
+        self.work = work
+        self.again: list[Again] = []
+        self.asked: list[str] = []
+        self.failures = 0
+        self.open = False  # too few tokens to say that it is wrong
+        self.judged = Judged("open", 0.0, 0.0)
+        self.limit = 0.0
+        self._took = took_last(work)
+        self._limits = limits
+        self._dispute: Dispute | None = None
+
+    def comparable(self, numerics: str) -> bool:
+        """Whether a limit is known between this class and those of all answers so far."""
+        return all(self._tolerance(one, numerics) is not None for one in self._classes())
+
+    async def add(self, again: Again, worker: Runner) -> None:
+        """Compare it with all answers so far."""
+        work = self.work
+        against: list[tuple[str, str, Payload]] = [(work.peer, work.numerics, work.gave)]
+        against += [(one.peer, one.numerics, one.gave) for one in self.again]
+        self.again.append(again)
+        alike: list[str] = []
+        for peer, numerics, gave in against:
+            tolerance = self._tolerance(numerics, again.numerics)
+            judged = judge(await self._errors(worker, gave, again), tolerance)
+            if peer == work.peer and len(self.again) == 1:
+                self.judged, self.open = judged, judged.verdict == "open"
+                self.limit = 0.0 if tolerance is None else tolerance.limit
+            if judged.verdict == "right":
+                alike.append(peer)
+        if self._dispute is None:
+            self._dispute = Dispute(work.peer, again.peer)
+        else:
+            self._dispute.add(again.peer)
+        for peer in alike:
+            self._dispute.agree(peer, again.peer)
+
+    def outcome(self, trust: Callable[[str], float]) -> Outcome:
+        assert self._dispute is not None, "nobody has computed it again"
+        return self._dispute.outcome(trust)
+
+    async def _errors(self, worker: Runner, gave: Payload, again: Again) -> list[float]:
+        rows, width = self.work.rows, self.work.account.opening.width
+        return await worker.run(
+            errors_of, self._took, gave, again.gave, rows, width, self.work.dtype
+        )
+
+    def _classes(self) -> Iterable[str]:
+        return [self.work.numerics, *(one.numerics for one in self.again)]
+
+    def _tolerance(self, one: str, other: str) -> Tolerance | None:
+        return self._limits.of(self.work.account.opening.model.hex(), one, other)
+
+
+def _name(work: Work) -> bytes:
+    """Of its receipt."""
+    return work.account.names[work.place + 1]

@@ -1,0 +1,128 @@
+"""How far honest peers of two classes may be apart: what was measured, here and before shipping.
+
+    node/compute/demo/limits.json   the shipped demo model, on CPUs
+    home/limits.json                what `potluck calibrate` measured here; it comes first
+
+A class of numbers names all that the last bits depend on: processor, library, threads. Limits are
+kept for kinds of classes, since they are measured over several of those:
+
+    none c1                                                  none c1           our C: equal bits
+    int8 fp32 torch 2.13.0 GenuineIntel 6 85 AVX2 threads 2  int8 torch fp32
+    bf16 torch 2.13.0 NVIDIA H200                            none torch bf16 NVIDIA H200
+
+A pair that nobody measured has no limit, and nobody is convicted by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import UserError
+from ..swarm.audit import Tolerance, Tolerances
+from .home import prepare_home, write_whole
+from .library import DEMO_FOLDER
+from .log import get_logger
+
+LIMITS: Final = "limits.json"
+SHIPPED: Final = Path(DEMO_FOLDER) / LIMITS
+FORMAT: Final = "potluck limits 1"
+FILE_BYTES_MAX: Final = 4 << 20
+FORMATS: Final = ("int8", "nf4")  # of weights, as a class names them; without one: none
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """For one model and a pair of kinds. limit: of the median error over a chunk's tokens.
+
+    chunks: honest ones that it was measured from; most: the largest median among them.
+    """
+
+    model: str
+    one: str
+    other: str
+    limit: float
+    chunks: int
+    most: float
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        one, other = sorted((self.one, self.other))
+        return self.model, one, other
+
+
+class Limits:
+    """The limits for classes, by their kinds."""
+
+    def __init__(self, found: Iterable[Limit] = ()) -> None:
+        """The first of a key counts."""
+        kept: dict[tuple[str, str, str], float] = {}
+        for limit in found:
+            kept.setdefault(limit.key, limit.limit)
+        self._tolerances = Tolerances(kept)
+
+    def of(self, model: str, one: str, other: str) -> Tolerance | None:
+        """Between two classes; None where nothing was measured."""
+        return self._tolerances.of(model, kind_of(one), kind_of(other))
+
+
+def kind_of(numerics: str) -> str:
+    """What a limit is kept for."""
+    words = numerics.split()
+    if "torch" not in words:
+        return numerics
+    weights, dtype = (words[0], words[1]) if words[0] in FORMATS else ("none", words[0])
+    card = words[words.index("torch") + 2 :]  # behind the version; or a processor, and its threads
+    return " ".join([weights, "torch", dtype, *([] if "threads" in card else card)])
+
+
+def load_limits(home: Path) -> Limits:
+    """What is known here. A file that cannot be read is passed over with a warning."""
+    found: list[Limit] = []
+    for path in (home / LIMITS, SHIPPED):
+        try:
+            found += read_limits(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("limits passed over", path=str(path), reason=str(error))
+    return Limits(found)
+
+
+def read_limits(path: Path) -> list[Limit]:
+    """Raises OSError, or ValueError, TypeError or KeyError for a file that is none of ours."""
+    with path.open("rb") as file:
+        told: dict[str, Any] = json.loads(file.read(FILE_BYTES_MAX))
+    if told["format"] != FORMAT:
+        raise ValueError(f"format {told['format']!r}; {FORMAT!r} is read")
+    found = [Limit(**one) for one in told["limits"]]
+    for one in found:
+        if not 0 <= one.limit < 1:
+            raise ValueError(f"a limit of {one.limit} for {one.one} and {one.other}")
+    return found
+
+
+def save_limits(home: Path, measured: Iterable[Limit]) -> Path:
+    """Put these into the home's file, in place of what it says of the same pairs. Raises
+    UserError."""
+    path = home / LIMITS
+    prepare_home(home)
+    kept = {limit.key: limit for limit in measured}
+    try:
+        kept = {limit.key: limit for limit in read_limits(path)} | kept
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); mend or remove it") from error
+    write_whole(path, to_text(kept.values()))
+    return path
+
+
+def to_text(limits: Iterable[Limit]) -> str:
+    rows = [asdict(limit) for limit in sorted(limits, key=lambda limit: limit.key)]
+    return json.dumps({"format": FORMAT, "limits": rows}, indent=1) + "\n"

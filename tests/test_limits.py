@@ -1,0 +1,130 @@
+"""Which limit two classes have, and how far apart two answers are."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potluck.errors import RemoteError
+from potluck.node.compute.compare import errors_of
+from potluck.node.compute.device import numerics_class
+from potluck.node.compute.tensor import pack
+from potluck.node.limits import FORMAT, LIMITS, Limit, Limits, kind_of, load_limits, save_limits
+from potluck.swarm.audit import EXACT, Tolerance
+
+MODEL, OTHER = "ab" * 32, "cd" * 32
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "numerics, kind",
+    [
+        ("none c1", "none c1"),
+        ("int8 c1 kv8", "int8 c1 kv8"),
+        (numerics_class(CPU, torch.float32), "none torch fp32"),
+        (numerics_class(CPU, torch.bfloat16, "int8"), "int8 torch bf16"),
+        ("bf16 torch 2.13.0+cu130 NVIDIA H200", "none torch bf16 NVIDIA H200"),
+        ("nf4 fp16 bitsandbytes 0.50 torch 2.13.0 A100", "nf4 torch fp16 A100"),
+    ],
+)
+def test_a_class_belongs_to_a_kind(numerics: str, kind: str) -> None:
+    assert kind_of(numerics) == kind
+
+
+@given(st.text(max_size=128))
+def test_whatever_a_peer_announces_has_a_kind(numerics: str) -> None:
+    assert isinstance(kind_of(numerics), str)
+    Limits().of(MODEL, numerics, "none c1")
+
+
+def test_ours_is_exact_for_every_model_and_what_nobody_measured_has_no_limit() -> None:
+    limits = Limits([Limit(MODEL, "none torch fp32", "none c1", 0.002, 100, 0.0004)])
+    torch_class = numerics_class(CPU, torch.float32)
+    assert limits.of(OTHER, "int8 c1", "int8 c1") == EXACT
+    assert limits.of(MODEL, "none c1", torch_class) == Tolerance(0.002)
+    assert limits.of(MODEL, torch_class, "none c1") == Tolerance(0.002)
+    assert limits.of(OTHER, torch_class, "none c1") is None
+    assert limits.of(MODEL, torch_class, torch_class) is None
+    assert limits.of(MODEL, "int8 c1", "none c1") is None
+
+
+def test_what_was_measured_here_is_kept_and_comes_before_what_was_shipped(tmp_path: Path) -> None:
+    first = Limit(MODEL, "none c1", "none torch fp32", 0.002, 100, 0.0004)
+    save_limits(tmp_path, [first])
+    save_limits(tmp_path, [Limit(OTHER, "none c1", "none torch fp32", 0.1, 9, 0.05)])
+    again = Limit(MODEL, "none torch fp32", "none c1", 0.003, 100, 0.0004)
+    save_limits(tmp_path, [again])
+    limits, torch_class = load_limits(tmp_path), numerics_class(CPU, torch.float32)
+    assert limits.of(MODEL, "none c1", torch_class) == Tolerance(0.003)
+    assert limits.of(OTHER, "none c1", torch_class) == Tolerance(0.1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        json.dumps({"format": "another", "limits": []}),
+        json.dumps({"format": FORMAT, "limits": [{"model": MODEL}]}),
+        json.dumps(
+            {
+                "format": FORMAT,
+                "limits": [
+                    dict(model=MODEL, one="a", other="b", limit=7.0, chunks=1, most=0.0),
+                ],
+            }
+        ),
+    ],
+)
+def test_a_broken_file_of_limits_is_passed_over(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / LIMITS).write_text(text)
+    assert load_limits(tmp_path).of(MODEL, "a", "b") is None
+    assert capsys.readouterr().err.count("limits passed over") == 1
+
+
+def rows(*values: list[float]) -> memoryview:
+    return pack(torch.tensor(values), "f32")
+
+
+def test_an_error_is_of_what_was_added_token_by_token() -> None:
+    """The stream is a thousand times what the block adds; half of that is off in one token."""
+    took = rows([1000.0, 0.0], [1000.0, 0.0], [0.0, 0.0])
+    again = rows([1000.0, 1.0], [1000.0, 2.0], [0.0, 0.0])
+    gave = rows([1000.0, 1.5], [1000.0, 2.0], [0.0, 0.0])
+    assert errors_of(took, gave, again, 3, 2, "f32") == pytest.approx([0.5, 0.0, 0.0])
+    assert errors_of(took, again, again, 3, 2, "f32") == [0.0] * 3
+    off = rows([1000.0, 1.0], [1000.0, 2.0], [0.0, 1e-20])
+    assert errors_of(took, off, again, 3, 2, "f32") == [0.0, 0.0, math.inf]
+
+
+@given(st.integers(1, 5), st.sampled_from(["f32", "f16", "bf16"]), st.floats(1e-3, 0.5))
+def test_errors_do_not_depend_on_scale_and_grow_with_the_difference(
+    tokens: int, dtype: str, share: float
+) -> None:
+    dice = torch.Generator().manual_seed(tokens)
+    took, update = (torch.randn(tokens, 64, generator=dice) for _ in range(2))
+    again = took + update
+    small = errors_of(
+        pack(took, dtype),
+        pack(again + share * update, dtype),
+        pack(again, dtype),
+        tokens,
+        64,
+        dtype,
+    )
+    assert small == pytest.approx([share] * tokens, rel=0.1, abs=0.02)
+
+
+def test_bytes_that_are_no_rows_are_refused() -> None:
+    good = rows([1.0, 2.0])
+    for bad in (good[:4], rows([math.nan, 1.0])):
+        with pytest.raises(RemoteError):
+            errors_of(good, bad, good, 1, 2, "f32")
