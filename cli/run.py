@@ -73,6 +73,14 @@ def node(
         int,
         typer.Option(help="Of a number that a session remembers: 32, or 8 for four times as many."),
     ] = 32,
+    spill_mib: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of the host's memory, for sessions at rest that a GPU has no room for; default: "
+            "a quarter of what is free.",
+        ),
+    ] = None,
     offline: Offline = False,
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions have to move at the end.")
@@ -121,6 +129,7 @@ def node(
         threads=threads,
         cache_mib=cache_mib,
         cache_bits=cache_bits,
+        spill_mib=spill_mib,
         engine=engine,
         quantization=quantization,
         max_memory_mib=max_memory_mib,

@@ -49,7 +49,8 @@ class ModelWish:
 class NodeConfig:
     """One node. also: more models, which share its memory with the first. cache_mib: memory for
     sessions' keys and values; 0 takes a quarter of what is free. cache_bits: of each such number,
-    32 or 8.
+    32 or 8. spill_mib: of the host's memory, for sessions at rest that a GPU has no room for; None:
+    a quarter of what is free.
 
     engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
     weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
@@ -71,6 +72,7 @@ class NodeConfig:
     threads: int = 0
     cache_mib: int = 0
     cache_bits: int = 32
+    spill_mib: int | None = None
     engine: str = "auto"
     quantization: str = "auto"
     max_memory_mib: int = 0

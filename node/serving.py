@@ -84,6 +84,7 @@ def open_model(config: NodeConfig) -> Model:
         memory_bytes=config.max_memory_mib * MIB,
         cache_bytes=config.cache_mib * MIB,
         cache_bits=config.cache_bits,
+        spill_bytes=None if config.spill_mib is None else config.spill_mib * MIB,
         cache_dir=config.home / QUANTIZED,
     )
     wish.check()
@@ -104,7 +105,9 @@ class Serving:
         self.ended = ended  # its memory was given back
         self.times = PassTimes(len(self.blocks), *stage.rates)
         worker.serve(Lane(stage.engine, self.times))
-        self.admission = Admission(AdmissionConfig(stage.cache_tokens, stage.page_tokens))
+        self.admission = Admission(
+            AdmissionConfig(stage.cache_tokens, stage.page_tokens, stage.session_tokens_max)
+        )
         self.server = Server(stage.engine, worker, self.admission, model.digest)
         self._asked = Asked(time.monotonic())
 

@@ -27,10 +27,12 @@ SMOOTHING = 0.125  # guess: as of round trips; a dozen sessions to believe a cha
 @dataclass(frozen=True, slots=True)
 class AdmissionConfig:
     """cache_tokens: positions times blocks that fit in the device's memory. page_tokens: positions
-    that a page of one block holds."""
+    that a page of one block holds. session_tokens_max: positions times blocks of one session; None:
+    all of them."""
 
     cache_tokens: int
     page_tokens: int = 1
+    session_tokens_max: int | None = None
     sessions_max: int = 4096  # a session at rest costs a stream and a task, about 60 KiB
     peer_share: float = 0.75  # guess: one peer may fill three quarters, never all
     lease_s: float = 120.0  # guess: longer than any pause of a live client, which renews
@@ -85,9 +87,10 @@ class Admission:
         wanted = -(-tokens // page) * page * len(blocks)
         if self._leaving:
             raise Refused("the server is leaving", retry_after_s=RETRY_LATEST_S)
-        if wanted > self._config.cache_tokens:
+        most = self._config.session_tokens_max or self._config.cache_tokens
+        if wanted > most:
             raise Refused(
-                f"{wanted} cache positions asked for, the server has {self._config.cache_tokens}",
+                f"{wanted} cache positions asked for, the server has {most} for a session",
                 retry_after_s=RETRY_LATEST_S,
             )
         if len(self._leases) >= self._config.sessions_max:

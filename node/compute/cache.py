@@ -11,6 +11,8 @@ This is the cache of the torch stage, whose kernels want each block's rows in on
 of our own kernels keeps them in pages (pages.py).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -64,16 +66,27 @@ class Cache:
         """Make room for positions below `stop`. Raises RemoteError beyond the agreed size."""
         if stop > self.max_tokens:
             raise RemoteError(f"position {stop} is beyond the {self.max_tokens} agreed")
+        capacity = self.capacity_for(stop)
+        if capacity > self.capacity:
+            self._copy(lambda: self._room(capacity))
+
+    def capacity_for(self, stop: int) -> int:
+        """Positions that there will be room for once those below `stop` are written."""
         capacity = self.capacity
-        if stop <= capacity:
-            return
         while capacity < stop:
             capacity *= 2
-        capacity = min(capacity, self.max_tokens)
-        for index, old in enumerate(self._blocks):  # one by one: never the whole cache twice
-            new = self._room(capacity)
-            new[: self.length] = old[: self.length]
-            self._blocks[index] = new
+        return min(capacity, self.max_tokens)
+
+    def go(self, device: torch.device) -> None:
+        """Lie there, as large as now, until `come_back`: no step may be run meanwhile."""
+        width, dtype, _ = self._row
+        capacity = self.capacity
+        self._copy(lambda: torch.empty((capacity, width), dtype=dtype, device=device))
+
+    def come_back(self) -> None:
+        """Lie on the stage's device again."""
+        capacity = self.capacity
+        self._copy(lambda: self._room(capacity))
 
     def rows(self, block: int) -> Tensor:
         """The rows of a block, (capacity, keys and values): row p is position p."""
@@ -90,6 +103,13 @@ class Cache:
         """Forget everything, and the memory with it. It is of no more use."""
         self.length = self.max_tokens = 0
         self._blocks = []
+
+    def _copy(self, room: Callable[[], Tensor]) -> None:
+        """What is remembered lies in other rooms from now on."""
+        for index, old in enumerate(self._blocks):  # one by one: never the whole cache twice
+            new = room()
+            new[: self.length] = old[: self.length]
+            self._blocks[index] = new
 
     def _room(self, tokens: int) -> Tensor:
         width, dtype, device = self._row

@@ -23,6 +23,7 @@ from .memory import free_bytes, processors
 from .native.library import why_not
 from .native_stage import NativeStage
 from .pages import PAGE_TOKENS, Pool, page_stride
+from .spill import Budget, Residents
 from .stage import Stage
 
 CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
@@ -35,7 +36,9 @@ class StageWish:
     """What the owner asks for. 0 and "": nothing in particular.
 
     memory_bytes: for weights and sessions. cache_bytes: for sessions. cache_bits: of a number that
-    a session remembers, 32 or 8. cache_dir: where quantized weights may be kept.
+    a session remembers, 32 or 8. spill_bytes: of the host's memory, for sessions at rest that a
+    GPU has no room for; None: a quarter of what is free. cache_dir: where quantized weights may be
+    kept.
     """
 
     device: str = "auto"
@@ -46,6 +49,7 @@ class StageWish:
     memory_bytes: int = 0
     cache_bytes: int = 0
     cache_bits: int = 32
+    spill_bytes: int | None = None
     cache_dir: Path | None = None
 
     def check(self) -> None:
@@ -61,7 +65,8 @@ class Opened:
     """A stage that is ready. rates: tokens a second through one block, decoding and in a prefill.
 
     cache_tokens: positions times blocks that sessions may hold. page_tokens: in steps of how many
-    positions they are counted. pool: where they lie, if in pages. why: of the choice, for the log.
+    positions they are counted. session_tokens_max: of them in one session; None: all. pool: where
+    they lie, if in pages. why: of the choice, for the log.
     """
 
     engine: Engine
@@ -73,6 +78,7 @@ class Opened:
     page_tokens: int
     pool: Pool | None
     why: str
+    session_tokens_max: int | None = None
 
 
 def open_stage(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> Opened:
@@ -149,17 +155,28 @@ def _open_torch(
     token_bytes = bytes_per_token(stage.spec, 1, stage.dtype.itemsize)
     if cache_bytes < token_bytes * len(blocks):
         raise _too_small(cache_bytes, blocks, "one position")
+    budget = Budget(cache_bytes, _spill_bytes(wish, stage))
     return Opened(
-        engine=StageEngine(stage),
+        engine=StageEngine(stage, Residents(budget) if budget.spills else None),
         device=stage.device.type,
         dtype=str(stage.dtype).removeprefix("torch."),
         quantization=stage.quantization,
         rates=stage.measure(),
-        cache_tokens=cache_bytes // token_bytes,
+        cache_tokens=budget.promised_bytes // token_bytes,
+        session_tokens_max=budget.session_bytes_max // token_bytes,
         page_tokens=1,
         pool=None,
         why=why,
     )
+
+
+def _spill_bytes(wish: StageWish, stage: Stage) -> int:
+    """Of the host's memory, for sessions that rest: a processor's and a Mac's GPU's is the same."""
+    if stage.device.type != "cuda" or stage.spec.general is not None:
+        return 0
+    if wish.spill_bytes is not None:
+        return wish.spill_bytes
+    return int(free_bytes(torch.device("cpu")) * CACHE_SHARE)
 
 
 def cache_room(wish: StageWish, blocks: BlockRange, *, free: int, weights: int) -> int:

@@ -25,6 +25,7 @@ from ...swarm.wire import Step
 from .cache import Cache
 from .pages import Lease, Pool
 from .spec import ModelSpec
+from .spill import Residents
 from .stage import Stage
 from .tensor import pack, unpack
 
@@ -120,17 +121,24 @@ class StageEngine:
 
     exact = False
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, residents: Residents | None = None) -> None:
+        """residents: which sessions lie on the device; None: all, always."""
         self.blocks = BlockRange(stage.start, stage.stop)
         self.width = stage.spec.hidden
         self.context = stage.spec.context
         self.numerics = stage.numerics
         self._stage = stage
+        self._residents = residents
 
     def open_cache(self, blocks: BlockRange, tokens: int) -> Cache:
-        return self._stage.open_cache(blocks.start, blocks.stop, tokens)
+        cache = self._stage.open_cache(blocks.start, blocks.stop, tokens)
+        if self._residents is not None:
+            self._residents.open(cache)
+        return cache
 
     def close_cache(self, cache: Cache) -> None:
+        if self._residents is not None:
+            self._residents.close(cache)
         cache.release()
 
     def truncate(self, cache: Cache, at: int) -> None:
@@ -146,6 +154,8 @@ class StageEngine:
             began_s = time.perf_counter()
             start, at = work.done, work.at + work.done
             hidden = work.hidden[start : start + rows]
+            if self._residents is not None:
+                self._residents.use(work.cache, at + rows)
             out = self._stage.forward_steps(hidden, work.cache, at, work.pieces(rows))
             work.give(out, time.perf_counter() - began_s)
 
