@@ -7,6 +7,10 @@ boundary grow as the hop before it answers; at the first boundary they are what 
       journal  i0 i1 i2    i0 i1 i2         i0 i1          (delivered: i0)
 
 Steps are replayed in their original sizes, because the bits of a product depend on its shape.
+
+Where receipts are wanted the journal says after which steps all servers sign (a cut): after one of
+several tokens, after so many of single ones, before what is taken back, and when a hop is lost. No
+frame reaches over a cut, whenever it is sent, so that all accounts are cut alike.
 """
 
 from __future__ import annotations
@@ -22,22 +26,34 @@ SIZES_MAX = 1024  # steps in one replay frame: keeps its header below 4 KiB
 
 @dataclass(slots=True)
 class Step:
-    """`tokens` rows of input at position `at`, of whose outputs the last `rows` are wanted."""
+    """`tokens` rows of input at position `at`, of whose outputs the last `rows` are wanted.
+
+    cut: whoever has computed it signs for all until its end.
+    """
 
     at: int
     tokens: int
     rows: int
+    cut: bool = False
+
+    @property
+    def stop(self) -> int:
+        return self.at + self.tokens
 
 
 @dataclass(slots=True)
 class Frame:
-    """Steps `first` to `first + count` on their way; a take-back lowers `count`, never the rest."""
+    """Steps `first` to `first + count` on their way; a take-back lowers `count`, never the rest.
+
+    sign: no steps at all, but a signature for all before.
+    """
 
     first: int
     count: int
     at: int
     tokens: int
     rows: int
+    sign: bool = False
 
     def take_back(self, kept: int) -> None:
         self.count = max(0, min(self.count, kept - self.first))
@@ -46,10 +62,14 @@ class Frame:
 class Journal:
     """The steps of one session, and their inputs at each boundary where one of its hops begins."""
 
-    def __init__(self, blocks: BlockRange, row_bytes: int, group_tokens: int) -> None:
+    def __init__(
+        self, blocks: BlockRange, row_bytes: int, group_tokens: int, cut_tokens: int = 0
+    ) -> None:
         self._blocks = blocks
         self._row_bytes = row_bytes
         self._group_tokens = group_tokens
+        self._cut_tokens = cut_tokens
+        self._uncut = 0  # tokens since the last cut
         self._steps: list[Step] = []
         self._inputs: dict[int, list[Payload]] = {blocks.start: []}
         self._delivered = 0
@@ -76,15 +96,31 @@ class Journal:
 
     def add(self, step: Step, payload: Payload) -> None:
         self._steps.append(step)
-        self._length = step.at + step.tokens
+        self._length = step.stop
         self._inputs[self._blocks.start].append(payload)
+        if self._cut_tokens:
+            self._uncut += step.tokens
+            if step.tokens > 1 or self._uncut >= self._cut_tokens:
+                self.cut()
+
+    def cut(self) -> None:
+        """Have all that was fed so far signed for."""
+        self._uncut = 0
+        if self._cut_tokens and self._steps:
+            self._steps[-1].cut = True
+
+    def cut_at(self, stop: int) -> bool:
+        """Whether whoever has been sent the steps before number `stop` shall sign for them."""
+        return self._steps[stop - 1].cut
 
     def take_back(self, at: int) -> int:
         """Forget the steps that begin at `at` or later; how many are left. One that began before
         keeps its size, for a replay must have its shape, and the next step's `at` truncates what
-        it overran."""
+        it overran. What is left is signed for by itself, for the next step is at another place
+        to those who begin anew than to those who were sent what is taken back."""
         while self._steps and self._steps[-1].at >= at:
             self._steps.pop()
+        self.cut()
         kept = self._delivered = len(self._steps)
         for payloads in self._inputs.values():
             del payloads[kept:]
@@ -93,6 +129,15 @@ class Journal:
     def keep(self, boundaries: Iterable[int]) -> None:
         """Remember inputs at these boundaries, and at no other."""
         self._inputs = {start: self._inputs.get(start, []) for start in boundaries}
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self._steps)
+
+    def places(self, first: int, blocks: BlockRange) -> tuple[int, int]:
+        """The positions of the steps from number `first` on whose output is known."""
+        return self._steps[first].at, self._steps[self.known(blocks) - 1].stop
 
     def held(self, blocks: BlockRange) -> int:
         """How many steps have an input for these blocks."""
@@ -128,6 +173,8 @@ class Journal:
                 break
             tokens += step.tokens
             count += 1
+            if step.cut:
+                break
         wanted = self._steps[first].rows if last_hop else tokens
         rows = 0 if first < known else wanted
         return Frame(first, count, self._steps[first].at, tokens, rows)
@@ -157,7 +204,7 @@ class Journal:
         offset = 0
         for index in range(frame.first, frame.first + frame.count if frame.rows else frame.first):
             size = self._steps[index].tokens * self._row_bytes
-            if index == len(outputs):
-                outputs.append(whole[offset : offset + size])
+            if index == len(outputs):  # of one step the very object: who took it is who gave it
+                outputs.append(payload if size == len(whole) else whole[offset : offset + size])
             offset += size
         return []

@@ -85,7 +85,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one chunk has to say, whoever signs it: the server that did it, or the client's check."""
+    """What one chunk has to say: the server that signs it knows, and the client that checks it."""
 
     at: int
     tokens: int

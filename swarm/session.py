@@ -23,19 +23,20 @@ one chunk). A lost link's standby takes its place at once.
 
     link ── Fired, once ──▶ late, with a standby ── an answer of the standby ──▶ the standby
 
+Where receipts are wanted (`cut_tokens`) every link, a standby too, is asked to sign behind the same
+steps; a signature is waited for as an answer is. `Counted` says whose answer was the first.
+
 Petals (Borzunov et al., 2023) replays a client's history too, but keeps it per connection and
 loses its place; keyed by (boundary, step), a hop may be split, merged or moved at any time.
 
 The caller owes: perform effects in order; after `FindRoute` hand in `Routed` for that gap (or give
 the session up); after `OpenLink` hand in `Opened` or `Lost`; hand in answers of a link in order;
-after `FindStandby` hand in `StandbyFound`; after `CloseLink` nothing of that link needs to be
+after `FindStandby` hand in `StandbyFound`; after `AskSign` hand in `Signed` once the receipts were
+found right; after `CloseLink` nothing of that link needs to be
 handed in (it is ignored).
 """
 
 from __future__ import annotations
-
-from collections import deque
-from dataclasses import dataclass, field
 
 from .blocks import BlockRange
 from .journal import Frame, Journal, Step
@@ -43,7 +44,9 @@ from .machine import Fired, SetTimer, StopTimer
 from .routing import Hop
 from .session_events import (
     Answered,
+    AskSign,
     CloseLink,
+    Counted,
     Effect,
     Event,
     Feed,
@@ -57,40 +60,14 @@ from .session_events import (
     Routed,
     SendStep,
     SessionConfig,
+    Settle,
+    Signed,
     StandbyFound,
     Why,
 )
+from .session_links import Gap, Link
 
 FRAMES_IN_FLIGHT = 3  # guess: one computed, one on the wire, one waiting at the device
-
-
-@dataclass(slots=True, eq=False)
-class _Link:
-    number: int
-    hop: Hop
-    live: bool = False
-    sent: int = 0
-    in_flight: deque[Frame] = field(default_factory=deque)
-    late: bool = False  # past its hedge's time, and not yet past its patience
-    leaving: bool = False
-    asked_at: int | None = None  # the session's length when a standby was last looked for
-    standby: _Link | None = None
-    of: _Link | None = None  # whose standby this is
-
-    @property
-    def hurried(self) -> bool:
-        """Its standby shall hold all that it holds, at once."""
-        return self.late or self.leaving
-
-    @property
-    def blocks(self) -> BlockRange:
-        return self.hop.blocks
-
-
-@dataclass(slots=True, eq=False)
-class _Gap:
-    number: int
-    blocks: BlockRange
 
 
 class Session:
@@ -98,9 +75,11 @@ class Session:
 
     def __init__(self, config: SessionConfig) -> None:
         self._config = config
-        self._journal = Journal(config.blocks, config.row_bytes, config.group_tokens)
-        self._segments: list[_Link | _Gap] = []
-        self._links: dict[int, _Link] = {}
+        self._journal = Journal(
+            config.blocks, config.row_bytes, config.group_tokens, config.cut_tokens
+        )
+        self._segments: list[Link | Gap] = []
+        self._links: dict[int, Link] = {}
         self._numbers = 0
         self._avoid: list[str] = []
 
@@ -112,12 +91,20 @@ class Session:
     @property
     def route(self) -> tuple[Hop, ...]:
         """The hops as they are now; blocks in a gap have none."""
-        return tuple(segment.hop for segment in self._segments if isinstance(segment, _Link))
+        return tuple(segment.hop for segment in self._segments if isinstance(segment, Link))
 
     @property
     def idle(self) -> bool:
         """True when every step fed has been delivered."""
         return self._journal.idle
+
+    @property
+    def settled(self) -> bool:
+        """True when every step fed has been delivered, and was signed for by all hops."""
+        return self.idle and all(
+            isinstance(one, Link) and not one.in_flight and one.asked == self._journal.steps
+            for one in self._segments
+        )
 
     def start(self, now: float) -> list[Effect]:
         return self._open_gap(self._config.blocks, 0)
@@ -128,6 +115,10 @@ class Session:
                 return self._feed(Step(at, tokens, rows), payload, now)
             case Answered(link, at, rows, payload) if link in self._links:
                 return self._answered(self._links[link], at, rows, payload, now)
+            case Signed(link) if link in self._links:
+                return self._signed(self._links[link], now)
+            case Settle():
+                return self._settle(now)
             case Routed(gap, hops):
                 return self._routed(gap, hops, now)
             case Opened(link) if link in self._links and not self._links[link].live:
@@ -153,13 +144,15 @@ class Session:
     def _take_back(self, at: int) -> None:
         kept = self._journal.take_back(at)
         for link in self._links.values():
-            link.sent = min(link.sent, kept)
-            for frame in link.in_flight:  # a replay may still run behind a session at rest
-                frame.take_back(kept)
+            link.take_back(kept)
 
-    def _pump_segment(self, segment: _Link | _Gap, now: float) -> list[Effect]:
+    def _settle(self, now: float) -> list[Effect]:
+        self._journal.cut()
+        return [effect for one in self._segments for effect in self._pump_segment(one, now)]
+
+    def _pump_segment(self, segment: Link | Gap, now: float) -> list[Effect]:
         """Send what this segment lacks, and its standby."""
-        if isinstance(segment, _Gap):
+        if isinstance(segment, Gap):
             return []
         effects = self._pump(segment, now)
         if segment.standby is not None:
@@ -168,86 +161,89 @@ class Session:
             effects += self._find_standby(segment)
         return effects
 
-    def _pump(self, link: _Link, now: float) -> list[Effect]:
+    def _pump(self, link: Link, now: float) -> list[Effect]:
         """Send what this link lacks and may have."""
-        effects: list[Effect] = []
+        effects = self._ask_sign(link, now)
         held = self._journal.held(link.blocks)
         stop = held if link.of is None or link.of.hurried else self._due(link, held)
-        while link.live and len(link.in_flight) < FRAMES_IN_FLIGHT and link.sent < stop:
+        while (
+            link.live and len(link.in_flight) - link.signs < FRAMES_IN_FLIGHT and link.sent < stop
+        ):
             frame = self._journal.next_frame(link.blocks, link.sent, stop)
-            if not link.in_flight:
-                effects.append(self._deadline(link, frame.tokens, now))
-            link.in_flight.append(frame)
+            effects += self._put_in_flight(link, frame, now)
             link.sent = frame.first + frame.count
             sizes, payloads = self._journal.pieces(link.blocks, frame)
             effects.append(SendStep(link.number, frame.at, sizes, frame.rows, payloads))
+            effects += self._ask_sign(link, now)
         return effects
 
-    def _due(self, standby: _Link, held: int) -> int:
+    def _ask_sign(self, link: Link, now: float) -> list[Effect]:
+        """Have it sign where all do, if this is what it was sent last."""
+        if not self._config.cut_tokens or not link.live or link.asked == link.sent:
+            return []
+        if not self._journal.cut_at(link.sent):
+            return []
+        link.asked = link.sent
+        link.signs += 1
+        mark = Frame(link.sent, 0, self.length, tokens=1, rows=0, sign=True)  # a token's patience
+        return [*self._put_in_flight(link, mark, now), AskSign(link.number)]
+
+    def _put_in_flight(self, link: Link, frame: Frame, now: float) -> list[Effect]:
+        link.in_flight.append(frame)
+        return [link.deadline(self._config, now)] if len(link.in_flight) == 1 else []
+
+    def _due(self, standby: Link, held: int) -> int:
         """The steps that a standby at leisure shall hold: what is known, a chunk at a time."""
         known = min(self._journal.known(standby.blocks), held)  # a boundary just cut has few yet
         lacking = self._journal.tokens(standby.sent, known)
         return known if lacking >= self._config.standby_chunk else standby.sent
 
-    def _deadline(self, link: _Link, tokens: int, now: float) -> SetTimer:
-        """When the oldest frame of this link is late; a standby has but its patience."""
-        wait_s = self._config.patience_s(link.hop, tokens)
-        if self._config.hedge_s is not None and link.of is None and not link.late:
-            wait_s = min(wait_s, self._config.hedge_s(link.hop, tokens))
-        return SetTimer(link.number, now + wait_s)
-
-    def _open_deadline(self, link: _Link, now: float) -> SetTimer:
-        """The same of its opening."""
-        wait_s = self._config.open_patience_s(link.hop)
-        if self._config.open_hedge_s is not None and link.of is None:
-            wait_s = min(wait_s, self._config.open_hedge_s(link.hop))
-        return SetTimer(link.number, now + wait_s)
-
     def _answered(
-        self, link: _Link, at: int, rows: int, payload: Payload, now: float
+        self, link: Link, at: int, rows: int, payload: Payload, now: float
     ) -> list[Effect]:
         if not link.in_flight:
             return self._lose(link, "an answer to nothing", now)
         frame = link.in_flight[0]
-        if at != frame.at or not self._journal.fits(frame, rows, payload):
+        if at != frame.at or frame.sign or not self._journal.fits(frame, rows, payload):
             return self._lose(link, "an answer of the wrong shape", now)
-        link.in_flight.popleft()
-        link.late = False
-        effects: list[Effect] = []
-        if link.in_flight:
-            effects.append(self._deadline(link, link.in_flight[0].tokens, now))
-        else:
-            effects.append(StopTimer(link.number))
+        effects = self._next_in_flight(link, now)
         known = self._journal.known(link.blocks)
         effects += self._pass_on(link, frame, payload, now)
         effects += self._pump(link, now)
+        first = self._journal.known(link.blocks) > known
+        return effects + self._after_answer(link, first=first, now=now)
+
+    def _signed(self, link: Link, now: float) -> list[Effect]:
+        if not link.in_flight or not link.in_flight[0].sign:
+            return self._lose(link, "receipts that nobody asked for", now)
+        link.signs -= 1
+        effects = self._next_in_flight(link, now)
+        return effects + self._after_answer(link, first=False, now=now)
+
+    def _next_in_flight(self, link: Link, now: float) -> list[Effect]:
+        """The oldest is answered: the next one's time begins."""
+        link.in_flight.popleft()
+        link.late = False
+        if link.in_flight:
+            return [link.deadline(self._config, now)]
+        return [StopTimer(link.number)]
+
+    def _after_answer(self, link: Link, *, first: bool, now: float) -> list[Effect]:
+        """first: nobody has answered this before."""
         if link.of is not None:
-            first = self._journal.known(link.blocks) > known
-            return effects + self._overtaken(link.of, link, first=first, now=now)
-        return effects + self._rest(link)
+            return self._overtaken(link.of, link, first=first, now=now)
+        return self._rest(link)
 
     # ---- standbys
 
-    def _fired(self, link: _Link, now: float) -> list[Effect]:
-        rest_s = self._rest_s(link)
+    def _fired(self, link: Link, now: float) -> list[Effect]:
+        rest_s = link.rest_s(self._config)
         if rest_s is None:
             return self._lose(link, "no answer before its deadline", now)
         link.late = True
         return [SetTimer(link.number, now + max(0.0, rest_s)), *self._hurry(link, now)]
 
-    def _rest_s(self, link: _Link) -> float | None:
-        """How much longer a link is waited for once a standby is asked; None: it has had that."""
-        if link.of is not None or link.late:
-            return None
-        hop, config = link.hop, self._config
-        if not link.live and config.open_hedge_s is not None:
-            return config.open_patience_s(hop) - config.open_hedge_s(hop)
-        if config.hedge_s is None or not link.in_flight:
-            return None
-        tokens = link.in_flight[0].tokens
-        return config.patience_s(hop, tokens) - config.hedge_s(hop, tokens)
-
-    def _leaving(self, link: _Link, now: float) -> list[Effect]:
+    def _leaving(self, link: Link, now: float) -> list[Effect]:
         if link.of is not None:
             return self._lose(link, "", now)
         if link.leaving:
@@ -255,34 +251,34 @@ class Session:
         link.leaving = True
         return self._hurry(link, now)
 
-    def _hurry(self, link: _Link, now: float) -> list[Effect]:
+    def _hurry(self, link: Link, now: float) -> list[Effect]:
         if link.standby is None:
             return self._find_standby(link)
         effects = self._pump(link.standby, now)
         return effects + self._overtaken(link, link.standby, first=False, now=now)
 
-    def _wants_standby(self, link: _Link) -> bool:
+    def _wants_standby(self, link: Link) -> bool:
         begins = self._config.standby_from
         if begins is None or self.length < begins or link.of is not None or not link.live:
             return False
         return link.asked_at is None or self.length >= link.asked_at + self._config.standby_chunk
 
-    def _find_standby(self, link: _Link) -> list[Effect]:
+    def _find_standby(self, link: Link) -> list[Effect]:
         link.asked_at = self.length
-        used = [segment.hop.peer for segment in self._segments if isinstance(segment, _Link)]
+        used = [segment.hop.peer for segment in self._segments if isinstance(segment, Link)]
         avoid = [*self._avoid, *(peer for peer in used if peer not in self._avoid)]
         why: Why = "leaving" if link.leaving else "late" if link.hurried else "long"
         return [FindStandby(link.number, link.blocks, tuple(avoid), why)]
 
-    def _standby_found(self, link: _Link, peer: str | None, now: float) -> list[Effect]:
+    def _standby_found(self, link: Link, peer: str | None, now: float) -> list[Effect]:
         if peer is None or link.standby is not None or link.of is not None:
             return []
         hop = Hop(peer, link.blocks)
-        link.standby = standby = _Link(self._number(), hop, of=link)
+        link.standby = standby = Link(self._number(), hop, of=link)
         self._links[standby.number] = standby
-        return [self._open_deadline(standby, now), OpenLink(standby.number, hop)]
+        return [standby.open_deadline(self._config, now), OpenLink(standby.number, hop)]
 
-    def _overtaken(self, link: _Link, standby: _Link, *, first: bool, now: float) -> list[Effect]:
+    def _overtaken(self, link: Link, standby: Link, *, first: bool, now: float) -> list[Effect]:
         """The standby was the first with an answer, or it holds all that a leaving one holds."""
         holds_all = standby.live and not standby.in_flight
         holds_all = holds_all and standby.sent == self._journal.held(link.blocks)
@@ -292,7 +288,7 @@ class Session:
             return self._lose(link, "", now)
         return []
 
-    def _rest(self, link: _Link) -> list[Effect]:
+    def _rest(self, link: Link) -> list[Effect]:
         """Its standby is not needed any more: a short session keeps none."""
         standby, begins = link.standby, self._config.standby_from
         if standby is None or link.hurried or (begins is not None and self.length >= begins):
@@ -301,15 +297,18 @@ class Session:
         del self._links[standby.number]
         return [StopTimer(standby.number), CloseLink(standby.number, standby.hop.peer, "")]
 
-    def _pass_on(self, link: _Link, frame: Frame, payload: Payload, now: float) -> list[Effect]:
-        delivered = self._journal.take(link.blocks, frame, payload)
+    def _pass_on(self, link: Link, frame: Frame, payload: Payload, now: float) -> list[Effect]:
+        known = self._journal.known(link.blocks)
+        effects: list[Effect] = [*self._journal.take(link.blocks, frame, payload)]
+        if self._config.cut_tokens and self._journal.known(link.blocks) > known:
+            effects.append(Counted(link.number, *self._journal.places(known, link.blocks)))
         stop = link.blocks.stop
         if stop == self._config.blocks.stop:
-            return [*delivered]
+            return effects
         following = next(segment for segment in self._segments if segment.blocks.start == stop)
-        return self._pump_segment(following, now)
+        return effects + self._pump_segment(following, now)
 
-    def _lose(self, link: _Link, reason: str, now: float) -> list[Effect]:
+    def _lose(self, link: Link, reason: str, now: float) -> list[Effect]:
         peer = link.hop.peer
         if peer in self._avoid:
             self._avoid.remove(peer)
@@ -319,6 +318,7 @@ class Session:
         if link.of is not None:
             link.of.standby = None
             return effects + (self._find_standby(link.of) if link.of.hurried else [])
+        self._journal.cut()
         place = self._segments.index(link)
         if link.standby is None:
             return effects + self._open_gap(link.blocks, place)
@@ -326,23 +326,23 @@ class Session:
         standby.of = None
         return effects + self._take_over(standby, now)
 
-    def _take_over(self, standby: _Link, now: float) -> list[Effect]:
+    def _take_over(self, standby: Link, now: float) -> list[Effect]:
         """It had its patience while another was asked too; alone, it is raced as any link is."""
         if not standby.live:
-            return [self._open_deadline(standby, now)]
+            return [standby.open_deadline(self._config, now)]
         effects: list[Effect] = []
         if standby.in_flight:
-            effects.append(self._deadline(standby, standby.in_flight[0].tokens, now))
+            effects.append(standby.deadline(self._config, now))
         return effects + self._pump(standby, now)
 
     def _open_gap(self, blocks: BlockRange, place: int) -> list[Effect]:
         """Put a gap where segment `place` was, one with the gaps beside it."""
         first, last = place, min(place + 1, len(self._segments))
-        if first > 0 and isinstance(before := self._segments[first - 1], _Gap):
+        if first > 0 and isinstance(before := self._segments[first - 1], Gap):
             blocks, first = BlockRange(before.blocks.start, blocks.stop), first - 1
-        if last < len(self._segments) and isinstance(after := self._segments[last], _Gap):
+        if last < len(self._segments) and isinstance(after := self._segments[last], Gap):
             blocks, last = BlockRange(blocks.start, after.blocks.stop), last + 1
-        gap = _Gap(self._number(), blocks)
+        gap = Gap(self._number(), blocks)
         self._segments[first:last] = [gap]
         return [FindRoute(gap.number, blocks, tuple(self._avoid))]
 
@@ -351,24 +351,24 @@ class Session:
             (
                 index
                 for index, segment in enumerate(self._segments)
-                if isinstance(segment, _Gap) and segment.number == number
+                if isinstance(segment, Gap) and segment.number == number
             ),
             None,
         )
         if place is None:
             return []  # the gap grew meanwhile, and asked again
         gap = self._segments[place]
-        assert isinstance(gap, _Gap)
+        assert isinstance(gap, Gap)
         edges = [gap.blocks.start, *(hop.blocks.stop for hop in hops)]
         if [hop.blocks.start for hop in hops] != edges[:-1] or edges[-1] != gap.blocks.stop:
             raise ValueError(f"{hops} do not cover {gap.blocks}")
-        links = [_Link(self._number(), hop) for hop in hops]
+        links = [Link(self._number(), hop) for hop in hops]
         self._segments[place : place + 1] = links
         self._journal.keep(segment.blocks.start for segment in self._segments)
         effects: list[Effect] = []
         for link in links:
             self._links[link.number] = link
-            effects += [self._open_deadline(link, now), OpenLink(link.number, link.hop)]
+            effects += [link.open_deadline(self._config, now), OpenLink(link.number, link.hop)]
         return effects
 
     def _number(self) -> int:

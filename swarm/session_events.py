@@ -54,6 +54,18 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Signed:
+    """An event: the receipts came that this link was asked for, and they are right."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """An event: nothing more is fed; have everything signed for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """An event: the link is of no more use."""
 
@@ -115,6 +127,22 @@ class SendStep:
 
 
 @dataclass(frozen=True, slots=True)
+class AskSign:
+    """An effect: have this link's server sign for all that it was sent before."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """An effect: what this link answered for positions `first` to `until` is what goes on."""
+
+    link: int
+    first: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseLink:
     """An effect: close the link's stream. `reason` is empty when the peer is not at fault."""
 
@@ -131,8 +159,11 @@ class Deliver:
     payload: Payload
 
 
-Event = Feed | Routed | StandbyFound | Opened | Answered | Leaving | Lost | Fired
-Effect = FindRoute | FindStandby | OpenLink | SendStep | CloseLink | Deliver | SetTimer | StopTimer
+Event = Feed | Routed | StandbyFound | Opened | Answered | Signed | Settle | Leaving | Lost | Fired
+Effect = (
+    FindRoute | FindStandby | OpenLink | SendStep | AskSign | Counted | CloseLink | Deliver
+    | SetTimer | StopTimer
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +173,8 @@ class SessionConfig:
     patience_s: (hop, tokens) -> seconds that an answer may take. open_patience_s: hop -> seconds
     that a dial and the reservation of cache may take. hedge_s: (hop, tokens) -> seconds after
     which a standby is asked too, open_hedge_s: the same of an opening; None: never. standby_from:
-    the length at which a session begins to keep standbys; None: never.
+    the length at which a session begins to keep standbys; None: never. cut_tokens: after how many
+    tokens of small steps receipts are asked for; 0: never.
     """
 
     blocks: BlockRange
@@ -154,3 +186,4 @@ class SessionConfig:
     standby_from: int | None = None
     open_hedge_s: Callable[[Hop], float] | None = None
     standby_chunk: int = 128  # algorithms.md 6.3
+    cut_tokens: int = 0

@@ -11,16 +11,22 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 from hypothesis import strategies as st
 
+from potluck.crypto.keys import IdentityKey
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.ledger import Ledger, Work
 from potluck.swarm.machine import Fired
+from potluck.swarm.receipt import Notary, Opening
 from potluck.swarm.routing import Hop
 from potluck.swarm.session import Session
 from potluck.swarm.session_events import (
     Answered,
+    AskSign,
     CloseLink,
+    Counted,
     Deliver,
     Effect,
     Event,
@@ -33,6 +39,7 @@ from potluck.swarm.session_events import (
     Routed,
     SendStep,
     SessionConfig,
+    Signed,
     StandbyFound,
 )
 
@@ -41,7 +48,10 @@ BLOCKS = BlockRange(0, 6)
 
 
 def config(
-    group_tokens: int = 8, standby_from: int | None = None, hedged: bool = True
+    group_tokens: int = 8,
+    standby_from: int | None = None,
+    hedged: bool = True,
+    cut_tokens: int = 0,
 ) -> SessionConfig:
     return SessionConfig(
         BLOCKS,
@@ -53,7 +63,36 @@ def config(
         standby_from,
         (lambda hop: 1.0) if hedged else None,
         standby_chunk=3,
+        cut_tokens=cut_tokens,
     )
+
+
+CLASS = "folding"
+NAME = b"session of tests"
+MODEL = "ab" * 32
+
+
+@cache
+def key_of(number: int) -> IdentityKey:
+    return IdentityKey.from_bytes(number.to_bytes(32))
+
+
+def peer(number: int) -> str:
+    return key_of(number).peer_id
+
+
+def notary_of(hop: Hop, link: int) -> Notary:
+    """That of the server at the other end of this link; `link` is its nonce."""
+    number = next(one for one in itertools.count(1) if peer(one) == hop.peer)
+    opening = Opening(
+        NAME, link.to_bytes(16), 0.0, bytes.fromhex(MODEL), CLASS, hop.blocks.start,
+        hop.blocks.stop, ROW // 4, "f32",
+    )  # fmt: skip
+    return Notary(key_of(number), opening, ROW)
+
+
+def ledger(*, works: bool = False) -> Ledger:
+    return Ledger(NAME, MODEL, BLOCKS, ROW // 4, "f32", ROW, works=works)
 
 
 def fold(*parts: bytes) -> bytes:
@@ -94,14 +133,30 @@ class Server:
         return b"".join(whole[len(whole) - send.rows :])
 
 
-class Swarm:
-    """Performs effects. `choose` splits a gap into hops; `dies` says when a link is lost."""
+@dataclass(frozen=True)
+class Receipted:
+    """Receipts on their way to the ledger."""
 
-    def __init__(self, session: Session, data: st.DataObject | None = None) -> None:
+    link: int
+    raws: tuple[bytes, ...]
+
+
+class Swarm:
+    """Performs effects. `choose` splits a gap into hops; `dies` says when a link is lost.
+
+    ledger: checks what the servers sign, where receipts are asked for.
+    """
+
+    def __init__(
+        self, session: Session, data: st.DataObject | None = None, ledger: Ledger | None = None
+    ) -> None:
         self.session = session
         self.data = data
+        self.ledger = ledger
         self.servers: dict[int, Server] = {}
-        self.inbox: list[tuple[int, Event]] = []  # (link, event), in order for each link
+        self.notaries: dict[int, Notary] = {}
+        self.works: list[Work] = []
+        self.inbox: list[tuple[int, Event | Receipted]] = []  # (link, event), in each link's order
         self.delivered: list[tuple[int, bytes]] = []
         self.deaths_left = 0
         self.names = 0
@@ -113,21 +168,36 @@ class Swarm:
                 case FindRoute(gap, blocks):
                     self.inbox.append((-gap, Routed(gap, tuple(self.split(blocks)))))
                 case FindStandby(link):
-                    self.names += 1
                     found = self.data is None or self.data.draw(st.booleans())
-                    name = f"peer{self.names}" if found else None
-                    self.inbox.append((-link, StandbyFound(link, name)))
+                    self.inbox.append((-link, StandbyFound(link, self.name() if found else None)))
                 case OpenLink(link, hop):
                     self.servers[link] = Server(hop.blocks)
                     self.inbox.append((link, Opened(link)))
+                    if self.ledger is not None:
+                        self.notaries[link] = notary = notary_of(hop, link)
+                        self.ledger.opened(link, hop, notary.opening, CLASS)
                 case SendStep(link, at, _, rows):
                     answer = self.servers[link].step(effect)
                     self.inbox.append((link, Answered(link, at, rows, answer)))
+                    if self.ledger is not None:
+                        self.ledger.sent(effect)
+                        self.notaries[link].took(at, b"".join(effect.payloads))
+                        self.notaries[link].gave(answer)
+                case AskSign(link):
+                    self.inbox.append((link, Receipted(link, self.notaries[link].sign())))
+                case Counted(link, first, until) if self.ledger is not None:
+                    self.ledger.counted(link, first, until)
                 case CloseLink(link):
                     del self.servers[link]
                     self.inbox = [entry for entry in self.inbox if entry[0] != link]
+                    if self.ledger is not None:
+                        self.ledger.lost(link)
                 case Deliver(index, payload):
                     self.delivered.append((index, bytes(payload)))
+
+    def name(self) -> str:
+        self.names += 1
+        return peer(self.names) if self.ledger is not None else f"peer{self.names}"
 
     def split(self, blocks: BlockRange) -> Iterator[Hop]:
         cuts = list(range(blocks.start + 1, blocks.stop))
@@ -136,8 +206,7 @@ class Swarm:
             chosen = [cut for cut in (2, 4) if cut in cuts]
         edges = [blocks.start, *chosen, blocks.stop]
         for start, stop in itertools.pairwise(edges):
-            self.names += 1
-            yield Hop(f"peer{self.names}", BlockRange(start, stop))
+            yield Hop(self.name(), BlockRange(start, stop))
 
     def run(self) -> None:
         """Hand in what waits, in any order that keeps each link's own, and kill on the way."""
@@ -147,8 +216,17 @@ class Swarm:
             senders = sorted({sender for sender, _ in self.inbox})
             sender = senders[0] if self.data is None else self.data.draw(st.sampled_from(senders))
             place = next(i for i, entry in enumerate(self.inbox) if entry[0] == sender)
-            _, event = self.inbox.pop(place)
-            self.perform(self.session.handle(event, 0.0))
+            self.hand_in(self.inbox.pop(place)[1])
+
+    def hand_in(self, event: Event | Receipted) -> None:
+        if isinstance(event, Receipted):
+            assert self.ledger is not None
+            self.works += self.ledger.signed(event.link, event.raws)
+            event = Signed(event.link)
+        self.perform(self.session.handle(event, 0.0))
+        answered = isinstance(event, Answered) and event.link in self.servers
+        if answered and self.ledger is not None:
+            self.ledger.got(event.link, event.payload)
 
     def death_comes(self, data: st.DataObject) -> bool:
         if not self.deaths_left or not self.servers or data.draw(st.integers(0, 3)):

@@ -1,0 +1,84 @@
+"""One hop of a session as its machine (session.py) sees it: what it was sent, how long it may take.
+
+deadline    of the oldest frame that is not answered, or of the opening: first the time of a
+            hedge, after which a standby is asked too, then the rest of the patience
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from .blocks import BlockRange
+from .journal import Frame
+from .machine import SetTimer
+from .routing import Hop
+from .session_events import SessionConfig
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """sent, asked: the steps before this number were sent, and were asked a signature for."""
+
+    number: int
+    hop: Hop
+    live: bool = False
+    sent: int = 0
+    asked: int = 0
+    in_flight: deque[Frame] = field(default_factory=deque)
+    signs: int = 0  # of what is in flight
+    late: bool = False  # past its hedge's time, and not yet past its patience
+    leaving: bool = False
+    asked_at: int | None = None  # the session's length when a standby was last looked for
+    standby: Link | None = None
+    of: Link | None = None  # whose standby this is
+
+    @property
+    def hurried(self) -> bool:
+        """Its standby shall hold all that it holds, at once."""
+        return self.late or self.leaving
+
+    @property
+    def blocks(self) -> BlockRange:
+        return self.hop.blocks
+
+    def take_back(self, kept: int) -> None:
+        """Only the steps before this number are left."""
+        self.sent = min(self.sent, kept)
+        self.asked = min(self.asked, kept)
+        for frame in self.in_flight:  # a replay may still run behind a session at rest
+            frame.take_back(kept)
+
+    def deadline(self, config: SessionConfig, now: float) -> SetTimer:
+        """When the oldest frame of this link is late; a standby has but its patience."""
+        tokens = self.in_flight[0].tokens
+        wait_s = config.patience_s(self.hop, tokens)
+        if config.hedge_s is not None and self.of is None and not self.late:
+            wait_s = min(wait_s, config.hedge_s(self.hop, tokens))
+        return SetTimer(self.number, now + wait_s)
+
+    def open_deadline(self, config: SessionConfig, now: float) -> SetTimer:
+        """The same of its opening."""
+        wait_s = config.open_patience_s(self.hop)
+        if config.open_hedge_s is not None and self.of is None:
+            wait_s = min(wait_s, config.open_hedge_s(self.hop))
+        return SetTimer(self.number, now + wait_s)
+
+    def rest_s(self, config: SessionConfig) -> float | None:
+        """How much longer it is waited for once a standby is asked; None: it has had that."""
+        if self.of is not None or self.late:
+            return None
+        if not self.live and config.open_hedge_s is not None:
+            return config.open_patience_s(self.hop) - config.open_hedge_s(self.hop)
+        if config.hedge_s is None or not self.in_flight:
+            return None
+        tokens = self.in_flight[0].tokens
+        return config.patience_s(self.hop, tokens) - config.hedge_s(self.hop, tokens)
+
+
+@dataclass(slots=True, eq=False)
+class Gap:
+    """Blocks that nobody serves yet."""
+
+    number: int
+    blocks: BlockRange
