@@ -3,7 +3,8 @@
 The rules stand in swarm/membership.py; here is what waits. The directory says who there is, with a
 delay of up to 90 s; probes and the ends of connections say within seconds who is gone. Whoever we
 miss, by our own finding, is left out of what `find` tells until a fresher record of it is read. But
-who misses everybody is cut off itself, and leaves out nobody.
+who hears nobody is cut off itself, and leaves out nobody: where no member of the segment is left to
+be heard, as where there are but two, a client or any other peer on another machine will do.
 
     directory.find ── without the missed ──▶ elections, places, routes
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
@@ -28,7 +30,7 @@ from ..swarm.membership import PROBE_S, TIMEOUT_S, Membership
 from ..swarm.membership_events import Effect, Event, Known, Received, Send, Tell, Unreached
 from ..swarm.rumour import DOMAIN, LETTER_BYTES_MAX, Message, pack, protocol_of, unpack
 from .log import get_logger
-from .net.host import Host
+from .net.host import TICK_S, Host
 from .net.peers import Connection
 from .net.stream import Stream
 from .placing import Finds
@@ -42,6 +44,14 @@ LETTERS_S = 4.0  # of one peer, on the mean: a probe and its errands are one or 
 LETTERS_SAVED = 40.0
 SENDING_MAX = 64  # letters on their way; SWIM holds with lost ones
 CLAIMS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """Since when a peer is: by unix seconds, and by trio's clock."""
+
+    wall_s: float
+    at_s: float
 
 
 class Segment:
@@ -67,7 +77,7 @@ class Segment:
         self._sign = lru_cache(CLAIMS_KEPT)(lambda claim: sign(key, DOMAIN, claim))
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._outgoing, self._letters = trio.open_memory_channel[tuple[str, Message]](SENDING_MAX)
-        self._missed: dict[str, float] = {}  # peer: since when, by unix seconds
+        self._missed: dict[str, _Missed] = {}
         self._saved: dict[str, tuple[float, float]] = {}  # peer: letters it may send, as of when
 
     @property
@@ -87,11 +97,19 @@ class Segment:
         return tuple(told for told in found if not self._is_missed(told))
 
     def _is_missed(self, told: Announcement) -> bool:
-        since_s = self._missed.get(told.peer) if self._hears_any() else None
-        return since_s is not None and told.issued_s <= since_s + SKEW_MAX_S
+        since = self._missed.get(told.peer)
+        if since is None or told.issued_s > since.wall_s + SKEW_MAX_S:
+            return False
+        return self._machine.hears() or self._has_heard(since.at_s)
 
-    def _hears_any(self) -> bool:
-        return not self._missed.keys() >= set(self._machine.alive())
+    def _has_heard(self, since_s: float) -> bool:
+        """Whether anybody on another machine, and not missed, has given a sign of life since."""
+        now = trio.current_time()
+        return any(
+            now - (one.mux.silent_ticks + 1) * TICK_S >= since_s
+            for one in self._host.connections()
+            if one.mux.peer not in self._missed and one.remote[0] != one.local_host
+        )
 
     async def run(self, around: Callable[[], BlockRange | None]) -> None:
         """A service. around: the blocks that we serve now; the nearest to them are watched."""
@@ -124,7 +142,7 @@ class Segment:
             del self._missed[peer]
             log.info("found again", missed=peer)
         for peer in missed - self._missed.keys():
-            self._missed[peer] = self._wall()
+            self._missed[peer] = _Missed(self._wall(), trio.current_time())
             log.info("missed", missed=peer)
 
     def _perform(self, effects: Sequence[Effect]) -> None:

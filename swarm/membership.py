@@ -10,10 +10,14 @@ of them hears it, it is suspected, and it is dead when nobody, itself above all,
            └ silent ─▶ suspect ──── refuted by a higher incarnation ──▶ alive
                           └ the time is up ─▶ dead
 
-A rumour is told some log(n) times by each who learns it. The more peers suspect independently, the
-shorter the wait; who is slow itself (late acks, missing nacks) waits longer with everybody else.
-Unlike SWIM's, a rumour of death is but one more suspicion: who is dead is everybody's own finding,
-so that a liar kills nobody whom the others can still hear.
+Rumours are passed on (news.py); who is slow itself (late acks, missing nacks) waits longer with
+everybody. Unlike SWIM's, a rumour of death is but one more suspicion: who is dead is everybody's
+own finding, so that a liar kills nobody whom the others can still hear. Whoever hears that another
+is gone probes it at once, within bounds (hearsay.py).
+
+A finding needs a witness, for to hear nobody is to be cut off: another who answers us meanwhile or,
+where nobody is left to be asked, the road, which says that the peer is not there. Who is only
+silent, with nobody to ask, stays suspect until no record of it is left.
 
 The caller owes: perform effects in order; hand in `Received` with the peer that the road vouches
 for; hand in `Known` when the directory's picture of the segment changes; hand in `Unreached` when
@@ -22,21 +26,18 @@ the road knows without waiting that a peer is not there: a killed process is mis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from .hearsay import CONFIRMED, Hearsay, wait_periods
 from .machine import Fired, SetTimer, StopTimer
 from .membership_events import Effect, Event, Known, Received, Send, Tell, Unreached
+from .news import News
 from .rumour import INCARNATION_MAX, NEWS_MAX, Ack, Message, Nack, Ping, PingReq, Rumour, State
 
-PROBE_S = 5.0  # memberlist's WAN settings, as are the next four
+PROBE_S = 5.0  # memberlist's WAN settings, as are the next two
 TIMEOUT_S = 3.0
 INDIRECT = 3
-SUSPICION = 6
-SUSPICION_MAX = 6  # times the least wait, with nobody else suspecting
-CONFIRMED = SUSPICION - 2  # so many more suspecting shorten the wait to the least
-RETOLD = 4  # times log10(n + 1): how often a rumour is passed on
 HEALTH_MAX = 8  # Lifeguard: how much slower than others we may take ourselves to be
 NACK_SHARE = 0.8  # of the time to answer, after which whoever probes for another says Nack
 MEMBERS_MAX = 4096  # of a segment; strangers can make up as many as they like
@@ -50,11 +51,15 @@ class _Member:
     state: State = "alive"
     since_s: float = 0.0
     by: set[str] = field(default_factory=set)  # who suspects it
+    found: bool = False  # gone, by our own finding
+    looked: set[str] = field(default_factory=set)  # by whose word we looked, in this incarnation
 
 
 @dataclass(slots=True)
 class _Probe:
     peer: str
+    told: bool = False  # the road says that it is not there
+    heard: bool = False  # another has answered us meanwhile
     nacks: int = 0
     asked: int = 0
 
@@ -80,7 +85,8 @@ class Membership:
         self._numbers = 0
         self._probes: dict[int, _Probe] = {}
         self._errands: dict[int, _Errand] = {}
-        self._news: dict[str, tuple[Rumour, int]] = {}  # peer: rumour, how often it was told
+        self._news = News()
+        self._hearsay = Hearsay()
         self._health = 0
 
     @property
@@ -93,15 +99,15 @@ class Membership:
         return tuple(sorted(p for p, one in self._members.items() if one.state != "dead"))
 
     def missed(self) -> frozenset[str]:
-        """Who is dead, or suspect by our own finding: neither we nor those we asked can hear it.
+        """Who is gone by our own finding: neither we nor those we asked can hear it.
 
         A word of others alone puts nobody here.
         """
-        return frozenset(
-            peer
-            for peer, one in self._members.items()
-            if one.state == "dead" or (one.state == "suspect" and self._me in one.by)
-        )
+        return frozenset(peer for peer, one in self._members.items() if one.found)
+
+    def hears(self) -> bool:
+        """Whether anybody is not even suspected: who hears nobody may be cut off itself."""
+        return any(one.state == "alive" for one in self._members.values())
 
     def state(self, peer: str) -> State | None:
         return self._members[peer].state if peer in self._members else None
@@ -143,7 +149,7 @@ class Membership:
         effects: list[Effect] = []
         for peer in [peer for peer in self._members if peer not in told]:
             member = self._members.pop(peer)
-            self._news.pop(peer, None)
+            self._news.drop(peer)
             if member.state == "suspect":
                 effects.append(StopTimer(("suspect", peer, member.incarnation)))
         for peer in sorted(told - self._members.keys()):
@@ -163,27 +169,28 @@ class Membership:
             effects += [StopTimer(("nack", number)), StopTimer(("errand", number))]
             effects.append(Send(errand.asker, Nack(errand.number)))
         member = self._members.get(peer)
-        number = next((n for n, probe in self._probes.items() if probe.peer == peer), 0)
-        if not number and member is not None and member.state == "alive":
-            return [*effects, *self._probe_peer(peer, now)]
-        if number and not self._probes[number].asked:
-            effects += [StopTimer(("silent", number)), *self._ask_others(number, now)]
-            effects += self._if_nobody_hears(number, now)
+        if (probe := self._probes.get(number := self._probe_of(peer))) is not None:
+            probe.told = True
+            if not probe.asked:
+                effects += [StopTimer(("silent", number)), *self._ask_others(number, now)]
+                effects += self._if_nobody_hears(number, now)
+        elif member is not None and member.state == "alive":
+            effects += self._probe_peer(peer, now, told=True)
         return effects
 
     # ---- probing
 
     def _probe(self, now: float) -> list[Effect]:
         """Begin to probe the next in turn."""
-        slower = self._health + 1
-        effects: list[Effect] = [SetTimer("probe", now + PROBE_S * slower)]
+        effects: list[Effect] = [SetTimer("probe", now + PROBE_S * (self._health + 1))]
+        self._hearsay.period()
         peer = self._next()
         return effects if peer is None else [*effects, *self._probe_peer(peer, now)]
 
-    def _probe_peer(self, peer: str, now: float) -> list[Effect]:
+    def _probe_peer(self, peer: str, now: float, *, told: bool = False) -> list[Effect]:
         slower = self._health + 1
         number = self._number()
-        self._probes[number] = _Probe(peer)
+        self._probes[number] = _Probe(peer, told)
         return [
             Send(peer, Ping(number, self._gossip(peer))),
             SetTimer(("silent", number), now + TIMEOUT_S * slower),
@@ -206,17 +213,11 @@ class Membership:
         probe = self._probes.get(number)
         if probe is None:
             return []
-        others = [
-            peer
-            for peer, member in sorted(self._members.items())
-            if member.state == "alive" and peer != probe.peer
-        ]
+        others = [p for p in sorted(self._members) if self.state(p) == "alive" and p != probe.peer]
         self._shuffle(others)
-        probe.asked = len(others[:INDIRECT])
-        return [
-            Send(peer, PingReq(number, probe.peer, self._gossip(peer)))
-            for peer in others[:INDIRECT]
-        ]
+        asked = others[:INDIRECT]
+        probe.asked = len(asked)
+        return [Send(peer, PingReq(number, probe.peer, self._gossip(peer))) for peer in asked]
 
     def _if_nobody_hears(self, number: int, now: float) -> list[Effect]:
         """All who were asked have said that they cannot: that is soon enough."""
@@ -233,8 +234,9 @@ class Membership:
         missing = probe.asked - probe.nacks
         self._feel(missing if probe.asked else 1)
         member = self._members[probe.peer]
-        rumour = Rumour(probe.peer, "suspect", member.incarnation, self._me)
-        return self._heard(rumour, now)
+        effects = self._heard(Rumour(probe.peer, "suspect", member.incarnation, self._me), now)
+        member.found = member.found or probe.heard or (probe.told and not probe.asked)
+        return effects
 
     def _received(self, peer: str, message: Message, now: float) -> list[Effect]:
         if peer not in self._members:
@@ -242,7 +244,7 @@ class Membership:
         effects: list[Effect] = []
         for rumour in () if isinstance(message, Nack) else message.news[:NEWS_MAX]:
             if rumour.by != self._me:  # what we said we know
-                effects += self._heard(rumour, now)
+                effects += [*self._heard(rumour, now), *self._look_into(rumour, now)]
         match message:
             case Ping(number):
                 effects.append(Send(peer, Ack(number, self._gossip(peer))))
@@ -258,6 +260,7 @@ class Membership:
                 effects += self._acked(number, now)
             case Nack(number) if number in self._probes:
                 self._probes[number].nacks += 1
+                self._answered()
                 effects += self._if_nobody_hears(number, now)
         return effects
 
@@ -268,8 +271,14 @@ class Membership:
             return [*done, Send(errand.asker, Ack(errand.number))]
         if self._probes.pop(number, None) is None:
             return []
+        self._answered()
         self._feel(-1)
         return [StopTimer(("silent", number)), StopTimer(("over", number))]
+
+    def _answered(self) -> None:
+        """Somebody heard us, and we him: it is not we who are cut off."""
+        for probe in self._probes.values():
+            probe.heard = True
 
     def _feel(self, worse: int) -> None:
         self._health = min(max(self._health + worse, 0), HEALTH_MAX)
@@ -303,9 +312,11 @@ class Membership:
         changed = member.state != rumour.state
         member.incarnation, member.state, member.since_s = rumour.incarnation, rumour.state, now
         member.by = {rumour.by} if rumour.state == "suspect" else set()
-        self._news.pop(rumour.peer, None)
+        if newer:
+            member.found, member.looked = False, set()
+        self._news.drop(rumour.peer)
         if passed_on:
-            self._news[rumour.peer] = (rumour, 0)
+            self._news.put(rumour)
         if rumour.state == "suspect":
             effects.append(self._deadline(rumour.peer, member))
         if changed:
@@ -314,15 +325,29 @@ class Membership:
 
     def _confirmed(self, rumour: Rumour, member: _Member, now: float) -> list[Effect]:
         """One more suspects it: the wait is shorter, and whoever it is shall be heard of."""
-        if rumour.by in member.by or len(member.by) > CONFIRMED or rumour.by not in self._voices():
+        if rumour.by in member.by or len(member.by) > CONFIRMED:
             return []
+        if rumour.by not in {self._me, *self._members}:
+            return []  # made-up names shall not hurry a death
         member.by.add(rumour.by)
-        self._news[rumour.peer] = (rumour, 0)
+        self._news.put(rumour)
         return [self._deadline(rumour.peer, member)]
 
-    def _voices(self) -> set[str]:
-        """Whose suspicion counts: made-up names shall not hurry a death."""
-        return {self._me, *self._members}
+    def _look_into(self, rumour: Rumour, now: float) -> list[Effect]:
+        """Who is said to be gone is probed now: it objects, or is missed by our own finding."""
+        member = self._members.get(rumour.peer)
+        if member is None or rumour.state == "alive" or rumour.incarnation < member.incarnation:
+            return []
+        if member.found or rumour.by in member.looked or self._probe_of(rumour.peer):
+            return []
+        if rumour.by not in self._members or not self._hearsay.look(rumour.by):
+            return []
+        member.looked.add(rumour.by)
+        return self._probe_peer(rumour.peer, now)
+
+    def _probe_of(self, peer: str) -> int:
+        """The number of the probe of it that is under way; 0 when there is none."""
+        return next((n for n, probe in self._probes.items() if probe.peer == peer), 0)
 
     def _refute(self, rumour: Rumour) -> list[Effect]:
         if rumour.state == "alive":
@@ -330,44 +355,32 @@ class Membership:
         if rumour.incarnation >= self._incarnation:  # or it is of an earlier life of ours
             self._incarnation = min(rumour.incarnation + 1, INCARNATION_MAX)
             self._feel(1)  # somebody could not hear us
-        self._news[self._me] = (Rumour(self._me, "alive", self._incarnation, self._me), 0)
+        self._news.put(Rumour(self._me, "alive", self._incarnation, self._me))
         return []
 
     def _deadline(self, peer: str, member: _Member) -> SetTimer:
-        """When a suspect is dead: between the longest wait and the least, by who else suspects."""
-        least_s = SUSPICION * max(1.0, math.log10(len(self._members) + 1)) * PROBE_S
-        most_s = SUSPICION_MAX * least_s
-        others = len(member.by) - 1
-        wait_s = most_s - (most_s - least_s) * math.log(others + 1) / math.log(CONFIRMED + 1)
-        key = ("suspect", peer, member.incarnation)
-        return SetTimer(key, member.since_s + max(least_s, wait_s))
+        """When a suspect is dead."""
+        wait_s = PROBE_S * wait_periods(len(member.by) - 1, len(self._members))
+        return SetTimer(("suspect", peer, member.incarnation), member.since_s + wait_s)
 
     def _time_is_up(self, peer: str, incarnation: int, now: float) -> list[Effect]:
         member = self._members.get(peer)
         if member is None or member.state != "suspect" or member.incarnation != incarnation:
             return []
-        return self._heard(Rumour(peer, "dead", incarnation, self._me), now)
+        if member.found:
+            return self._heard(Rumour(peer, "dead", incarnation, self._me), now)
+        member.since_s = now  # nobody dies of hearsay, nor of our being cut off: look again
+        probing = [] if self._probe_of(peer) else self._probe_peer(peer, now)
+        return [self._deadline(peer, member), *probing]
 
     def _gossip(self, peer: str) -> tuple[Rumour, ...]:
         """The rumours told least so far. A suspect is always told of its suspicion first."""
-        often = RETOLD * math.ceil(math.log10(len(self._members) + 1) + 1e-9)
         about = self._members.get(peer)
         found: list[Rumour] = []
         if about is not None and about.state != "alive":
             found.append(Rumour(peer, about.state, about.incarnation, self._me))
-        for name, (rumour, told) in sorted(
-            self._news.items(), key=lambda item: (item[1][1], item[0])
-        ):
-            if len(found) == NEWS_MAX:
-                break
-            if name == peer:
-                continue
-            found.append(rumour)
-            if told + 1 >= often:
-                del self._news[name]
-            else:
-                self._news[name] = (rumour, told + 1)
-        return tuple(found)
+        most = NEWS_MAX - len(found)
+        return (*found, *self._news.take(most, members=len(self._members), but=peer))
 
     def _number(self) -> int:
         self._numbers += 1

@@ -2,110 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sim.segment_world import World, least_wait_s, names
 
-from potluck.swarm.machine import Fired, SetTimer, StopTimer
-from potluck.swarm.membership import (
-    HEALTH_MAX,
-    PROBE_S,
-    SUSPICION,
-    SUSPICION_MAX,
-    Membership,
-)
-from potluck.swarm.membership_events import (
-    Effect,
-    Event,
-    Known,
-    Received,
-    Send,
-    Tell,
-    Unreached,
-)
+from potluck.swarm.hearsay import SUSPICION_MAX
+from potluck.swarm.machine import StopTimer
+from potluck.swarm.membership import HEALTH_MAX, PROBE_S, Membership
+from potluck.swarm.membership_events import Known, Received, Send, Tell, Unreached
 from potluck.swarm.rumour import NEWS_MAX, Ack, Message, Nack, Ping, PingReq, Rumour
-
-
-@dataclass
-class World:
-    """Machines, a heap for a clock, and roads between them."""
-
-    seed: int
-    loss: float = 0.0
-    delay_s: Callable[[str, str], float] = lambda a, b: 0.05
-    now: float = 0.0
-    machines: dict[str, Membership] = field(default_factory=dict)
-    dead: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)  # the road says at once that it is not there
-    cut: set[tuple[str, str]] = field(default_factory=set)  # roads, as both ends see them
-    told: list[tuple[float, str, str, str]] = field(default_factory=list)  # when, who, of whom
-    sent: int = 0
-
-    def __post_init__(self) -> None:
-        self.dice = Random(self.seed)
-        self._heap: list[tuple[float, int, str, Event]] = []
-        self._timers: dict[tuple[str, object], int] = {}
-        self._count = 0
-
-    def begin(self, names: list[str]) -> World:
-        for name in names:
-            self.machines[name] = Membership(name, self.dice.shuffle)
-        for name, machine in self.machines.items():
-            self._perform(name, machine.handle(Known(tuple(names)), self.now))
-            self._perform(name, machine.start(self.now + self.dice.uniform(0, PROBE_S)))
-        return self
-
-    def hand(self, name: str, event: Event) -> None:
-        self._perform(name, self.machines[name].handle(event, self.now))
-
-    def run(self, until_s: float) -> None:
-        while self._heap and self._heap[0][0] <= until_s:
-            self.now, number, name, event = heapq.heappop(self._heap)
-            if isinstance(event, Fired) and self._timers.get((name, event.key)) != number:
-                continue  # it was moved, or stopped
-            if name not in self.dead:
-                self.hand(name, event)
-        self.now = until_s
-
-    def _push(self, at_s: float, name: str, event: Event) -> int:
-        self._count += 1
-        heapq.heappush(self._heap, (at_s, self._count, name, event))
-        return self._count
-
-    def _perform(self, name: str, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case SetTimer(key, at_s):
-                    self._timers[(name, key)] = self._push(at_s, name, Fired(key))
-                case StopTimer(key):
-                    self._timers.pop((name, key), None)
-                case Send(peer, message):
-                    self.sent += 1
-                    gone = peer in self.refused
-                    if gone or (name, peer) in self.cut or (peer, name) in self.cut:
-                        self._push(self.now + self.delay_s(name, peer), name, Unreached(peer))
-                    elif self.dice.random() >= self.loss:
-                        delay_s = self.delay_s(name, peer)
-                        self._push(self.now + delay_s, peer, Received(name, message))
-                case Tell(peer, state):
-                    self.told.append((self.now, name, peer, state))
-
-    def said(self, state: str) -> list[tuple[float, str, str, str]]:
-        return [one for one in self.told if one[3] == state]
-
-
-def names(count: int) -> list[str]:
-    return [f"p{number:02}" for number in range(count)]
-
-
-def least_wait_s(count: int) -> float:
-    import math
-
-    return SUSPICION * max(1.0, math.log10(count)) * PROBE_S
 
 
 def test_nobody_is_suspected_while_all_answer() -> None:
@@ -157,32 +64,6 @@ def test_a_slow_peer_doubts_itself_before_it_buries_others() -> None:
     assert world.said("dead") == []
 
 
-def test_a_liar_kills_nobody_who_is_heard() -> None:
-    world = World(6).begin(names(20))
-    liar, victim = "p01", "p02"
-    for second in range(0, 600, 2):
-        world.run(float(second))
-        for name in names(20):
-            if name != liar:
-                lie = Rumour(victim, "dead", second // 2 + 5, liar)
-                world.hand(name, Received(liar, Ping(10**6 + second, (lie,))))
-    assert world.said("dead") == []
-    world.run(1200)
-    assert all(
-        world.machines[name].state(victim) == "alive" for name in names(20)[2:] if name != victim
-    )
-
-
-def test_made_up_names_do_not_hurry_a_death() -> None:
-    world = World(7).begin(names(5))
-    world.dead.add("p04")
-    for number in range(50):
-        lie = Rumour("p04", "suspect", 0, f"nobody{number}")
-        world.hand("p00", Received("p01", Ping(number, (lie,))))
-    world.run(least_wait_s(5) - 1)
-    assert world.machines["p00"].state("p04") == "suspect"
-
-
 def test_who_comes_back_is_alive_again() -> None:
     world = World(8).begin(names(8))
     world.run(20)
@@ -232,21 +113,67 @@ def test_a_connection_that_ends_is_no_death_while_others_hear_the_peer() -> None
     assert world.said("suspect") == [] and world.machines["p00"].missed() == frozenset()
 
 
-def test_nobody_speaks_for_another_to_raise_the_dead() -> None:
-    world = World(11).begin(names(8))
-    world.dead.add("p03")
+def test_of_two_one_is_missed_when_the_road_says_so_and_a_probe_fails() -> None:
+    """Nobody is left to be asked; its process is gone, and dials are refused."""
+    world = World(1).begin(names(2))
+    world.run(60)
+    world.dead.add("p01")
+    world.refused.add("p01")
+    world.hand("p00", Unreached("p01"))
+    assert world.missed() == {frozenset()}, "a connection may end without a death"
+    world.run(60.2)
+    assert world.missed() == {frozenset({"p01"})}
+
+
+def test_of_two_one_whose_connection_was_reaped_is_not_missed() -> None:
+    world = World(1).begin(names(2))
+    world.run(60)
+    world.hand("p00", Unreached("p01"))
     world.run(600)
-    lie = Rumour("p03", "alive", 99, "p01")
-    world.hand("p00", Received("p01", Ping(1, (lie,))))
-    assert world.machines["p00"].state("p03") == "dead"
+    assert world.missed() == {frozenset()} and world.said("suspect") == []
 
 
-def test_a_word_of_others_alone_has_nobody_missed() -> None:
-    machine = Membership("me", Random(1).shuffle)
-    machine.handle(Known(("me", "a", "b", "c")), 0.0)
-    for liar in ("a", "b"):
-        machine.handle(Received(liar, Ping(1, (Rumour("c", "dead", 0, liar),))), 0.0)
-    assert machine.state("c") == "suspect" and machine.missed() == frozenset()
+def test_of_two_one_that_is_only_silent_is_suspected_and_not_missed() -> None:
+    """A lost probe looks the same, and nobody else can be asked; its record expires in time."""
+    world = World(1).begin(names(2))
+    world.run(60)
+    world.dead.add("p01")
+    world.run(1200)
+    assert world.machines["p00"].state("p01") == "suspect"
+    assert world.missed() == {frozenset()} and not world.machines["p00"].hears()
+
+
+def test_of_two_one_that_is_silent_on_a_connection_until_it_ends_is_missed() -> None:
+    world = World(1).begin(names(2))
+    world.run(60)
+    world.dead.add("p01")
+    world.hand("p00", Unreached("p01"))
+    world.run(60 + PROBE_S)
+    assert world.missed() == {frozenset({"p01"})}
+
+
+def test_who_is_cut_off_misses_nobody_at_any_time() -> None:
+    for seed in range(5):
+        world = World(seed).begin(names(8))
+        world.run(60)
+        world.dark.add("p00")
+        for second in range(600):
+            world.run(60.0 + second)
+            assert world.machines["p00"].missed() == frozenset()
+        others = {world.machines[name].missed() for name in names(8)[1:]}
+        assert others == {frozenset({"p00"})}, "the others miss it, and can tell"
+        assert {peer for _, _, peer, _ in world.said("dead")} == {"p00"}
+
+
+def test_who_was_cut_off_is_found_again_by_all() -> None:
+    world = World(2).begin(names(8))
+    world.run(60)
+    world.dark.add("p00")
+    world.run(200)
+    world.dark.clear()
+    world.run(500)
+    assert world.missed() == {frozenset()}
+    assert all(one.hears() for one in world.machines.values())
 
 
 def test_who_is_asked_for_a_stranger_says_that_it_hears_the_asker() -> None:

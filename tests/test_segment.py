@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -36,18 +37,41 @@ from potluck.swarm.rumour import (
 )
 
 
+@dataclass
+class Mux:
+    peer: str
+    silent_ticks: int = 0
+
+
+@dataclass(eq=False)
+class Road:
+    """A connection, as far as a segment looks at it."""
+
+    mux: Mux
+    remote: tuple[str, int] = ("10.0.0.9", 4001)
+    local_host: str = "10.0.0.1"
+    over: trio.Event = field(default_factory=trio.Event)
+
+
 class Host(MemoryHost):
-    """A host that keeps no connections: what a dial says is all that there is."""
+    """A host that keeps the connections that it is given: else what a dial says is all there is."""
 
     def __init__(self, net: MemoryNet, peer_id: str) -> None:
         super().__init__(net, peer_id)
-        self.came: list[object] = []
+        self.came: list[Callable[[Road], None]] = []
+        self.roads: list[Road] = []
 
-    def connections(self) -> list[object]:
-        return []
+    def comes(self, peer: str, **facts: Any) -> Road:
+        self.roads.append(road := Road(Mux(peer), **facts))
+        for tell in self.came:
+            tell(road)
+        return road
+
+    def connections(self) -> list[Road]:
+        return self.roads
 
     def connected(self) -> tuple[str, ...]:
-        return ()
+        return tuple(road.mux.peer for road in self.roads if not road.over.is_set())
 
     def claims(self, peer: str) -> None:
         return None
@@ -135,17 +159,66 @@ async def test_a_killed_peer_is_out_of_the_view_of_others_within_two_rounds(
         assert all(peer.segment.missed == {gone.key.peer_id} for peer in peers)
 
 
-async def test_who_misses_everybody_is_cut_off_itself_and_leaves_out_nobody(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("count", [2, 3, 6])
+async def test_who_hears_nobody_is_cut_off_itself_and_leaves_out_nobody(
+    autojump_clock: MockClock, count: int
 ) -> None:
     """Else a node whose network is down for a moment would move into a hole that is none."""
-    async with segment_of(6) as (peers, _):
+    async with segment_of(count) as (peers, _):
         alone, *others = peers
         for peer in others:
             await peer.host.die()
+        for _ in range(240):
+            await trio.sleep(0.5)
+            assert await names(alone) == {peer.key.peer_id for peer in peers}
+
+
+async def test_of_two_who_is_killed_is_left_out_once_anybody_else_is_heard(
+    autojump_clock: MockClock,
+) -> None:
+    """A client that reads on is enough; one on our own machine is not: it would be heard though
+    our network is down."""
+    async with segment_of(2) as (peers, _):
+        one, gone = peers
+        here = one.host.comes("here", remote=("10.0.0.1", 999))
+        client = one.host.comes("client")
+        client.mux.silent_ticks = 1000
+        road = one.host.comes(gone.key.peer_id)
+        await gone.host.die()
+        road.over.set()
+        await trio.sleep(1)
+        assert one.segment.missed == {gone.key.peer_id}
+        await trio.sleep(10)
+        assert here.mux.silent_ticks == 0
+        assert all(await seen(gone, [one]))
+        client.mux.silent_ticks = 0
+        assert not any(await seen(gone, [one]))
+
+
+async def test_of_two_who_only_lost_a_connection_is_missed_by_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async with segment_of(2) as (peers, _):
+        one, other = peers
+        one.host.comes("client")
+        one.host.comes(other.key.peer_id).over.set()
         await trio.sleep(60)
-        assert alone.segment.missed == {peer.key.peer_id for peer in others}
-        assert await names(alone) == {peer.key.peer_id for peer in peers}
+        assert one.segment.missed == frozenset() and all(await seen(other, [one]))
+
+
+async def test_who_loses_a_connection_by_a_death_tells_all_others_within_seconds(
+    autojump_clock: MockClock,
+) -> None:
+    """One of seven is connected to it: so much is certain in life, where all probe each other."""
+    async with segment_of(8) as (peers, _):
+        gone = peers.pop()
+        road = peers[0].host.comes(gone.key.peer_id)
+        await gone.host.die()
+        road.over.set()
+        with trio.fail_after(10):
+            while any(await seen(gone, peers)):  # noqa: ASYNC110  # virtual time
+                await trio.sleep(0.1)
+        assert all(peer.segment.missed == {gone.key.peer_id} for peer in peers)
 
 
 async def test_a_fresher_record_brings_a_peer_back(autojump_clock: MockClock) -> None:

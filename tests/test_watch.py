@@ -192,9 +192,9 @@ async def test_a_doubted_peer_has_to_give_a_sign_of_life_soon() -> None:
         await bob.identified(alice.peer_id)
         mux = bob.connections(alice.peer_id)[0].mux
         mux.doubt()
-        assert mux._silent_ticks == limits.dead_after_ticks - limits.doubted_ticks
+        assert mux.silent_ticks == limits.dead_after_ticks - limits.doubted_ticks
         with trio.fail_after(10):
-            while mux._silent_ticks:  # noqa: ASYNC110  # its answer has no event
+            while mux.silent_ticks:  # noqa: ASYNC110  # its answer has no event
                 await trio.sleep(0.005)
         assert mux.failure is None
         mux.doubt()

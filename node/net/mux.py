@@ -87,7 +87,7 @@ class Mux:
         self._acked = trio.lowlevel.ParkingLot()
         self._pump_idle = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
-        self._silent_ticks = 0
+        self.silent_ticks = 0  # whole ones since the last sign of life, or more
         self._ping_sent_at: float | None = None
         self._pings = 0
 
@@ -137,11 +137,11 @@ class Mux:
         Counted in ticks, not by the clock: after a second in which this process stood still, the
         peer's bytes may be here, only not read yet.
         """
-        self._silent_ticks += 1
-        if self._silent_ticks > self._config.dead_after_ticks:
+        self.silent_ticks += 1
+        if self.silent_ticks > self._config.dead_after_ticks:
             self.fail(TransportError(f"no sign of life for {self._config.dead_after_ticks} s"))
             return
-        if self._silent_ticks == self._config.ping_after_ticks:
+        if self.silent_ticks == self._config.ping_after_ticks:
             self._ask_for_life()
         for stream in list(self.lingering):
             stream.linger_ticks += 1
@@ -155,7 +155,7 @@ class Mux:
         """The peer may have lost this connection: it has to give a sign of life soon."""
         if self.failure is None:
             at_least = self._config.dead_after_ticks - self._config.doubted_ticks
-            self._silent_ticks = max(self._silent_ticks, at_least)
+            self.silent_ticks = max(self.silent_ticks, at_least)
             self._ask_for_life()
             self.flush()
 
@@ -329,7 +329,7 @@ class Mux:
             self.fail(error)
 
     def _take(self, pieces: list[bytes]) -> None:
-        self._silent_ticks = 0
+        self.silent_ticks = 0
         for piece in pieces:
             for frame in self._frames.feed(piece):
                 self._handle(frame)
