@@ -1,0 +1,71 @@
+"""What neighbours in gossip say to each other, and under which topics evidence is told.
+
+Messages are not signed by who passes them on (StrictNoSign of libp2p's pubsub): each item in them
+is signed by who says it, and must hold whoever brings it; a second signature, by whoever was first
+to publish, would cost as much to check and prove nothing that is asked. So nobody is told who that
+was, and a message is its content: `id_of`, as js-libp2p names messages that are not signed.
+
+    /potluck/evidence/1                      contradictions: they concern everybody
+    /potluck/evidence/1/<model>/<segment>    accusations of work in these 8 blocks, and what came of
+                                             computing it again: who serves them can tell
+
+Source: github.com/libp2p/specs, pubsub/README.md, gossipsub-v1.0 to v1.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from ..crypto.digest import DIGEST_BYTES
+from .blocks import BlockRange
+from .testimony import ITEM_BYTES_MAX
+
+PROTOCOL: Final = "/meshsub/1.2.0"
+SEGMENT_BLOCKS: Final = 8  # algorithms.md 3.5
+EVIDENCE: Final = "/potluck/evidence/1"
+TOPIC_CHARS_MAX: Final = 128
+MESSAGE_BYTES_MAX: Final = ITEM_BYTES_MAX + 64
+ID_BYTES: Final = DIGEST_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    topic: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """All that may stand in what one neighbour says at once; ids are those of messages."""
+
+    subscriptions: tuple[tuple[str, bool], ...] = ()
+    messages: tuple[Message, ...] = ()
+    ihave: tuple[tuple[str, tuple[bytes, ...]], ...] = ()  # in this topic there are these
+    iwant: tuple[bytes, ...] = ()
+    graft: tuple[str, ...] = ()  # send me all of this topic, as I do you
+    prune: tuple[tuple[str, int], ...] = ()  # no more; and ask again after so many seconds
+    idontwant: tuple[bytes, ...] = ()
+
+
+def id_of(data: bytes) -> bytes:
+    return sha256(data).digest()
+
+
+def topic_of(model: str, block: int) -> str:
+    """Where work of this block is told of; `model` is a digest in hex."""
+    return f"{EVIDENCE}/{model}/{block // SEGMENT_BLOCKS}"
+
+
+def topics_of(model: str, blocks: BlockRange) -> frozenset[str]:
+    """What a peer that serves these blocks has to hear."""
+    first, last = blocks.start // SEGMENT_BLOCKS, (blocks.stop - 1) // SEGMENT_BLOCKS
+    return frozenset(
+        topic_of(model, segment * SEGMENT_BLOCKS) for segment in range(first, last + 1)
+    )
+
+
+def is_ours(topic: str) -> bool:
+    """Whether it is worth remembering who has subscribed to it."""
+    return topic == EVIDENCE or topic.startswith(f"{EVIDENCE}/")
