@@ -218,6 +218,6 @@ async def _try_out(
             await trio.sleep_until(began_s + NEIGHBOURS_S)
             nursery.cancel_scope.cancel()
         nat.publish()
-        member = Member(host, directory, nat)
+        member = Member(host, directory, nat, key)
         facts = network_facts(member, skew)
     return {**facts, "neighbours": sorted({*facts["neighbours"], *neighbours})}, knocks

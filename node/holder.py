@@ -290,7 +290,9 @@ class Holder:
 
     async def _load(self, blocks: BlockRange) -> Serving:
         """Serve these blocks too. Raises UserError."""
-        serving: Serving = await self._nursery.start(serve_blocks, self.model, blocks)
+        serving: Serving = await self._nursery.start(
+            serve_blocks, self.model, blocks, self._member.key
+        )
         if self._is("leaving"):
             serving.over.set()
             raise PotluckError("the node leaves")

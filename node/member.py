@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
-from ..dht.kad import open_directory
+from ..dht.kad import KadDirectory, open_directory
 from ..dht.known import Known, to_join
 from ..dht.shelf import SHELF_BYTES_MAX
 from ..errors import RemoteError, TransportError, UserError
@@ -28,8 +28,9 @@ class Member:
     """What the services of a process share."""
 
     host: Host
-    directory: Directory
+    directory: KadDirectory
     nat: Nat
+    key: IdentityKey
 
 
 @asynccontextmanager
@@ -71,7 +72,7 @@ async def open_member(
                 host.nursery.start_soon(
                     tell_and_listen, key.peer_id, crossing.near_addresses, _meet(directory)
                 )
-        yield Member(host, directory, crossing)
+        yield Member(host, directory, crossing, key)
 
 
 async def _join(

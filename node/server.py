@@ -19,15 +19,17 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import trio
 
+from ..crypto.keys import IdentityKey
 from ..errors import PotluckError, Refused, RemoteError, TransportError
 from ..swarm.admission import RETRY_LATEST_S, Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
+from ..swarm.receipt import Notary
 from ..swarm.wire import (
     Busy,
     Fault,
@@ -37,58 +39,21 @@ from ..swarm.wire import (
     Opened,
     Output,
     Renew,
+    Sign,
     Step,
     Truncate,
 )
+from .engine import DTYPE_BYTES, Device, Engine
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
+from .signing import Notaries, check_room, note, signed
 
 log = get_logger()
 
 OPEN_S = 10.0  # for the first frame; a good client sends it with the stream's opening
 ANSWER_S = 30.0  # for a client to take one answer: 8 MiB over 2 Mbit/s
-AHEAD_MAX = 4  # frames read while a step waits: ours have three on the way (swarm/session.py)
-DTYPE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
-
-
-class Engine(Protocol):
-    """What computes: blocks on a device. Every call may block; it runs on the worker's thread."""
-
-    blocks: BlockRange
-    width: int
-    context: int  # positions that a session may have
-    numerics: str
-
-    def open_cache(self, blocks: BlockRange, tokens: int) -> Any: ...
-
-    def close_cache(self, cache: Any) -> None: ...
-
-    def truncate(self, cache: Any, at: int) -> None: ...
-
-
-class Device(Protocol):
-    """The one thread that touches the device."""
-
-    @property
-    def waiting(self) -> int: ...
-
-    async def run(self, function: Any, *args: Any) -> Any: ...
-
-    def post(self, function: Any, *args: Any) -> None:
-        """Have it run before whatever is handed over later."""
-
-    async def step(
-        self,
-        cache: Any,
-        peer: str,
-        payload: memoryview,
-        step: Step,
-        dtype: str,
-        *,
-        within_s: float,
-    ) -> tuple[memoryview, float]:
-        """The answer's payload, and the seconds it took. RemoteError when the input is rubbish."""
+AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
 
 
 @dataclass(slots=True)
@@ -99,6 +64,7 @@ class _Session:
     tokens: int
     dtype: str
     payload_bytes_max: int
+    notary: Notary | None = None  # where receipts were asked for
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
     length: int = 0
@@ -108,11 +74,20 @@ class _Session:
 class Server:
     """The handler of session streams."""
 
-    def __init__(self, engine: Engine, device: Device, admission: Admission, model: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        device: Device,
+        admission: Admission,
+        model: str,
+        key: IdentityKey,
+    ) -> None:
+        """key: by which receipts are signed."""
         self._engine = engine
         self._device = device
         self._admission = admission
         self._model = model
+        self._notaries = Notaries(key)
         self._live: dict[object, _Session] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
@@ -208,6 +183,9 @@ class Server:
             undone.callback(self._device.post, self._engine.close_cache, cache)
             session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
             opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
+            if asked.receipts:
+                session.notary = self._notaries.open(asked, opened)
+                opened = replace(opened, opening=session.notary.opening)
             await self._answer(session, opened)
             undone.pop_all()
         return session
@@ -245,6 +223,10 @@ class Server:
                     raise RemoteError(f"truncating to {at} of {session.length}")
                 await self._device.run(self._engine.truncate, session.cache, at)
                 session.length = at
+                if session.notary is not None:
+                    session.notary.truncate(at)
+            case Sign(), _:
+                await self._answer(session, await signed(session.notary))
             case Renew(), _:
                 pass
             case other, _:
@@ -261,6 +243,8 @@ class Server:
                 f"a step at {step.at}..{step.at + tokens} of a session that holds "
                 f"{session.length} of {session.tokens}"
             )
+        if session.notary is not None:
+            check_room(session.notary)
         waiting = self._device.waiting
         began = trio.current_time()
         try:
@@ -281,6 +265,8 @@ class Server:
         await self._answer(
             session, Output(step.at, tokens, step.rows, compute_s, queue_s, waiting), answer
         )
+        if session.notary is not None:
+            await note(session.notary, step.at, payload, answer)
         return True
 
     async def _compute(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from .. import __version__
+from ..crypto.keys import IdentityKey
 from ..dht.record import Announcement, State
 from ..swarm.admission import Admission, AdmissionConfig
 from ..swarm.blocks import BlockRange, parse_blocks
@@ -97,7 +98,9 @@ def open_model(config: NodeConfig) -> Model:
 class Serving:
     """A stage that is loaded. `over` is set by whoever has drained its server."""
 
-    def __init__(self, model: Model, stage: Opened, worker: Worker, ended: trio.Event) -> None:
+    def __init__(
+        self, model: Model, stage: Opened, worker: Worker, key: IdentityKey, ended: trio.Event
+    ) -> None:
         self._model = model
         self.stage = stage
         self.blocks = stage.engine.blocks
@@ -108,7 +111,7 @@ class Serving:
         self.admission = Admission(
             AdmissionConfig(stage.cache_tokens, stage.page_tokens, stage.session_tokens_max)
         )
-        self.server = Server(stage.engine, worker, self.admission, model.digest)
+        self.server = Server(stage.engine, worker, self.admission, model.digest, key)
         self._asked = Asked(time.monotonic())
 
     def announcement(self, state: State, addresses: tuple[str, ...]) -> Announcement:
@@ -184,20 +187,25 @@ async def measure(model: Model, blocks: BlockRange) -> float:
 async def serve_blocks(
     model: Model,
     blocks: BlockRange,
+    key: IdentityKey,
     *,
     task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Load these blocks and serve them until it is over. Raises UserError."""
+    """Load these blocks and serve them until it is over; key: for receipts. Raises UserError."""
     ended = trio.Event()
     try:
-        await _serve(model, blocks, ended, task_status)
+        await _serve(model, blocks, key, ended, task_status)
     finally:
         give_back()
         ended.set()
 
 
 async def _serve(
-    model: Model, blocks: BlockRange, ended: trio.Event, task_status: TaskStatus[Serving]
+    model: Model,
+    blocks: BlockRange,
+    key: IdentityKey,
+    ended: trio.Event,
+    task_status: TaskStatus[Serving],
 ) -> None:
     """Once this has returned nobody holds the stage any more."""
     async with open_worker(threads=model.threads or None, queued_max=STEPS_QUEUED_MAX) as worker:
@@ -209,7 +217,7 @@ async def _serve(
             why=stage.why,
             tokens=stage.cache_tokens,
         )
-        serving = Serving(model, stage, worker, ended)
+        serving = Serving(model, stage, worker, key, ended)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_small, worker, stage.pool)
             task_status.started(serving)

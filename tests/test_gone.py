@@ -7,6 +7,7 @@ import trio.testing
 from sim.adding_engine import WIDTH, AddingEngine, InstantDevice
 from sim.memory_host import MemoryNet
 
+from potluck.crypto.keys import IdentityKey
 from potluck.node.frames import FrameStream
 from potluck.node.server import Server
 from potluck.swarm.admission import Admission, AdmissionConfig
@@ -25,7 +26,7 @@ async def test_who_sends_all_its_session_may_hold_and_leaves_is_noticed_while_it
     node, client = net.host("node"), net.host("client")
     device = InstantDevice(AddingEngine(BlockRange(0, 6), "adding"), step_s=10.0)
     admission = Admission(AdmissionConfig(1000))
-    server = Server(device.engine, device, admission, MODEL)
+    server = Server(device.engine, device, admission, MODEL, IdentityKey.generate())
     node.handle(PROTOCOL, server.serve)
     frames = FrameStream(await client.open_stream("node", PROTOCOL))
     await frames.send(Open(bytes(16), MODEL, 0, 6, TOKENS, "f32"))

@@ -63,7 +63,7 @@ async def holder_of(
     config = NodeConfig(
         home=home, model="demo", blocks=blocks, threads=1, drain_s=1.0, epoch_s=0.5, offline=True
     )
-    member = Member(host, MemoryDirectory(key, shelf), None)  # type: ignore[arg-type]
+    member = Member(host, MemoryDirectory(key, shelf), None, key)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         model = await trio.to_thread.run_sync(open_model, config)
         holder = Holder(config, member, model, nursery, Random(1))

@@ -290,7 +290,7 @@ async def lying_holder(
     config = NodeConfig(home=home, model="demo", blocks="0:2", threads=1, offline=True)
     async with trio.open_nursery() as nursery:
         host: MemoryHost = MemoryNet(nursery).host(key.peer_id)
-        member = Member(host, MemoryDirectory(key, shelf), None)  # type: ignore[arg-type]
+        member = Member(host, MemoryDirectory(key, shelf), None, key)  # type: ignore[arg-type]
         model = await trio.to_thread.run_sync(open_model, config)
         holder = LyingHolder(config, member, model, nursery, Random(1))
         await holder.take()

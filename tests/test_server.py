@@ -23,7 +23,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from potluck.errors import RemoteError, TransportError
 from potluck.node.frames import FrameStream
 from potluck.node.server import OPEN_S
-from potluck.swarm.wire import PROTOCOL, Busy, Fault, Opened, Output, Step, Truncate
+from potluck.swarm.wire import (
+    PROTOCOL,
+    Busy,
+    Fault,
+    Opened,
+    Output,
+    Sign,
+    Step,
+    Truncate,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +70,7 @@ async def test_a_bad_opening_is_answered_with_its_fault_and_closed(
         (Step(0, (33,), 1), rows(1, 33)),  # beyond what was reserved
         (Step(0, (2,), 1), rows(1)),  # a payload too short
         (Truncate(1), b""),
+        (Sign(), b""),  # in a session that did not ask for receipts
         (opening(), b""),
     ],
 )

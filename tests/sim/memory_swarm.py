@@ -65,7 +65,7 @@ class World:
         engine = AddingEngine(BlockRange(start, stop), numerics)
         device = InstantDevice(engine, step_s)
         admission = Admission(AdmissionConfig(cache_tokens))
-        server = Server(engine, device, admission, MODEL)
+        server = Server(engine, device, admission, MODEL, key)
         host.handle(PROTOCOL, server.serve)
         await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host, numerics))
         self.nodes.append(Node(key, host, server, engine, admission, device))
