@@ -35,7 +35,7 @@ from .gossip_events import (
 from .machine import Fired, SetTimer
 from .mesh import BACKOFF_S, Meshes
 from .neighbour import TOPICS_MAX, Neighbour, neighbour
-from .recent import Recent, Verdict
+from .recent import WINDOW, Recent, Verdict
 from .score import GOSSIP, PUBLISH, Scores
 from .topics import MESSAGE_BYTES_MAX, Message, Rpc, id_of
 
@@ -298,15 +298,14 @@ class Gossip:
         return effects + [Shun(peer) for peer in self._neighbours if self.shunned(peer, now)]
 
     def _tell(self, topic: str, now: float) -> list[Effect]:
-        """Some of those outside the mesh hear what there is."""
+        """Some of those outside the mesh hear what there is, and who has just come into it."""
         ids = self._recent.window(topic)[-IDS_MAX:]
         if not ids:
             return []
-        fit = [
-            peer
-            for peer in self.subscribed(topic)
-            if peer not in self._meshes.of(topic) and self._scores.of(peer, now) >= GOSSIP
-        ]
-        self._shuffle(fit)
-        count = max(D_LAZY, round(LAZY_SHARE * len(fit)))
-        return [Say(peer, Rpc(ihave=((topic, tuple(ids)),))) for peer in fit[:count]]
+        mesh = self._meshes.of(topic)
+        outside = [peer for peer in self.subscribed(topic) if peer not in mesh]
+        self._shuffle(outside)
+        fit = [peer for peer in outside if self._scores.of(peer, now) >= GOSSIP]
+        new = [peer for peer, since_s in mesh.items() if now - since_s < WINDOW * BEAT_S]
+        told = fit[: max(D_LAZY, round(LAZY_SHARE * len(fit)))]
+        return [Say(peer, Rpc(ihave=((topic, tuple(ids)),))) for peer in [*new, *told]]

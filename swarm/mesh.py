@@ -22,7 +22,7 @@ BACKOFF_MOST_S: Final = 600  # whatever a neighbour says
 BACKOFFS_MAX: Final = 1024
 RUDE: Final = 1.0  # a nuisance (score.py): to ask before its time
 
-Peers = dict[str, None]  # in the order they came
+Peers = dict[str, float]  # since when; in the order they came
 
 
 class Meshes:
@@ -76,7 +76,7 @@ class Meshes:
                 self._scores.nuisance(peer, RUDE, now)
             elif self._scores.of(peer, now) >= 0 and self._may_join(one, mesh):
                 one.topics.add(topic)
-                mesh[peer] = None
+                mesh[peer] = now
                 continue
             self._back_off(peer, topic, BACKOFF_S, now)
             refused.append((topic, BACKOFF_S))
@@ -119,7 +119,7 @@ class Meshes:
         ranked = ((peer, (self._neighbours[peer].where,)) for peer in [*mesh, *fit])
         wanted = len(mesh) + min(count, len(fit))
         chosen = [peer for peer in diverse(ranked, wanted) if peer not in mesh][:count]
-        mesh |= dict.fromkeys(chosen)
+        mesh |= dict.fromkeys(chosen, now)
         return chosen
 
     def _best(self, peers: list[str], now: float) -> list[str]:

@@ -36,6 +36,15 @@ def test_all_hear_what_one_says_and_judge_it_once() -> None:
         assert one.judged == ([] if name == "a" else [b"news"])
 
 
+def test_who_comes_into_a_mesh_hears_of_what_was_said_just_before() -> None:
+    one = joined(ear(), *"ab")
+    one.told("b", b"news")
+    one.said.clear()
+    one.beat(1)
+    told = one.to("a")
+    assert told.graft == (NEWS,) and told.ihave == ((NEWS, (id_of(b"news"),)),)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_who_hears_it_from_no_mesh_asks_for_it(seed: int) -> None:
     """A third says nothing at all; the others hear of what they missed at the heartbeats."""
