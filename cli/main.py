@@ -16,6 +16,7 @@ from .. import __version__
 from .api import api
 from .bench import bench
 from .bootstrap import bootstrap
+from .calibrate import calibrate
 from .chat import chat, generate
 from .demo import demo
 from .doctor import doctor
@@ -83,6 +84,7 @@ app.command()(demo)
 app.add_typer(bench, name="bench")
 app.command()(simulate)
 app.command()(verify)
+app.command()(calibrate)
 
 
 def main(args: list[str] | None = None) -> int:

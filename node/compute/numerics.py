@@ -70,11 +70,11 @@ def measure(source: str, *, windows: int = 10) -> Found:
     """Every class that this machine has, on held-out text. Raises UserError."""
     checkpoint = open_checkpoint(source)
     ends = Ends.load(checkpoint)
-    ids = _held_out(checkpoint, windows * WINDOW)
+    ids = held_out(checkpoint, windows * WINDOW)
     blocks = checkpoint.spec.blocks
     runs = dict(_classes(checkpoint))
     first = next(iter(runs))
-    inputs = list(_inputs(runs[first], ends, ids, blocks))
+    inputs = list(inputs_of(runs[first], ends, ids, blocks))
     updates = {name: _updates(run, inputs, blocks) for name, run in runs.items()}
     logits = {name: _logits(run, ends, ids, blocks) for name, run in runs.items()}
     found = []
@@ -99,7 +99,7 @@ def measure(source: str, *, windows: int = 10) -> Found:
     return Found(len(ids), tuple(found), told)
 
 
-def _held_out(checkpoint: Checkpoint, tokens: int) -> list[int]:
+def held_out(checkpoint: Checkpoint, tokens: int) -> list[int]:
     """So many tokens of prose that the shipped model was not trained on."""
     text = Text.load(checkpoint)
     ids: list[int] = []
@@ -151,7 +151,7 @@ def _of_native(stage: NativeStage) -> Run:
     return run
 
 
-def _inputs(run: Run, ends: Ends, ids: list[int], blocks: int) -> Iterator[list[Tensor]]:
+def inputs_of(run: Run, ends: Ends, ids: list[int], blocks: int) -> Iterator[list[Tensor]]:
     """For each window, what goes into each block."""
     for at in range(0, len(ids), WINDOW):
         hidden = [ends.embed(ids[at : at + WINDOW])]

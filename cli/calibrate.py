@@ -1,0 +1,88 @@
+"""Measure how far honest peers are apart, and keep what audits may go by."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Home, Json, Offline, note, print_json, say
+
+
+def calibrate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="demo, a folder, or a hub id (org/name)."),
+    ] = "demo",
+    windows: Annotated[int, typer.Option(min=1, help="Of 256 tokens of held-out text.")] = 8,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--quantization", help="none, int8 or nf4; may be repeated. Default: all."),
+    ] = None,
+    home: Home = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """How far apart honest peers of two classes of numbers may be, for audits of a model's work.
+
+    All that this machine can serve is measured: our kernels and torch, in each format of weights,
+    as a prompt, token by token, in odd steps, on one and two threads. The limits are kept in the
+    home, and come before those that are shipped (of the demo model, on CPUs).
+
+    \b
+    Examples:
+      potluck calibrate demo
+      potluck calibrate org/name --quantization int8 --windows 2
+    """
+    from dataclasses import asdict
+
+    from ..errors import UserError
+    from ..node.compute.calibration import FORMATS
+    from ..node.compute.calibration import calibrate as measure
+    from ..node.compute.checkpoint import open_checkpoint
+    from ..node.compute.numerics import WINDOW, held_out
+    from ..node.config import home_of
+    from ..node.library import find_model
+    from ..node.limits import Limit, save_limits
+
+    chosen = tuple(weights or FORMATS)
+    if unknown := set(chosen) - set(FORMATS):
+        raise UserError(f"no format {', '.join(sorted(unknown))}: there are {', '.join(FORMATS)}")
+    place = home_of(home)
+    source = find_model(model, place).source
+    checkpoint = open_checkpoint(source, offline=offline, home=place)
+    ids = held_out(checkpoint, windows * WINDOW)
+    found = measure(checkpoint, ids, formats=chosen, tell=note)
+    digest = checkpoint.digest()
+    limits = [
+        Limit(digest, one.one, one.other, _short(one.limit), one.audits, _short(one.most))
+        for one in found
+        if 0 < one.limit < 1  # beyond, nothing could be told apart; at 0 the rule needs no limit
+    ]
+    path = save_limits(place, limits)
+    if json:
+        print_json([asdict(one) for one in found])
+        return
+    from .tables import print_table
+
+    print_table(
+        ("SERVED", "AUDITED", "AUDITS>", "MEDIAN>", "MOST>", "WORST TOKEN>", "LIMIT>"),
+        [
+            (
+                one.one,
+                one.other,
+                str(one.audits),
+                f"{one.median:.1e}",
+                f"{one.most:.1e}",
+                f"{one.worst:.1e}",
+                f"{one.limit:.1e}" if one.limit else "equal bits",
+            )
+            for one in found
+        ],
+    )
+    say(f"kept in {path}")
+
+
+def _short(value: float) -> float:
+    """As much of it as was measured."""
+    return float(f"{value:.3g}")

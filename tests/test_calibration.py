@@ -1,0 +1,62 @@
+"""Calibration: our C is exact in every way of serving, torch is near, and limits tell the two."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from checkpoints import save_random
+
+from potluck.errors import UserError
+from potluck.node.compute.calibration import Spread, calibrate, odd_sizes, spans_of
+from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
+from potluck.node.compute.native.library import why_not
+from potluck.node.compute.numerics import WINDOW
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("small")
+    save_random(folder, "llama", num_hidden_layers=2, max_position_embeddings=WINDOW)
+    return open_checkpoint(str(folder))
+
+
+@pytest.fixture(scope="module")
+def spreads(small: Checkpoint) -> dict[tuple[str, str], Spread]:
+    """Of random weights, read on random tokens."""
+    dice = Random(1)
+    ids = [dice.randrange(3, small.spec.vocab) for _ in range(WINDOW + 5)]
+    found = calibrate(small, ids, formats=("int8",))
+    return {(one.one, one.other): one for one in found}
+
+
+@pytest.mark.skipif(why_not() is not None, reason="there is no C compiler here")
+def test_in_ours_every_way_of_serving_gives_equal_bits(
+    spreads: dict[tuple[str, str], Spread],
+) -> None:
+    for kind in ("int8 c1", "int8 c1 kv8"):
+        one = spreads[kind, kind]
+        assert one.audits > 100 and one.limit == one.worst == 0
+
+
+def test_torch_differs_from_itself_and_more_from_ours_but_little(
+    spreads: dict[tuple[str, str], Spread],
+) -> None:
+    itself = spreads["int8 torch fp32", "int8 torch fp32"]
+    assert 0 < itself.limit < 1e-3
+    for (one, other), spread in spreads.items():
+        assert spread.most <= spread.limit < 0.2, (one, other)
+        assert spread.median <= spread.most <= spread.worst
+
+
+def test_steps_cover_a_window_and_spans_stand_in_the_model() -> None:
+    assert sum(odd_sizes(256)) == 256
+    for blocks in (1, 2, 3, 8, 80):
+        spans = spans_of(blocks)
+        assert (0, blocks) in spans
+        assert all(0 <= start < stop <= blocks for start, stop in spans)
+
+
+def test_too_short_a_text_is_refused(small: Checkpoint) -> None:
+    with pytest.raises(UserError, match="reads"):
+        calibrate(small, range(WINDOW - 1))
