@@ -40,7 +40,6 @@ from .compute.choice import Opened, open_stage
 from .config import NodeConfig
 from .frames import FrameStream
 from .holder import Holder
-from .identity import load_or_create
 from .lies import LIE, Lie, parse_lie
 from .log import get_logger
 from .member import Member
@@ -79,7 +78,7 @@ class LyingHolder(Holder):
     def __init__(self, config: NodeConfig, member: Member, model: Model, *rest: Any, **named: Any):
         self.lie = parse_lie(os.environ[LIE])
         super().__init__(config, member, lying_model(model, self.lie), *rest, **named)
-        self._key = load_or_create(config.home)
+        self._key = member.key
 
     def choose(self, asked: Open) -> Server | None:
         server = super().choose(asked)
