@@ -86,6 +86,7 @@ class KadDirectory:
         self._neighbours = neighbours
         self._shelf = Shelf(key.peer_id, salt=salt, limits=Limits(bytes_max=shelf_bytes_max))
         self._checker = Checker()
+        self.contradicted = self._checker.contradicted  # called with two records, where seen
         self._reader = Reader(self._checker)
         self._chunks = Chunks(
             key.peer_id, neighbours, self._checker,

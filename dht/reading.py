@@ -6,22 +6,30 @@ order of the answers does not matter.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from ..errors import RemoteError
+from .keyspace import Slot
 from .message import HAVE_BYTES
 from .record import Record, Registry, Stale, check_record, check_times, newest
 
 CHECKED_MAX: Final = 4096  # records, about 8 MB; checking one costs 140 us, finding it 1 us
 
+Name = tuple[Slot, int, int]  # what an honest peer says one thing under
+
 
 class Checker:
-    """`check_record`, remembering which signatures it has found good; times are checked anew."""
+    """`check_record`, remembering which signatures it has found good; times are checked anew.
+
+    contradicted: told of two records of one slot, boot and seq that say different things.
+    """
 
     def __init__(self) -> None:
+        self.contradicted: list[Callable[[Record, Record], None]] = []
         self._good: OrderedDict[bytes, Record] = OrderedDict()
+        self._said: dict[Name, Record] = {}  # the first of each that is in `_good`
 
     def check(
         self, raw: bytes, place: bytes | None, now: float, *, peer: str | None = None
@@ -29,9 +37,8 @@ class Checker:
         """Raises RemoteError; Stale when only the time is wrong."""
         known = self._good.get(raw)
         if known is None:
-            known = self._good[raw] = check_record(raw, place, now, peer=peer)
-            if len(self._good) > CHECKED_MAX:
-                self._good.popitem(last=False)
+            known = check_record(raw, place, now, peer=peer)
+            self._remember(known)
             return known
         self._good.move_to_end(raw)
         if place not in (None, known.slot.place) or peer not in (None, known.slot.peer):
@@ -39,12 +46,27 @@ class Checker:
         check_times(known, now)
         return known
 
+    def _remember(self, record: Record) -> None:
+        self._good[record.raw] = record
+        if len(self._good) > CHECKED_MAX:
+            _, old = self._good.popitem(last=False)
+            if self._said.get(_name_of(old)) is old:
+                del self._said[_name_of(old)]
+        other = self._said.setdefault(_name_of(record), record)
+        if other.digest != record.digest:
+            for tell in self.contradicted:
+                tell(other, record)
+
     def place_of(self, raw: bytes, now: float) -> bytes | None:
         """Where a record belongs; None when its time is wrong. Raises RemoteError."""
         try:
             return self.check(raw, None, now).slot.place
         except Stale:
             return None
+
+
+def _name_of(record: Record) -> Name:
+    return record.slot, *record.order
 
 
 class Reading:

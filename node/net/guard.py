@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -107,6 +107,7 @@ class Gate:
     def __init__(self, limits: Limits, access: Access | None = None) -> None:
         self._limits = limits
         self.access = access or Access()
+        self.convicted: Callable[[str], bool] = lambda peer: False  # on evidence
         self._connections_max = min(limits.connections_max, _descriptors() // 2)
         self._connected: Counter[str] = Counter()
         self._shaking: Counter[str] = Counter()
@@ -163,9 +164,17 @@ class Gate:
 
         host: its IP address; None over a relay, or while none is chosen.
         """
+        if self.convicted(peer):
+            return "it is banned, on evidence"
         if self.is_banned(peer, now):
             return "it is banned for its faults"
         return self.access.refuses_peer(peer, host)
+
+    def welcomes(self, peer: str, now: float) -> bool:
+        """Whether this peer may stay, from some address."""
+        return (
+            not self.convicted(peer) and not self.is_banned(peer, now) and self.access.may_be(peer)
+        )
 
     def is_banned(self, peer: str, now: float) -> bool:
         until = self._banned.get(peer)

@@ -138,15 +138,18 @@ class Host:
         return connection.claims if connection else None
 
     def welcomes(self, peer: str) -> bool:
-        """Whether we have to do with this peer: it is not barred, by the owner or for faults."""
-        if self._gate.is_banned(peer, trio.current_time()):
-            return False
-        return self._gate.access.may_be(peer)
+        """Whether we have to do with this peer: no owner, evidence or fault of it bars it."""
+        return self._gate.welcomes(peer, trio.current_time())
 
     def admit(self, access: Access) -> list[Connection]:
         """Have to do with these alone from now on; the others are sent away, and returned."""
         self._gate.access = access
         return self._door.turn_out()
+
+    def shun(self, convicted: Callable[[str], bool]) -> None:
+        """Have nothing to do with these peers from now on; call it again when there are more."""
+        self._gate.convicted = convicted
+        self._door.turn_out()
 
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
         """Remember where a peer may be dialed; what cannot be dialed is passed over."""
