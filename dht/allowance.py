@@ -40,6 +40,18 @@ class Allowance:
         self.at_s = now
 
 
+class Intake:
+    """What is taken in unasked, of each peer and of all together: (a second, at once) of either."""
+
+    def __init__(self, each: tuple[float, float], together: tuple[float, float]) -> None:
+        self._each = Allowances(*each)
+        self._together = Allowances(*together)
+
+    def takes(self, peer: str, now: float) -> bool:
+        """Whether one more of this peer is taken in; what is too much of it costs nobody else."""
+        return self._each.of(peer, now).has(now) and self._together.of("", now).has(now)
+
+
 class Allowances:
     """One for each peer that has asked of late."""
 

@@ -29,6 +29,7 @@ from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL
 from .config import AUTO, RUNNING, NodeConfig
+from .crowd import Crowd
 from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .house import House, Room, configs_of
@@ -166,7 +167,7 @@ async def _serve(
         """What is open now: a leak shows here."""
         host = member.host
         open_ = {"streams": host.streams, "connections": len(host.connected())}
-        return {**house.counts(), **open_}
+        return {**house.counts(), **crowd.counts(), **open_}
 
     def tell() -> None:
         write_whole(config.home / RUNNING, json.dumps(_facts(ready, house)))
@@ -177,7 +178,9 @@ async def _serve(
         except UserError as error:  # a full disk shall end nobody's answer
             log.warning("not written down", why=str(error))
 
+    crowd = Crowd(member, random.SystemRandom())
     async with trio.open_nursery() as services:
+        services.start_soon(crowd.run)
         services.start_soon(keep_known, config.home, member.directory)
         services.start_soon(keep_report, config.home, member)
         services.start_soon(

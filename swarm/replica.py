@@ -10,14 +10,14 @@ Demers et al., 1987), and exchange only that:
     A ◀──── Give ─── B
 
 Each answer follows from the question alone, so nothing is remembered of an exchange, and each is of
-bounded size: after a long parting the two meet several times. What is kept is bounded too: so many
-slots of a peer, and when all is full the network that holds most loses first.
+bounded size: after a long parting the two meet several times. What is kept is bounded too: of a
+peer the slots with the least places, so that all keep the same ones, and when all is full the
+network that holds most loses first.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
@@ -39,6 +39,8 @@ from ..dht.record import (
 from ..errors import RemoteError
 from .testimony import Contradiction, contradiction_of
 
+PROTOCOL: Final = "/potluck/registry/1"
+LETTER_BYTES_MAX: Final = 64 * 1024  # a `Give` is the longest
 KINDS: Final = (Announcement.KIND, ModelList.KIND)  # chunks are too many: they stay in the DHT
 BUCKETS: Final = 256
 NAME_BYTES: Final = 8  # of a digest; two records of one name are taken for one, by nobody's choice
@@ -72,7 +74,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Records that the sender lacks."""
+    """Records that the sender lacks; none, when it is done."""
 
     TAG: ClassVar[str] = "want"
 
@@ -90,10 +92,14 @@ class Give:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What came of a record. news: pass it on; proof: its signer contradicts itself."""
+    """What came of a record. news: pass it on; proof: its signer contradicts itself.
+
+    first: nothing was held of its slot.
+    """
 
     news: bool
     proof: Contradiction | None = None
+    first: bool = False
 
 
 @dataclass(slots=True)
@@ -111,7 +117,7 @@ class Replica:
         self._held: dict[Slot, _Held] = {}
         self._buckets: list[dict[Slot, bytes]] = [{} for _ in range(BUCKETS)]  # digests
         self._names: list[bytes | None] = [None] * BUCKETS
-        self._peers: Counter[str] = Counter()
+        self._places: dict[str, set[bytes]] = {}  # of each peer's slots
         self._expiry_s = math.inf  # the earliest
 
     def __len__(self) -> int:
@@ -123,11 +129,16 @@ class Replica:
         found = sorted(self._held.items(), key=lambda item: (item[0].place, item[0].peer))
         return tuple(held.record for _, held in found)
 
+    def at(self, place: bytes, now: float) -> list[Record]:
+        """What is held under this place and has not expired."""
+        self._expire(now)
+        return [held.record for slot, held in self._held.items() if slot.place == place]
+
     def merge(self, record: Record, now: float, *, where: Prefixes = NOWHERE) -> Merged:
         """Take in a record that `check_record` has let through. where: its signer's network.
 
         Raises Stale for one that was rolled back, RemoteError for a kind that is not gossiped, or
-        more slots than a peer may fill.
+        a slot beyond those that a peer may fill.
         """
         self._expire(now)
         if record.kind not in KINDS:
@@ -135,13 +146,18 @@ class Replica:
         held = self._held.get(record.slot)
         if held is not None and record.order <= held.record.order:
             return self._older(record, held)
-        if held is None and self._peers[record.slot.peer] >= SLOTS_PER_PEER:
-            raise RemoteError(f"more than {SLOTS_PER_PEER} records of {record.slot.peer}")
+        peer, filled = record.slot.peer, self._places.get(record.slot.peer, set())
+        full = held is None and len(filled) >= SLOTS_PER_PEER
+        if full and record.slot.place > max(filled):
+            raise RemoteError(f"more than {SLOTS_PER_PEER} records of {peer}")
         if not self._marks.admit(record):
             return Merged(False)  # known, and evicted since
+        if full:
+            self._remove(Slot(max(filled), peer))
         self._put(record, where)
         self._make_room()
-        return Merged(record.slot in self._held)
+        kept = record.slot in self._held
+        return Merged(kept, first=kept and held is None)
 
     def drop(self, peer: str) -> None:
         """Forget all that this peer said: it is shunned."""
@@ -224,8 +240,7 @@ class Replica:
 
     def _put(self, record: Record, where: Prefixes) -> None:
         slot = record.slot
-        if slot not in self._held:
-            self._peers[slot.peer] += 1
+        self._places.setdefault(slot.peer, set()).add(slot.place)
         self._held[slot] = _Held(record, where)
         number = _bucket(slot)
         self._buckets[number][slot] = record.digest
@@ -237,9 +252,9 @@ class Replica:
         number = _bucket(slot)
         del self._buckets[number][slot]
         self._names[number] = None
-        self._peers[slot.peer] -= 1
-        if not self._peers[slot.peer]:
-            del self._peers[slot.peer]
+        self._places[slot.peer].remove(slot.place)
+        if not self._places[slot.peer]:
+            del self._places[slot.peer]
 
     def _expire(self, now: float) -> None:
         if now < self._expiry_s:

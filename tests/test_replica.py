@@ -12,6 +12,7 @@ from receipts import key
 from testimonies import NOW, announced
 
 from potluck.crypto.codec import decode, encode
+from potluck.dht.network import prefixes_of
 from potluck.dht.record import (
     CHUNK_TTL_MAX_S,
     TTL_MAX_S,
@@ -24,7 +25,6 @@ from potluck.dht.record import (
     sign_fact,
 )
 from potluck.errors import RemoteError
-from potluck.dht.network import prefixes_of
 from potluck.swarm.replica import (
     GIVE_BYTES_MAX,
     NAME_BYTES,
@@ -122,9 +122,12 @@ def test_a_summary_differs_exactly_when_what_is_held_differs() -> None:
 def test_news_is_passed_on_once_and_what_was_rolled_back_is_refused() -> None:
     one = Replica()
     first, second = announced(PEERS[0]), announced(PEERS[0], seq=2)
-    assert one.merge(first, NOW).news
+    told = one.merge(first, NOW)
+    assert told.news and told.first
     assert not one.merge(first, NOW).news
-    assert one.merge(second, NOW).news
+    told = one.merge(second, NOW)
+    assert told.news and not told.first
+    assert one.at(second.slot.place, NOW) == [second] and one.at(b"elsewhere", NOW) == []
     with pytest.raises(Stale, match="rolled back"):
         one.merge(first, NOW)
     one.drop(PEERS[0].peer_id)
@@ -161,9 +164,23 @@ def test_chunks_are_not_gossiped_and_a_peer_has_nine_slots() -> None:
     one.merge(sign_fact(peer, listed, boot=1, seq=1, now=NOW), NOW)
     for n in range(1, SLOTS_PER_PEER):
         one.merge(announced(peer, model=f"{n:064x}"), NOW)
-    with pytest.raises(RemoteError, match="more than"):
-        one.merge(announced(peer, model="ff" * 32), NOW)
+    assert len(one) == SLOTS_PER_PEER
     assert one.merge(announced(peer, model=f"{1:064x}", seq=2), NOW).news
+
+
+@settings(deadline=None)
+@given(st.permutations(range(SLOTS_PER_PEER + 6)))
+def test_of_a_peer_that_fills_too_many_slots_all_keep_the_same(order: list[int]) -> None:
+    """Else whoever signs one more record than fits would keep honest registries apart."""
+    records = [announced(PEERS[0], model=f"{n:064x}") for n in range(SLOTS_PER_PEER + 6)]
+    one = Replica()
+    for number in order:
+        try:
+            one.merge(records[number], NOW)
+        except RemoteError as error:
+            assert "more than" in str(error)
+    least = sorted(record.slot.place for record in records)[:SLOTS_PER_PEER]
+    assert [record.slot.place for record in one.live(NOW)] == least
 
 
 def test_when_all_is_full_the_network_with_most_loses_first() -> None:

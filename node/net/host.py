@@ -276,9 +276,9 @@ class Host:
         where = (address.host, address.port)
         return await self.adopt(carrier, where, dialed=peer, from_port=source[1], place=address)
 
-    async def dial_directly(self, peer: str, addresses: Sequence[Address]) -> Connection:
-        """A connection that no relay carries, though one that a relay does is there already."""
-        return await self._outbound.dial(peer, [one for one in addresses if one.relay is None])
+    async def dial_at(self, peer: str, addresses: Sequence[Address]) -> Connection:
+        """A connection by these addresses, though there may be one by others already."""
+        return await self._outbound.dial(peer, addresses)
 
     async def adopt(
         self,

@@ -145,7 +145,7 @@ class Puncher:
             return False
         with trio.move_on_after(DIRECT_S):
             try:
-                await self._host.dial_directly(connection.mux.peer, places)
+                await self._host.dial_at(connection.mux.peer, places)
                 return True
             except (TransportError, RemoteError) as error:
                 log.debug("cannot simply be dialed", reason=str(error))

@@ -215,7 +215,7 @@ async def meet_stranger(
         with trio.move_on_after(TRY_S):
             try:
                 if places:
-                    await (await host.dial_directly(one.mux.peer, places)).asked.wait()
+                    await (await host.dial_at(one.mux.peer, places)).asked.wait()
                     return
             except (TransportError, RemoteError) as error:
                 log.debug("not met in the other family", peer=one.mux.peer, reason=str(error))
