@@ -15,9 +15,21 @@ import trio
 
 from ..errors import RemoteError, TransportError
 from ..swarm.history import PeerHistory
+from ..swarm.ledger import Ledger, Work
 from ..swarm.routing import Hop
-from ..swarm.session_events import Answered, Event, Leaving, Lost, Opened, Payload, SendStep
-from ..swarm.wire import PROTOCOL, Busy, Fault, Message, Open, Output, Renew, Step
+from ..swarm.session_events import (
+    Answered,
+    AskSign,
+    Event,
+    Leaving,
+    Lost,
+    Opened,
+    Payload,
+    SendStep,
+    Signed,
+)
+from ..swarm.tally import work_of
+from ..swarm.wire import PROTOCOL, Busy, Fault, Message, Open, Output, Receipts, Renew, Sign, Step
 from ..swarm.wire import Leaving as LeavingMessage
 from ..swarm.wire import Opened as OpenedMessage
 from .compute.tensor import unpack
@@ -30,7 +42,10 @@ LEASE_LEAST_S: Final = 3.0  # guess: whoever lends for less would have us do not
 
 
 class Link:
-    """asked: what the server is opened with. width: of the model. tell: takes what happens."""
+    """asked: what the server is opened with. width: of the model. tell: takes what happens.
+
+    ledger: checks receipts, where they are asked for; works: takes what was signed for.
+    """
 
     def __init__(
         self,
@@ -42,6 +57,8 @@ class Link:
         host: Host,
         router: Router,
         tell: Callable[[Event], None],
+        ledger: Ledger | None = None,
+        works: Callable[[Work], None] = lambda work: None,
     ) -> None:
         self.number = number
         self.hop = hop
@@ -54,12 +71,14 @@ class Link:
         self._host = host
         self._router = router
         self._tell = tell
+        self._ledger = ledger
+        self._works = works
         self._reading = trio.CancelScope()
         self._writing = trio.CancelScope()
         self._frames: FrameStream | None = None
         self._dropped = False
         self._sending = False
-        self._outbox: deque[SendStep] = deque()
+        self._outbox: deque[SendStep | AskSign] = deque()
         self._pending = trio.Event()
         self._sent_s: deque[tuple[float, int]] = deque()  # (when, tokens) of what is unanswered
         self._quiet_since_s = 0.0
@@ -74,9 +93,9 @@ class Link:
     def history(self) -> PeerHistory:
         return self._router.history(self.hop.peer)
 
-    def post(self, step: SendStep) -> None:
+    def post(self, what: SendStep | AskSign) -> None:
         """Have this sent behind what was posted before."""
-        self._outbox.append(step)
+        self._outbox.append(what)
         self._pending.set()
 
     def drop(self) -> None:
@@ -119,15 +138,18 @@ class Link:
 
     async def _open(self) -> FrameStream:
         began_s = trio.current_time()
+        self._router.opens(self.hop.peer)
         stream = await self._host.open_stream(self.hop.peer, PROTOCOL)
         self._frames = frames = FrameStream(stream)
         self.relayed = self._host.relay_of(self.hop.peer) is not None
         await frames.send(self._asked)
         received = await frames.receive()
         match received:
-            case OpenedMessage(lease_s, width, numerics), _ if width == self._width:
+            case OpenedMessage(lease_s, width, numerics, opening), _ if width == self._width:
                 self._lease_s = max(lease_s, LEASE_LEAST_S)
                 self.numerics = numerics
+                if self._ledger is not None:
+                    self._ledger.opened(self.number, self.hop, opening, numerics)
             case Busy(reason, retry_after_s), _:
                 self._busy(retry_after_s)
                 raise TransportError(reason)
@@ -146,6 +168,8 @@ class Link:
         match message:
             case Output():
                 self._output(message, payload)
+            case Receipts(chunks):
+                self._receipts(chunks)
             case LeavingMessage():
                 self.history.left(self.hop.blocks, trio.current_time())
                 self._tell(Leaving(self.number))
@@ -168,9 +192,20 @@ class Link:
         if told.tokens != tokens:
             raise RemoteError(f"an answer to {told.tokens} tokens, asked for {tokens}")
         elapsed_s = trio.current_time() - sent_s
+        self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
         self._tell(Answered(self.number, told.at, told.rows, payload))
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
             self._router.answered(peer, elapsed_s, tokens, blocks, queue_s=told.queue_s)
+
+    def _receipts(self, chunks: tuple[bytes, ...]) -> None:
+        if self._ledger is None:
+            raise RemoteError("receipts that nobody asked for")
+        if self._dropped:  # this was read with what came before: the ledger knows the link no more
+            return
+        works = self._ledger.signed(self.number, chunks)
+        self._tell(Signed(self.number))
+        for work in works:
+            self._works(work)
 
     def _busy(self, retry_after_s: float) -> None:
         self.blameless = True
@@ -192,6 +227,9 @@ class Link:
         while True:
             while self._outbox:
                 step = self._outbox.popleft()
+                if isinstance(step, AskSign):
+                    await self._send(frames, Sign())
+                    continue
                 tokens = sum(step.sizes)
                 self._sent_s.append((trio.current_time(), tokens))
                 self.history.sent(tokens, len(self.hop.blocks))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -90,6 +90,9 @@ class Router:
         self._rng = rng
         self._trust = trust
         self.hedges = Hedges()
+        self.opens: Callable[[str], None] = lambda peer: None  # told of whom a hop is opened at,
+        self.took: Callable[[str, int, float], None] = lambda peer, tokens, work: None  # and of
+        # what it computed for us (purse.py)
         self._known: dict[str, _Known] = {}
         self._histories: dict[str, PeerHistory] = {}
 
@@ -153,8 +156,10 @@ class Router:
         wait_s: float = 0.0,
         hurry: bool = False,
         numerics: str = "",
+        avoid: Collection[str] = (),
     ) -> Route:
-        """Hops for these blocks, around every peer that lately failed.
+        """Hops for these blocks, around every peer that lately failed, and those to avoid, who may
+        become more meanwhile.
 
         numerics: the class to stay in, if peers of it serve the blocks, so that an answer goes on
         bit for bit. hurry: somebody waits for this hop's successor, so an older view will do at
@@ -170,7 +175,9 @@ class Router:
             failed = {span.peer for span in view.spans if self.history(span.peer).banned(now)}
             full = {span.peer for span in view.spans if self._takes_nothing(span, now)}
             try:
-                return self._cheapest(view, blocks, cache_tokens, failed | full, numerics)
+                return self._cheapest(
+                    view, blocks, cache_tokens, failed | full | {*avoid}, numerics
+                )
             except MissingBlocks as missing:
                 if now >= deadline_s:
                     if full and not view.missing():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -23,11 +23,16 @@ import trio
 from ..errors import MissingBlocks, PotluckError, Refused, TransportError
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
+from ..swarm.ledger import Ledger, Work
 from ..swarm.machine import Fired, SetTimer, StopTimer
+from ..swarm.receipt import CHUNK_TOKENS
 from ..swarm.routing import Hop
 from ..swarm.session import Session
 from ..swarm.session_events import (
+    Answered,
+    AskSign,
     CloseLink,
+    Counted,
     Deliver,
     Effect,
     Event,
@@ -41,6 +46,7 @@ from ..swarm.session_events import (
     Routed,
     SendStep,
     SessionConfig,
+    Settle,
     StandbyFound,
 )
 from ..swarm.wire import Open
@@ -56,12 +62,14 @@ GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a s
 OPEN_S = 5.0  # guess: a dial over a bad road; a server that answers slowly opens slowly too
 OPEN_HEDGE_S = 0.5  # guess: a round trip, and a pass of the device before ours
 DIAL_HEDGE_S = 1.5  # guess: a dial over a bad road; punching takes longer, but not often
+SETTLE_S = 10.0  # guess: for the last receipts; a hop that gives none is replaced within it
 STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """What a session is to be. tokens: the positions that it may grow to. width: of the model."""
+    """What a session is to be. tokens: the positions that it may grow to. width: of the model.
+    receipts: whether its servers shall sign."""
 
     model: str
     name: str
@@ -71,6 +79,7 @@ class SessionPlan:
     dtype: str = "f32"
     dtype_bytes: int = 4
     wait_s: float = 0.0
+    receipts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,12 @@ class LiveSession:
     """A session and its links. Made by `open_session`."""
 
     def __init__(
-        self, host: Host, router: Router, plan: SessionPlan, nursery: trio.Nursery
+        self,
+        host: Host,
+        router: Router,
+        plan: SessionPlan,
+        nursery: trio.Nursery,
+        on_signed: Callable[[Work], None] | None = None,
     ) -> None:
         self._host = host
         self._router = router
@@ -106,8 +120,18 @@ class LiveSession:
                 self._hedge_s,
                 STANDBY_FROM,
                 self._open_hedge_s,
+                cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
             )
         )
+        self.ledger: Ledger | None = None
+        if plan.receipts:
+            self.ledger = Ledger(
+                self._name, plan.model, BlockRange(0, plan.blocks), plan.width, plan.dtype,
+                row_bytes, works=on_signed is not None,
+            )  # fmt: skip
+        self._on_signed = on_signed
+        self._settling: trio.Event | None = None
+        self._convicted: set[str] = set()
         self._links: dict[int, Link] = {}
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._outputs: deque[Payload] = deque()
@@ -137,7 +161,10 @@ class LiveSession:
         place = self._machine.length if at is None else at
         if place + tokens > self._plan.tokens:
             raise ValueError(f"the session was opened for {self._plan.tokens} positions")
+        back = place < self._machine.length
         self._dispatch(Feed(place, tokens, rows, payload))
+        if back and self.ledger is not None:
+            self.ledger.taken_back(place)
 
     async def output(self) -> Payload:
         """The next output in order. Raises MissingBlocks or Refused when it cannot be had."""
@@ -147,6 +174,25 @@ class LiveSession:
             self._arrived = trio.Event()
             await self._arrived.wait()
         return self._outputs.popleft()
+
+    async def settle(self, within_s: float = SETTLE_S) -> bool:
+        """Have all that was fed signed for, once it is answered: nothing is fed any more. False
+        when some of it was not in time. Only where receipts are asked for."""
+        assert self.ledger is not None, "a session without receipts"
+        self._settling = trio.Event()
+        self._dispatch(Settle())
+        if self._failure is not None:
+            return False
+        with trio.move_on_after(within_s):
+            await self._settling.wait()
+        return self._machine.settled
+
+    def convicted(self, peer: str, reason: str) -> None:
+        """It was found lying: its links are lost now, with blame, and it gets no other."""
+        self._convicted.add(peer)
+        for number, link in list(self._links.items()):
+            if link.hop.peer == peer:
+                self._dispatch(Lost(number, reason))
 
     def start(self) -> None:
         self._host.on_direct.append(self._move)
@@ -163,12 +209,26 @@ class LiveSession:
         if isinstance(event, Opened) and (link := self._links.get(event.link)) is not None:
             self._note_class(link)
         self._perform(self._machine.handle(event, trio.current_time()))
+        if self.ledger is not None:
+            self._write_down(self.ledger, event)
+
+    def _write_down(self, ledger: Ledger, event: Event) -> None:
+        if isinstance(event, Answered) and event.link in self._links:  # it was of the right shape
+            ledger.got(event.link, event.payload)
+        if self._settling is not None and self._machine.settled:
+            self._settling.set()
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case SendStep(number):
                     self._links[number].post(effect)
+                    if self.ledger is not None:
+                        self.ledger.sent(effect)
+                case AskSign(number):
+                    self._links[number].post(effect)
+                case Counted(number, first, until) if self.ledger is not None:
+                    self.ledger.counted(number, first, until)
                 case SetTimer(key, at_s):
                     self._timers.set(key, at_s)
                 case StopTimer(key):
@@ -188,7 +248,10 @@ class LiveSession:
 
     def _link(self, number: int, hop: Hop) -> Link:
         plan, blocks = self._plan, hop.blocks
-        asked = Open(self._name, plan.model, blocks.start, blocks.stop, plan.tokens, plan.dtype)
+        asked = Open(
+            self._name, plan.model, blocks.start, blocks.stop, plan.tokens, plan.dtype,
+            plan.receipts,
+        )  # fmt: skip
         return Link(
             number,
             hop,
@@ -197,6 +260,8 @@ class LiveSession:
             host=self._host,
             router=self._router,
             tell=self._dispatch,
+            ledger=self.ledger,
+            works=self._on_signed or (lambda work: None),
         )
 
     def _note_class(self, link: Link) -> None:
@@ -211,6 +276,8 @@ class LiveSession:
                 link.history.failed(now)
             self.recoveries.append(Recovery(peer, blocks, reason, now, link.moving))
             log.debug("hop lost", peer=peer, blocks=str(blocks), reason=reason)
+        if self.ledger is not None:
+            self.ledger.lost(link.number)
         link.drop()
 
     def _move(self, peer: str) -> None:
@@ -251,12 +318,14 @@ class LiveSession:
                     cache_tokens=self._plan.tokens,
                     numerics=self._classes.get(asked.blocks.start, ""),
                     beside=link.hop.peer,
-                    avoid=asked.avoid,
+                    avoid={*asked.avoid, *self._convicted},
                     within_s=within_s,
                 )
             may, within_s = asked.why == "leaving", LOOK_AGAIN_S
             if may and peer is None:
                 await trio.sleep(LOOK_AGAIN_S)
+        if peer in self._convicted:  # meanwhile
+            peer = None
         self._dispatch(StandbyFound(asked.link, peer))
 
     async def _find_route(self, gap: int, blocks: BlockRange) -> None:
@@ -269,6 +338,7 @@ class LiveSession:
                 wait_s=self._plan.wait_s,
                 hurry=bool(self.recoveries),
                 numerics=self._classes.get(blocks.start, ""),
+                avoid=self._convicted,
             )
         except MissingBlocks as missing:
             self._fail(MissingBlocks(self._plan.name, missing.missing))
@@ -280,14 +350,24 @@ class LiveSession:
     def _fail(self, error: PotluckError) -> None:
         self._failure = error
         self._arrived.set()
+        if self._settling is not None:
+            self._settling.set()
 
 
 @asynccontextmanager
-async def open_session(host: Host, router: Router, plan: SessionPlan) -> AsyncIterator[LiveSession]:
-    """A session through the swarm. Leaving it, by whatever road, closes its streams."""
+async def open_session(
+    host: Host,
+    router: Router,
+    plan: SessionPlan,
+    on_signed: Callable[[Work], None] | None = None,
+) -> AsyncIterator[LiveSession]:
+    """A session through the swarm. Leaving it, by whatever road, closes its streams.
+
+    on_signed: takes each chunk that a server signed for; it must not wait.
+    """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        session = LiveSession(host, router, plan, nursery)
+        session = LiveSession(host, router, plan, nursery, on_signed)
         session.start()
         try:
             yield session

@@ -7,7 +7,7 @@ pretended is the road between them, the device, and the directory's network.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from potluck.node.server import Server
 from potluck.node.session import LiveSession, SessionPlan, open_session
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.ledger import Work
 from potluck.swarm.wire import PROTOCOL, Message, Open, Opened
 
 from .adding_engine import WIDTH, AddingEngine, InstantDevice
@@ -117,8 +118,8 @@ async def world(*spans: tuple[int, int]) -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
-def plan(tokens: int = 64, wait_s: float = 0.0) -> SessionPlan:
-    return SessionPlan(MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s)
+def plan(tokens: int = 64, wait_s: float = 0.0, receipts: bool = False) -> SessionPlan:
+    return SessionPlan(MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s, receipts=receipts)
 
 
 def rows(number: int, tokens: int = 1) -> bytes:
@@ -130,11 +131,17 @@ THREE_STAGES = ((0, 2), (2, 4), (4, 6), (0, 2), (2, 4), (4, 6))
 
 @asynccontextmanager
 async def begun(
-    made: World, tokens: int = 64, wait_s: float = 0.0
+    made: World,
+    tokens: int = 64,
+    wait_s: float = 0.0,
+    *,
+    receipts: bool = False,
+    works: Callable[[Work], None] | None = None,
 ) -> AsyncIterator[tuple[LiveSession, Router]]:
-    """A session of a new client, and the client's router."""
+    """A session of a new client, and the client's router. works: takes what was signed for."""
     host, router = made.client()
-    async with open_session(host, router, plan(tokens, wait_s)) as session:  # type: ignore[arg-type]
+    asked = plan(tokens, wait_s, receipts)
+    async with open_session(host, router, asked, works) as session:  # type: ignore[arg-type]
         yield session, router
 
 
