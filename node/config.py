@@ -5,6 +5,7 @@ POTLUCK_JOIN   addresses of peers to join by, separated by commas
 config.toml    in the home: join = ["/ip4/.../tcp/.../p2p/..."]
                             ban = ["12D3KooW...", "203.0.113.0/24", "bans.txt"]
                             allow_only = [...]    the same; nobody else is admitted
+                            audit = "on"          have a share of the work of answers computed again
 
 What the command line bans or allows comes on top of what the file does. An entry is a peer's id or
 address, an IP address, a network, or a file of such entries, one in a line, # begins a comment.
@@ -29,7 +30,7 @@ from ..errors import UserError
 from .net.access import Access, parse_entry, parse_listed
 
 CONFIG: Final = "config.toml"
-SETTINGS: Final = ("allow_only", "ban", "join")
+SETTINGS: Final = ("allow_only", "audit", "ban", "join")
 LIST_BYTES_MAX: Final = 8 << 20  # of one file of entries: 100,000 of them
 RUNNING = "node.json"  # in a node's home while it runs: how others on this machine find it
 AUTO: Final = "auto"  # the blocks that need us most, and others when that changes
@@ -106,6 +107,16 @@ def find_join(given: Sequence[str], home: Path) -> tuple[str, ...]:
         or _configured(home, "join")
         or tuple(str(one) for told in running_nodes(home) for one in told.get("addresses", ()))
     )
+
+
+def find_audit(given: str | None, home: Path) -> bool:
+    """Whether answers are audited: as given ("on", "off"), else as config.toml says, else not.
+    Raises UserError."""
+    said = given if given is not None else _read(home).get("audit", "off")
+    if said not in ("on", "off"):
+        where = "--audit" if given is not None else f"{home / CONFIG}: audit"
+        raise UserError(f'{where} must be "on" or "off"')
+    return bool(said == "on")
 
 
 def running_nodes(home: Path) -> Iterator[dict[str, Any]]:

@@ -63,6 +63,7 @@ class Trust:
         self._book = Reputation(None if home is None else _read(home))
         self._changes: list[Change] = []
         self._dirty = trio.Event()
+        self.on_convicted: list[Callable[[str], None]] = []
 
     # ---- what routing asks
 
@@ -107,9 +108,12 @@ class Trust:
         self._change(lambda book: book.doubted(peer, weight=weight, now=now))
 
     def convict(self, peer: str, *, for_good: bool = False) -> None:
-        """By evidence that anybody could check: no route leads to it for 30 days, or ever."""
+        """By evidence that anybody could check: no route leads to it for 30 days, or ever. All of
+        `on_convicted` are told, so that no answer goes on with it."""
         now = self._clock()
         self._change(lambda book: book.convict(peer, now, for_good=for_good))
+        for tell in list(self.on_convicted):
+            tell(peer)
 
     def _change(self, change: Change) -> None:
         change(self._book)

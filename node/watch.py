@@ -1,0 +1,122 @@
+"""One answer's audits, and how far it has to go back when one of its servers is convicted.
+
+    signed work ─▶ docket ─▶ findings ─┬─ right: the chunk is cleared
+                                       └─ wrong, or doubted: the peer is left, and `back` is the
+                                          first position that it computed and that is not cleared
+
+A peer that is convicted elsewhere in this process, by another answer's audit or by evidence, is
+left too. One that is only doubted (a dispute was left open in which it stood with the fewer) keeps
+its good name, but not this answer: to compute its words again costs little beside wrong ones.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import trio
+
+from ..swarm.proof import Share
+from ..swarm.receipt import Account
+from .auditor import Auditor, Finding, Tally
+
+SETTLE_S: Final = 30.0  # guess: one audit and a dispute; the last words wait for it
+
+Chunks = list[tuple[int, int]]  # from, to
+
+
+class Receipts(Protocol):
+    """What was signed so far (swarm/ledger.py)."""
+
+    def told(self) -> tuple[list[Account], list[Share]]: ...
+
+
+class Session(Protocol):
+    """What is left of a session, to who watches over it."""
+
+    @property
+    def ledger(self) -> Receipts: ...
+
+    def convicted(self, peer: str, reason: str) -> None: ...
+
+    async def settle(self) -> None: ...
+
+
+class Watch:
+    """Made with the answer; `attend` its session once that is there, and `end` it with it."""
+
+    def __init__(self, auditor: Auditor) -> None:
+        self._trust = auditor.trust
+        self._docket = auditor.docket(self._found)
+        self.signed = self._docket.signed  # for the session to call
+        self._session: Session | None = None
+        self._cleared: dict[bytes, Chunks] = {}  # by the opening's name
+        self._left: list[str] = []
+        self.back: int | None = None  # what came of positions from here on is not to be relied on
+
+    @property
+    def tally(self) -> Tally:
+        return self._docket.tally
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self._docket.findings
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The peers that were left, convicted or doubted."""
+        return tuple(self._left)
+
+    def attend(self, session: Session) -> None:
+        self._session = session
+        self._trust.on_convicted.append(self._convicted)
+
+    def end(self) -> None:
+        self._trust.on_convicted.remove(self._convicted)
+
+    async def settle(self) -> None:
+        """Until all is signed for and what was drawn is audited, or the time is up."""
+        assert self._session is not None
+        with trio.move_on_after(SETTLE_S):
+            await self._session.settle()
+            await self._docket.idle()
+
+    def went_back(self, at: int) -> None:
+        """Positions from `at` on are computed again."""
+        for name, chunks in self._cleared.items():
+            self._cleared[name] = [one for one in chunks if one[1] <= at]
+        if self.back is not None and self.back >= at:
+            self.back = None
+
+    def _found(self, finding: Finding) -> None:
+        work = finding.work
+        if finding.verdict == "right":
+            chunk = work.account.chunks[work.place]
+            self._cleared.setdefault(work.account.names[0], []).append((chunk.at, chunk.stop))
+        if work.peer in finding.doubted:
+            self._leave(work.peer, "its work is doubted")
+
+    def _convicted(self, peer: str) -> None:
+        self._leave(peer, "convicted of wrong work")
+
+    def _leave(self, peer: str, reason: str) -> None:
+        assert self._session is not None
+        first = self._first_of(peer)
+        self._session.convicted(peer, reason)
+        if first is not None:
+            self._left.append(peer)
+            self.back = first if self.back is None else min(self.back, first)
+
+    def _first_of(self, peer: str) -> int | None:
+        """The first position that this peer computed and no audit cleared."""
+        assert self._session is not None
+        accounts, shares = self._session.ledger.told()
+        found: list[int] = []
+        for share in shares:
+            account = accounts[share.account]
+            if account.peer == peer:
+                at = share.first
+                for start, stop in sorted(self._cleared.get(account.names[0], ())):
+                    at = stop if start <= at < stop else at
+                if at < share.until:
+                    found.append(at)
+        return min(found, default=None)
