@@ -68,6 +68,9 @@ if TYPE_CHECKING:
 KEEPERS_AGE_S: Final = 5 * REFRESH_S  # how long a place's keepers are put to without a look-up
 KEEPERS_LOST: Final = 0.25  # of them gone: look up anew at once
 PUT_S: Final = 2.0
+SEQ_BITS: Final = (
+    31  # a run begins at any of so many; as many are left to it: at 8 a second, 8 years
+)
 RETRY_S: Final = 1.0  # after an announcement that nobody kept; doubled each time
 
 
@@ -76,12 +79,12 @@ class KadDirectory:
 
     def __init__(
         self, key: IdentityKey, neighbours: Neighbours, *, boot: int, wall: Callable[[], float],
-        salt: bytes, shelf_bytes_max: int,
+        salt: bytes, shelf_bytes_max: int, seq: int,
     ) -> None:  # fmt: skip
         self._key = key
         self._boot = boot
         self._wall = wall
-        self._seq = 0
+        self._seq = seq
         self._announced: dict[str, Announcement] = {}
         self._neighbours = neighbours
         self._shelf = Shelf(key.peer_id, salt=salt, limits=Limits(bytes_max=shelf_bytes_max))
@@ -349,7 +352,7 @@ async def open_directory(
             neighbours = Neighbours(host, nursery, serve=serve, dice=dice)
             directory = KadDirectory(
                 key, neighbours, boot=boot, wall=wall, salt=dice.randbytes(16),
-                shelf_bytes_max=shelf_bytes_max,
+                shelf_bytes_max=shelf_bytes_max, seq=dice.getrandbits(SEQ_BITS),
             )  # fmt: skip
             if serve:
                 host.handle(PROTOCOL, directory.answers.serve)

@@ -11,8 +11,9 @@ by taking the newest, so that all who read the same records end with the same se
         kind "chunk"   body = Provider          under keyspace.chunk_of(chunk)
 
 `boot` comes from the wall clock, max(unix seconds, last + 1), so that a disk restored from an old
-snapshot does not make an honest peer contradict itself. Nothing here reads a clock: `now` is unix
-seconds, given by the caller.
+snapshot does not make an honest peer contradict itself. If the clock was set back as well, two runs
+may have one boot: so `seq` begins anywhere, in each run, by dice that no snapshot holds. Nothing
+here reads a clock: `now` is unix seconds, given by the caller.
 """
 
 from dataclasses import dataclass, field, replace
