@@ -1,0 +1,83 @@
+"""Bans are on disk with their proofs, whatever else is there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from receipts import key
+from testimonies import NOW, accusation, announced
+
+from potluck.dht.record import DOMAIN
+from potluck.node import home as homes
+from potluck.node.bans import BANS, Bans
+from potluck.swarm.evidence import Ban
+from potluck.swarm.testimony import check_contradiction, contradiction_of, sign_accusation
+
+MALLORY, LIAR = key("m"), key("l")
+PROOF = contradiction_of(DOMAIN, announced(MALLORY, stop=4).raw, announced(MALLORY, stop=8).raw)
+FOR_GOOD = Ban(MALLORY.peer_id, math.inf, "contradiction", PROOF)
+FOR_A_WHILE = Ban(
+    LIAR.peer_id, NOW + 100, "recomputed", sign_accusation(key("a"), accusation(LIAR))
+)
+
+
+def test_bans_are_there_again_with_their_proofs(tmp_path: Path) -> None:
+    bans = Bans(tmp_path)
+    assert bans.load(NOW) == ()
+    assert bans.keep(FOR_GOOD) and bans.keep(FOR_A_WHILE)
+    found = Bans(tmp_path).load(NOW)
+    assert set(found) == {FOR_GOOD, FOR_A_WHILE}
+    (proof,) = [ban.proof for ban in found if ban.peer == MALLORY.peer_id]
+    assert check_contradiction(proof) == MALLORY.peer_id  # type: ignore[arg-type]
+
+
+def test_a_ban_that_is_over_is_gone_from_the_disk(tmp_path: Path) -> None:
+    bans = Bans(tmp_path)
+    bans.keep(FOR_A_WHILE)
+    assert bans.load(NOW + 100) == ()
+    assert list((tmp_path / BANS).iterdir()) == []
+
+
+def test_the_last_word_on_a_peer_stands(tmp_path: Path) -> None:
+    bans = Bans(tmp_path)
+    bans.keep(FOR_A_WHILE)
+    longer = replace(FOR_A_WHILE, until_s=NOW + 200)
+    bans.keep(longer)
+    assert bans.load(NOW) == (longer,)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, bytes(100_000)])
+def test_what_cannot_be_read_is_put_aside_and_costs_the_others_nothing(
+    tmp_path: Path, content: bytes
+) -> None:
+    bans = Bans(tmp_path)
+    bans.keep(FOR_GOOD)
+    (tmp_path / BANS / LIAR.peer_id).write_bytes(content)
+    assert bans.load(NOW) == (FOR_GOOD,)
+    assert (tmp_path / BANS / f"{LIAR.peer_id}.broken").read_bytes() == content
+    assert bans.load(NOW) == (FOR_GOOD,)
+
+
+def test_a_file_under_another_name_bans_nobody(tmp_path: Path) -> None:
+    bans = Bans(tmp_path)
+    bans.keep(FOR_GOOD)
+    (tmp_path / BANS / MALLORY.peer_id).rename(tmp_path / BANS / LIAR.peer_id)
+    assert bans.load(NOW) == ()
+
+
+def test_a_full_disk_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    bans = Bans(tmp_path)
+    bans.keep(FOR_GOOD)
+    monkeypatch.setattr(homes.Path, "write_bytes", full)
+    assert not bans.keep(FOR_A_WHILE)
+    assert bans.load(NOW) == (FOR_GOOD,)
+
+
+def test_without_a_home_nothing_is_kept() -> None:
+    assert not Bans(None).keep(FOR_GOOD) and Bans(None).load(NOW) == ()
