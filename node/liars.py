@@ -58,6 +58,8 @@ DRIP_BYTES = 64
 DRIP_S = 0.05  # between two drips: 1,280 bytes a second, a row of the demo model in 0.6 s
 BOAST = 100.0  # times its rate: the router believes no peer that much, nor forgets it
 FREE_TOKENS = 1 << 40
+IN_FRAMES = ("false_receipt", "false_load", "black_hole", "drip")
+IN_RECORDS = ("forged_record", "rolled_back_record", "equivocate")
 SPREAD_EVERY_S = 2.0
 
 
@@ -82,7 +84,7 @@ class LyingHolder(Holder):
 
     def choose(self, asked: Open) -> Server | None:
         server = super().choose(asked)
-        if server is None or self.lie.kind not in ("false_receipt", "black_hole", "drip"):
+        if server is None or self.lie.kind not in IN_FRAMES:
             return server
         return cast(Server, _HeardFalsely(server, self.lie))
 
@@ -101,7 +103,7 @@ class LyingHolder(Holder):
                 return honest
 
     async def keep_told(self, *, task_status: TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        if self.lie.kind not in ("forged_record", "rolled_back_record", "equivocate"):
+        if self.lie.kind not in IN_RECORDS:
             await super().keep_told(task_status=task_status)
             return
         async with trio.open_nursery() as nursery:
@@ -230,7 +232,7 @@ class _HeardFalsely:
 
 
 class FalseFrames(FrameStream):
-    """Frames of which the answers to steps are changed, swallowed or dripped on their way out."""
+    """Frames in which answers to steps are changed, swallowed or dripped on their way out."""
 
     def __init__(self, honest: FrameStream, lie: Lie) -> None:
         self.peer = honest.peer
@@ -245,6 +247,9 @@ class FalseFrames(FrameStream):
                 false = bytearray(b"".join(payload))
                 false[-4] ^= 1  # a low bit of one number, of whichever dtype
                 await self._honest.send(message, false)
+            case "false_load" if isinstance(message, Output):
+                idle = replace(message, queue_s=0.0, waiting=0)
+                await self._honest.send(idle, *payload)
             case "drip" if isinstance(message, Output):
                 size = sum(len(part) for part in payload)
                 await self._drip(pack_frame(message, size) + b"".join(payload))

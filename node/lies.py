@@ -4,7 +4,7 @@ A node is told by POTLUCK_LIE in its environment, and says so loudly. Only a tes
 it, and only a node that bears a testnet's mark heeds it: there is no option of `potluck node`.
 
     in what it computes      four_bit, skip, smaller      (compute/cheats.py)
-    in what it answers       random:P, replay, false_receipt, black_hole, drip
+    in what it answers       random:P, replay, false_receipt, false_load, black_hole, drip
     in what it announces     false_rate, false_load, forged_record, rolled_back_record, equivocate
 """
 
@@ -27,7 +27,7 @@ Kind = Literal[
     "black_hole",  # it takes every step and answers none
     "drip",  # its answers come a few bytes at a time
     "false_rate",  # it announces a hundred times its speed
-    "false_load",  # it announces that nobody uses it
+    "false_load",  # it announces that nobody uses it, and answers that nobody waits
     "forged_record",  # it puts records in the name of others
     "rolled_back_record",  # it puts records of a run before this one
     "equivocate",  # it puts two records of one number

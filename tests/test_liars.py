@@ -267,6 +267,13 @@ async def test_a_false_receipts_rows_differ_by_one_bit_from_those_signed_for() -
     assert sum((one ^ other).bit_count() for one, other in zip(gave, row, strict=True)) == 1
 
 
+async def test_a_false_load_is_told_with_the_true_rows() -> None:
+    heard = Heard()
+    frames = FalseFrames(heard, Lie("false_load"))
+    await frames.send(Output(0, 1, 1, 0.001, 2.0, 7), b"row")
+    assert heard.frames == [(Output(0, 1, 1, 0.001, 0.0, 0), b"row")]
+
+
 async def test_a_dripped_answer_is_whole_and_late(autojump_clock: trio.testing.MockClock) -> None:
     heard = Heard()
     frames = FalseFrames(heard, Lie("drip"))
@@ -314,7 +321,7 @@ async def test_a_liars_record_says_what_is_not_so(
         assert (told.cache_tokens_free == FREE_TOKENS) == (lie == "false_load")
         asked = Open(bytes(16), holder.model.digest, 0, 2, 8, "f32")
         server = holder.choose(asked)
-        assert (server is holder.current.server) == (lie != "false_receipt")
+        assert (server is holder.current.server) == (lie == "false_rate")
 
 
 def announced(key: IdentityKey, now: float) -> tuple[Announcement, bytes]:
