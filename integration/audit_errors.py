@@ -26,114 +26,51 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from potluck.node.compute.calibration import (
+    FORMATS,
+    OTHERS,
+    Ours,
+    Theirs,
+    among_sizes,
+    chunks_of,
+    decode_sizes,
+    odd_sizes,
+    prompt_sizes,
+    spans_of,
+)
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.demo.corpus import read_corpus
 from potluck.node.compute.head import Ends
 from potluck.node.compute.native.library import isas, use_isa
-from potluck.node.compute.native_stage import NativeStage
-from potluck.node.compute.pages import Lease, Pool
 from potluck.node.compute.shapes import write_random
-from potluck.node.compute.stage import Stage
 from potluck.node.compute.text import Text
 from potluck.node.library import DEMO_FOLDER
 from potluck.swarm.audit import EXACT, Tolerance, judge, limit_from
 from potluck.swarm.receipt import CHUNK_TOKENS
 
 WINDOW = 256
-PROMPT = 64  # of a window; the rest is decoded token by token
-OTHERS = 3  # sessions that share a pass
-FORMATS = ("none", "int8", "nf4")
 CHEATS = ("nf4 weights", "int8 weights", "a block left out", "random rows", "another chunk's rows")
 
 Run = Callable[[Tensor, int, int], Tensor]  # rows from position 0 on, through blocks start..stop
-Errors = Tensor  # of each token
-
-
-@dataclass
-class Ours:
-    """Our C in one format and so many threads: as a prompt, in steps, or among others."""
-
-    checkpoint: Checkpoint
-    format: str
-    threads: int = 1
-    stage: NativeStage = field(init=False)
-    pool: Pool = field(init=False)
-
-    def __post_init__(self) -> None:
-        blocks = self.checkpoint.spec.blocks
-        self.stage = NativeStage.load(
-            self.checkpoint, 0, blocks, quantization=self.format, threads=self.threads
-        )
-        self.pool = Pool(budget_bytes=1 << 28, page_bytes=self.stage.page_bytes)
-
-    def prompt(self, hidden: Tensor, start: int, stop: int) -> Tensor:
-        return self.cut(hidden, start, stop, [len(hidden)])
-
-    def decode(self, hidden: Tensor, start: int, stop: int) -> Tensor:
-        return self.cut(hidden, start, stop, [PROMPT, *[1] * (len(hidden) - PROMPT)])
-
-    def odd(self, hidden: Tensor, start: int, stop: int) -> Tensor:
-        sizes = []
-        while sum(sizes) < len(hidden):
-            sizes.append(min(1 + 7 * len(sizes) % 40, len(hidden) - sum(sizes)))
-        return self.cut(hidden, start, stop, sizes)
-
-    def among(self, hidden: Tensor, start: int, stop: int) -> Tensor:
-        """Other sessions, with rows of their own, go through in the same passes."""
-        return self.cut(hidden, start, stop, [PROMPT, *[4] * ((len(hidden) - PROMPT) // 4)], OTHERS)
-
-    def cut(
-        self, hidden: Tensor, start: int, stop: int, sizes: list[int], others: int = 0
-    ) -> Tensor:
-        leases = [self._lease(start, stop, len(hidden)) for _ in range(others + 1)]
-        done, at = [], 0
-        for size in sizes:
-            rows = [hidden[at : at + size] * (1 + 0.1 * number) for number in range(others + 1)]
-            out = self.stage.forward_rows(
-                torch.cat(rows).float(), [(lease, at, size) for lease in leases]
-            )
-            done.append(out[:size])
-            at += size
-        for lease in leases:
-            lease.release()
-        return torch.cat(done)
-
-    def _lease(self, start: int, stop: int, tokens: int) -> Lease:
-        lease = self.pool.open(start, stop, tokens)
-        lease.reserve(0, tokens)
-        return lease
 
 
 def of_torch(checkpoint: Checkpoint, format: str, dtype: str, *, decode: bool) -> Run:
-    stage = Stage.load(
-        checkpoint, 0, checkpoint.spec.blocks, device="cpu", dtype=dtype, quantization=format
-    )
-
-    def run(hidden: Tensor, start: int, stop: int) -> Tensor:
-        cache = stage.open_cache(start, stop, len(hidden))
-        sizes = [PROMPT, *[1] * (len(hidden) - PROMPT)] if decode else [len(hidden)]
-        return stage.forward_steps(hidden, cache, 0, sizes).float()
-
-    return run
+    stage = Theirs(checkpoint, format, dtype)
+    return serving(stage.run, decode_sizes if decode else prompt_sizes)
 
 
-def spans_of(blocks: int) -> list[tuple[int, int]]:
-    """Two single blocks, a quarter of the model, and the whole."""
-    quarter = max(2, blocks // 4)
-    return [(0, 1), (blocks // 2, blocks // 2 + 1), (quarter, 2 * quarter), (0, blocks)]
-
-
-def chunks_of(took: Tensor, gave: Tensor, again: Tensor) -> Iterator[Errors]:
-    """The tokens' errors, 32 at a time."""
-    update = (again - took).norm(dim=1)
-    errors = (gave - again).norm(dim=1) / update
-    yield from torch.split(errors, CHUNK_TOKENS)
+def serving(
+    run: Callable[[Tensor, int, int, list[int]], Tensor], sizes: Callable[[int], list[int]]
+) -> Run:
+    """In steps of these sizes."""
+    return lambda hidden, start, stop: run(hidden, start, stop, sizes(len(hidden)))
 
 
 @dataclass
@@ -143,7 +80,7 @@ class Pile:
     chunks: list[list[float]] = field(default_factory=list)
 
     def add(self, took: Tensor, gave: Tensor, again: Tensor) -> None:
-        self.chunks += [part.tolist() for part in chunks_of(took, gave, again)]
+        self.chunks += chunks_of(took, gave, again)
 
     @property
     def medians(self) -> list[float]:
@@ -184,31 +121,32 @@ def measure_exact(checkpoint: Checkpoint, windows: list[list[int]]) -> dict[Kind
     best = isas()[0]
     for format in FORMATS:
         one, two = Ours(checkpoint, format), Ours(checkpoint, format, 2)
+        prompt = serving(one.run, prompt_sizes)
         ways: list[tuple[str, Run]] = [
-            ("decoded", one.decode),
-            ("odd steps", one.odd),
-            ("among others, 2 threads", two.among),
+            ("decoded", serving(one.run, decode_sizes)),
+            ("odd steps", serving(one.run, odd_sizes)),
+            ("among others, 2 threads", serving(partial(two.run, others=OTHERS), among_sizes)),
         ]
         for ids in windows:
-            for (start, stop), took in _inputs(one.prompt, ends, ids, checkpoint.spec.blocks):
-                again = one.prompt(took, start, stop)
+            for (start, stop), took in _inputs(prompt, ends, ids, checkpoint.spec.blocks):
+                again = prompt(took, start, stop)
                 for what, run in ways:
                     piles[format, f"same: {what}", stop - start].add(
                         took, run(took, start, stop), again
                     )
         for name in isas()[1:]:
             use_isa(name)
-            other = Ours(checkpoint, format)
+            decode = serving(Ours(checkpoint, format).run, decode_sizes)
             given = {
-                (index, span): other.decode(took, *span)
+                (index, span): decode(took, *span)
                 for index, ids in enumerate(windows[:1])
-                for span, took in _inputs(one.prompt, ends, ids, checkpoint.spec.blocks)
+                for span, took in _inputs(prompt, ends, ids, checkpoint.spec.blocks)
             }
             use_isa(best)
             for index, ids in enumerate(windows[:1]):
-                for span, took in _inputs(one.prompt, ends, ids, checkpoint.spec.blocks):
+                for span, took in _inputs(prompt, ends, ids, checkpoint.spec.blocks):
                     piles[format, f"same: {name}", span[1] - span[0]].add(
-                        took, given[index, span], one.prompt(took, *span)
+                        took, given[index, span], prompt(took, *span)
                     )
     return piles
 
@@ -218,10 +156,10 @@ def measure_apart(checkpoint: Checkpoint, windows: list[list[int]]) -> dict[Kind
     piles: dict[Kind, Pile] = defaultdict(Pile)
     ends = Ends.load(checkpoint)
     blocks = checkpoint.spec.blocks
-    ours = {format: Ours(checkpoint, format) for format in FORMATS}
+    ours = {format: serving(Ours(checkpoint, format).run, prompt_sizes) for format in FORMATS}
     dice = torch.Generator().manual_seed(2)
     for format in FORMATS:
-        mine = ours[format].prompt
+        mine = ours[format]
         dtypes = ("fp32", "bf16", "fp16") if format == "none" else ("fp32", "bf16")
         prompts = {kind: of_torch(checkpoint, format, kind, decode=False) for kind in dtypes}
         decodes = {kind: of_torch(checkpoint, format, kind, decode=True) for kind in dtypes}
@@ -243,17 +181,17 @@ def measure_apart(checkpoint: Checkpoint, windows: list[list[int]]) -> dict[Kind
 
 
 def _cheats(
-    ours: dict[str, Ours], format: str, took: Tensor, start: int, stop: int,
+    ours: dict[str, Run], format: str, took: Tensor, start: int, stop: int,
     last: Tensor | None, dice: torch.Generator,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
     """What the server gave instead. last: what it gave for another span of this window."""
-    honest = ours[format].prompt(took, start, stop)
+    honest = ours[format](took, start, stop)
     for other in ("nf4", "int8"):
         if other != format and not (format == "nf4" and other == "int8"):
-            yield f"{other} weights", ours[other].prompt(took, start, stop)
+            yield f"{other} weights", ours[other](took, start, stop)
     left_out = (start + stop) // 2
-    before = ours[format].prompt(took, start, left_out) if left_out > start else took
-    after = ours[format].prompt(before, left_out + 1, stop) if left_out + 1 < stop else before
+    before = ours[format](took, start, left_out) if left_out > start else took
+    after = ours[format](before, left_out + 1, stop) if left_out + 1 < stop else before
     yield "a block left out", after
     noise = torch.randn(honest.shape, generator=dice)
     yield "random rows", noise * honest.std()

@@ -34,11 +34,11 @@ class Session(Protocol):
     """What is left of a session, to who watches over it."""
 
     @property
-    def ledger(self) -> Receipts: ...
+    def ledger(self) -> Receipts | None: ...
 
     def convicted(self, peer: str, reason: str) -> None: ...
 
-    async def settle(self) -> None: ...
+    async def settle(self) -> bool: ...
 
 
 class Watch:
@@ -50,6 +50,7 @@ class Watch:
         self.signed = self._docket.signed  # for the session to call
         self._session: Session | None = None
         self._cleared: dict[bytes, Chunks] = {}  # by the opening's name
+        self._stale: set[bytes] = set()  # receipts, by name, for what was taken back
         self._left: list[str] = []
         self.back: int | None = None  # what came of positions from here on is not to be relied on
 
@@ -81,7 +82,12 @@ class Watch:
             await self._docket.idle()
 
     def went_back(self, at: int) -> None:
-        """Positions from `at` on are computed again."""
+        """Positions from `at` on are computed again: what is found of them as they were is of no
+        more use."""
+        assert self._session is not None and self._session.ledger is not None
+        for account in self._session.ledger.told()[0]:
+            old = zip(account.names[1:], account.chunks, strict=True)
+            self._stale |= {name for name, chunk in old if chunk.stop > at}
         for name, chunks in self._cleared.items():
             self._cleared[name] = [one for one in chunks if one[1] <= at]
         if self.back is not None and self.back >= at:
@@ -89,7 +95,7 @@ class Watch:
 
     def _found(self, finding: Finding) -> None:
         work = finding.work
-        if finding.verdict == "right":
+        if finding.verdict == "right" and work.account.names[work.place + 1] not in self._stale:
             chunk = work.account.chunks[work.place]
             self._cleared.setdefault(work.account.names[0], []).append((chunk.at, chunk.stop))
         if work.peer in finding.doubted:
@@ -108,7 +114,7 @@ class Watch:
 
     def _first_of(self, peer: str) -> int | None:
         """The first position that this peer computed and no audit cleared."""
-        assert self._session is not None
+        assert self._session is not None and self._session.ledger is not None
         accounts, shares = self._session.ledger.told()
         found: list[int] = []
         for share in shares:
