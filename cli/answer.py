@@ -16,16 +16,18 @@ from ..swarm.routing import Hop
 from .edge import until_signalled
 from .habits import Habits
 from .options import note, print_json, say
+from .receipt import check_place, write_receipt
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: the arguments of `Swarm.generation`."""
+    """What is asked: the arguments of `Swarm.generation`. receipt: the file for its proof."""
 
     prompt: str
     model: str
     habits: Habits
     stop: tuple[str, ...] = ()
+    receipt: Path | None = None
 
 
 @dataclass(slots=True)
@@ -113,6 +115,8 @@ def tell_answer(
 ) -> int:
     """Ask, and print. Returns the exit code; raises what the swarm raised, after what came."""
     told = Told()
+    if question.receipt is not None:
+        check_place(question.receipt)
 
     async def ask() -> int:
         with until_signalled() as interruption:
@@ -143,6 +147,7 @@ async def follow(
     """Put one answer into `told`, and its text to `show`, as it comes."""
     options = question.habits.options()
     options["stop"] = question.stop
+    options["receipts"] = question.receipt is not None
     async with swarm.generation(question.model, question.prompt, **options) as answer:
         told.began_s = trio.current_time()
         told.recoveries = answer.recoveries
@@ -153,6 +158,8 @@ async def follow(
             after(piece)
         told.finish = told.pieces[-1].finish or "failed"
         told.exact = answer.exact
+        if question.receipt is not None:
+            write_receipt(question.receipt, await answer.proof(swarm.member.key))
 
 
 def short(peer: str) -> str:

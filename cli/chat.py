@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,6 +45,13 @@ def generate(
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None,
     wait: Wait = 0.0,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Have the servers sign for their work, and write the proof there: see verify.",
+        ),
+    ] = None,
     join: Join = None,
     home: Home = None,
     offline: Offline = False,
@@ -59,6 +67,7 @@ def generate(
       potluck generate "The function returns" -m demo
       potluck generate "def " -m demo --temperature 0.8 --seed 7 --stop "\\n\\n"
       cat question.txt | potluck generate - -m org/name --json
+      potluck generate "Hello" -m demo --receipt answer.receipt
     """
     with loading():
         from .answer import Question, tell_answer
@@ -71,6 +80,7 @@ def generate(
         model,
         Habits(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait),
         stop=tuple(_unescape(one) for one in stop or ()),
+        receipt=receipt,
     )
     raise typer.Exit(
         tell_answer(question, join=join or (), home=home, offline=offline, json=json, quiet=quiet)

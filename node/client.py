@@ -44,6 +44,7 @@ from .generation import Generation, Piece, Request, encode_request, open_generat
 from .library import find_model
 from .member import Member, open_member
 from .peerstore import load_known
+from .purse import open_purse
 from .router import Router
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
@@ -63,6 +64,7 @@ class Options(TypedDict, total=False):
     stop: Sequence[str]  # strings before which the text ends
     wait_s: float  # how long to wait for cover when blocks are missing
     ignore_eos: bool  # go on to max_new_tokens, whatever the model says
+    receipts: bool  # have the servers sign, for Generation.proof
 
 
 class Swarm:
@@ -139,12 +141,19 @@ async def open_swarm(
     home: str | Path | None = None,
     offline: bool = False,
     threads: int | None = None,
+    anonymous: bool = False,
 ) -> AsyncIterator[Swarm]:
     """Join as a client.
 
     join: addresses of any peers; by default POTLUCK_JOIN, the config file, or what runs under this
     home; else the peers that its last node knew. threads: for the embedding and the head; None: the
     library's own choice.
+
+    Our id on the network is a new one each time. But the client of a home in which a node has run
+    asks on that node's account, so that what the node gave counts: those who serve it learn that
+    node's name, each time the same (purse.py). anonymous: it does not, and lives from what is left
+    for newcomers.
+
     Raises UserError when there is nobody to join by, or nobody answers.
     """
     place = home_of(home)
@@ -166,10 +175,16 @@ async def open_swarm(
             access=find_access(place),
         ) as member,
     ):
+        purse = None if anonymous else await open_purse(member.host, place)
         try:
-            yield Swarm(member, worker, place, offline)
+            swarm = Swarm(member, worker, place, offline)
+            if purse is not None:
+                swarm.router.opens, swarm.router.took = purse.opens, purse.took
+            yield swarm
         except Exception as error:  # the caller's own: a nursery below would wrap it in a group
             failure = error
+        if purse is not None:
+            await purse.settle()
     if failure is not None:
         raise failure
 
@@ -250,6 +265,7 @@ def _request(voice: Voice, prompt: str | Sequence[int], options: Options) -> Req
         stops=tuple(options.get("stop", ())),
         wait_s=options.get("wait_s", 0.0),
         ignore_eos=options.get("ignore_eos", False),
+        receipts=options.get("receipts", False),
     )
 
 

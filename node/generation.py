@@ -7,13 +7,16 @@ async with open_generation(host, router, worker, request) as answer:
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
+from ..crypto.keys import IdentityKey
 from ..errors import UserError
+from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
 from .compute.sampling import Settings
@@ -31,7 +34,8 @@ GREEDY = Settings()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for. `ids` is the prompt, checked by the voice."""
+    """What is asked for. `ids` is the prompt, checked by the voice. receipts: whether the servers
+    shall sign, so that the answer can be proved."""
 
     voice: Voice
     ids: tuple[int, ...]
@@ -40,6 +44,7 @@ class Request:
     stops: tuple[str, ...] = ()
     wait_s: float = 0.0
     ignore_eos: bool = False  # benchmarks want a fixed length
+    receipts: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -101,6 +106,30 @@ class Generation:
     def flowing(self) -> bool:
         """True from when the prompt has begun to go down the first hop."""
         return self._session.flowing
+
+    async def proof(self, key: IdentityKey) -> bytes:
+        """The file by which `potluck verify` shows what this answer rests on, signed by the client.
+
+        The last receipts are waited for, for some seconds; where nobody signed, the file says so.
+        Only for a request with receipts.
+        """
+        await self._session.settle()
+        ledger, voice = self._session.ledger, self._request.voice
+        assert ledger is not None, "a request without receipts"
+        accounts, shares = ledger.told()
+        told = Answer(
+            ledger.session,
+            time.time(),
+            ledger.model,
+            voice.name[:NAME_MAX],
+            voice.blocks,
+            tuple(self._history),
+            len(self._request.ids),
+            self._session.length,
+            tuple(shares),
+            b"",
+        )
+        return write_proof(key, accounts, (), told)
 
     def __aiter__(self) -> Generation:
         return self
@@ -175,6 +204,7 @@ async def open_generation(
         tokens=tokens,
         dtype=DTYPE,
         wait_s=request.wait_s,
+        receipts=request.receipts,
     )
     async with open_session(host, router, plan) as session:
         yield Generation(session, worker, request)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from ..crypto.merkle import leaves_of
 from ..errors import RemoteError
 from .blocks import BlockRange
-from .proof import Share
+from .proof import SHARES_MAX, Share
 from .receipt import Account, Part, Unsigned
 from .routing import Hop
 from .session_events import Payload, SendStep
@@ -158,7 +158,7 @@ class Ledger:
 
     def told(self) -> tuple[list[Account], list[Share]]:
         """Whose receipts tell of the answer, in the order in which they were opened; and of which
-        part."""
+        part: of more than a proof can hold, the first."""
         pages = {**self._lost, **self._pages}
         counted = [pages[link] for link in sorted(pages) if pages[link].shares]
         shares = [
@@ -166,7 +166,7 @@ class Ledger:
             for place, page in enumerate(counted)
             for one in page.shares
         ]
-        return [page.account for page in counted], shares
+        return [page.account for page in counted], shares[:SHARES_MAX]
 
     def _replay(
         self, page: _Page, step: SendStep, payload: Payload, outputs: list[_Output]

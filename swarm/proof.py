@@ -35,6 +35,8 @@ HEADER: Final = b"potluck-receipt 1"
 FILE_BYTES_MAX: Final = 64 << 20
 ANSWER_BYTES_MAX: Final = 1 << 20
 NOTE_BYTES_MAX: Final = 512
+NAME_MAX: Final = 200
+SHARES_MAX: Final = 1024
 ANSWER, NOTE = "answer", "audit"  # the domains of their signatures
 
 Verdict = Literal["right", "wrong", "open"]
@@ -73,12 +75,12 @@ class Answer:
     session: Annotated[bytes, Size(16, 16)]
     made_s: Annotated[float, Range(0, 1e11)]
     model: Digest
-    name: Annotated[str, Size(200)]
+    name: Annotated[str, Size(NAME_MAX)]
     blocks: BlockNumber
     tokens: Annotated[tuple[Position, ...], Size(1 << 17)]
     prompt: Position
     fed: Position
-    shares: Annotated[tuple[Share, ...], Size(1024)]
+    shares: Annotated[tuple[Share, ...], Size(SHARES_MAX)]
     above: Digest
 
 
