@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from .config import RUNNING
+from .crowd import Crowd
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
 from .lists import keep_access
@@ -28,6 +30,7 @@ from .net.access import Access
 from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
 from .report import keep_report
+from .toll import keep_work
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -85,6 +88,8 @@ async def run_bootstrap(
         ):
             # while it joins, a signal has its usual effect: nobody counts on it yet
             signals = stopping.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
+            services.start_soon(Crowd(member, random.SystemRandom()).run)
+            services.start_soon(keep_work, config.home, member.host)
             services.start_soon(keep_known, config.home, member.directory)
             services.start_soon(keep_report, config.home, member)
             services.start_soon(

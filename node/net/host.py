@@ -84,15 +84,13 @@ class Host:
         self._published: tuple[Address, ...] = ()
         self._closed: Collection[str] = ()
         self.nat = NatReport()
+        self.work = b""  # that we paid for our identity, as identify says it
         self.on_direct: list[Callable[[str], None]] = []  # told of a peer that was relayed till now
         self.came: list[Callable[[Connection], None]] = []  # told of each new connection
         self.yields_to: Yielding | None = None  # whom to dial back on a connection they dialed
         self.plugged: dict[Mux, PluggedConn] = {}  # each connection, as libp2p knows it
         self._introductions = Introductions(
-            self,
-            self._identity.key.public,
-            protocols=self._inbound.protocols,
-            heard=self._heard,
+            self, self._identity.key.public, protocols=self._inbound.protocols, heard=self._heard
         )
         self.handle(identify.IDENTIFY, self._introductions.say)
         self.handle(identify.PUSH, self._introductions.hear)

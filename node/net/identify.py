@@ -31,6 +31,8 @@ ANSWER_S = 10.0
 
 # fields of the message
 PUBLIC_KEY, LISTENS, PROTOCOLS, OBSERVED, PROTOCOL_OF, AGENT = 1, 2, 3, 4, 5, 6
+WORK = 28_783  # "po": ours; libp2p's end at 8, and whoever does not know a field passes over it
+WORK_BYTES_MAX = 64
 
 # multiaddr codes, github.com/multiformats/multicodec
 IP4, TCP, DNS, DNS4, DNS6, IP6, P2P, P2P_CIRCUIT = 4, 6, 53, 54, 55, 41, 421, 290
@@ -51,6 +53,7 @@ class Claims:
     protocols: tuple[str, ...]
     addresses: tuple[Address, ...]
     observed: Address | None  # where it sees us
+    work: bytes = b""  # that it paid for its identity (node/toll.py)
 
 
 def describe(
@@ -60,6 +63,7 @@ def describe(
     protocols: list[str],
     addresses: list[Address],
     observed: Address | None,
+    work: bytes = b"",
 ) -> bytes:
     """Our own message, with its length in front."""
     body = b"".join(
@@ -70,6 +74,7 @@ def describe(
             protobuf.field(OBSERVED, to_binary(observed)) if observed else b"",
             protobuf.field(PROTOCOL_OF, PROTOCOL_VERSION.encode()),
             protobuf.field(AGENT, agent.encode()),
+            protobuf.field(WORK, work) if work else b"",
         )
     )
     return protobuf.varint(len(body)) + body
@@ -79,6 +84,7 @@ def understand(message: bytes) -> Claims:
     """A peer's message, without its length. Addresses that cannot be dialed are left out."""
     found = protobuf.fields(message)
     observed = [from_binary(value) for value in found.get(OBSERVED, [])[-1:]]
+    work = found.get(WORK, [b""])[-1]
     return Claims(
         agent=_text(found.get(AGENT, [b""])[-1]),
         protocols=tuple(_text(value) for value in found.get(PROTOCOLS, ())[:PROTOCOLS_MAX]),
@@ -88,6 +94,7 @@ def understand(message: bytes) -> Claims:
             if (address := from_binary(value))
         ),
         observed=observed[-1] if observed else None,
+        work=work if isinstance(work, bytes) and len(work) <= WORK_BYTES_MAX else b"",
     )
 
 

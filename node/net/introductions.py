@@ -82,6 +82,7 @@ class Introductions:
                     protocols=said.protocols or before.protocols,
                     addresses=said.addresses or before.addresses,
                     observed=said.observed or before.observed,
+                    work=said.work or before.work,
                 )
             self._heard(connection, said)
 
@@ -120,6 +121,7 @@ class Introductions:
             protocols=self._protocols(),
             addresses=self._host.places(),
             observed=observed,
+            work=self._host.work,
         )
 
     def _under(self, stream: Stream) -> Connection | None:
