@@ -1,33 +1,43 @@
-"""Bar E7 in simulation: Sybils, splitting, free riders, against swarm/credit.py's own objects.
+"""Bar E7 in simulation: Sybils, splitting, free riders, against the rules' own objects.
 
     python -m integration.credit_sim [--seeds 10]
 
-One busy device; a turn is a pass of 50 ms. What others did for it is in the tallies it was told.
+One busy device that takes one step at a time; a turn is a pass of 50 ms. What others did for it is
+in the tallies it was told (swarm/credit.py); whose pass is next, swarm/schedule.py and favour.py
+say. With the lane, its batches and its pace: integration/fairness.py.
 
     sybils     two contributors, one honest newcomer and 50 Sybils with forged tallies for each
                other, all of them waiting all the time: what the Sybils get together, in times of
-               what the honest newcomer gets; by how many networks they come from
+               what the honest newcomer gets; by how many networks they come from, and by how long
+               the honest one was known
     split      one of two equal contributors comes as 20 identities, each way that there is: what it
                gets, in times of what it gets as one
     riders     a contributor's requests come by chance (512 tokens of prompt: four turns; then 16
                turns more), against ten free riders that ask again at once: its p95 time to first
-               token, in times of what it is with nobody else there
+               token, in times of what it is with nobody else there; riders that stay, and riders
+               that take another name in another network for each request
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import random
 import statistics
 from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from potluck.crypto.keys import IdentityKey
-from potluck.swarm.credit import Credit, Turns
+from potluck.swarm.credit import Credit
+from potluck.swarm.favour import COMMONS, WINDOW_S, Favour, Place
+from potluck.swarm.schedule import Schedule
 from potluck.swarm.tally import first_of, next_of
 
 PASS_S = 0.05
+ROWS = 32  # of the step that makes a turn
 PROMPT_TURNS, DECODE_TURNS = 4, 16
 RIDERS = 10
 SYBILS = 50
@@ -49,20 +59,52 @@ def give(credit: Credit, giver: str, taker: str, work: float) -> None:
     credit.settle(tally, 0.0)
 
 
-def network(wide: int, narrow: int = 0) -> tuple[str, ...]:
-    return f"10.{wide}/16", f"10.{wide}.{narrow}/24"
+def place(number: int, narrow: int = 0, age: str = "new") -> Place:
+    """A /24 of the /16 of this number; every 100th is in another /8."""
+    wide, middle = divmod(number, 100)
+    return age, f"{wide}/8", f"{wide}.{middle}/16", f"{wide}.{middle}.{narrow}/24"
 
 
-def backlogged(
-    credit: Credit, waiting: dict[str, tuple[str, ...]], passes: int = 6000
-) -> dict[str, float]:
+class Device:
+    """Takes one step at a time, each a turn."""
+
+    def __init__(self, favour: Favour) -> None:
+        self._favour = favour
+        self._schedule: Schedule[int] = Schedule(favour)
+        self._whose: dict[int, str] = {}
+        self._count = itertools.count()
+        self.now = 0.0
+
+    def ask(self, whose: str) -> None:
+        key = next(self._count)
+        self._whose[key] = whose
+        self._schedule.add(key, whose, [ROWS], cut=False, until_s=math.inf)
+
+    def turn(self) -> str | None:
+        """Who had it; None when nobody waits."""
+        lead = self._schedule.lead(self.now)
+        taken = self._schedule.next(ROWS, self.now, steps_max=1, lead=lead)
+        if not taken:
+            return None
+        self.now += PASS_S
+        self._schedule.took(PASS_S, self.now)
+        return self._whose.pop(taken[0].key)
+
+
+def backlogged(credit: Credit, waiting: Mapping[str, Place], passes: int = 6000) -> dict[str, float]:
     """What each gets of the device when all wait all the time."""
-    turns, had = Turns(credit), dict.fromkeys(waiting, 0.0)
-    for number in range(passes):
-        now = number * PASS_S
-        turn = turns.next(waiting, now)
-        had[turn.peer] += 1 / passes
-        turns.charge(turn, waiting[turn.peer], PASS_S, now, contended=True)
+    favour = Favour()
+    for name, where in waiting.items():
+        favour.place(name, where)
+    favour.fund(credit.weights(list(waiting), 0.0))
+    device, had = Device(favour), dict.fromkeys(waiting, 0.0)
+    for name in waiting:
+        device.ask(name)
+    for _ in range(passes):
+        name = device.turn()
+        assert name is not None
+        had[name] += 1 / passes
+        device.ask(name)
     return had
 
 
@@ -70,14 +112,19 @@ def sybils() -> dict[str, Any]:
     """Passes are many, so that 50 in the commons get enough of them to be counted."""
     gang = [peer(f"sybil {number}") for number in range(SYBILS)]
     honest, givers = peer("honest"), [peer("giver 1"), peer("giver 2")]
-    places = {
-        "one /24": [network(9)] * SYBILS,
-        "50 /24s of one /16": [network(9, number) for number in range(SYBILS)],
-        "50 /16s": [network(100 + number) for number in range(SYBILS)],
+    cases = {
+        "one /24": ("new", [place(9)] * SYBILS),
+        "50 /24s of one /16": ("new", [place(9, number) for number in range(SYBILS)]),
+        "50 /16s of one /8": ("new", [place(100 + number) for number in range(SYBILS)]),
+        "50 /8s": ("new", [place(100 * (number + 1)) for number in range(SYBILS)]),
+        "50 /8s, the honest one of yesterday": (
+            "a day",
+            [place(100 * (number + 1)) for number in range(SYBILS)],
+        ),
     }
     found: dict[str, Any] = {}
-    for where, nets in places.items():
-        shares = {}
+    for where, (age, places) in cases.items():
+        shares, commons = {}, 0.0
         for forged in (False, True):
             credit = Credit(ME, 0.0)
             for giver in givers:
@@ -86,15 +133,17 @@ def sybils() -> dict[str, Any]:
                 for number, sybil in enumerate(gang):
                     for other in gang[number + 1 : number + 5]:
                         give(credit, sybil, other, FORGED)
-            waiting = {giver: network(number) for number, giver in enumerate(givers)}
-            waiting[honest] = network(5)
-            waiting |= dict(zip(gang, nets, strict=True))
-            had = backlogged(credit, waiting, 8000)
+            waiting = {giver: place(number) for number, giver in enumerate(givers)}
+            waiting[honest] = place(5, age=age)
+            waiting |= dict(zip(gang, places, strict=True))
+            had = backlogged(credit, waiting, 24_000)
             shares[forged] = sum(had[sybil] for sybil in gang) / had[honest]
+            commons = sum(had[sybil] for sybil in gang) + had[honest]
         found[where] = {
             "together_to_one_honest": round(shares[True], 3),
             "each_to_one_honest": round(shares[True] / SYBILS, 3),
             "gain_by_forging": round(shares[True] / shares[False], 3),
+            "commons": round(commons, 3),
         }
     return found
 
@@ -114,7 +163,8 @@ def split() -> dict[str, float]:
                 give(credit, part, parts[0], FORGED)
         had = backlogged(
             credit,
-            {rival: network(1), peer("newcomer"): network(3)} | dict.fromkeys(mine, network(2)),
+            {rival: place(1), peer("newcomer"): place(3)} | dict.fromkeys(mine, place(2)),
+            12_000,
         )
         return sum(had[part] for part in mine)
 
@@ -123,45 +173,70 @@ def split() -> dict[str, float]:
     return {way: round(share(way) / alone, 4) for way in ways}
 
 
-def first_token_s(seed: int, load: float, riders: int, hours: float = 0.25) -> list[float]:
-    """A contributor's times to first token. load: of the device, by its own requests."""
+def first_token_s(
+    seed: int,
+    load: float,
+    riders: int,
+    hours: float = 0.25,
+    *,
+    fresh: bool = False,
+    commons: float = COMMONS,
+    window_s: float = WINDOW_S,
+) -> list[float]:
+    """A contributor's times to first token. load: of the device, by its own requests. fresh: each
+    request of a rider comes under a name, and from a network, never seen before."""
     dice = random.Random(seed)
     mine = peer("contributor")
-    credit = Credit(ME, 0.0)
-    give(credit, mine, ME, GIVEN)
-    turns = Turns(credit)
-    nets = {peer(f"rider {number}"): network(10 + number) for number in range(riders)}
+    favour = Favour(commons, window_s)
+    favour.fund({mine: GIVEN})
+    favour.place(mine, place(1))
+    device = Device(favour)
+    names = _names(favour)
     queue: deque[tuple[float, int]] = deque()  # (asked at, turns that were had)
     every_s = PASS_S * (PROMPT_TURNS + DECODE_TURNS) / load
     arrives_s = dice.expovariate(1 / every_s)
     waits: list[float] = []
-    now = 0.0
-    while now < hours * 3600:
-        while arrives_s <= now:
+    asking = False
+    for _ in range(riders):
+        device.ask(next(names))
+    turns_of: dict[str, int] = {}
+    while device.now < hours * 3600:
+        while arrives_s <= device.now:
             queue.append((arrives_s, 0))
             arrives_s += dice.expovariate(1 / every_s)
-        waiting = nets | ({mine: network(1)} if queue else {})
-        if not waiting:
-            now = arrives_s  # an idle device begins at once
-            continue
-        turn = turns.next(waiting, now)
-        turns.charge(turn, waiting[turn.peer], PASS_S, now, contended=len(waiting) > 1)
-        now += PASS_S
-        if turn.peer == mine:
+        if queue and not asking:
+            device.ask(mine)
+            asking = True
+        whose = device.turn()
+        if whose is None:
+            device.now = arrives_s  # an idle device begins at once
+        elif whose == mine:
+            asking = False
             asked_s, had = queue.popleft()
             if had + 1 == PROMPT_TURNS:
-                waits.append(now - asked_s)
+                waits.append(device.now - asked_s)
             if had + 1 < PROMPT_TURNS + DECODE_TURNS:
                 queue.appendleft((asked_s, had + 1))
+        else:
+            had = turns_of[whose] = turns_of.get(whose, 0) + 1
+            device.ask(next(names) if fresh and had % (PROMPT_TURNS + DECODE_TURNS) == 0 else whose)
     return waits
 
 
-def riders(seeds: int) -> dict[str, Any]:
+def _names(favour: Favour) -> Iterator[str]:
+    """Of riders, each from a /16 of its own."""
+    for number in itertools.count():
+        name = f"rider {number}"
+        favour.place(name, place(200 + number))
+        yield name
+
+
+def riders(seeds: int, *, fresh: bool = False, **how: float) -> dict[str, Any]:
     found = {}
     for load in (0.3, 0.5, 0.6, 0.7, 0.8):
         alone, among = (
             [
-                statistics.quantiles(first_token_s(seed, load, count), n=20)[-1]
+                statistics.quantiles(first_token_s(seed, load, count, fresh=fresh, **how), n=20)[-1]
                 for seed in range(seeds)
             ]
             for count in (0, RIDERS)
@@ -177,7 +252,12 @@ def riders(seeds: int) -> dict[str, Any]:
 
 
 def measure(seeds: int = 10) -> dict[str, Any]:
-    return {"sybils": sybils(), "split": split(), "riders": riders(seeds)}
+    return {
+        "sybils": sybils(),
+        "split": split(),
+        "riders": riders(seeds),
+        "fresh_riders": riders(seeds, fresh=True),
+    }
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from .placing import JITTER_S, Elections, Finds, Place, find_place, may_switch
 from .rest import asked_rest, end_rest
 from .server import Server, serve_stream
 from .serving import Model, Serving, joining, measure, serve_blocks
+from .till import Till
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -63,9 +64,11 @@ class Holder:
         wall: Callable[[], float] = time.time,
         *,
         finds: Finds | None = None,
+        till: Till | None = None,
     ) -> None:
-        """finds: who serves what; by default whoever the directory names."""
+        """finds: who serves what; by default whoever the directory names. till: for credit."""
         self._finds = finds or member.directory
+        self._till = till
         self._config = config
         self._member = member
         self.model = model
@@ -291,7 +294,7 @@ class Holder:
     async def _load(self, blocks: BlockRange) -> Serving:
         """Serve these blocks too. Raises UserError."""
         serving: Serving = await self._nursery.start(
-            serve_blocks, self.model, blocks, self._member.key
+            serve_blocks, self.model, blocks, self._member.key, self._till
         )
         if self._is("leaving"):
             serving.over.set()

@@ -34,6 +34,15 @@ def load_or_create(home: Path) -> IdentityKey:
         raise UserError(_disk_fault(broken, path)) from None
 
 
+def load_if_any(home: Path) -> IdentityKey | None:
+    """The identity of this home; None when no node has run there. Raises UserError."""
+    path = home / KEY_FILE
+    try:
+        return _load(path) if os.path.lexists(path) else None
+    except OSError as broken:
+        raise UserError(_disk_fault(broken, path)) from None
+
+
 def next_boot(home: Path, now: float) -> int:
     """The number of this run, greater than every one before; `now` in unix seconds.
 

@@ -32,6 +32,7 @@ from .config import AUTO, NodeConfig
 from .library import find_model
 from .log import get_logger
 from .server import Server
+from .till import Metered, Till
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -99,7 +100,13 @@ class Serving:
     """A stage that is loaded. `over` is set by whoever has drained its server."""
 
     def __init__(
-        self, model: Model, stage: Opened, worker: Worker, key: IdentityKey, ended: trio.Event
+        self,
+        model: Model,
+        stage: Opened,
+        worker: Worker,
+        key: IdentityKey,
+        ended: trio.Event,
+        till: Till | None = None,
     ) -> None:
         self._model = model
         self.stage = stage
@@ -107,11 +114,14 @@ class Serving:
         self.over = trio.Event()
         self.ended = ended  # its memory was given back
         self.times = PassTimes(len(self.blocks), *stage.rates)
-        worker.serve(Lane(stage.engine, self.times))
+        self.metered = Metered(till, worker, self.blocks, stage.engine.width) if till else None
+        favour = self.metered.favour if self.metered else None
+        worker.serve(Lane(stage.engine, self.times, favour))
         self.admission = Admission(
             AdmissionConfig(stage.cache_tokens, stage.page_tokens, stage.session_tokens_max)
         )
-        self.server = Server(stage.engine, worker, self.admission, model.digest, key)
+        device = self.metered or worker
+        self.server = Server(stage.engine, device, self.admission, model.digest, key)
         self._asked = Asked(time.monotonic())
 
     def announcement(self, state: State, addresses: tuple[str, ...]) -> Announcement:
@@ -188,13 +198,17 @@ async def serve_blocks(
     model: Model,
     blocks: BlockRange,
     key: IdentityKey,
+    till: Till | None = None,
     *,
     task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Load these blocks and serve them until it is over; key: for receipts. Raises UserError."""
+    """Load these blocks and serve them until it is over. Raises UserError.
+
+    key: for receipts. till: counts what is given, by whose credit turns go; None: all are alike.
+    """
     ended = trio.Event()
     try:
-        await _serve(model, blocks, key, ended, task_status)
+        await _serve(model, blocks, key, till, ended, task_status)
     finally:
         give_back()
         ended.set()
@@ -204,6 +218,7 @@ async def _serve(
     model: Model,
     blocks: BlockRange,
     key: IdentityKey,
+    till: Till | None,
     ended: trio.Event,
     task_status: TaskStatus[Serving],
 ) -> None:
@@ -217,9 +232,11 @@ async def _serve(
             why=stage.why,
             tokens=stage.cache_tokens,
         )
-        serving = Serving(model, stage, worker, key, ended)
+        serving = Serving(model, stage, worker, key, ended, till)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_small, worker, stage.pool)
+            if till is not None and serving.metered is not None:
+                nursery.start_soon(till.attend, serving.metered)
             task_status.started(serving)
             await serving.over.wait()
             nursery.cancel_scope.cancel()

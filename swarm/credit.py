@@ -1,4 +1,4 @@
-"""Whose turn it is on a busy peer: whoever gave, by what they gave; and a share for newcomers.
+"""How much of a busy peer others may use: what they gave, or what its helpers owe them.
 
 No coin, and no ledger that all agree on. Each peer counts what others really did for it, and those
 that helped its helpers stand in for what these are owed: a flow over one's own tallies and gossiped
@@ -9,22 +9,15 @@ ones (BarterCast's two hops; Meulpolder et al., 2009), bounded by what really ca
 
 Whatever Sybils claim to have done for each other, all that they can use together is what one of
 them really gave: credit through k is k's own credit, and is spent once. A share in the device is
-proportional to credit (anything concave would pay for splitting oneself), and the rest, the
-commons, is divided evenly between networks, not identities:
-
-    85 of 100 turns   by credit     only while somebody who has some waits
-    15                the commons   everybody who waits, even between /16s, in these between /24s,
-                                    in these between peers
-
-The commons' share is counted over a minute, with what they had while nobody else wanted it, so that
-a contributor who comes seldom does not wait for those who are always there. Credit is used up only
-by turns that others waited for; it fades, half in a week. `now` is unix seconds.
+proportional to credit, since anything concave would pay for splitting oneself; what is left for
+those without any stands in favour.py. Credit is used up only by what others waited for; it fades,
+half in a week. `now` is unix seconds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -32,8 +25,6 @@ from ..crypto.codec import Range, Size
 from .tally import Tally, Work
 
 HALF_S: Final = 7 * 24 * 3600.0  # algorithms.md 7
-COMMONS: Final = 0.15  # algorithms.md 7: of a busy device, for whoever comes
-WINDOW_S: Final = 60.0  # algorithms.md 7's test: over any minute
 EDGES_MAX: Final = 1 << 16  # pairs that are remembered; the smallest claims go first
 _DUST: Final = 1e-9
 
@@ -98,6 +89,11 @@ class Credit:
                 self._total[giver, taker] = total
         if len(self._total) > EDGES_MAX:
             self._forget()
+
+    def matters(self, tally: Tally) -> bool:
+        """Whether a tally of two others can have a part in anybody's credit here: one of them gave
+        us something. The rest need not be remembered."""
+        return any(self._own(peer) > _DUST for peer in tally.peers)
 
     def credit(self, peer: str, now: float) -> float:
         """The most that may flow from `peer` to us: what it gave us and did not use, and what our
@@ -197,86 +193,13 @@ class Credit:
         self._through[peer, through] = self._through.get((peer, through), 0.0) + scaled
 
     def _forget(self) -> None:
-        """The smaller half of what is not about us: claims are cheap to make."""
-        foreign = sorted(
-            (pair for pair in self._total if self._me not in pair),
-            key=lambda pair: (self._edge(*pair), pair),
-        )
+        """The less useful half of what is not about us: claims are cheap to make, and worth no more
+        than what one of the two gave us."""
+
+        def use(pair: tuple[str, str]) -> tuple[float, tuple[str, str]]:
+            return min(self._edge(*pair), max(map(self._own, pair))), pair
+
+        foreign = sorted((pair for pair in self._total if self._me not in pair), key=use)
         for giver, taker in foreign[: len(foreign) // 2]:
             del self._total[giver, taker]
             self._gave[taker].pop(giver, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Who is next. by_credit: on its credit, else on the commons."""
-
-    peer: str
-    by_credit: bool
-
-
-class Turns:
-    """Divides a device between those who wait. Ask for the `next`, then `charge` what it took."""
-
-    def __init__(self, credit: Credit, commons: float = COMMONS) -> None:
-        self._credit = credit
-        self._commons = commons
-        self._had: dict[tuple[str, ...], float] = {}  # fading in a minute; as of _zero_s
-        self._paid: dict[str, float] = {}
-        self._free = self._all = 0.0
-        self._zero_s = 0.0
-
-    def next(self, waiting: Mapping[str, tuple[str, ...]], now: float) -> Turn:
-        """waiting: each peer's networks, the widest first: ("203.0/16", "203.0.113/24")."""
-        weights = self._credit.weights(waiting, now)
-        funded = sorted(peer for peer, weight in weights.items() if weight > _DUST)
-        behind = self._free < self._commons * self._all
-        if funded and not (behind and len(waiting) > len(funded)):
-            return Turn(
-                min(funded, key=lambda peer: (self._paid.get(peer, 0.0) / weights[peer], peer)),
-                True,
-            )
-        return Turn(self._even(waiting), False)
-
-    def _even(self, waiting: Mapping[str, tuple[str, ...]]) -> str:
-        """Who had least of the commons, first of the widest networks, then inside of it. What was
-        had by credit does not count: else whoever has some would gain by a second identity."""
-        places = {(*networks, peer): peer for peer, networks in waiting.items()}
-        depth = 1
-        left = sorted(places)
-        while len(left) > 1:
-            best = min({place[:depth] for place in left}, key=lambda key: (self._of(key), key))
-            left = [place for place in left if place[:depth] == best]
-            depth += 1
-        return places[left[0]]
-
-    def _of(self, place: tuple[str, ...]) -> float:
-        return self._had.get(place, 0.0)
-
-    def charge(
-        self, turn: Turn, networks: tuple[str, ...], work: float, now: float, *, contended: bool
-    ) -> None:
-        """That turn took so much work. contended: others waited meanwhile."""
-        scaled = work * self._scale(now)
-        if not turn.by_credit:
-            place = (*networks, turn.peer)
-            for depth in range(1, len(place) + 1):
-                self._had[place[:depth]] = self._of(place[:depth]) + scaled
-            self._free += scaled
-            self._all += scaled
-            return
-        self._paid[turn.peer] = self._paid.get(turn.peer, 0.0) + scaled
-        if contended:  # what nobody else wanted is no turn that the commons missed
-            self._all += scaled
-            self._credit.spend(turn.peer, work, now)
-
-    def _scale(self, now: float) -> float:
-        """As Credit's, with a minute for a week; everything is brought down now and then."""
-        elapsed = (now - self._zero_s) / WINDOW_S
-        if elapsed > 64:
-            fade = math.exp(-elapsed)
-            self._had = {key: v * fade for key, v in self._had.items() if v * fade > _DUST}
-            self._paid = {key: v * fade for key, v in self._paid.items() if v * fade > _DUST}
-            self._free, self._all = self._free * fade, self._all * fade
-            self._zero_s, elapsed = now, 0.0
-        return math.exp(elapsed)

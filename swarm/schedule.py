@@ -11,17 +11,21 @@ with eight long prompts gets no more than another with one.
     urgent     p: s1 s4    q: s2          each peer's first, then each peer's second ...
     prompts  ▶ p: S3 S7    q: S5    r: S6    the ring: a quantum at each turn, rows are paid from it
 
-A peer that stays away keeps its debt as long as others wait, but gathers no credit. Nothing here
-reads a clock: `now` is seconds on the caller's.
+A peer that stays away keeps its debt as long as others wait, but gathers nothing. Where peers have
+credit for what they gave, a pass may be for some who wait, in the same order among them, and the
+others ride along as far as they make it hardly longer (favour.py). Nothing here reads a clock:
+`now` is seconds on the caller's.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Hashable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from .favour import Favour, Lead
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -63,26 +67,40 @@ class _Peer(Generic[Key]):
 class Schedule(Generic[Key]):
     """The steps that wait. `add` them, then ask for the `next` pass again and again."""
 
-    def __init__(self) -> None:
+    def __init__(self, favour: Favour | None = None) -> None:
+        self._favour = favour
+        self._costs: Counter[str] = Counter()  # of the last pass, by peer
         self._steps: dict[Key, _Step[Key]] = {}
         self._peers: dict[str, _Peer[Key]] = {}
         self._urgent_ring: deque[str] = deque()  # peers with urgent steps
         self._prompt_ring: deque[str] = deque()  # peers with prompts
-        self._passed_over = 0
+        self._passed_over = 0  # passes in which prompts waited and none was taken
         self._expired: list[Key] = []
 
     def __len__(self) -> int:
         return len(self._steps)
 
+    def lead(self, now: float) -> Lead | None:
+        """Whom the next pass is for; None: for all."""
+        if self._favour is None or not self._favour.rules:
+            return None
+        return self._favour.lead({*self._urgent_ring, *self._prompt_ring}, now)
+
+    def took(self, seconds: float, now: float) -> None:
+        """The pass that was asked for last took so long."""
+        if self._favour is not None:
+            self._favour.took(self._costs, seconds, now)
+
     @property
     def prompts_wait(self) -> bool:
         return bool(self._prompt_ring)
 
-    def urgent_rows(self) -> int:
+    def urgent_rows(self, lead: Lead | None = None) -> int:
         """Rows of urgent steps that the next pass would take."""
         rows = 0
         for name in self._urgent_ring:
-            rows += sum(sum(step.pieces) for step in self._peers[name].urgent)
+            if lead is None or name in lead.peers:
+                rows += sum(sum(step.pieces) for step in self._peers[name].urgent)
         return min(rows, URGENT_ROWS_MAX)
 
     def add(self, key: Key, peer: str, sizes: Sequence[int], *, cut: bool, until_s: float) -> None:
@@ -106,28 +124,42 @@ class Schedule(Generic[Key]):
         if (step := self._steps.get(key)) is not None:
             self._leave(step)
 
-    def next(self, rows: int, now: float, *, steps_max: int | None = None) -> list[Slice[Key]]:
+    def next(
+        self,
+        rows: int,
+        now: float,
+        *,
+        steps_max: int | None = None,
+        lead: Lead | None = None,
+        spare: Callable[[int], int] = lambda rows: 0,
+    ) -> list[Slice[Key]]:
         """The next pass: urgent steps whole, then slices of prompts, up to `rows` in all.
 
         rows: bounds the prompts alone; an only urgent step, or a prompt's first piece when it may
-        not be cut, goes whatever its size. steps_max: so many slices at most.
+        not be cut, goes whatever its size. steps_max: so many slices at most. lead: whom it is for.
+        spare: how many rows more make a pass of so many hardly longer; who is not in the lead gets
+        these.
         """
         self._expired = []
+        self._costs.clear()
         most = steps_max if steps_max is not None else len(self._steps)
-        owed = self.prompts_wait and self._passed_over >= PROMPT_EVERY - 1
+        waited = _first(self._prompt_ring, lead) is not None
+        owed = waited and self._passed_over >= PROMPT_EVERY - 1
         taken: list[Slice[Key]] = []
         if not (owed and most == 1):
-            taken = self._take_urgent(most - (1 if owed and most > 1 else 0), now)
-        room = rows - sum(one.rows for one in taken)
+            taken = self._take_urgent(most - (1 if owed and most > 1 else 0), now, lead)
+        room = rows - _rows(taken)
         if owed:
             room = max(room, 1)
         before = len(taken)
         if room > 0 and len(taken) < most:
-            taken += self._take_prompts(room, most - len(taken), now)
-        if len(taken) > before or not self.prompts_wait:
+            taken += self._take_prompts(room, most - len(taken), now, lead)
+        if len(taken) > before or not waited:
             self._passed_over = 0
         elif taken:
             self._passed_over += 1
+        if lead is not None and len(taken) < most:
+            taken += self._take_along(most - len(taken), now, lead, spare(_rows(taken)))
         if not self._steps:
             self._peers.clear()  # nobody waits, so nobody was harmed
         return taken
@@ -136,30 +168,46 @@ class Schedule(Generic[Key]):
         """Steps that the last call of `next` dropped because their time was over."""
         return self._expired
 
-    def _take_urgent(self, most: int, now: float) -> list[Slice[Key]]:
+    def _take_along(self, most: int, now: float, lead: Lead, room: int) -> list[Slice[Key]]:
+        """Steps of others, as many as have room in a pass that is not for them."""
+        waiting = {*self._urgent_ring, *self._prompt_ring}.difference(lead.peers)
+        others = Lead(waiting, not lead.by_credit, {})
+        taken = self._take_urgent(most, now, others, rows_max=room)
+        room -= _rows(taken)
+        if room > 0 and len(taken) < most:
+            taken += self._take_prompts(room, most - len(taken), now, others, whole=False)
+        return taken
+
+    def _take_urgent(
+        self, most: int, now: float, lead: Lead | None, rows_max: int | None = None
+    ) -> list[Slice[Key]]:
+        """rows_max: never more; by default one step goes whatever its size."""
         taken: list[Slice[Key]] = []
         rows = 0
-        while self._urgent_ring and len(taken) < most:
-            name = self._urgent_ring[0]
+        while len(taken) < most and (name := _first(self._urgent_ring, lead)) is not None:
             step = self._peers[name].urgent[0]
             if step.until_s <= now:
                 self._expire(step)
                 continue
             size = sum(step.pieces)
-            if taken and rows + size > URGENT_ROWS_MAX:
+            if rows + size > URGENT_ROWS_MAX and taken:
+                break
+            if rows_max is not None and rows + size > rows_max:
                 break
             rows += size
             self._pay(name, size * URGENT_COST)
             self._leave(step)
             taken.append(Slice(step.key, size, True))
-            if self._urgent_ring and self._urgent_ring[0] == name:
-                self._urgent_ring.rotate(-1)
+            if name in self._peers and self._peers[name].urgent:
+                _to_the_end(self._urgent_ring, name)
         return taken
 
-    def _take_prompts(self, room: int, most: int, now: float) -> list[Slice[Key]]:
+    def _take_prompts(
+        self, room: int, most: int, now: float, lead: Lead | None, *, whole: bool = True
+    ) -> list[Slice[Key]]:
+        """whole: a first piece that may not be cut goes whatever its size."""
         taken: dict[Key, Slice[Key]] = {}
-        while self._prompt_ring and room > 0:
-            name = self._prompt_ring[0]
+        while room > 0 and (name := _first(self._prompt_ring, lead)) is not None:
             peer = self._peers[name]
             step = peer.prompts[0]
             if step.until_s <= now:
@@ -168,11 +216,12 @@ class Schedule(Generic[Key]):
             if step.key not in taken and len(taken) >= most:
                 break
             if peer.credit <= 0:
-                peer.credit += QUANTUM
-                self._prompt_ring.rotate(-1)
-                continue
+                peer.credit += QUANTUM * self._share(name, lead)
+                if lead is None or peer.credit <= 0:
+                    _to_the_end(self._prompt_ring, name)
+                    continue
             rows = _cut_off(step, min(room, int(peer.credit + 1)))
-            if rows > room and taken:
+            if rows > room and (taken or not whole):
                 _put_back(step, rows)
                 break  # a whole piece, too long for what is left: it goes first next time
             room -= rows
@@ -184,11 +233,23 @@ class Schedule(Generic[Key]):
             )
             if not step.pieces:
                 self._leave(step)
+            if lead is not None and peer.credit <= 0 and peer.prompts:
+                _to_the_end(self._prompt_ring, name)
         return list(taken.values())
 
-    def _pay(self, name: str, cost: float) -> None:
+    def _share(self, name: str, lead: Lead | None) -> float:
+        """Of a quantum, for this one of those who have prompts."""
+        if lead is None or not lead.shares:
+            return 1.0
+        return lead.shares[name] / max(
+            lead.shares[other] for other in self._prompt_ring if other in lead.peers
+        )
+
+    def _pay(self, name: str, cost: int) -> None:
         peer = self._peers[name]
         peer.credit = max(peer.credit - cost, -DEBT_MAX)
+        if self._favour is not None:
+            self._costs[name] += cost
 
     def _expire(self, step: _Step[Key]) -> None:
         self._leave(step)
@@ -229,3 +290,22 @@ def _cut_off(step: _Step[Key], wanted: int) -> int:
 def _put_back(step: _Step[Key], rows: int) -> None:
     """Undo `_cut_off` of one whole piece."""
     step.pieces.appendleft(rows)
+
+
+def _rows(taken: Sequence[Slice[Key]]) -> int:
+    return sum(one.rows for one in taken)
+
+
+def _first(ring: deque[str], lead: Lead | None) -> str | None:
+    """Whose turn it is, of those in the lead."""
+    if lead is None:
+        return ring[0] if ring else None
+    return next((name for name in ring if name in lead.peers), None)
+
+
+def _to_the_end(ring: deque[str], name: str) -> None:
+    if ring[0] == name:
+        ring.rotate(-1)
+    else:
+        ring.remove(name)
+        ring.append(name)

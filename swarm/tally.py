@@ -9,8 +9,11 @@ reads them (credit.py).
     offer     envelope of { low, high, ..., low_gave, high_gave, prev }     by one of the two
     tally     envelope of the offer                                         by the other
 
-Two tallies of one place in a chain, both of the same boot of a peer, convict that peer. (The boot
-comes from the clock, so that a peer whose disk was restored does not contradict itself.)
+Two tallies of one place in a chain, both of the same boot of a peer, convict that peer. Its boot
+here is a number from the clock that grows with each signature of a pair, so that a peer whose disk
+was restored, or that offers twice because no answer came, does not contradict itself. Two that are
+signed at once, each by a process of one of the two, may have the same place; what counts of them
+is the larger of each sum.
 """
 
 from __future__ import annotations
@@ -24,16 +27,18 @@ from ..crypto.envelope import OVERHEAD_BYTES, open_, sign
 from ..crypto.keys import PUBLIC_BYTES, IdentityKey, peer_id_of, public_of
 from ..crypto.merkle import Digest
 from ..errors import RemoteError
+from .schedule import URGENT_ROWS
 
 EVERY_TOKENS: Final = 512  # algorithms.md 7: then a tally is due; a client that signs none has
 EVERY_S: Final = 30.0  # had that much for nothing
 OFFER_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
 TALLY_BYTES_MAX: Final = OFFER_BYTES_MAX + OVERHEAD_BYTES
 PREFILL_WEIGHT, DECODE_WEIGHT, BACKWARD_WEIGHT = 1.0, 2.0, 3.0  # algorithms.md 7, of a token
+BLOCK_WEIGHTS: Final = 12e-9  # billions of weights in a block, by its width squared
 OFFER, TALLY = "tally offer", "tally"
 
 Public = Annotated[bytes, Size(PUBLIC_BYTES, least=PUBLIC_BYTES)]
-Work = Annotated[float, Range(0, 1e18)]  # tokens times blocks times weight
+Work = Annotated[float, Range(0, 1e18)]  # tokens times billions of weights; twice, to decode
 Counter = Annotated[int, Range(0, 2**32 - 1)]
 FIRST: Final = bytes(32)  # the `prev` of a first tally
 
@@ -41,7 +46,7 @@ FIRST: Final = bytes(32)  # the `prev` of a first tally
 @dataclass(frozen=True, slots=True)
 class Tally:
     """low and high: the two, in the order of their public keys. since: the root of the receipts
-    (receipt.py) that this one adds."""
+    (receipt.py) that this one adds; zeros when none were asked for."""
 
     low: Public
     high: Public
@@ -85,18 +90,35 @@ def first_of(one: str, other: str) -> Tally:
     return Tally(low, high, 0, FIRST, 0, 0, 0.0, 0.0, 0.0, FIRST)
 
 
+def work_of(tokens: int, blocks: int, width: int) -> float:
+    """What a step of so many tokens through these blocks counts. Both ends know all three."""
+    weight = DECODE_WEIGHT if tokens <= URGENT_ROWS else PREFILL_WEIGHT
+    return tokens * blocks * weight * BLOCK_WEIGHTS * width * width
+
+
 def next_of(
-    last: Tally, me: str, *, boot: int, gave: float, took: float, now: float, since: bytes
+    last: Tally,
+    me: str,
+    *,
+    boot: int,
+    gave: float,
+    took: float,
+    now: float,
+    since: bytes,
+    their_boot: int | None = None,
 ) -> Tally:
-    """What `me` offers after `last`: so much more given and taken since."""
+    """What `me` offers after `last`: so much more given and taken since. their_boot: of the one who
+    is to accept it, as it told; by default that of `last`."""
     mine_low = last._is_low(me)
     more_low, more_high = (gave, took) if mine_low else (took, gave)
+    if their_boot is None:
+        their_boot = last.high_boot if mine_low else last.low_boot
     return replace(
         last,
         seq=last.seq + 1,
         prev=last.name if last.seq else FIRST,
-        low_boot=boot if mine_low else last.low_boot,
-        high_boot=last.high_boot if mine_low else boot,
+        low_boot=boot if mine_low else their_boot,
+        high_boot=their_boot if mine_low else boot,
         low_gave=last.low_gave + more_low,
         high_gave=last.high_gave + more_high,
         at_s=now,

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
 from potluck.crypto.codec import decode, encode
-from potluck.swarm.credit import COMMONS, HALF_S, Book, Credit, Turn, Turns
+from potluck.swarm.credit import HALF_S, Book, Credit
 from potluck.swarm.tally import first_of, next_of
 
 ME = key("me").peer_id
@@ -156,89 +156,28 @@ def test_standing_is_signed_and_bounded() -> None:
     assert credit.owed(PEERS[0], 0.0) == (3600, 0)
 
 
-# ---- turns
-
-
-def net(number: int) -> tuple[str, ...]:
-    return f"10.{number}/16", f"10.{number}.0/24"
-
-
-def divide(turns: Turns, waiting: dict[str, tuple[str, ...]], count: int) -> dict[str, float]:
-    """So many turns of 10 ms, while all of them wait all the time."""
-    had = dict.fromkeys(waiting, 0.0)
-    for number in range(count):
-        now = number * 0.01
-        turn = turns.next(waiting, now)
-        had[turn.peer] += 1 / count
-        turns.charge(turn, waiting[turn.peer], 0.01, now, contended=len(waiting) > 1)
-    return had
-
-
-def test_turns_are_by_credit_and_the_commons_has_its_share() -> None:
-    credit = Credit(ME, 0.0)
-    give(credit, PEERS[0], ME, 3e6)
-    give(credit, PEERS[1], ME, 1e6)
-    had = divide(Turns(credit), {peer: net(i) for i, peer in enumerate(PEERS[:4])}, 6000)
-    even = COMMONS / 4
-    for peer, share in zip(PEERS, (0.75, 0.25, 0, 0), strict=False):
-        assert had[peer] == pytest.approx(even + (1 - COMMONS) * share, abs=0.02)
-
-
-def test_without_credit_networks_are_even_not_identities() -> None:
-    """One honest newcomer, five Sybils in one network, two in another of the same /16."""
-    waiting = {"honest": net(1)}
-    waiting |= {f"a{i}": ("10.2/16", "10.2.0/24") for i in range(5)}
-    waiting |= {f"b{i}": ("10.2/16", "10.2.1/24") for i in range(2)}
-    had = divide(Turns(Credit(ME, 0.0)), waiting, 4000)
-    assert had["honest"] == pytest.approx(0.5, abs=0.01)
-    assert sum(had[f"b{i}"] for i in range(2)) == pytest.approx(0.25, abs=0.01)
-    assert had["a0"] == pytest.approx(0.05, abs=0.01)
-
-
-@pytest.mark.parametrize("networks", [1, 2])
-def test_a_contributor_gains_nothing_by_a_second_identity(networks: int) -> None:
-    """Two that gave the same; one of them sends a newcomer of its own, too, from its network. (From
-    another network it gains that network's part of the commons.)"""
-    credit = Credit(ME, 0.0)
-    for peer in PEERS[:2]:
-        give(credit, peer, ME, 1e6)
-    waiting = {PEERS[0]: net(0), PEERS[1]: net(1), PEERS[2]: net(0 if networks == 1 else 2)}
-    had = divide(Turns(credit), waiting, 6000)
-    extra = 0 if networks == 1 else COMMONS * (2 / 3 - 1 / 2)
-    assert had[PEERS[0]] + had[PEERS[2]] == pytest.approx(0.5 + extra, abs=0.01)
-
-
-def test_who_comes_seldom_does_not_wait_for_those_who_are_always_there() -> None:
-    """The commons had the whole minute before: a contributor's ten turns come at once."""
-    credit = Credit(ME, 0.0)
-    give(credit, PEERS[0], ME, 1e6)
-    turns = Turns(credit)
-    waiting = {peer: net(i) for i, peer in enumerate(PEERS)}
-    riders = {peer: networks for peer, networks in waiting.items() if peer != PEERS[0]}
-    divide(turns, riders, 6000)
-    for number in range(10):
-        turn = turns.next(waiting, 60 + number * 0.01)
-        assert turn == Turn(PEERS[0], True)
-        turns.charge(turn, waiting[PEERS[0]], 0.01, 60 + number * 0.01, contended=True)
-
-
-def test_an_idle_device_costs_nobody_anything() -> None:
+def test_what_no_helper_has_a_part_in_is_not_worth_remembering() -> None:
     credit = Credit(ME, 0.0)
     give(credit, PEERS[0], ME, 100)
-    turns = Turns(credit)
-    divide(turns, {PEERS[0]: net(0)}, 500)
-    assert credit.credit(PEERS[0], 0.0) == pytest.approx(100)
-    assert turns.next({PEERS[0]: net(0), PEERS[1]: net(1)}, 5.0) == Turn(PEERS[0], True)
+    base = next_of(
+        first_of(PEERS[1], PEERS[2]), PEERS[1], boot=1, gave=1e9, took=0, now=0.0, since=bytes(32)
+    )
+    owed = next_of(
+        first_of(PEERS[1], PEERS[0]), PEERS[1], boot=1, gave=9, took=0, now=0.0, since=bytes(32)
+    )
+    assert credit.matters(owed) and not credit.matters(base)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1e4)), max_size=60))
-def test_somebody_is_always_chosen_however_long_it_was(gaps: list[tuple[int, float]]) -> None:
+def test_a_flood_of_claims_does_not_drive_out_the_useful_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A helper that gave next to nothing signs claims beyond all measure; another's stay."""
+    monkeypatch.setattr("potluck.swarm.credit.EDGES_MAX", 64)
     credit = Credit(ME, 0.0)
-    give(credit, PEERS[0], ME, 1.0)
-    turns, now = Turns(credit), 0.0
-    for count, gap_s in gaps:
-        now += gap_s
-        waiting = {peer: net(i) for i, peer in enumerate(PEERS[: count + 1])}
-        turn = turns.next(waiting, now)
-        assert turn.peer in waiting
-        turns.charge(turn, waiting[turn.peer], 0.05, now, contended=count > 0)
+    give(credit, PEERS[0], ME, 100)
+    give(credit, PEERS[1], ME, 0.001)
+    give(credit, PEERS[2], PEERS[0], 50)
+    for number in range(100):
+        give(credit, key(f"sybil{number}").peer_id, PEERS[1], 1e12)
+    assert credit.credit(PEERS[2], 0.0) == pytest.approx(50)
+    assert len(credit.keep(0.0).edges) <= 64

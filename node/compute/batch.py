@@ -22,12 +22,15 @@ from typing import Any, Protocol
 import outcome
 
 from ...errors import Refused, RemoteError
+from ...swarm.favour import Favour, Lead
 from ...swarm.rates import PASS_S, Pace, PassTimes
-from ...swarm.schedule import URGENT_ROWS, Schedule, Slice
+from ...swarm.schedule import URGENT_ROWS, URGENT_ROWS_MAX, Schedule, Slice
 from ...swarm.wire import Step
 from .engine import Engine, Work
 
 DECODING_S = 1.0  # guess: whoever had a token within this time waits for the next
+READERS_MAX = 256  # whose last token is remembered, if it is older
+HARDLY = 0.05  # guess: so much longer is a pass with whom it is not for, too
 _RETRY_AFTER_S = 1.0  # guess: of a step that waited for all of its time
 
 Answer = tuple[memoryview, float]  # the payload, and the seconds in the blocks
@@ -82,14 +85,15 @@ class Served:
 class Lane:
     """The steps that wait for one engine. Everything but `served` is the worker's thread's."""
 
-    def __init__(self, engine: Engine, times: PassTimes) -> None:
+    def __init__(self, engine: Engine, times: PassTimes, favour: Favour | None = None) -> None:
+        """favour: of peers with credit; without, all are alike."""
         self.engine = engine
         self.times = times
         self.served = Served()
         self._pace = Pace(times)
-        self._schedule: Schedule[Order] = Schedule()
+        self._schedule: Schedule[Order] = Schedule(favour)
         self._waiting: dict[Order, _Waiting] = {}
-        self._decoded_s = float("-inf")
+        self._decoded_s: dict[str, float] = {}  # when each peer had a token
 
     @property
     def waiting(self) -> int:
@@ -117,10 +121,15 @@ class Lane:
         """Run one pass; the steps that are done with it, in whatever way."""
         began_s = time.monotonic()
         done: Done = []
-        urgent = self._schedule.urgent_rows()
-        decoding = urgent > 0 or began_s - self._decoded_s < DECODING_S
+        lead = self._schedule.lead(began_s)
+        urgent = self._schedule.urgent_rows(lead)
+        decoding = urgent > 0 or self._is_read(lead, began_s)
         slices = self._schedule.next(
-            self._rows(urgent, decoding), began_s, steps_max=None if self.engine.exact else 1
+            self._rows(urgent, decoding),
+            began_s,
+            steps_max=None if self.engine.exact else 1,
+            lead=lead,
+            spare=self._spare,
         )
         for key in self._schedule.expired():
             done += self._expire(key)
@@ -131,7 +140,10 @@ class Lane:
             result = outcome.capture(self.engine.run, works)
             if isinstance(result, outcome.Error):
                 return done + [(self._forget(one.key), result) for one in chosen]
-            self._learn(works, shape, time.monotonic(), began_s, decoding=decoding)
+            now = time.monotonic()
+            self._learn(works, shape, now, began_s, decoding=decoding)
+            self._note_readers(chosen, now)
+            self._schedule.took(now - began_s, now)
         for one in chosen:
             done += self._settle(one)
         return done
@@ -148,6 +160,32 @@ class Lane:
         if self.engine.exact:
             return urgent + self._pace.rows(urgent, decoding=decoding)
         return max(1, int(PASS_S / self.times.seconds(1)))  # a replay's pieces are mostly of one
+
+    def _spare(self, rows: int) -> int:
+        """How many rows more make a pass of so many hardly longer."""
+        most_s = (1 + HARDLY) * self.times.seconds(max(1, rows))
+        more = URGENT_ROWS_MAX
+        while more and self.times.seconds(rows + more) > most_s:
+            more //= 2
+        return more
+
+    def _is_read(self, lead: Lead | None, now: float) -> bool:
+        """Whether somebody waits for tokens between two passes: of those with credit, if the pass
+        is for them."""
+        return any(
+            now - at_s < DECODING_S
+            for peer, at_s in self._decoded_s.items()
+            if lead is None or not lead.by_credit or peer in lead.peers
+        )
+
+    def _note_readers(self, chosen: list[Slice[Order]], now: float) -> None:
+        works = [self._waiting[one.key] for one in chosen]
+        tokens = [one.order.peer for one in works if len(one.work.hidden) <= URGENT_ROWS]
+        self._decoded_s |= dict.fromkeys(tokens, now)
+        if len(self._decoded_s) > READERS_MAX:
+            self._decoded_s = {
+                peer: at_s for peer, at_s in self._decoded_s.items() if now - at_s < DECODING_S
+            }
 
     def _claim(self, one: Slice[Order]) -> bool:
         """False, and forgotten, when the session has taken its step back."""
@@ -186,8 +224,6 @@ class Lane:
         """What this pass says of the next ones. decoding: as it was planned."""
         rows, seconds = sum(count for _, count in works), now - began_s
         tokens = sum(count for work, count in works if len(work.hidden) <= URGENT_ROWS)
-        if tokens:
-            self._decoded_s = now
         if shape is not None:
             self.times.observe(shape[0], seconds / shape[1], now)
             self._pace.took(tokens, rows - tokens, seconds, decoding=decoding)

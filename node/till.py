@@ -1,0 +1,337 @@
+"""What this node gives, counted and signed for; and what others may use of it in turn.
+
+A client that comes on somebody's account greets us (swarm/settlement.py): from then on what it is
+given is given to that account, and it may use the device on that account's credit (swarm/credit.py,
+favour.py). Who never greets is served as ever, from the commons.
+
+    greeting ──▶ accounts ── weights, every few seconds ──▶ Favour of each lane ──▶ passes
+       │ offer ◀── counts ◀── Metered.step                     │ used
+       └─ tally ──▶ credit.db ──▶ Credit ◀────────── spent ────┘
+
+Tallies that clients of this home sign elsewhere come by the same file. A full disk ends nobody's
+session: nothing is signed then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from ..crypto.codec import decode, encode
+from ..crypto.keys import IdentityKey
+from ..dht.network import NOWHERE, prefixes_of
+from ..errors import Refused, RemoteError, TransportError, UserError
+from ..swarm.blocks import BlockRange
+from ..swarm.credit import Credit
+from ..swarm.favour import Ages, Favour, Place
+from ..swarm.settlement import (
+    ANSWER_BYTES_MAX,
+    GREETING_BYTES_MAX,
+    PROTOCOL,
+    Answer,
+    Claim,
+    Greeting,
+    make_offer,
+    read_greeting,
+    read_head,
+)
+from ..swarm.tally import BLOCK_WEIGHTS, EVERY_S, EVERY_TOKENS, read_offer, read_tally, work_of
+from ..swarm.wire import Step
+from .compute.worker import Worker
+from .letters import receive_letter, send_letter
+from .log import get_logger
+from .net.host import Host
+from .net.stream import Stream
+from .tallies import Tallies, open_tallies
+
+log = get_logger()
+
+TICK_S: Final = 5.0  # guess: what is used meanwhile is known to the lane at once
+HURRY_S: Final = 0.1  # for who has just greeted
+KEEP_EVERY_S: Final = 60.0
+EXCHANGE_S: Final = 10.0  # a deadline for each letter
+GREET_EVERY_S: Final = 1.0  # of one client; an honest one does after 512 tokens or 30 s
+OWNERS: Final = 1e15  # what a client of our own home may use: this device is its
+ACCOUNTS_MAX: Final = 8192
+FORGIVEN: Final = 0.05  # guess: of what is signed, against what was not: clients are killed, too
+
+
+class Till:
+    """One for a node. `run` is its service, `attend` one of each device."""
+
+    def __init__(
+        self,
+        host: Host,
+        key: IdentityKey,
+        tallies: Tallies,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Blocks: it reads what was kept."""
+        self._host = host
+        self._key = key
+        self._tallies = tallies
+        self._wall = wall
+        self._credit = Credit(key.peer_id, wall(), tallies.book())
+        self._ages = Ages(tallies.networks())
+        self._change = 0  # of the pairs on the disk, that was taken in last
+        self._account_of: dict[str, str] = {}  # of clients, the last greeted last
+        self._given: Counter[str] = Counter()  # to clients without an account, so far
+        self._unsigned: Counter[str] = Counter()  # given to accounts
+        self._late_s: dict[str, float] = {}  # since when an account has signed nothing
+        self._settling: set[str] = set()
+        self._greeted_s: dict[str, float] = {}
+        self._changed = trio.Event()
+
+    # ---- what is given
+
+    def gave(self, client: str, tokens: int, blocks: int, width: int) -> None:
+        work = work_of(tokens, blocks, width)
+        account = self._account_of.get(client)
+        if account is None:
+            self._given[client] += work
+        else:
+            self._unsigned[account] += work if account != self._host.peer_id else 0.0
+            self._late_s.setdefault(account, trio.current_time())
+
+    def place_of(self, client: str) -> Place | None:
+        """Where it comes from; None when that is nobody's network."""
+        connection = self._host.best(client)
+        if connection is None:
+            return None
+        remote = connection.remote[0]
+        prefixes = prefixes_of(f"/{'ip6' if ':' in remote else 'ip4'}/{remote}/tcp/1")
+        if prefixes == NOWHERE:
+            return None
+        return self._ages.age(prefixes[1], self._wall()), *prefixes
+
+    async def attend(self, metered: Metered) -> None:
+        """A service: have a device's turns follow credit."""
+        while True:
+            changed = self._changed
+            try:
+                await self._exchange(metered)
+            except Refused:
+                log.debug("the device has no time for credit")
+            with trio.move_on_after(TICK_S):
+                await changed.wait()
+                await trio.sleep(HURRY_S)  # more may have changed
+
+    async def _exchange(self, metered: Metered) -> None:
+        """What was used there, and what may be."""
+        used = await metered.run(metered.favour.used)
+        now = self._wall()
+        for client, cost in used.items():
+            account = self._account_of.get(client, client)
+            if account != self._host.peer_id:
+                self._credit.spend(account, cost * metered.unit, now)
+        clients = {
+            client: self._account_of[client]
+            for client in self._account_of.keys() & set(self._host.connected())
+            if self._signs(self._account_of[client], metered.unit)
+        }
+        count = Counter(clients.values())
+        weights = self._credit.weights(list(count), now)
+        if self._host.peer_id in weights:
+            weights[self._host.peer_id] = OWNERS
+        metered.post(
+            metered.favour.fund,
+            {
+                client: weights[account] / count[account] / metered.unit
+                for client, account in clients.items()
+            },
+        )
+
+    def _signs(self, account: str, unit: float) -> bool:
+        """Whether it signs for what it takes; the last interval may be on its way."""
+        late_s = trio.current_time() - self._late_s.get(account, trio.current_time())
+        much = self._unsigned[account] > 2 * EVERY_TOKENS * unit
+        return not (much and late_s > 2 * EVERY_S)
+
+    # ---- what is signed
+
+    async def run(self) -> None:
+        """A service: greet and settle; keep what was settled."""
+        self._host.handle(PROTOCOL, self._greet)
+        kept_s = trio.current_time()
+        try:
+            while True:
+                await self._take_in()
+                if trio.current_time() - kept_s >= KEEP_EVERY_S:
+                    kept_s = trio.current_time()
+                    await trio.to_thread.run_sync(self._keep)
+                await trio.sleep(TICK_S)
+        finally:
+            self._host.unhandle(PROTOCOL)
+            self._keep()
+
+    async def _take_in(self) -> None:
+        """Tallies that were signed by whichever process of this home."""
+        connected = set(self._host.connected())
+        for book in (self._given, self._greeted_s):
+            for gone in book.keys() - connected:
+                del book[gone]
+        if len(self._unsigned) > ACCOUNTS_MAX:
+            self._unsigned = Counter(dict(self._unsigned.most_common(ACCOUNTS_MAX // 2)))
+            self._late_s = {who: at for who, at in self._late_s.items() if who in self._unsigned}
+        try:
+            found, self._change = await trio.to_thread.run_sync(
+                lambda: self._tallies.sums(after=self._change)
+            )
+        except UserError as error:
+            log.warning("tallies not read", reason=str(error))
+            return
+        for tally in found:
+            self._credit.settle(tally, self._wall())
+
+    def _keep(self) -> None:
+        try:
+            self._tallies.keep_book(self._credit.keep(self._wall()), self._ages.keep())
+        except UserError as error:
+            log.warning("credit not kept", reason=str(error))
+
+    async def _greet(self, stream: Stream) -> None:
+        """The handler."""
+        now = trio.current_time()
+        if now - self._greeted_s.get(stream.peer, -GREET_EVERY_S) < GREET_EVERY_S:
+            await stream.reset()
+            return
+        self._greeted_s[stream.peer] = now
+        raw = await self._receive(stream, GREETING_BYTES_MAX)
+        account, greeting = read_greeting(raw, client=stream.peer, server=self._host.peer_id)
+        self._know(stream.peer, account)
+        if account == self._host.peer_id:
+            self._hurry()
+        if account == self._host.peer_id or account in self._settling:
+            await self._send(stream, Claim(b"", b""))  # ours, or with another client of the same
+            await stream.close()
+            return
+        self._settling.add(account)
+        try:
+            await self._settle(stream, account, greeting)
+        except UserError as error:  # our disk
+            log.warning("not settled", account=account, reason=str(error))
+            await stream.reset()
+        finally:
+            self._settling.discard(account)
+
+    async def _settle(self, stream: Stream, account: str, greeting: Greeting) -> None:
+        me = self._host.peer_id
+        if greeting.head:
+            await self._sign(greeting.head, account)
+        for raw in greeting.shown:
+            tally = read_tally(raw)
+            if account in tally.peers and me not in tally.peers and self._credit.matters(tally):
+                self._credit.settle(tally, self._wall())
+        self._hurry()
+        pair = await trio.to_thread.run_sync(self._tallies.pair, account)
+        head = b"" if pair.raw == greeting.head else pair.raw
+        gave = min(self._unsigned[account], greeting.took)
+        if gave <= 0:
+            await self._send(stream, Claim(head, b""))
+            await stream.close()
+            return
+        now = self._wall()
+        boot = await trio.to_thread.run_sync(self._tallies.next_boot, account, now)
+        offer = make_offer(
+            self._key, pair.tally, boot=boot, their_boot=greeting.boot, gave=gave, now=now
+        )
+        await self._send(stream, Claim(head, offer))
+        answer = decode(await self._receive(stream, ANSWER_BYTES_MAX), Answer)
+        await stream.close()
+        if not answer.tally:
+            log.info("a tally was refused", account=account, work=round(gave, 3))
+            return
+        if read_tally(answer.tally) != read_offer(offer)[1]:
+            raise RemoteError("signed another tally than was offered")
+        await self._sign(answer.tally, account)
+        self._unsigned[account] = max(0.0, self._unsigned[account] - gave * (1 + FORGIVEN))
+        if self._unsigned[account] <= gave:
+            self._late_s.pop(account, None)
+        log.debug("tally", account=account, gave=round(gave, 6))
+
+    async def _sign(self, raw: bytes, account: str) -> None:
+        """A tally of ours, which both signed."""
+        tally = read_head(raw, account, self._host.peer_id)
+        await trio.to_thread.run_sync(self._tallies.keep, raw, tally)
+        self._credit.settle(tally, self._wall())
+
+    def _know(self, client: str, account: str) -> None:
+        if self._account_of.pop(client, account) != account:
+            raise RemoteError("two accounts on one connection")
+        self._account_of[client] = account
+        if len(self._account_of) > ACCOUNTS_MAX:
+            del self._account_of[next(iter(self._account_of))]
+        self._unsigned[account] += self._given.pop(client, 0.0)
+        if self._unsigned[account]:
+            self._late_s.setdefault(account, trio.current_time())
+
+    def _hurry(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _send(self, stream: Stream, message: Claim) -> None:
+        with trio.move_on_after(EXCHANGE_S) as deadline:
+            await send_letter(stream, encode(message))
+        if deadline.cancelled_caught:
+            raise TransportError(f"{stream.peer} took no claim in {EXCHANGE_S:.0f} s")
+
+    async def _receive(self, stream: Stream, bytes_max: int) -> bytes:
+        with trio.move_on_after(EXCHANGE_S) as deadline:
+            raw = await receive_letter(stream, bytes_max)
+        if deadline.cancelled_caught:
+            raise TransportError(f"no word of {stream.peer} in {EXCHANGE_S:.0f} s")
+        if raw is None:
+            raise TransportError(f"{stream.peer} went without a word")
+        return raw
+
+
+class Metered:
+    """A worker whose steps are counted. Implements server.Device."""
+
+    def __init__(self, till: Till, worker: Worker, blocks: BlockRange, width: int) -> None:
+        self.favour = Favour()
+        self.unit = len(blocks) * BLOCK_WEIGHTS * width * width  # work of one row
+        self._till = till
+        self._worker = worker
+        self._width = width
+        self._placed: dict[str, Place | None] = {}
+
+    @property
+    def waiting(self) -> int:
+        return self._worker.waiting
+
+    async def run(self, function: Any, *args: Any) -> Any:
+        return await self._worker.run(function, *args)
+
+    def post(self, function: Any, *args: Any) -> None:
+        self._worker.post(function, *args)
+
+    async def step(
+        self, cache: Any, peer: str, payload: memoryview, step: Step, dtype: str, *, within_s: float
+    ) -> tuple[memoryview, float]:
+        if peer not in self._placed:
+            self._placed[peer] = place = self._till.place_of(peer)
+            if place is not None:
+                self._worker.post(self.favour.place, peer, place)
+            if len(self._placed) > 2 * ACCOUNTS_MAX:
+                del self._placed[next(iter(self._placed))]
+        answer = await self._worker.step(cache, peer, payload, step, dtype, within_s=within_s)
+        self._till.gave(peer, sum(step.sizes), cache.stop - cache.start, self._width)
+        return answer
+
+
+async def open_till(host: Host, key: IdentityKey, home: Path) -> Till:
+    """The till of a node, in service as long as the host is. Raises UserError when what it gives
+    cannot be kept."""
+
+    def opened() -> Till:
+        return Till(host, key, open_tallies(home, key.peer_id))
+
+    till = await trio.to_thread.run_sync(opened)
+    host.nursery.start_soon(till.run)
+    return till

@@ -1,0 +1,196 @@
+"""For whom the device's next pass is: for who gave, before all others; and a share for newcomers.
+
+Credit (credit.py) says how much of a busy device each peer may use. Here it is used up, pass by
+pass; within a pass the order is the schedule's (schedule.py).
+
+    nobody with credit waits      as if there were no credit
+    somebody does                 a pass of theirs, prompts in proportion to credit; whoever makes
+                                  it hardly longer may ride along
+    newcomers are behind, too     a pass of theirs, up to 15 of 100 seconds: the commons
+
+Behind is who had less than its even part of the commons in the last ten minutes, counted with what
+it had while nobody with credit waited: who asks all the time has had enough in the pauses, who has
+just come has had nothing. The parts are even between networks, not identities, from the widest to
+the narrowest, so that a network with many names in it gains nothing. So long a window is what
+keeps free riders from delaying a contributor: over a minute the pauses of one who uses most of the
+device come and go by chance, and the commons took its part just when the queue was longest
+(integration/credit_sim.py).
+
+Costs are the schedule's: rows. Nothing here reads a clock: `now` is seconds on the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+COMMONS: Final = 0.15  # algorithms.md 7: of a busy device, for whoever comes
+WINDOW_S: Final = 600.0  # measured: of 60, 300, 600 and 1800 (DECISIONS.md)
+PURSE_S: Final = 0.1  # guess: what newcomers may have at once, two passes
+PLACES_MAX: Final = 1 << 14  # networks that are remembered; who had least goes first
+AGES: Final = ((7 * 86_400.0, "a week"), (86_400.0, "a day"), (3600.0, "an hour"))  # guess
+FORGOTTEN_S: Final = 14 * 86_400.0
+_PEERS_MAX: Final = 1 << 14
+_DUST: Final = 1e-9
+
+Place = tuple[str, ...]  # how long it is known, then networks, the widest first
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Whom a pass is for. shares: of each in prompts, 1 the largest; none: all the same."""
+
+    peers: Collection[str]
+    by_credit: bool
+    shares: Mapping[str, float]
+
+
+class Favour:
+    """Ask for the `lead` of a pass, then say what it `took`. One thread's."""
+
+    def __init__(self, commons: float = COMMONS, window_s: float = WINDOW_S) -> None:
+        self._commons = commons
+        self._window_s = window_s
+        self._left: dict[str, float] = {}  # cost that each may still use on its credit
+        self._used: dict[str, float] = {}  # since it was last asked for
+        self._places: dict[str, Place] = {}
+        self._had: dict[Place, float] = {}  # seconds without credit; fading, as of _zero_s
+        self._children: Counter[Place] = Counter()  # of each network in _had
+        self._all = 0.0  # seconds, but for those with credit that nobody else wanted
+        self._zero_s = -math.inf
+        self._purse_s = 0.0
+        self._last: Lead | None = None
+        self._contended = False
+
+    @property
+    def rules(self) -> bool:
+        """Whether anybody has credit here."""
+        return bool(self._left)
+
+    def used(self) -> dict[str, float]:
+        """What each used of its credit since this was asked last."""
+        used, self._used = self._used, {}
+        return used
+
+    def fund(self, credit: Mapping[str, float]) -> None:
+        """What each may use, of all that was told by `used` before."""
+        left = ((peer, cost - self._used.get(peer, 0.0)) for peer, cost in credit.items())
+        self._left = {peer: cost for peer, cost in left if cost > _DUST}
+
+    def place(self, peer: str, place: Place) -> None:
+        """Where a peer comes from; who was not placed is a network of its own."""
+        self._places.pop(peer, None)
+        self._places[peer] = place
+        if len(self._places) > _PEERS_MAX:
+            del self._places[next(iter(self._places))]
+
+    def lead(self, waiting: Collection[str], now: float) -> Lead | None:
+        """Whom the next pass is for; None: for all who wait, as if there were no credit."""
+        self._contended = len(waiting) > 1
+        funded = {peer: self._left[peer] for peer in waiting if peer in self._left}
+        self._last = None
+        if funded:
+            others = [peer for peer in waiting if peer not in funded]
+            self._fade(now)
+            behind = frozenset(filter(self._is_behind, others)) if self._purse_s > 0 else ()
+            if behind:
+                self._last = Lead(behind, False, {})
+            else:
+                most = max(funded.values())
+                shares = {peer: left / most for peer, left in funded.items()}
+                self._last = Lead(funded.keys(), True, shares)
+        return self._last
+
+    def took(self, costs: Mapping[str, float], seconds: float, now: float) -> None:
+        """The pass whose lead was asked for last took so long, for these."""
+        whole = sum(costs.values())
+        if not whole:
+            return
+        scale = self._fade(now)
+        for peer, cost in costs.items():
+            own_s = seconds * cost / whole
+            if peer in self._left:
+                self._use(peer, cost, own_s * scale)
+                continue
+            self._all += own_s * scale
+            for network in self._networks(peer):
+                self._had[network] += own_s * scale
+        if self._last is not None:
+            gain_s = self._commons / (1 - self._commons) * seconds
+            more_s = gain_s if self._last.by_credit else -seconds
+            self._purse_s = min(PURSE_S, self._purse_s + more_s)
+
+    def _use(self, peer: str, cost: float, scaled_s: float) -> None:
+        if not self._contended:
+            return  # what nobody else wanted costs nobody anything
+        self._all += scaled_s
+        self._used[peer] = self._used.get(peer, 0.0) + cost
+        self._left[peer] -= cost
+        if self._left[peer] <= _DUST:
+            del self._left[peer]
+
+    def _is_behind(self, peer: str) -> bool:
+        """Whether its networks had less than their parts; of the widest two it matters only how
+        many they are, for whoever shares a continent with free riders is none."""
+        part = self._commons * self._all
+        networks = self._networks(peer)
+        for network in networks:
+            part /= self._children[network[:-1]]
+            if len(network) > len(networks) - 2 and self._had[network] >= part:
+                return False
+        return True
+
+    def _networks(self, peer: str) -> list[Place]:
+        """Those that contain it, the widest first, each remembered."""
+        place = self._places.get(peer) or (peer,)
+        found = [place[:depth] for depth in range(1, len(place) + 1)]
+        for network in found:
+            if network not in self._had:
+                self._had[network] = 0.0
+                self._children[network[:-1]] += 1
+        return found
+
+    def _fade(self, now: float) -> float:
+        """What a second of now is worth, beside those of the book's time (forward decay)."""
+        elapsed = (now - self._zero_s) / self._window_s
+        if elapsed > 1 or len(self._had) > PLACES_MAX:
+            self._bring_down(math.exp(-elapsed))
+            self._zero_s, elapsed = now, 0.0
+        return math.exp(elapsed)
+
+    def _bring_down(self, fade: float) -> None:
+        """Fade what is remembered, and forget who had next to nothing."""
+        kept = sorted(((had * fade, place) for place, had in self._had.items()), reverse=True)
+        least_s = kept[PLACES_MAX // 2][0] if len(kept) > PLACES_MAX else 0.001
+        self._had = {place: had for had, place in kept if had > least_s}
+        self._children = Counter(place[:-1] for place in self._had)
+        self._all *= fade
+
+
+class Ages:
+    """How long networks have been seen here, in classes: the widest part of a place.
+
+    The commons is even between the classes, so that those who come today, however many networks
+    they have, leave to those of yesterday what is theirs. Who stays away for two weeks is new.
+    """
+
+    def __init__(self, seen: Mapping[str, tuple[float, float]] | None = None) -> None:
+        """seen: what `keep` told. Unix seconds."""
+        self._seen = dict(seen or {})
+
+    def age(self, network: str, now: float) -> str:
+        """Its class, from new to a week; it was seen now."""
+        first_s, last_s = self._seen.get(network, (now, now))
+        if now - last_s > FORGOTTEN_S:
+            first_s = now
+        self._seen[network] = first_s, max(now, last_s)
+        if len(self._seen) > PLACES_MAX:
+            oldest_first = sorted(self._seen.items(), key=lambda item: item[1])
+            self._seen = dict(oldest_first[: PLACES_MAX // 4 * 3])
+        return next((name for least_s, name in AGES if now - first_s >= least_s), "new")
+
+    def keep(self) -> dict[str, tuple[float, float]]:
+        return dict(self._seen)
