@@ -90,6 +90,18 @@ def announced(key: IdentityKey, stop: int, *, seq: int = 1, now: float = NOW) ->
     return sign_fact(key, fact, boot=1, seq=seq, now=now)
 
 
+def accusation_of(accused: IdentityKey, part: int, dice: Random) -> Accusation:
+    """Of work in this part of the model, which the accused has signed."""
+    opening = Opening(
+        dice.randbytes(16), dice.randbytes(16), NOW, bytes(32), "none", part, part + 1, 64, "f32",
+    )  # fmt: skip
+    some = digest("sim", dice.randbytes(8))
+    return Accusation(
+        accused.peer_id, sign(accused, OPENING, encode(opening)),
+        sign(accused, CHUNK, encode(Chunk(some, 0, 32, 32, some, some))), some, 0.2, NOW,
+    )  # fmt: skip
+
+
 class Equivocators:
     """Silent liars are the last numbers; the first of them say two things."""
 
@@ -192,17 +204,7 @@ class Accusers:
 
     def _accuse(self, accuser: int, accused: int, *, right: bool) -> None:
         """right: the accused's work was."""
-        key = self.keys[accused]
-        part = accused % PARTS
-        opening = Opening(
-            self.dice.randbytes(16), self.dice.randbytes(16), NOW, bytes(32), "none",
-            part, part + 1, 64, "f32",
-        )  # fmt: skip
-        some = digest("sim", self.dice.randbytes(8))
-        told = Accusation(
-            key.peer_id, sign(key, OPENING, encode(opening)),
-            sign(key, CHUNK, encode(Chunk(some, 0, 32, 32, some, some))), some, 0.2, NOW,
-        )  # fmt: skip
+        told = accusation_of(self.keys[accused], accused % PARTS, self.dice)
         item = sign_accusation(self.keys[accuser], told)
         id = check_accusation(item).id
         self.right[id] = right

@@ -7,6 +7,7 @@ import pytest
 from potluck.dht.record import REFRESH_S
 
 from .evidence_sim import Accusers, Equivocators
+from .false_flood import measure as flood
 from .healing_sim import SETTLED_S, World
 from .sampling_sim import measure
 
@@ -48,3 +49,11 @@ def test_a_flood_wins_no_view_and_a_crowd_in_one_network_no_samples() -> None:
     assert last["largest"] < 0.6 and last["isolated"] == 0
     crowd = measure("crowd", 200, 40, 75, seed=1)
     assert crowd["samples"] > 1000 and crowd["liars_share_of_samples"] <= 0.012
+
+
+def test_no_record_and_no_item_of_evidence_that_is_false_is_taken() -> None:
+    """All kinds in turn; the bar is a million."""
+    found = flood(3000)
+    assert found["taken_which"] == {} and found["hold_what_they_held"]
+    assert found["said"] > 2990 and len(found["kinds"]) == 41
+    assert found["take_what_is_true"]
