@@ -2,21 +2,23 @@
 
     home/bans/<peer id>     one ban, with its proof, by the one codec; each written in one go
 
-A file a ban, so that the next one costs no more than the first. Whoever asks for the proof can be
-shown it. What cannot be read is put aside as <peer id>.broken; a disk that takes no more loses the
-ban at the next start, and evidence that is heard again brings it back.
+A file a ban, so that the next one costs no more than the first; of too many the oldest goes.
+Whoever asks for the proof can be shown it. What cannot be read is put aside as <peer id>.broken; a
+disk that takes no more loses the ban at the next start, and evidence that is heard again brings it
+back.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from ..crypto.codec import Range, decode, encode
 from ..errors import RemoteError
-from ..swarm.evidence import BANNED_MAX, Ban
+from ..swarm.evidence import Ban
 from ..swarm.reputation import FOR_GOOD_S
 from ..swarm.testimony import (
     ITEM_BYTES_MAX,
@@ -30,6 +32,7 @@ from .log import get_logger
 
 BANS: Final = "bans"
 BROKEN: Final = ".broken"
+KEPT_MAX: Final = 4096  # files: 10 MB. Identities are cheap, and each may contradict itself
 BAN_BYTES_MAX: Final = ITEM_BYTES_MAX + 256
 
 log = get_logger()
@@ -51,9 +54,10 @@ class Bans:
 
     def __init__(self, home: Path | None) -> None:
         self._folder = None if home is None else home / BANS
+        self._kept: dict[str, None] = {}  # peers, the oldest ban first
 
     def load(self, now: float) -> tuple[Ban, ...]:
-        """Those in force, the oldest first; files of the others are removed."""
+        """Those in force, the oldest first. Files of the others are removed."""
         if self._folder is None or not self._folder.is_dir():
             return ()
         found: list[tuple[float, Ban]] = []
@@ -67,7 +71,9 @@ class Bans:
             except OSError as error:
                 log.warning("ban passed over", path=str(path), reason=str(error))
         found.sort(key=lambda one: (one[0], one[1].peer))
-        return tuple(ban for _, ban in found[-BANNED_MAX:])
+        self._kept = {ban.peer: None for _, ban in found}
+        self._make_room()
+        return tuple(ban for _, ban in found if ban.peer in self._kept)
 
     def keep(self, ban: Ban) -> bool:
         """Whether it is on disk now."""
@@ -81,7 +87,18 @@ class Bans:
         except OSError as error:
             log.warning("ban not written", banned=ban.peer, reason=str(error))
             return False
+        self._kept.pop(ban.peer, None)
+        self._kept[ban.peer] = None
+        self._make_room()
         return True
+
+    def _make_room(self) -> None:
+        assert self._folder is not None
+        while len(self._kept) > KEPT_MAX:
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            with suppress(OSError):  # it goes when they are loaded next
+                (self._folder / oldest).unlink()
 
 
 def _read(path: Path) -> Ban | None:

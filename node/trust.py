@@ -89,6 +89,10 @@ class Trust:
         """With which probability it is honest, as far as we know."""
         return self._book.mean(peer, self._clock())
 
+    def trust(self, peer: str) -> float:
+        """The lower bound of that."""
+        return self._book.trust(peer, self._clock())
+
     def lots(self) -> Lots:
         """The coins of this home; in memory alone, of this process. Blocks; raises UserError."""
         if self._home is None:

@@ -79,5 +79,15 @@ def test_a_full_disk_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert bans.load(NOW) == (FOR_GOOD,)
 
 
+def test_of_too_many_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potluck.node.bans.KEPT_MAX", 3)
+    bans = Bans(tmp_path)
+    liars = [key(f"liar {number}").peer_id for number in range(5)]
+    for liar in liars:
+        bans.keep(replace(FOR_GOOD, peer=liar))
+    assert {ban.peer for ban in Bans(tmp_path).load(NOW)} == set(liars[2:])
+    assert len(list((tmp_path / BANS).iterdir())) == 3
+
+
 def test_without_a_home_nothing_is_kept() -> None:
     assert not Bans(None).keep(FOR_GOOD) and Bans(None).load(NOW) == ()

@@ -1,0 +1,195 @@
+"""Nodes that gossip evidence over memory roads, in virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+from sim.memory_host import MemoryHost, MemoryNet
+from testimonies import NOW
+
+from potluck.crypto.keys import IdentityKey
+from potluck.dht.reading import Checker
+from potluck.dht.record import Announcement
+from potluck.errors import RemoteError
+from potluck.node.bans import Bans
+from potluck.node.evidence import Compute, Court
+from potluck.node.standing import Standings
+from potluck.node.trust import Trust
+from potluck.swarm.blocks import BlockRange
+
+MODEL = bytes(range(32)).hex()  # as of what testimonies.accusation accuses
+
+
+def wall() -> float:
+    return NOW + trio.current_time()
+
+
+@dataclass(frozen=True)
+class Mux:
+    peer: str
+    dialer: bool
+
+
+@dataclass(eq=False)
+class Connection:
+    mux: Mux
+    remote: tuple[str, int]
+    over: trio.Event = field(default_factory=trio.Event)
+    asked: trio.Event = field(default_factory=trio.Event)
+
+    def speaks(self, protocol: str) -> bool:
+        return True
+
+
+class Host(MemoryHost):
+    """One with connections: what a Gossiper and a Court need of node/net/host.py."""
+
+    def __init__(self, net: MemoryNet, peer_id: str, address: str) -> None:
+        super().__init__(net, peer_id)
+        self.address = address
+        self.came: list[Callable[[Connection], None]] = []
+        self.links: dict[str, Connection] = {}
+        self.blamed: list[str] = []
+        self.convicted: Callable[[str], bool] = lambda peer: False
+
+    def connections(self) -> list[Connection]:
+        return list(self.links.values())
+
+    def best(self, peer: str) -> Connection | None:
+        return self.links.get(peer)
+
+    def welcomes(self, peer: str) -> bool:
+        return not self.convicted(peer)
+
+    def blame(self, peer: str, error: RemoteError) -> None:
+        self.blamed.append(peer)
+
+    def unhandle(self, protocol: str) -> None:
+        self.handlers.pop(protocol, None)
+
+    def dial(self, other: Host) -> None:
+        """Both ends agree on who is refused."""
+        if other.peer_id in self.links or not (
+            self.welcomes(other.peer_id) and other.welcomes(self.peer_id)
+        ):
+            return
+        for one, far, dialer in ((self, other, True), (other, self, False)):
+            link = Connection(Mux(far.peer_id, dialer), (far.address, 4001))
+            link.asked.set()
+            one.links[far.peer_id] = link
+            for tell in list(one.came):
+                tell(link)
+
+    def hang_up(self, peer: str) -> None:
+        link = self.links.pop(peer, None)
+        if link is not None:
+            link.over.set()
+            other = self._net.hosts.get(peer)
+            if isinstance(other, Host):
+                other.hang_up(self.peer_id)
+
+    def shun(self, convicted: Callable[[str], bool]) -> None:
+        self.convicted = convicted
+        for peer in [peer for peer in self.links if convicted(peer)]:
+            self.hang_up(peer)
+
+
+class Records:
+    """A directory that all read."""
+
+    def __init__(self) -> None:
+        self.told: list[Announcement] = []
+
+    async def find(self, model: str) -> tuple[Announcement, ...]:
+        return tuple(self.told)
+
+
+@dataclass
+class Node:
+    key: IdentityKey
+    host: Host
+    trust: Trust
+    court: Court
+    checker: Checker
+    scope: trio.CancelScope
+
+    @property
+    def id(self) -> str:
+        return self.key.peer_id
+
+
+class Town:
+    """Who is there. dice: which links there are; each node has at least `links`."""
+
+    def __init__(self, nursery: trio.Nursery, seed: int = 1) -> None:
+        self.net = MemoryNet(nursery)
+        self.nursery = nursery
+        self.dice = random.Random(seed)
+        self.records = Records()
+        self.nodes: list[Node] = []
+
+    def host(self, key: IdentityKey, address: str = "127.0.0.1") -> Host:
+        made = Host(self.net, key.peer_id, address)
+        self.net.hosts[key.peer_id] = made
+        return made
+
+    async def add(
+        self,
+        key: IdentityKey,
+        *,
+        home: Path | None = None,
+        compute: Compute | None = None,
+        blocks: BlockRange | None = None,
+        clock: Callable[[], float] = wall,
+    ) -> Node:
+        host = self.host(key)
+        trust = Trust(home, clock=clock)
+        standings = Standings(trust.trust, home, wall=clock)
+        dice = random.Random(key.peer_id)
+        court = Court(host, key, trust, Bans(home), standings, dice, wall=clock)  # type: ignore[arg-type]
+        checker = Checker()
+        checker.contradicted.append(court.contradicts)
+        await court.restore()
+        node = Node(key, host, trust, court, checker, trio.CancelScope())
+        serving = [(MODEL, blocks)] if blocks else []
+
+        async def run() -> None:
+            with node.scope:
+                await court.run(lambda: serving, compute)
+
+        self.nursery.start_soon(run)
+        self.nodes.append(node)
+        return node
+
+    def link(self, links: int) -> None:
+        """A ring, so that it hangs together, and links at random."""
+        count = len(self.nodes)
+        for number, node in enumerate(self.nodes):
+            node.host.dial(self.nodes[(number + 1) % count].host)
+            others = [other for other in self.nodes if other is not node]
+            for other in self.dice.sample(others, links - 2):
+                node.host.dial(other.host)
+
+    async def until(self, holds: Callable[[], object], within_s: float) -> float:
+        """How long it took, in virtual time."""
+        began_s = trio.current_time()
+        with trio.fail_after(within_s):
+            while not holds():  # noqa: ASYNC110  # virtual time
+                await trio.sleep(0.05)
+        return trio.current_time() - began_s
+
+    def all_ban(self, peer: str, nodes: Sequence[Node] | None = None) -> bool:
+        return all(node.court.banned(peer) for node in nodes or self.nodes)
+
+
+@asynccontextmanager
+async def town(seed: int = 1) -> AsyncIterator[Town]:
+    async with trio.open_nursery() as nursery:
+        made = Town(nursery, seed)
+        yield made
+        nursery.cancel_scope.cancel()
