@@ -44,6 +44,8 @@ from .report import keep_report
 from .rest import end_rest
 from .segment import Segment
 from .serving import Model, open_model
+from .till import open_till
+from .toll import keep_work
 from .wanted import open_wanted
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ async def _open_house(
     """The models' files are there, and nothing is loaded. Raises UserError."""
     rooms: list[Room] = []
     hold = holder_type()
+    till = await open_till(member.host, key, config.home)
     dice = random.SystemRandom()
     for one in await trio.to_thread.run_sync(configs_of, config):
         if one.model == AUTO:
@@ -135,7 +138,8 @@ async def _open_house(
             raise UserError(f"{one.model} was given twice: name each model once")
         await _refuse_namesake(member, model)
         segment = Segment(member.host, member.directory, key, model.digest, boot, dice)
-        rooms.append(Room(hold(one, member, model, stages, dice, finds=segment), segment))
+        holder = hold(one, member, model, stages, dice, finds=segment, till=till)
+        rooms.append(Room(holder, segment))
     return House(rooms)
 
 
@@ -181,6 +185,7 @@ async def _serve(
     crowd = Crowd(member, random.SystemRandom())
     async with trio.open_nursery() as services:
         services.start_soon(crowd.run)
+        services.start_soon(keep_work, config.home, member.host)
         services.start_soon(keep_known, config.home, member.directory)
         services.start_soon(keep_report, config.home, member)
         services.start_soon(
