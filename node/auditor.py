@@ -71,9 +71,9 @@ class Runner(Protocol):
 class Finding:
     """What one audit came to.
 
-    verdict: of the work. judged: against the first auditor. again: what others made of it, the
-    auditor first. right, wrong: who is believed, and who is convicted; doubted: who stood with the
-    fewer when nobody could be.
+    verdict: of the work. again: what others made of it, first of all one that is believed, if any
+    is; judged, limit: the work beside that one's. right, wrong: who is believed, and who is
+    convicted; doubted: who stood with the fewer when nobody could be.
     """
 
     work: Work
@@ -88,7 +88,8 @@ class Finding:
 
 @dataclass(slots=True)
 class Tally:
-    """Of one answer. unaudited: drawn, but nobody was there to compute it again."""
+    """Of one answer. unaudited: drawn, but nobody was there to compute it again, or its server was
+    convicted meanwhile."""
 
     signed: int = 0
     drawn: int = 0
@@ -137,7 +138,9 @@ class Docket:
             self.tally.right += finding.verdict == "right"
             self.tally.wrong += finding.verdict == "wrong"
             self.tally.open += finding.verdict == "open"
-            self.tally.convicted += finding.wrong
+            self.tally.convicted += [
+                one for one in finding.wrong if one not in self.tally.convicted
+            ]
             self._tell(finding)
         self._idle.set()
         self._idle = trio.Event()
@@ -203,6 +206,8 @@ class Auditor:
 
     async def _audit(self, docket: Docket, work: Work) -> Finding | None:
         """Ask one after another until the rule has an answer, or nobody is left."""
+        if self.trust.banned(work.peer):
+            return None
         case = _Case(work, self._limits)
         found = Outcome((), (), True)
         while found.ask:
@@ -287,10 +292,11 @@ class Auditor:
             verdict = "right"
         elif work.peer in found.wrong:
             verdict = "wrong"
+        again = sorted(case.again, key=lambda one: one.peer not in found.right)
+        judged, limit = case.judged[again[0].peer]
         return Finding(
-            work, verdict, case.judged, case.limit, tuple(case.again), found.right, found.wrong,
-            doubted,
-        )  # fmt: skip
+            work, verdict, judged, limit, tuple(again), found.right, found.wrong, doubted
+        )
 
 
 class _Case:
@@ -302,8 +308,7 @@ class _Case:
         self.asked: list[str] = []
         self.failures = 0
         self.open = False  # too few tokens to say that it is wrong
-        self.judged = Judged("open", 0.0, 0.0)
-        self.limit = 0.0
+        self.judged: dict[str, tuple[Judged, float]] = {}  # the work beside each one's, and limits
         self._took = took_last(work)
         self._limits = limits
         self._dispute: Dispute | None = None
@@ -322,9 +327,10 @@ class _Case:
         for peer, numerics, gave in against:
             tolerance = self._tolerance(numerics, again.numerics)
             judged = judge(await self._errors(worker, gave, again), tolerance)
-            if peer == work.peer and len(self.again) == 1:
-                self.judged, self.open = judged, judged.verdict == "open"
-                self.limit = 0.0 if tolerance is None else tolerance.limit
+            if peer == work.peer:
+                limit = 0.0 if tolerance is None else tolerance.limit
+                self.judged[again.peer] = judged, limit
+                self.open = self.open or judged.verdict == "open"
             if judged.verdict == "right":
                 alike.append(peer)
         if self._dispute is None:

@@ -3,6 +3,15 @@
 async with open_generation(host, router, worker, request) as answer:
     async for piece in answer:
         print(piece.text, end="")
+
+With audits a server may be convicted in mid-answer. Then the answer goes back to the first words
+that rest on its work, and they are made again by others: a piece whose position is not behind the
+last one's takes the place of all from there on (`hear`). The last piece comes once all that was
+drawn has been audited, so that whoever waits for the end has the right words.
+
+    token ─▶ token ─▶ token ─▶ last one, held ── settled ──▶ the end
+      ▲                            │
+      └──── convicted: go back ────┘
 """
 
 from __future__ import annotations
@@ -15,16 +24,18 @@ from dataclasses import dataclass
 import trio
 
 from ..crypto.keys import IdentityKey
-from ..errors import UserError
+from ..errors import Refused, UserError
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
+from .auditor import Auditor, Tally
 from .compute.sampling import Settings
 from .compute.voice import DTYPE, Voice
 from .compute.worker import Worker
 from .net.host import Host
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
+from .watch import Watch, notes_of
 
 CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
 
@@ -34,8 +45,12 @@ GREEDY = Settings()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for. `ids` is the prompt, checked by the voice. receipts: whether the servers
-    shall sign, so that the answer can be proved."""
+    """What is asked for. `ids` is the prompt, checked by the voice.
+
+    receipts: whether the servers shall sign, so that the answer can be proved. audit: whether a
+    share of their work is computed again by others; they sign for it then too. amend: whether words
+    that were given may be replaced; if not, a conviction that would is the end of the answer.
+    """
 
     voice: Voice
     ids: tuple[int, ...]
@@ -45,6 +60,8 @@ class Request:
     wait_s: float = 0.0
     ignore_eos: bool = False  # benchmarks want a fixed length
     receipts: bool = False
+    audit: bool = False
+    amend: bool = True
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -55,7 +72,9 @@ class Request:
 class Piece:
     """One token. `text` is what is certain by now: it may be empty, or the end of several tokens.
 
-    seconds: since the one before, or since the start. finish: why it is the last, or None.
+    position: of the token, the prompt's first being 0; a piece that is not behind the last one
+    replaces that and all from there on. seconds: since the one before, or since the start. finish:
+    why it is the last, or None.
     """
 
     token: int
@@ -69,8 +88,12 @@ class Piece:
 class Generation:
     """An answer on its way. Iterate over it once."""
 
-    def __init__(self, session: LiveSession, worker: Worker, request: Request) -> None:
+    def __init__(
+        self, session: LiveSession, worker: Worker, request: Request, watch: Watch | None = None
+    ) -> None:
+        """watch: over its audits, if there are any."""
         self._session = session
+        self._watch = watch
         self._worker = worker
         self._request = request
         self._history = list(request.ids)
@@ -78,8 +101,9 @@ class Generation:
         self._last_s = trio.current_time()
         self._finished = False
         self._fed = 0  # tokens of the prompt
-        self._silent = 0  # chunks of it that no row was wanted of, and that are still to end
+        self._owed = 0  # outputs of steps that were fed; of all but the last no row is wanted
         self._hidden: Payload | None = None  # that the next token is drawn from
+        self._held: Piece | None = None  # the last one, until it is sure
 
     @property
     def recoveries(self) -> list[Recovery]:
@@ -107,6 +131,11 @@ class Generation:
         """True from when the prompt has begun to go down the first hop."""
         return self._session.flowing
 
+    @property
+    def audits(self) -> Tally | None:
+        """What the audits came to so far; None where none were asked for."""
+        return None if self._watch is None else self._watch.tally
+
     async def proof(self, key: IdentityKey) -> bytes:
         """The file by which `potluck verify` shows what this answer rests on, signed by the client.
 
@@ -117,6 +146,8 @@ class Generation:
         ledger, voice = self._session.ledger, self._request.voice
         assert ledger is not None, "a request without receipts"
         accounts, shares = ledger.told()
+        findings = [] if self._watch is None else self._watch.findings
+        notes = notes_of(findings, accounts, shares)
         told = Answer(
             ledger.session,
             time.time(),
@@ -129,19 +160,35 @@ class Generation:
             tuple(shares),
             b"",
         )
-        return write_proof(key, accounts, (), told)
+        return write_proof(key, accounts, notes, told)
 
     def __aiter__(self) -> Generation:
         return self
 
     async def __anext__(self) -> Piece:
-        """Cancelled, nothing is lost: the next call goes on from there."""
+        """Cancelled, nothing is lost: the next call goes on from there. Raises Refused when words
+        that were given would have to be replaced, and may not be."""
         if self._finished:
             raise StopAsyncIteration
+        while True:
+            await self._go_back()
+            piece = self._held or await self._draw()
+            if self._watch is not None and piece.finish is not None:
+                self._held = piece
+                await self._watch.settle()
+            if self._watch is None or self._watch.back is None:
+                self._finished = piece.finish is not None
+                return piece
+            self._held = None
+
+    async def _draw(self) -> Piece:
+        """The next token, from what is there."""
         request = self._request
         await self._feed_prompt()
-        if self._hidden is None:
+        while self._owed:
             self._hidden = await self._session.output()
+            self._owed -= 1
+        assert self._hidden is not None
         position = len(self._history)
         token, payload = await self._worker.run(
             request.voice.next_token, self._hidden, request.settings, position, self._history
@@ -150,11 +197,34 @@ class Generation:
         self._history.append(token)
         text, finish = self._judge(token)
         if finish is None:  # the servers work on while the caller looks at this piece
-            self._session.feed(payload, tokens=1, rows=1)
-        self._finished = finish is not None
+            self._feed(payload, 1, 1, position)
         now_s = trio.current_time()
         seconds, self._last_s = now_s - self._last_s, now_s
         return Piece(token, position, text, seconds, self._session.route, finish)
+
+    async def _go_back(self) -> None:
+        """Take back what rests on the work of a convicted server."""
+        watch, begun = self._watch, len(self._request.ids)
+        while watch is not None and (at := watch.back) is not None:
+            if not self._request.amend and len(self._history) > max(begun, at + 1):
+                raise Refused(
+                    "a server of this answer was convicted of wrong work: ask again",
+                    retry_after_s=0,
+                )
+            while self._owed:  # a session is taken back at rest
+                await self._session.output()
+                self._owed -= 1
+            if at >= begun:
+                token = self._history[at : at + 1]
+                payload = await self._worker.run(self._request.voice.embed, token)
+                self._feed(payload, 1, 1, at)
+            self._fed = min(at, begun)  # a part of the prompt is fed anew with what comes next
+            del self._history[max(at + 1, begun) :]
+            self._hidden = None
+            self._stream = self._request.voice.text.stream(self._request.ids, self._request.stops)
+            for said in self._history[begun:]:
+                self._stream.push(said)
+            watch.went_back(at)
 
     def _judge(self, token: int) -> tuple[str, str | None]:
         """The text that this token makes certain, and why the answer ends with it, if it does."""
@@ -172,22 +242,34 @@ class Generation:
         """What of it is not fed yet."""
         ids = self._request.ids
         while self._fed < len(ids):
-            chunk = ids[self._fed : self._fed + CHUNK_TOKENS]
+            at = self._fed
+            chunk = ids[at : at + CHUNK_TOKENS]
             payload = await self._worker.run(self._request.voice.embed, chunk)
             self._fed += len(chunk)
-            last = self._fed == len(ids)
-            self._session.feed(payload, tokens=len(chunk), rows=int(last))
-            self._silent += not last
-        while self._silent:
-            await self._session.output()
-            self._silent -= 1
+            self._feed(payload, len(chunk), int(self._fed == len(ids)), at)
+
+    def _feed(self, payload: Payload, tokens: int, rows: int, at: int) -> None:
+        self._session.feed(payload, tokens, rows, at)
+        self._owed += 1
+
+
+def hear(pieces: list[Piece], piece: Piece) -> bool:
+    """Put a piece behind those that stand. True when it takes the place of some of them."""
+    count = len(pieces)
+    while pieces and pieces[-1].position >= piece.position:
+        pieces.pop()
+    pieces.append(piece)
+    return len(pieces) <= count
 
 
 @asynccontextmanager
 async def open_generation(
-    host: Host, router: Router, worker: Worker, request: Request
+    host: Host, router: Router, worker: Worker, request: Request, auditor: Auditor | None = None
 ) -> AsyncIterator[Generation]:
-    """Route, open, and iterate. Leaving it frees every server's cache at once."""
+    """Route, open, and iterate. Leaving it frees every server's cache at once.
+
+    auditor: where the request wants audits.
+    """
     voice = request.voice
     tokens = min(len(request.ids) + request.max_new_tokens, voice.context)
     if len(request.ids) + request.max_new_tokens > voice.context:
@@ -204,10 +286,20 @@ async def open_generation(
         tokens=tokens,
         dtype=DTYPE,
         wait_s=request.wait_s,
-        receipts=request.receipts,
+        receipts=request.receipts or request.audit,
     )
-    async with open_session(host, router, plan) as session:
-        yield Generation(session, worker, request)
+    if not request.audit:
+        async with open_session(host, router, plan) as session:
+            yield Generation(session, worker, request)
+        return
+    assert auditor is not None, "a request for audits, and nobody who makes them"
+    watch = Watch(auditor)
+    async with open_session(host, router, plan, watch.signed) as session:
+        watch.attend(session)
+        try:
+            yield Generation(session, worker, request, watch)
+        finally:
+            watch.end()
 
 
 def encode_request(voice: Voice, prompt: str | Sequence[int]) -> tuple[int, ...]:

@@ -11,14 +11,16 @@ its good name, but not this answer: to compute its words again costs little besi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import trio
 
-from ..swarm.proof import Share
+from ..swarm.proof import Note, Share
 from ..swarm.receipt import Account
 from .auditor import Auditor, Finding, Tally
 
+ERROR_MAX: Final = 1e30  # as a note tells it
 SETTLE_S: Final = 30.0  # guess: one audit and a dispute; the last words wait for it
 
 Chunks = list[tuple[int, int]]  # from, to
@@ -113,16 +115,53 @@ class Watch:
             self.back = first if self.back is None else min(self.back, first)
 
     def _first_of(self, peer: str) -> int | None:
-        """The first position that this peer computed and no audit cleared."""
+        """The first position for which this peer gave rows that no audit cleared."""
         assert self._session is not None and self._session.ledger is not None
         accounts, shares = self._session.ledger.told()
         found: list[int] = []
         for share in shares:
             account = accounts[share.account]
-            if account.peer == peer:
-                at = share.first
-                for start, stop in sorted(self._cleared.get(account.names[0], ())):
-                    at = stop if start <= at < stop else at
-                if at < share.until:
-                    found.append(at)
+            if account.peer != peer:
+                continue
+            silent = [(one.at, one.stop) for _, one in account.standing() if not one.rows]
+            at = share.first
+            for start, stop in sorted(silent + self._cleared.get(account.names[0], [])):
+                at = stop if start <= at < stop else at
+            if at < share.until:
+                found.append(at)
         return min(found, default=None)
+
+
+def notes_of(
+    findings: Sequence[Finding], accounts: list[Account], shares: Sequence[Share]
+) -> list[Note]:
+    """What an answer's proof says of its audits. The auditors' accounts are put behind `accounts`.
+
+    Left out are chunks that are not in the answer: what was found wrong has been taken back.
+    """
+    places = {id(account): number for number, account in enumerate(accounts)}
+    notes = []
+    for finding in findings:
+        work = finding.work
+        chunk = work.account.chunks[work.place]
+        counted = any(
+            share.account == places.get(id(work.account)) and chunk.stop <= share.until
+            for share in shares
+        )
+        standing = any(place == work.place for place, _ in work.account.standing())
+        if not counted or not standing:
+            continue
+        by = finding.again[0].account
+        if id(by) not in places:
+            places[id(by)] = len(accounts)
+            accounts.append(by)
+        middle, worst = (
+            min(one, ERROR_MAX) for one in (finding.judged.median, finding.judged.worst)
+        )
+        notes.append(
+            Note(
+                places[id(work.account)], work.place, places[id(by)], middle, worst, finding.limit,
+                finding.verdict,
+            )
+        )  # fmt: skip
+    return notes

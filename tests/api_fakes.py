@@ -90,7 +90,7 @@ class PretendedSession:
         self._failing = failing
         self._after = after
 
-    def feed(self, payload: memoryview, tokens: int, rows: int) -> None:
+    def feed(self, payload: memoryview, tokens: int, rows: int, at: int) -> None:
         for row in np.frombuffer(payload, dtype="<f4").reshape(tokens, -1):
             self._state = np.roll(self._state, 7) * np.float32(0.7) + row
         self._outputs.append(self._state.tobytes() if rows else b"")

@@ -202,6 +202,8 @@ async def test_an_auditor_that_lies_about_honest_work_is_convicted_itself(
         assert not world.trust.banned(world.peer("accused"))
         if world.asked[0] == "liar":
             assert world.findings[0].wrong == (world.peer("liar"),)
+            assert world.findings[0].again[0].peer != world.peer("liar")
+            assert world.findings[0].judged.worst == 0
             assert world.trust.banned(world.peer("liar"))
             return
     pytest.fail("no lot fell on the liar")

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -224,11 +225,11 @@ def _served(
         for byte_pages in (False, True):
             for threads in THREADS:
                 ours = Ours(checkpoint, format, threads, byte_pages=byte_pages)
-                yield ours.kind, lambda rows, spans, ours=ours: _serve_ours(ours, rows, spans)
+                yield ours.kind, partial(_serve_ours, ours)
     for dtype in DTYPES[format]:
         for threads in THREADS:
             theirs = Theirs(checkpoint, format, dtype, threads)
-            yield theirs.kind, lambda rows, spans, one=theirs: _serve(one.run, rows, spans)
+            yield theirs.kind, partial(_serve, theirs.run)
 
 
 def _serve(
