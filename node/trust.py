@@ -64,6 +64,7 @@ class Trust:
         self._changes: list[Change] = []
         self._dirty = trio.Event()
         self.on_convicted: list[Callable[[str], None]] = []
+        self.on_probation: Callable[[str], bool] = lambda peer: False  # as node/toll.py says
 
     # ---- what routing asks
 
@@ -82,8 +83,9 @@ class Trust:
     # ---- what audits ask
 
     def rate(self, peer: str) -> float:
-        """With which probability a chunk of this peer's is audited."""
-        return rate(self._book.valid(peer), self._book.trust(peer, self._clock()), self._config)
+        """With which probability a chunk of this peer's is audited: all, while on probation."""
+        valid = 0 if self.on_probation(peer) else self._book.valid(peer)
+        return rate(valid, self._book.trust(peer, self._clock()), self._config)
 
     def mean(self, peer: str) -> float:
         """With which probability it is honest, as far as we know."""

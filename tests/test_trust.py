@@ -62,6 +62,18 @@ def test_all_of_a_strangers_work_is_audited_and_a_twentieth_of_a_known_ones() ->
     assert one.rate("p") == 1.0
 
 
+def test_who_did_not_pay_for_its_identity_is_audited_like_a_stranger_however_long_it_is_known() -> (
+    None
+):
+    one = trust()
+    found_right(one, "p", 100)
+    one.on_probation = "p".__eq__
+    assert one.rate("p") == 1.0
+    found_right(one, "other", 100)
+    assert one.rate("other") == pytest.approx(0.05)
+    assert one.usable("p") and one.cost_factor("p") == one.cost_factor("other")
+
+
 def test_an_audit_of_few_tokens_counts_in_proportion() -> None:
     one, other = trust(), trust()
     for _ in range(32):
