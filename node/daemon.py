@@ -30,6 +30,7 @@ from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL
 from .config import AUTO, RUNNING, NodeConfig
 from .crowd import Crowd
+from .evidence import Court, open_court
 from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .house import House, Room, configs_of
@@ -110,7 +111,8 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         ) as member,
         trio.open_nursery() as stages,
     ):
-        house = await _open_house(config, member, key, boot, stages)
+        court = await open_court(member, config.home)
+        house = await _open_house(config, member, court, key, boot, stages)
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()
@@ -118,11 +120,16 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
-            await _serve(config, member, house, began_s, signals, task_status)
+            await _serve(config, member, court, house, began_s, signals, task_status)
 
 
 async def _open_house(
-    config: NodeConfig, member: Member, key: IdentityKey, boot: int, stages: trio.Nursery
+    config: NodeConfig,
+    member: Member,
+    court: Court,
+    key: IdentityKey,
+    boot: int,
+    stages: trio.Nursery,
 ) -> House:
     """The models' files are there, and nothing is loaded. Raises UserError."""
     rooms: list[Room] = []
@@ -137,7 +144,8 @@ async def _open_house(
         if any(room.holder.model.digest == model.digest for room in rooms):
             raise UserError(f"{one.model} was given twice: name each model once")
         await _refuse_namesake(member, model)
-        segment = Segment(member.host, member.directory, key, model.digest, boot, dice)
+        finds = court.cleared(member.directory)
+        segment = Segment(member.host, finds, key, model.digest, boot, dice)
         holder = hold(one, member, model, stages, dice, finds=segment, till=till)
         rooms.append(Room(holder, segment))
     return House(rooms)
@@ -160,6 +168,7 @@ async def _end_on_signal(
 async def _serve(
     config: NodeConfig,
     member: Member,
+    court: Court,
     house: House,
     began_s: float,
     signals: AsyncIterator[int],
@@ -171,7 +180,7 @@ async def _serve(
         """What is open now: a leak shows here."""
         host = member.host
         open_ = {"streams": host.streams, "connections": len(host.connected())}
-        return {**house.counts(), **crowd.counts(), **open_}
+        return {**house.counts(), **crowd.counts(), **court.counts(), **open_}
 
     def tell() -> None:
         write_whole(config.home / RUNNING, json.dumps(_facts(ready, house)))
@@ -182,9 +191,12 @@ async def _serve(
         except UserError as error:  # a full disk shall end nobody's answer
             log.warning("not written down", why=str(error))
 
-    crowd = Crowd(member, random.SystemRandom())
+    crowd = Crowd(member, random.SystemRandom(), shunned=court.banned)
+    crowd.registrar.proved.append(court.take)
+    court.told.append(crowd.shun)
     async with trio.open_nursery() as services:
         services.start_soon(crowd.run)
+        services.start_soon(court.run, house.serving)
         services.start_soon(keep_work, config.home, member.host)
         services.start_soon(keep_known, config.home, member.directory)
         services.start_soon(keep_report, config.home, member)

@@ -16,11 +16,12 @@ serve the same segment of the model.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
-from random import Random
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -69,6 +70,7 @@ from ..swarm.topics import EVIDENCE, Message, topic_of, topics_of
 from ..swarm.wire import OPENING_BYTES_MAX
 from .bans import Bans
 from .log import get_logger
+from .member import Member
 from .net.gossip import Gossiper
 from .net.host import Host
 from .placing import Finds
@@ -97,7 +99,7 @@ class Court:
         trust: Trust,
         bans: Bans,
         standings: Standings,
-        dice: Random,
+        dice: random.Random,
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -165,6 +167,7 @@ class Court:
                 nursery.start_soon(self.gossip.run)
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._standings.keep)
+                nursery.start_soon(self._trust.keep)
                 nursery.start_soon(self._keep_bans)
                 nursery.start_soon(self._tell_again)
                 if compute is not None:
@@ -305,6 +308,18 @@ class Court:
         with suppress(IndexError):
             while True:
                 self._bans.keep(self._unwritten.popleft())
+
+
+async def open_court(member: Member, home: Path) -> Court:
+    """The court of a node: whom it shunned is shunned again, and the directory is watched."""
+    trust = await trio.to_thread.run_sync(Trust, home)
+    standings = await trio.to_thread.run_sync(Standings, trust.trust, home)
+    court = Court(
+        member.host, member.key, trust, Bans(home), standings, random.SystemRandom()
+    )  # fmt: skip
+    await court.restore()
+    member.directory.contradicted.append(court.contradicts)
+    return court
 
 
 class _Cleared:

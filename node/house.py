@@ -99,6 +99,11 @@ class House:
         mine = (one for one in self.holders if one.model.digest == asked.model)
         return next(mine, self.first).choose(asked)
 
+    def serving(self) -> list[tuple[str, BlockRange]]:
+        """Which blocks of which models (digests in hex) are served now."""
+        found = ((room.holder.model.digest, room.around()) for room in self.rooms)
+        return [(model, blocks) for model, blocks in found if blocks is not None]
+
     def counts(self) -> dict[str, int]:
         """What is open in all rooms: a leak shows here."""
         found: Counter[str] = Counter()

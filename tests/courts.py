@@ -132,6 +132,11 @@ class Town:
         self.dice = random.Random(seed)
         self.records = Records()
         self.nodes: list[Node] = []
+        self._clock = trio.lowlevel.current_clock()
+
+    def wall(self) -> float:
+        """The same as `wall`, in a thread too."""
+        return NOW + self._clock.current_time()
 
     def host(self, key: IdentityKey, address: str = "127.0.0.1") -> Host:
         made = Host(self.net, key.peer_id, address)
@@ -145,8 +150,9 @@ class Town:
         home: Path | None = None,
         compute: Compute | None = None,
         blocks: BlockRange | None = None,
-        clock: Callable[[], float] = wall,
+        clock: Callable[[], float] | None = None,
     ) -> Node:
+        clock = clock or self.wall
         host = self.host(key)
         trust = Trust(home, clock=clock)
         standings = Standings(trust.trust, home, wall=clock)

@@ -165,15 +165,12 @@ class Gossiper:
             self._nursery.start_soon(self._meet, connection)
 
     async def _meet(self, connection: Connection) -> None:
-        await connection.asked.wait()
-        if connection.speaks(PROTOCOL):
-            await self._keep(connection)
-
-    async def _keep(self, connection: Connection) -> None:
         """Have this peer for a neighbour, for as long as the connection lives."""
+        await connection.asked.wait()
         peer = connection.mux.peer
         while not connection.over.is_set():
-            if peer not in self._lines and not self._refusal(connection):
+            wanted = connection.speaks(PROTOCOL) and peer not in self._lines
+            if wanted and not self._refusal(connection):
                 await self._talk(self._begin(connection), connection)
             with trio.move_on_after(AGAIN_S):
                 await connection.over.wait()
