@@ -318,27 +318,30 @@ class _Case:
         return all(self._tolerance(one, numerics) is not None for one in self._classes())
 
     async def add(self, again: Again, worker: Runner) -> None:
-        """Compare it with all answers so far."""
+        """Compare it with all answers so far. One that cannot be compared, because it has too few
+        tokens for its class, leaves the first audit open, and is of no use to a dispute."""
         work = self.work
         against: list[tuple[str, str, Payload]] = [(work.peer, work.numerics, work.gave)]
         against += [(one.peer, one.numerics, one.gave) for one in self.again]
-        self.again.append(again)
-        alike: list[str] = []
+        found: dict[str, Judged] = {}
         for peer, numerics, gave in against:
             tolerance = self._tolerance(numerics, again.numerics)
-            judged = judge(await self._errors(worker, gave, again), tolerance)
-            if peer == work.peer:
-                limit = 0.0 if tolerance is None else tolerance.limit
-                self.judged[again.peer] = judged, limit
-                self.open = self.open or judged.verdict == "open"
-            if judged.verdict == "right":
-                alike.append(peer)
+            found[peer] = judge(await self._errors(worker, gave, again), tolerance)
+        few = any(judged.verdict == "open" for judged in found.values())
+        if few and self.again:
+            self.failures += 1
+            return
+        self.open = few
+        self.again.append(again)
+        limit = self._tolerance(work.numerics, again.numerics)
+        self.judged[again.peer] = found[work.peer], 0.0 if limit is None else limit.limit
         if self._dispute is None:
             self._dispute = Dispute(work.peer, again.peer)
         else:
             self._dispute.add(again.peer)
-        for peer in alike:
-            self._dispute.agree(peer, again.peer)
+        for peer, judged in found.items():
+            if judged.verdict == "right":
+                self._dispute.agree(peer, again.peer)
 
     def outcome(self, trust: Callable[[str], float]) -> Outcome:
         assert self._dispute is not None, "nobody has computed it again"

@@ -26,6 +26,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -36,16 +37,20 @@ from ..crypto.keys import IdentityKey
 from ..dht.directory import ModelOffer
 from ..dht.record import Announcement
 from ..errors import MissingBlocks, PotluckError, TransportError, UserError
+from .again import compute_again
+from .auditor import Auditor
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
-from .config import find_access, find_join, home_of
+from .config import find_access, find_audit, find_join, home_of
 from .generation import Generation, Piece, Request, encode_request, open_generation
 from .library import find_model
+from .limits import load_limits
 from .member import Member, open_member
 from .peerstore import load_known
 from .purse import open_purse
 from .router import Router
+from .trust import Trust, open_trust
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
 
@@ -65,15 +70,31 @@ class Options(TypedDict, total=False):
     wait_s: float  # how long to wait for cover when blocks are missing
     ignore_eos: bool  # go on to max_new_tokens, whatever the model says
     receipts: bool  # have the servers sign, for Generation.proof
+    audit: str  # "on": have a share of the work computed again (generation.py); or "off"
 
 
 class Swarm:
-    """A client's membership. Made by `open_swarm`."""
+    """A client's membership. Made by `open_swarm`.
 
-    def __init__(self, member: Member, worker: Worker, home: Path, offline: bool) -> None:
+    audits: whether answers are audited for which nothing else is said.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        worker: Worker,
+        home: Path,
+        offline: bool,
+        trust: Trust,
+        services: trio.Nursery,
+    ) -> None:
         self.member = member
+        self.trust = trust
         # SystemRandom: which peer a client prefers must not be guessable by the peers
-        self.router = Router(member.host, member.directory, random.SystemRandom())
+        self.router = Router(member.host, member.directory, random.SystemRandom(), trust)
+        self.audits = find_audit(None, home)
+        self._services = services
+        self._auditor: Auditor | None = None
         self._worker = worker
         self._home = home
         self._offline = offline
@@ -104,10 +125,10 @@ class Swarm:
         Raises UserError, MissingBlocks or Refused.
         """
         voice = await self.voice(model)
-        request = _request(voice, prompt, options)
-        member = self.member
+        audit = find_audit(options["audit"], self._home) if "audit" in options else self.audits
+        request = _request(voice, prompt, options, audit=audit)
         try:
-            async with open_generation(member.host, self.router, self._worker, request) as answer:
+            async with self.answer(request) as answer:
                 yield answer
         except MissingBlocks as missing:
             if (other := await self._namesake(voice)) is None:
@@ -117,6 +138,31 @@ class Swarm:
                 f"{voice.digest[:12]}): use the files that it serves, or start nodes of yours "
                 "under another --name"
             ) from missing
+
+    @asynccontextmanager
+    async def answer(
+        self, request: Request, worker: Worker | None = None
+    ) -> AsyncIterator[Generation]:
+        """The same of a request that is made already. worker: for its tokens, if not ours."""
+        auditor = await self._audited() if request.audit else None
+        host, worker = self.member.host, worker or self._worker
+        async with open_generation(host, self.router, worker, request, auditor) as answer:
+            yield answer
+
+    async def _audited(self) -> Auditor:
+        """Who makes the audits of this process, from the first answer on that wants any."""
+        async with self._loading:
+            if self._auditor is None:
+                self._auditor = Auditor(
+                    self.router,
+                    partial(compute_again, self.member.host),
+                    self._worker,
+                    self.trust,
+                    await trio.to_thread.run_sync(load_limits, self._home),
+                    await trio.to_thread.run_sync(self.trust.lots),
+                )
+                self._services.start_soon(self._auditor.run)
+            return self._auditor
 
     async def _namesake(self, voice: Voice) -> str | None:
         """The digest of a model that is served under this one's name, while this one is not."""
@@ -174,10 +220,13 @@ async def open_swarm(
             known=known,
             access=find_access(place),
         ) as member,
+        open_trust(place) as trust,
+        trio.open_nursery() as services,
     ):
-        purse = None if anonymous else await open_purse(member.host, place)
+        purse = None
         try:
-            swarm = Swarm(member, worker, place, offline)
+            purse = None if anonymous else await open_purse(member.host, place)
+            swarm = Swarm(member, worker, place, offline, trust, services)
             if purse is not None:
                 swarm.router.opens, swarm.router.took = purse.opens, purse.took
             yield swarm
@@ -185,6 +234,7 @@ async def open_swarm(
             failure = error
         if purse is not None:
             await purse.settle()
+        services.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
@@ -242,7 +292,9 @@ class BlockingSwarm:
         return trio.from_thread.run(self._swarm.spans, model, trio_token=self._token)
 
 
-def _request(voice: Voice, prompt: str | Sequence[int], options: Options) -> Request:
+def _request(
+    voice: Voice, prompt: str | Sequence[int], options: Options, *, audit: bool
+) -> Request:
     if unknown := options.keys() - Options.__annotations__.keys():
         known = ", ".join(Options.__annotations__)
         raise UserError(f"no option {', '.join(sorted(unknown))}: there are {known}")
@@ -266,6 +318,7 @@ def _request(voice: Voice, prompt: str | Sequence[int], options: Options) -> Req
         wait_s=options.get("wait_s", 0.0),
         ignore_eos=options.get("ignore_eos", False),
         receipts=options.get("receipts", False),
+        audit=audit,
     )
 
 

@@ -18,7 +18,8 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -172,6 +173,16 @@ class Trust:
         for change in self._changes:
             change(written)
         self._book = written
+
+
+@asynccontextmanager
+async def open_trust(home: Path) -> AsyncIterator[Trust]:
+    """The home's, kept on disk until this is left."""
+    trust = await trio.to_thread.run_sync(Trust, home)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trust.keep)
+        yield trust
+        nursery.cancel_scope.cancel()
 
 
 def weight_of(tokens: int) -> float:

@@ -20,6 +20,7 @@ from potluck.errors import LocalError, MissingBlocks, PotluckError, UserError
 from potluck.node import client
 from potluck.node.client import Swarm, connect
 from potluck.node.generation import Piece
+from potluck.node.trust import Trust
 
 
 def threads() -> list[threading.Thread]:
@@ -148,7 +149,7 @@ async def test_other_files_under_the_same_name_are_told_of(
     demo()  # loaded before
     monkeypatch.setattr(client, "open_generation", uncovered)
     member: Any = SimpleNamespace(host=None, directory=SimpleNamespace(models=models))
-    swarm = Swarm(member, Inline(), tmp_path, True)  # type: ignore[arg-type]
+    swarm = Swarm(member, Inline(), tmp_path, True, Trust(), None)  # type: ignore[arg-type]
     with pytest.raises(told) as caught:
         async with swarm.generation("demo", "Hello"):
             pass
@@ -167,7 +168,7 @@ async def test_a_model_asked_for_by_two_at_once_is_loaded_once(
 
     monkeypatch.setattr(client.Voice, "load", load)
     member: Any = SimpleNamespace(host=None, directory=None)
-    swarm = Swarm(member, Inline(), tmp_path, True)  # type: ignore[arg-type]
+    swarm = Swarm(member, Inline(), tmp_path, True, Trust(), None)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(swarm.voice, "demo")
         nursery.start_soon(swarm.voice, "demo")
