@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from ..node.auditor import Tally
 from ..node.client import Swarm, open_swarm
-from ..node.generation import Piece
+from ..node.generation import Piece, hear
 from ..node.session import Recovery
 from ..swarm.routing import Hop
 from .edge import until_signalled
 from .habits import Habits
 from .options import note, print_json, say
 from .receipt import check_place, write_receipt
+
+AMENDED = "[a server was found to have computed wrongly: its words are made again by others]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Told:
     finish: str = "failed"
     seed: int | None = None
     exact: bool = True
+    audits: Tally | None = None
 
     @property
     def text(self) -> str:
@@ -79,6 +84,7 @@ class Told:
                 for lost in self.recoveries
             ],
             "exact": self.exact,
+            "audits": None if self.audits is None else asdict(self.audits),
             "seed": self.seed,
             "finish": self.finish,
         }
@@ -99,6 +105,8 @@ class Told:
             parts.append("left a relay for a direct way")
         if not self.exact:
             parts.append("by a peer that rounds otherwise")
+        if self.audits is not None:
+            parts.append(audits_line(self.audits))
         if self.seed is not None:
             parts.append(f"seed {self.seed}")
         return f"[{', '.join(parts)}; {self.finish}]"
@@ -114,14 +122,18 @@ def tell_answer(
     quiet: bool,
 ) -> int:
     """Ask, and print. Returns the exit code; raises what the swarm raised, after what came."""
-    told = Told()
+    told, live = Told(), not json
     if question.receipt is not None:
         check_place(question.receipt)
 
     async def ask() -> int:
+        nonlocal live
         with until_signalled() as interruption:
             async with open_swarm(join, home=home, offline=offline) as swarm:
-                await follow(swarm, question, told, (lambda text: None) if json else _stream)
+                audit = question.habits.audit
+                if swarm.audits if audit is None else audit:  # what a pipe was given, it has
+                    live = live and sys.stdout is not None and sys.stdout.isatty()
+                await follow(swarm, question, told, _stream if live else (lambda text: None))
         if interruption.number:
             told.finish = "interrupted"
         return interruption.exit_code
@@ -132,6 +144,8 @@ def tell_answer(
         if json:
             print_json(told.facts())
         elif told.pieces:
+            if not live:
+                say(told.text, end="")
             say(end="" if told.text.endswith("\n") else "\n")
             if not quiet:
                 note(told.summary())
@@ -144,7 +158,8 @@ async def follow(
     show: Callable[[str], None],
     after: Callable[[Piece], None] = lambda piece: None,
 ) -> None:
-    """Put one answer into `told`, and its text to `show`, as it comes."""
+    """Put one answer into `told`, and its text to `show`, as it comes; what stands of it once more,
+    behind a line that says why, when a part of it is replaced."""
     options = question.habits.options()
     options["stop"] = question.stop
     options["receipts"] = question.receipt is not None
@@ -152,14 +167,29 @@ async def follow(
         told.began_s = trio.current_time()
         told.recoveries = answer.recoveries
         told.seed = answer.seed
+        told.audits = answer.audits
         async for piece in answer:
-            told.pieces.append(piece)
-            show(piece.text)
+            if hear(told.pieces, piece):
+                show("\n" + AMENDED + "\n" + told.text)
+            else:
+                show(piece.text)
             after(piece)
         told.finish = told.pieces[-1].finish or "failed"
         told.exact = answer.exact
         if question.receipt is not None:
             write_receipt(question.receipt, await answer.proof(swarm.member.key))
+
+
+def audits_line(audits: Tally) -> str:
+    """What they came to, for a reader."""
+    found = ((audits.right, "right"), (audits.wrong, "wrong"), (audits.open, "open"))
+    told = ", ".join(f"{count} {what}" for count, what in found if count)
+    line = f"{audits.audited} of {audits.signed} signed chunks audited" + (f": {told}" * bool(told))
+    if audits.unaudited:
+        line += f", {audits.unaudited} that nobody could audit"
+    if audits.convicted:
+        line += f", convicted {' '.join(map(short, audits.convicted))}"
+    return line
 
 
 def short(peer: str) -> str:

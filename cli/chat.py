@@ -26,6 +26,15 @@ Seed = Annotated[
 Wait = Annotated[
     float, typer.Option("--wait", min=0, metavar="SECONDS", help="For blocks that nobody serves.")
 ]
+Audit = Annotated[
+    bool | None,
+    typer.Option(
+        "--audit/--no-audit",
+        show_default=False,
+        help="Have a share of the work computed again by other peers, and wrong words replaced. "
+        "Default: as config.toml says, else not.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No note on speed and route.")]
 
 
@@ -52,6 +61,7 @@ def generate(
             help="Have the servers sign for their work, and write the proof there: see verify.",
         ),
     ] = None,
+    audit: Audit = None,
     join: Join = None,
     home: Home = None,
     offline: Offline = False,
@@ -67,7 +77,7 @@ def generate(
       potluck generate "The function returns" -m demo
       potluck generate "def " -m demo --temperature 0.8 --seed 7 --stop "\\n\\n"
       cat question.txt | potluck generate - -m org/name --json
-      potluck generate "Hello" -m demo --receipt answer.receipt
+      potluck generate "Hello" -m demo --audit --receipt answer.receipt
     """
     with loading():
         from .answer import Question, tell_answer
@@ -78,7 +88,9 @@ def generate(
     question = Question(
         _read_prompt() if prompt == "-" else prompt,
         model,
-        Habits(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait),
+        Habits(
+            max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit
+        ),
         stop=tuple(_unescape(one) for one in stop or ()),
         receipt=receipt,
     )
@@ -98,6 +110,7 @@ def chat(
     repetition_penalty: Penalty = 1.0,
     seed: Seed = None,
     wait: Wait = 0.0,
+    audit: Audit = None,
     join: Join = None,
     home: Home = None,
     offline: Offline = False,
@@ -118,7 +131,7 @@ def chat(
 
     show_logs("warning")
     habits = Habits(
-        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait
+        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit
     )
     talk(model, habits, system=system, join=join or (), home=home, offline=offline, quiet=quiet)
 

@@ -10,7 +10,10 @@ from ..node.compute.sampling import Settings
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """The options of `Swarm.generation` that do not change from one answer to the next."""
+    """The options of `Swarm.generation` that do not change from one answer to the next.
+
+    audit: None: as the config file says.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -20,6 +23,7 @@ class Habits:
     repetition_penalty: float = 1.0
     seed: int | None = None
     wait_s: float = 0.0
+    audit: bool | None = None
 
     def check(self) -> None:
         """Raises UserError for what makes no sense, before anything is asked."""
@@ -29,7 +33,7 @@ class Habits:
         )
 
     def options(self) -> Options:
-        return {
+        options: Options = {
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -39,3 +43,6 @@ class Habits:
             "seed": self.seed,
             "wait_s": self.wait_s,
         }
+        if self.audit is not None:
+            options["audit"] = "on" if self.audit else "off"
+        return options

@@ -15,7 +15,8 @@ from pathlib import Path
 from ..errors import LocalError, PotluckError, UserError
 from ..node.client import BlockingSwarm, connect
 from ..node.compute.voice import Voice
-from ..node.generation import Piece, check_text
+from ..node.generation import Piece, check_text, hear
+from .answer import AMENDED
 from .edge import complain
 from .habits import Habits
 from .options import note, say
@@ -104,8 +105,11 @@ def _answer(
     try:
         with closing(swarm.generate(model, ids, **asked)) as answer:  # type: ignore[type-var]
             for piece in answer:
-                pieces.append(piece)
-                text += piece.text if text else piece.text.lstrip()
+                if hear(pieces, piece):
+                    say(f"\n{AMENDED}")
+                    text, shown = "".join(one.text for one in pieces).lstrip(), 0
+                else:
+                    text += piece.text if text else piece.text.lstrip()
                 say(text[shown:], end="")
                 shown = len(text)
     except KeyboardInterrupt:
