@@ -47,6 +47,7 @@ from ..swarm.evidence import (
     Recompute,
     Recomputed,
 )
+from ..swarm.ledger import Work
 from ..swarm.machine import Fired, SetTimer
 from ..swarm.receipt import CHUNK_TOKENS, Opening
 from ..swarm.recent import Verdict as Passed
@@ -64,11 +65,14 @@ from ..swarm.testimony import (
     SignedAttestation,
     Verdict,
     contradiction_of,
+    sign_accusation,
     sign_attestation,
 )
 from ..swarm.topics import EVIDENCE, Message, topic_of, topics_of
 from ..swarm.wire import OPENING_BYTES_MAX
 from .bans import Bans
+from .exhibit import PROTOCOL as EXHIBIT
+from .exhibit import Exhibits, exhibit_of
 from .log import get_logger
 from .member import Member
 from .net.gossip import Gossiper
@@ -80,7 +84,10 @@ from .trust import Trust
 
 TOPICS_EVERY_S: Final = 5.0  # until blocks that moved are heard of
 AGAIN_S: Final = 60.0  # guess: a newcomer with a mesh of eight hears of eight proofs a minute
-RECOMPUTES_MAX: Final = 4  # that wait; others serve the blocks as well
+RECOMPUTES_MAX: Final = 32  # that wait; others serve the blocks as well
+REST: Final = 9.0  # for each second of it: accusers are cheap, and get a tenth of the time
+REST_MOST_S: Final = 300.0
+ERROR_MOST: Final = 1e9  # what an accusation can say
 EARLY_MAX: Final = 256  # attestations that came before their accusation
 
 Serving = Callable[[], Iterable[tuple[str, BlockRange]]]
@@ -114,6 +121,7 @@ class Court:
         self._wall = wall
         self._machine = Evidence(key.peer_id, standings.of)
         self._timers = Timers(self._fire)
+        self._exhibits = Exhibits()
         self._cases: OrderedDict[bytes, str] = OrderedDict()  # accusations: where they are told
         self._early: deque[tuple[bytes, SignedAttestation]] = deque(maxlen=EARLY_MAX)
         self._to_compute, self._computing = trio.open_memory_channel[Case](RECOMPUTES_MAX)
@@ -139,6 +147,16 @@ class Court:
         except RemoteError as error:
             log.warning("no evidence", reason=str(error))
 
+    async def accuse(self, work: Work, error: float) -> None:
+        """Say to all who serve these blocks that this work is wrong, by so much, and show it to
+        whoever asks for an hour. Raises RemoteError when it is too large to be shown."""
+        raw = await trio.to_thread.run_sync(exhibit_of, work)
+        opening, chunk = work.account.raw[0], work.account.raw[work.place + 1]
+        inputs = self._exhibits.put(raw)
+        error = min(error, ERROR_MOST)
+        told = Accusation(work.peer, opening, chunk, inputs, error, self._wall())
+        self.take(sign_accusation(self._key, told))
+
     def cleared(self, finds: Finds) -> Finds:
         """The same directory, without those who are banned; who serves what is learned by it."""
         return _Cleared(finds, self._standings, self.banned)
@@ -162,6 +180,7 @@ class Court:
 
     async def run(self, serving: Serving, compute: Compute | None = None) -> None:
         """A service. serving: which blocks of which models, now; compute: work, again."""
+        self._host.handle(EXHIBIT, self._exhibits.serve)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.gossip.run)
@@ -174,6 +193,7 @@ class Court:
                     nursery.start_soon(self._recompute, compute)
                 await self._keep_topics(serving)
         finally:
+            self._host.unhandle(EXHIBIT)
             self._write_bans()
 
     # ---- what comes in
@@ -294,9 +314,11 @@ class Court:
         async for case in self._computing:
             if self.banned(case.accuser) or self.banned(case.told.accused):
                 continue
+            began_s = trio.current_time()
             verdict = await compute(case)
             log.info("computed again", accused=case.told.accused, verdict=verdict or "unsure")
             self._dispatch(Recomputed(case.id, verdict))
+            await trio.sleep(min(REST_MOST_S, REST * (trio.current_time() - began_s)))
 
     async def _keep_bans(self) -> None:
         while True:

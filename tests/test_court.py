@@ -230,7 +230,7 @@ async def test_a_flood_of_false_accusations_bans_nobody_honest(
                         signed = sign_attestation(other.key, told)
                         other.court.gossip.publish(SEGMENT, encode(signed))
             await trio.sleep(10)
-        await trio.sleep(60)
+        await trio.sleep(600)  # to compute it is given a tenth of the time
         for node in others:
             assert {ban.peer for ban in node.court.bans()} <= {liar.id for liar in liars}
         for liar in liars:  # who lied more than once is shunned by whoever computed it
