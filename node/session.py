@@ -48,6 +48,7 @@ from ..swarm.session_events import (
     SessionConfig,
     Settle,
     StandbyFound,
+    Uncounted,
 )
 from ..swarm.wire import Open
 from .link import Link
@@ -229,6 +230,8 @@ class LiveSession:
                     self._links[number].post(effect)
                 case Counted(number, first, until) if self.ledger is not None:
                     self.ledger.counted(number, first, until)
+                case Uncounted(block, at) if self.ledger is not None:
+                    self.ledger.uncounted(block, at)
                 case SetTimer(key, at_s):
                     self._timers.set(key, at_s)
                 case StopTimer(key):

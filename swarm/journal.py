@@ -9,8 +9,8 @@ boundary grow as the hop before it answers; at the first boundary they are what 
 Steps are replayed in their original sizes, because the bits of a product depend on its shape.
 
 Where receipts are wanted the journal says after which steps all servers sign (a cut): after one of
-several tokens, after so many of single ones, before what is taken back, and when a hop is lost. No
-frame reaches over a cut, whenever it is sent, so that all accounts are cut alike.
+several tokens, after so many of single ones, before what is taken back, and when a hop is lost or
+leaves. No frame reaches over a cut, whenever it is sent, so that all accounts are cut alike.
 """
 
 from __future__ import annotations
@@ -126,18 +126,26 @@ class Journal:
             del payloads[kept:]
         return kept
 
-    def keep(self, boundaries: Iterable[int]) -> None:
-        """Remember inputs at these boundaries, and at no other."""
-        self._inputs = {start: self._inputs.get(start, []) for start in boundaries}
+    def keep(self, boundaries: Iterable[int]) -> list[int]:
+        """Remember inputs at these boundaries, and at no other; those that are forgotten."""
+        kept = {start: self._inputs.get(start, []) for start in boundaries}
+        forgotten = [start for start in self._inputs if start not in kept]
+        self._inputs = kept
+        return forgotten
 
     @property
     def steps(self) -> int:
         """How many there are."""
         return len(self._steps)
 
-    def places(self, first: int, blocks: BlockRange) -> tuple[int, int]:
-        """The positions of the steps from number `first` on whose output is known."""
-        return self._steps[first].at, self._steps[self.known(blocks) - 1].stop
+    def place(self, number: int) -> int:
+        """Where that step begins."""
+        return self._steps[number].at if number < len(self._steps) else self._length
+
+    def passed(self, block: int) -> int:
+        """How many steps went on from this boundary: their output is known behind a later one."""
+        later = [len(rows) for start, rows in self._inputs.items() if start > block]
+        return max([self._delivered, *later])
 
     def held(self, blocks: BlockRange) -> int:
         """How many steps have an input for these blocks."""

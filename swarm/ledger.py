@@ -62,9 +62,17 @@ class _Page:
     unsigned: Unsigned = field(default_factory=Unsigned)
     sent: deque[SendStep] = field(default_factory=deque)  # and not answered
     done: list[tuple[SendStep, Payload]] = field(default_factory=list)  # and not signed for
-    shares: list[range] = field(default_factory=list)  # whose outputs are in the answer
+    counted: list[range] = field(default_factory=list)  # whose outputs are in the answer
+    shares: list[range] = field(default_factory=list)  # and were signed for since
     fed: list[tuple[int, int, Payload]] = field(default_factory=list)  # (at, tokens, rows)
     torn: bool = False  # a step was taken back in its middle: it cannot be computed again
+
+    def leave_out(self, at: int) -> None:
+        """Positions from `at` on."""
+        self.counted, self.shares = (
+            [range(one.start, min(one.stop, at)) for one in ranges if one.start < at]
+            for ranges in (self.counted, self.shares)
+        )
 
 
 class Ledger:
@@ -119,20 +127,23 @@ class Ledger:
 
     def counted(self, link: int, first: int, until: int) -> None:
         """What this link answered for these positions is what went on: it is in the answer."""
-        shares = self._pages[link].shares
-        if shares and shares[-1].stop == first:
-            first = shares.pop().start
-        shares.append(range(first, until))
+        self._pages[link].counted.append(range(first, until))
+
+    def uncounted(self, block: int, at: int) -> None:
+        """What came up to this block for positions from `at` on is not in the answer."""
+        for page in (*self._pages.values(), *self._lost.values()):
+            if page.hop.blocks.stop == block:
+                page.leave_out(at)
 
     def taken_back(self, at: int) -> None:
         """Positions from `at` on are not in the answer."""
         for page in (*self._pages.values(), *self._lost.values()):
-            page.shares = [range(one.start, min(one.stop, at)) for one in page.shares]
-            page.shares = [one for one in page.shares if one]
+            page.leave_out(at)
         self._leaves.clear()
 
     def lost(self, link: int) -> None:
-        """Nothing more comes of this link. What its server signed for stays."""
+        """Nothing more comes of this link. What its server signed for stays; for what is in the
+        answer and was not signed, an older receipt may stand, of what was taken back since."""
         page = self._pages.pop(link, None)
         if page is not None and page.account.chunks and page.shares:
             self._lost[link] = _Page(page.hop, page.account, shares=page.shares)
@@ -154,6 +165,10 @@ class Ledger:
             page.account.add(raw, part)
             if self._works and not page.torn:
                 works.append(self._work(page, part, outputs))
+        for one in page.counted:
+            last = page.shares.pop() if page.shares and page.shares[-1].stop == one.start else one
+            page.shares.append(range(last.start, one.stop))
+        page.counted.clear()
         return works
 
     def told(self) -> tuple[list[Account], list[Share]]:

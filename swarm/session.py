@@ -63,6 +63,7 @@ from .session_events import (
     Settle,
     Signed,
     StandbyFound,
+    Uncounted,
     Why,
 )
 from .session_links import Gap, Link
@@ -249,7 +250,8 @@ class Session:
         if link.leaving:
             return []
         link.leaving = True
-        return self._hurry(link, now)
+        self._journal.cut()  # it goes before the next one
+        return [*self._ask_sign(link, now), *self._hurry(link, now)]
 
     def _hurry(self, link: Link, now: float) -> list[Effect]:
         if link.standby is None:
@@ -298,11 +300,15 @@ class Session:
         return [StopTimer(standby.number), CloseLink(standby.number, standby.hop.peer, "")]
 
     def _pass_on(self, link: Link, frame: Frame, payload: Payload, now: float) -> list[Effect]:
-        known = self._journal.known(link.blocks)
-        effects: list[Effect] = [*self._journal.take(link.blocks, frame, payload)]
-        if self._config.cut_tokens and self._journal.known(link.blocks) > known:
-            effects.append(Counted(link.number, *self._journal.places(known, link.blocks)))
-        stop = link.blocks.stop
+        journal, stop = self._journal, link.blocks.stop
+        new = (
+            max(journal.known(link.blocks), journal.passed(stop)) if self._config.cut_tokens else 0
+        )
+        effects: list[Effect] = [*journal.take(link.blocks, frame, payload)]
+        known = journal.known(link.blocks)
+        if self._config.cut_tokens and known > new:
+            until = journal.place(known - 1) + journal.tokens(known - 1, known)
+            effects.append(Counted(link.number, journal.place(new), until))
         if stop == self._config.blocks.stop:
             return effects
         following = next(segment for segment in self._segments if segment.blocks.start == stop)
@@ -364,8 +370,11 @@ class Session:
             raise ValueError(f"{hops} do not cover {gap.blocks}")
         links = [Link(self._number(), hop) for hop in hops]
         self._segments[place : place + 1] = links
-        self._journal.keep(segment.blocks.start for segment in self._segments)
-        effects: list[Effect] = []
+        forgotten = self._journal.keep(segment.blocks.start for segment in self._segments)
+        effects: list[Effect] = [
+            Uncounted(block, self._journal.place(self._journal.passed(block)))
+            for block in forgotten
+        ]
         for link in links:
             self._links[link.number] = link
             effects += [link.open_deadline(self._config, now), OpenLink(link.number, link.hop)]

@@ -143,6 +143,15 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncounted:
+    """An effect: what was answered up to this block for positions from `at` on went no further, and
+    is computed anew."""
+
+    block: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseLink:
     """An effect: close the link's stream. `reason` is empty when the peer is not at fault."""
 
@@ -161,8 +170,8 @@ class Deliver:
 
 Event = Feed | Routed | StandbyFound | Opened | Answered | Signed | Settle | Leaving | Lost | Fired
 Effect = (
-    FindRoute | FindStandby | OpenLink | SendStep | AskSign | Counted | CloseLink | Deliver
-    | SetTimer | StopTimer
+    FindRoute | FindStandby | OpenLink | SendStep | AskSign | Counted | Uncounted | CloseLink
+    | Deliver | SetTimer | StopTimer
 )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ from potluck.swarm.session_events import (
     SessionConfig,
     Signed,
     StandbyFound,
+    Uncounted,
 )
 
 ROW = 8
@@ -105,21 +106,22 @@ class Block:
 
     rows: list[bytes] = field(default_factory=list)
 
-    def run(self, number: int, at: int, rows: list[bytes]) -> list[bytes]:
+    def run(self, number: int, at: int, rows: list[bytes], salt: bytes = b"") -> list[bytes]:
         del self.rows[at:]
         assert len(self.rows) == at, "a hole in the cache"
         outputs = []
         for row in rows:
             self.rows.append(fold(row, bytes([len(rows)])))
-            outputs.append(fold(bytes([number]), *self.rows))
+            outputs.append(fold(bytes([number]), salt, *self.rows))
         return outputs
 
 
 @dataclass
 class Server:
-    """What stands at the other end of one link."""
+    """What stands at the other end of one link. salt: of a class of numbers of its own."""
 
     blocks: BlockRange
+    salt: bytes = b""
     caches: dict[int, Block] = field(default_factory=dict)
 
     def step(self, send: SendStep) -> bytes:
@@ -127,7 +129,7 @@ class Server:
         for size, payload in zip(send.sizes, send.payloads, strict=True):
             rows = [bytes(payload[i * ROW : (i + 1) * ROW]) for i in range(size)]
             for number in range(self.blocks.start, self.blocks.stop):
-                rows = self.caches.setdefault(number, Block()).run(number, at, rows)
+                rows = self.caches.setdefault(number, Block()).run(number, at, rows, self.salt)
             whole += rows
             at += size
         return b"".join(whole[len(whole) - send.rows :])
@@ -144,15 +146,22 @@ class Receipted:
 class Swarm:
     """Performs effects. `choose` splits a gap into hops; `dies` says when a link is lost.
 
-    ledger: checks what the servers sign, where receipts are asked for.
+    ledger: checks what the servers sign, where receipts are asked for. salted: no two servers
+    give the same.
     """
 
     def __init__(
-        self, session: Session, data: st.DataObject | None = None, ledger: Ledger | None = None
+        self,
+        session: Session,
+        data: st.DataObject | None = None,
+        ledger: Ledger | None = None,
+        *,
+        salted: bool = False,
     ) -> None:
         self.session = session
         self.data = data
         self.ledger = ledger
+        self.salted = salted
         self.servers: dict[int, Server] = {}
         self.notaries: dict[int, Notary] = {}
         self.works: list[Work] = []
@@ -171,7 +180,7 @@ class Swarm:
                     found = self.data is None or self.data.draw(st.booleans())
                     self.inbox.append((-link, StandbyFound(link, self.name() if found else None)))
                 case OpenLink(link, hop):
-                    self.servers[link] = Server(hop.blocks)
+                    self.servers[link] = Server(hop.blocks, bytes([link]) if self.salted else b"")
                     self.inbox.append((link, Opened(link)))
                     if self.ledger is not None:
                         self.notaries[link] = notary = notary_of(hop, link)
@@ -187,6 +196,8 @@ class Swarm:
                     self.inbox.append((link, Receipted(link, self.notaries[link].sign())))
                 case Counted(link, first, until) if self.ledger is not None:
                     self.ledger.counted(link, first, until)
+                case Uncounted(block, at) if self.ledger is not None:
+                    self.ledger.uncounted(block, at)
                 case CloseLink(link):
                     del self.servers[link]
                     self.inbox = [entry for entry in self.inbox if entry[0] != link]
