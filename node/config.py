@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 import platformdirs
 
 from ..errors import UserError
+from .invite import load_private
 from .net.access import Access, parse_entry, parse_listed
 
 CONFIG: Final = "config.toml"
@@ -99,13 +100,16 @@ def home_of(given: str | Path | None) -> Path:
 
 
 def find_join(given: Sequence[str], home: Path) -> tuple[str, ...]:
-    """By whom to join: what was given, POTLUCK_JOIN, config.toml, or what runs under this home."""
+    """By whom to join: what was given, POTLUCK_JOIN, config.toml, what runs under this home, or
+    what the token of its private swarm says. Raises UserError."""
     named = os.environ.get("POTLUCK_JOIN", "")
+    private = load_private(home)
     return (
         tuple(given)
         or tuple(part.strip() for part in named.split(",") if part.strip())
         or _configured(home, "join")
         or tuple(str(one) for told in running_nodes(home) for one in told.get("addresses", ()))
+        or (private.join if private is not None else ())
     )
 
 
@@ -131,7 +135,9 @@ def running_nodes(home: Path) -> Iterator[dict[str, Any]]:
 
 
 def find_access(home: Path, *, ban: Sequence[str] = (), allow_only: Sequence[str] = ()) -> Access:
-    """Whom to admit: what was given, and what config.toml says. Raises UserError."""
+    """Whom to admit: what was given, what config.toml says, and the private swarm of this home.
+    Raises UserError."""
+    private = load_private(home)
     file = str(home / CONFIG)
     banned = [
         *_entries(_configured(home, "ban"), f"{file}: ban:", home),
@@ -141,11 +147,13 @@ def find_access(home: Path, *, ban: Sequence[str] = (), allow_only: Sequence[str
         *_entries(_configured(home, "allow_only"), f"{file}: allow_only:", home),
         *_entries(allow_only, "--allow-only", Path()),
     ]
-    only = bool(allow_only) or _says(home, "allow_only")
+    allowed += private.allow if private is not None else ()
+    only = bool(allow_only) or _says(home, "allow_only") or bool(private and private.allow)
     if only and not allowed:
         raise UserError("an allow-list that names nobody admits nobody: name peers, or remove it")
     allowed += [str(told["peer"]) for told in running_nodes(home) if "peer" in told]  # our own
-    return Access(parse_listed(banned), parse_listed(allowed) if only else None)
+    key = private.key if private is not None else b""
+    return Access(parse_listed(banned), parse_listed(allowed) if only else None, key)
 
 
 def list_files(home: Path, given: Sequence[str]) -> list[Path]:

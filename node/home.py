@@ -57,10 +57,11 @@ def write_whole(path: Path, text: str) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free the disk") from error
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """The file has its old content or the new one, never a part. Raises OSError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        beside.touch(mode)
         beside.write_bytes(content)
         beside.replace(path)
     except OSError:

@@ -1,6 +1,6 @@
 """Whom a running node admits: its lists are read again when they have changed.
 
-    config.toml, or a file of entries that it or the command line names, has another stamp
+    config.toml, the private swarm's list, or a file of entries that is named has another stamp
         ──▶ right:  the new lists hold, and whoever is not welcome any more is sent away
         ──▶ wrong:  the lists stay as they were, and the log says why
 
@@ -18,6 +18,7 @@ import trio
 
 from ..errors import UserError
 from .config import CONFIG, find_access, list_files
+from .invite import swarm_file
 from .log import get_logger
 from .net.access import Access
 
@@ -58,9 +59,9 @@ async def keep_access(
 
 def _files(home: Path, ban: Sequence[str], allow_only: Sequence[str]) -> list[Path]:
     try:
-        return [home / CONFIG, *list_files(home, [*ban, *allow_only])]
+        return [home / CONFIG, swarm_file(home), *list_files(home, [*ban, *allow_only])]
     except UserError:
-        return [home / CONFIG]  # it is to be mended: that shows in its stamp
+        return [home / CONFIG, swarm_file(home)]  # it is to be mended: that shows in its stamp
 
 
 def _stamps(files: Iterable[Path]) -> dict[Path, Stamp | None]:

@@ -68,7 +68,8 @@ async def open_member(
         await _join(directory, join, known, may_be_first=serve and not join)
         if serve:
             await crossing.settled()
-            if crossing.ports.listens and (nat is None or nat.lan):
+            private = host.identity.swarm_key  # of which nobody else in the house is to know
+            if crossing.ports.listens and (nat is None or nat.lan) and not private:
                 host.nursery.start_soon(
                     tell_and_listen, key.peer_id, crossing.near_addresses, _meet(directory)
                 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ...crypto.keys import public_of
@@ -38,10 +38,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Both lists. allowed: None admits whoever is not banned."""
+    """Both lists. allowed: None admits whoever is not banned.
+
+    swarm_key: of a private swarm, 32 bytes, without which nobody gets as far as the lists.
+    """
 
     banned: Listed = Listed()
     allowed: Listed | None = None
+    swarm_key: bytes = field(default=b"", repr=False)
 
     def refuses_host(self, host: str) -> str:
         """Why nobody at this IP address is welcome, whoever it is; "" when somebody may be."""

@@ -66,8 +66,8 @@ class Host:
         self, config: HostConfig, listeners: list[socket.socket], nursery: trio.Nursery
     ) -> None:
         self._config = config
-        self._identity = Identity(config.seed)
-        self.peer_id = self._identity.peer_id
+        self.identity = Identity(config.seed, config.access.swarm_key)
+        self.peer_id = self.identity.peer_id
         self._listeners = listeners
         self._nursery = nursery
         self._scratch = Scratch()
@@ -90,7 +90,7 @@ class Host:
         self.yields_to: Yielding | None = None  # whom to dial back on a connection they dialed
         self.plugged: dict[Mux, PluggedConn] = {}  # each connection, as libp2p knows it
         self._introductions = Introductions(
-            self, self._identity.key.public, protocols=self._inbound.protocols, heard=self._heard
+            self, self.identity.key.public, protocols=self._inbound.protocols, heard=self._heard
         )
         self.handle(identify.IDENTIFY, self._introductions.say)
         self.handle(identify.PUSH, self._introductions.hear)
@@ -296,7 +296,7 @@ class Host:
         """
         upgraded = None
         try:
-            upgraded = await upgrade(carrier, self._identity, dialed, self._scratch, first)
+            upgraded = await upgrade(carrier, self.identity, dialed, self._scratch, first)
             host = None if relay else remote[0]
             if why := self._gate.refuses(upgraded.link.peer, host, trio.current_time()):
                 upgraded = None

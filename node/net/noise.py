@@ -9,6 +9,9 @@ a length of 2 bytes, at most 65,535, and the ciphertext with its 16-byte tag:
     push      all messages of a burst are encrypted side by side, then one send
 
 Neither side of a link has a lock: one task receives, and `push` never waits.
+
+In a private swarm the swarm's key goes into the handshake before anything else (XXpsk0 of the Noise
+framework): to whoever lacks it nothing is told, not even who we are. It is a protocol of its own.
 """
 
 import struct
@@ -28,6 +31,8 @@ from .guard import foreign
 
 PROTOCOL = "/noise"
 PATTERN = b"Noise_XX_25519_ChaChaPoly_SHA256"
+PRIVATE_PROTOCOL = "/potluck/noise-psk/1"
+PRIVATE_PATTERN = b"Noise_XXpsk0_25519_ChaChaPoly_SHA256"
 SIGNED = b"noise-libp2p-static-key:"  # before the static key, under the identity's signature
 ED25519_KEY = bytes.fromhex("08011220")  # protobuf: type Ed25519, 32 bytes follow
 IDENTITY_KEY, IDENTITY_SIGNATURE = 1, 2  # fields of the handshake's payload
@@ -44,9 +49,14 @@ _LENGTH = struct.Struct(">H")
 
 
 class Identity:
-    """Our identity key, and the static key of this run that it vouches for."""
+    """Our identity key, and the static key of this run that it vouches for.
 
-    def __init__(self, seed: bytes) -> None:
+    swarm_key: 32 secret bytes that all of a private swarm have; b"" in the open one.
+    """
+
+    def __init__(self, seed: bytes, swarm_key: bytes = b"") -> None:
+        self.swarm_key = swarm_key
+        self.protocol = PRIVATE_PROTOCOL if swarm_key else PROTOCOL
         self.key = IdentityKey.from_bytes(seed)
         self.peer_id = self.key.peer_id
         static = X25519PrivateKey.generate()
@@ -78,7 +88,9 @@ async def shake_hands(
     proved: awaited by the dialer once the peer has shown who it is, and does not know us yet.
     Raises RemoteError when the other end is not who it should be, TransportError when it leaves.
     """
-    noise = NoiseConnection.from_name(PATTERN)
+    noise = NoiseConnection.from_name(PRIVATE_PATTERN if identity.swarm_key else PATTERN)
+    if identity.swarm_key:
+        noise.set_psks(identity.swarm_key)
     noise.set_keypair_from_private_bytes(Keypair.STATIC, identity.static)
     if peer is None:
         noise.set_as_responder()

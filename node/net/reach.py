@@ -146,7 +146,8 @@ class DialBack:
             try:
                 carrier = SocketCarrier(await connect_tcp(place))
                 try:
-                    stranger = Identity(secrets.token_bytes(32))
+                    swarm_key = self._host.identity.swarm_key
+                    stranger = Identity(secrets.token_bytes(32), swarm_key)
                     await upgrade_dialed(carrier, stranger, peer, Scratch())
                 finally:
                     carrier.close()

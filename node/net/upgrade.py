@@ -60,8 +60,8 @@ async def upgrade_dialed(
     proved: awaited when the peer has shown who it is; whatever it raises ends the handshake, and
     the peer has not taken the connection up.
     """
-    wire = _ExpectingWire(carrier, Answer(noise.PROTOCOL))
-    await wire.write(proposal(noise.PROTOCOL))
+    wire = _ExpectingWire(carrier, Answer(identity.protocol))
+    await wire.write(proposal(identity.protocol))
     session = await noise.shake_hands(wire, identity, peer, proved=proved)
     await wire.flush()
     link = Link(wire, session, scratch)
@@ -77,7 +77,7 @@ async def upgrade_dialed(
 async def upgrade_accepted(carrier: Carrier, identity: Identity, scratch: Scratch) -> Upgraded:
     """Secure a connection that a peer dialed. Raises RemoteError, TransportError."""
     wire = Wire(carrier)
-    listener = Listener(noise.PROTOCOL.__eq__)
+    listener = Listener(identity.protocol.__eq__)
     while listener.chosen is None:
         await wire.more()
         await wire.write(listener.feed(wire.arrived))
