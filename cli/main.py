@@ -20,6 +20,7 @@ from .calibrate import calibrate
 from .chat import chat, generate
 from .demo import demo
 from .doctor import doctor
+from .invite import invite, join
 from .edge import complain, report
 from .pause import pause, resume
 from .run import node
@@ -79,6 +80,8 @@ app.command()(api)
 app.command()(status)
 app.command()(models)
 app.command()(doctor)
+app.command()(invite)
+app.command()(join)
 app.add_typer(testnet, name="testnet")
 app.command()(demo)
 app.add_typer(bench, name="bench")
