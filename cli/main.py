@@ -18,10 +18,11 @@ from .bench import bench
 from .bootstrap import bootstrap
 from .calibrate import calibrate
 from .chat import chat, generate
+from .credit import credit
 from .demo import demo
 from .doctor import doctor
-from .invite import invite, join
 from .edge import complain, report
+from .invite import invite, join
 from .pause import pause, resume
 from .run import node
 from .show import models, status
@@ -79,6 +80,7 @@ app.command()(chat)
 app.command()(api)
 app.command()(status)
 app.command()(models)
+app.command()(credit)
 app.command()(doctor)
 app.command()(invite)
 app.command()(join)

@@ -129,13 +129,7 @@ class Purse:
             log.warning("a tally was not signed", giver=peer, reason=str(error))
 
     async def _converse(self, peer: str, giver: _Giver) -> None:
-        tallies, took = self._tallies, giver.work
-        boot = await trio.to_thread.run_sync(tallies.next_boot, peer, self._wall())
-        pair = await trio.to_thread.run_sync(tallies.pair, peer)
-        shown: tuple[bytes, ...] = ()
-        if not giver.met:
-            shown = await trio.to_thread.run_sync(lambda: tallies.to_show(SHOWN_MAX, but=peer))
-        greeting = Greeting(self._host.peer_id, peer, boot, took, pair.raw, shown)
+        greeting = await trio.to_thread.run_sync(self._greeting, peer, giver)
         stream = await self._host.open_stream(peer, PROTOCOL)
         try:
             await send_letter(stream, greet(self._account, greeting))
@@ -146,11 +140,11 @@ class Purse:
             claim = decode(raw, Claim)
             if claim.head:
                 await self._keep(claim.head, peer)
-                pair = await trio.to_thread.run_sync(tallies.pair, peer)
             if claim.offer:
+                pair = await trio.to_thread.run_sync(self._tallies.pair, peer)
                 tally = check_offer(
                     claim.offer, pair.tally, peer, self._account.peer_id,
-                    boot=boot, took=took, now=self._wall(),
+                    boot=greeting.boot, took=greeting.took, now=self._wall(),
                 )  # fmt: skip
                 signed = accept(self._account, claim.offer)
                 await self._keep(signed, peer)
@@ -165,6 +159,15 @@ class Purse:
         finally:
             with trio.CancelScope(shield=True):
                 await stream.reset()
+
+    def _greeting(self, peer: str, giver: _Giver) -> Greeting:
+        """What we say now. Our own node is told of nothing but that it is us."""
+        tallies, took = self._tallies, giver.work
+        if peer == self._account.peer_id:
+            return Greeting(self._host.peer_id, peer, 0, 0.0, b"", ())
+        boot = tallies.next_boot(peer, self._wall())
+        shown = () if giver.met else tallies.to_show(SHOWN_MAX, but=peer)
+        return Greeting(self._host.peer_id, peer, boot, took, tallies.pair(peer).raw, shown)
 
     async def _keep(self, raw: bytes, peer: str) -> None:
         tally = read_head(raw, self._account.peer_id, peer)

@@ -58,7 +58,7 @@ EXCHANGE_S: Final = 10.0  # a deadline for each letter
 GREET_EVERY_S: Final = 1.0  # of one client; an honest one does after 512 tokens or 30 s
 OWNERS: Final = 1e15  # what a client of our own home may use: this device is its
 ACCOUNTS_MAX: Final = 8192
-FORGIVEN: Final = 0.05  # guess: of what is signed, against what was not: clients are killed, too
+FORGIVEN: Final = 0.05  # guess: of what is signed, against arrears: clients are killed, too
 
 
 class Till:
@@ -80,9 +80,9 @@ class Till:
         self._ages = Ages(tallies.networks())
         self._change = 0  # of the pairs on the disk, that was taken in last
         self._account_of: dict[str, str] = {}  # of clients, the last greeted last
-        self._given: Counter[str] = Counter()  # to clients without an account, so far
-        self._unsigned: Counter[str] = Counter()  # given to accounts
-        self._late_s: dict[str, float] = {}  # since when an account has signed nothing
+        self._given: dict[str, float] = {}  # to clients that are connected, and not signed for
+        self._late_s: dict[str, float] = {}  # since when a client has signed for less than half
+        self._arrears: dict[str, float] = {}  # of accounts: what was not signed for in the end
         self._settling: set[str] = set()
         self._greeted_s: dict[str, float] = {}
         self._changed = trio.Event()
@@ -90,13 +90,8 @@ class Till:
     # ---- what is given
 
     def gave(self, client: str, tokens: int, blocks: int, width: int) -> None:
-        work = work_of(tokens, blocks, width)
-        account = self._account_of.get(client)
-        if account is None:
-            self._given[client] += work
-        else:
-            self._unsigned[account] += work if account != self._host.peer_id else 0.0
-            self._late_s.setdefault(account, trio.current_time())
+        self._given[client] = self._given.get(client, 0.0) + work_of(tokens, blocks, width)
+        self._late_s.setdefault(client, trio.current_time())
 
     def place_of(self, client: str) -> Place | None:
         """Where it comes from; None when that is nobody's network."""
@@ -132,7 +127,7 @@ class Till:
         clients = {
             client: self._account_of[client]
             for client in self._account_of.keys() & set(self._host.connected())
-            if self._signs(self._account_of[client], metered.unit)
+            if self._signs(client, metered.unit)
         }
         count = Counter(clients.values())
         weights = self._credit.weights(list(count), now)
@@ -146,11 +141,14 @@ class Till:
             },
         )
 
-    def _signs(self, account: str, unit: float) -> bool:
+    def _signs(self, client: str, unit: float) -> bool:
         """Whether it signs for what it takes; the last interval may be on its way."""
-        late_s = trio.current_time() - self._late_s.get(account, trio.current_time())
-        much = self._unsigned[account] > 2 * EVERY_TOKENS * unit
-        return not (much and late_s > 2 * EVERY_S)
+        account = self._account_of[client]
+        much = 2 * EVERY_TOKENS * unit
+        late_s = trio.current_time() - self._late_s.get(client, trio.current_time())
+        if self._given.get(client, 0.0) > much and late_s > 2 * EVERY_S:
+            return account == self._host.peer_id
+        return self._arrears.get(account, 0.0) <= 2 * much
 
     # ---- what is signed
 
@@ -171,13 +169,7 @@ class Till:
 
     async def _take_in(self) -> None:
         """Tallies that were signed by whichever process of this home."""
-        connected = set(self._host.connected())
-        for book in (self._given, self._greeted_s):
-            for gone in book.keys() - connected:
-                del book[gone]
-        if len(self._unsigned) > ACCOUNTS_MAX:
-            self._unsigned = Counter(dict(self._unsigned.most_common(ACCOUNTS_MAX // 2)))
-            self._late_s = {who: at for who, at in self._late_s.items() if who in self._unsigned}
+        self._let_go()
         try:
             found, self._change = await trio.to_thread.run_sync(
                 lambda: self._tallies.sums(after=self._change)
@@ -187,6 +179,20 @@ class Till:
             return
         for tally in found:
             self._credit.settle(tally, self._wall())
+
+    def _let_go(self) -> None:
+        """Of clients that have gone: what they did not sign for, their accounts answer for."""
+        connected = set(self._host.connected())
+        for gone in self._given.keys() - connected:
+            work, account = self._given.pop(gone), self._account_of.get(gone)
+            if account is not None and account != self._host.peer_id:
+                self._arrears[account] = self._arrears.get(account, 0.0) + work
+        for book in (self._late_s, self._greeted_s):
+            for gone in book.keys() - connected:
+                del book[gone]
+        if len(self._arrears) > ACCOUNTS_MAX:
+            most = sorted(self._arrears.items(), key=lambda item: -item[1])
+            self._arrears = dict(most[: ACCOUNTS_MAX // 2])
 
     def _keep(self) -> None:
         try:
@@ -230,7 +236,7 @@ class Till:
         self._hurry()
         pair = await trio.to_thread.run_sync(self._tallies.pair, account)
         head = b"" if pair.raw == greeting.head else pair.raw
-        gave = min(self._unsigned[account], greeting.took)
+        gave = min(self._given.get(stream.peer, 0.0), greeting.took)
         if gave <= 0:
             await self._send(stream, Claim(head, b""))
             await stream.close()
@@ -249,9 +255,12 @@ class Till:
         if read_tally(answer.tally) != read_offer(offer)[1]:
             raise RemoteError("signed another tally than was offered")
         await self._sign(answer.tally, account)
-        self._unsigned[account] = max(0.0, self._unsigned[account] - gave * (1 + FORGIVEN))
-        if self._unsigned[account] <= gave:
-            self._late_s.pop(account, None)
+        left = self._given.get(stream.peer, 0.0) - gave
+        self._given[stream.peer] = max(0.0, left)
+        if account in self._arrears:
+            self._arrears[account] = max(0.0, self._arrears[account] - gave * FORGIVEN)
+        if left <= gave:
+            self._late_s.pop(stream.peer, None)
         log.debug("tally", account=account, gave=round(gave, 6))
 
     async def _sign(self, raw: bytes, account: str) -> None:
@@ -266,9 +275,6 @@ class Till:
         self._account_of[client] = account
         if len(self._account_of) > ACCOUNTS_MAX:
             del self._account_of[next(iter(self._account_of))]
-        self._unsigned[account] += self._given.pop(client, 0.0)
-        if self._unsigned[account]:
-            self._late_s.setdefault(account, trio.current_time())
 
     def _hurry(self) -> None:
         self._changed.set()

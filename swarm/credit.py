@@ -26,6 +26,7 @@ from .tally import Tally, Work
 
 HALF_S: Final = 7 * 24 * 3600.0  # algorithms.md 7
 EDGES_MAX: Final = 1 << 16  # pairs that are remembered; the smallest claims go first
+CLOCK_WEEKS: Final = 500.0
 _DUST: Final = 1e-9
 
 
@@ -165,7 +166,8 @@ class Credit:
     def _scale(self, now: float) -> float:
         """What is worth 1 now was worth so much less at the book's time: so nothing is ever
         multiplied to fade it (forward decay, Cormode et al., 2009)."""
-        return float(2.0 ** ((now - self._zero_s) / HALF_S))
+        weeks = (now - self._zero_s) / HALF_S
+        return float(2.0 ** min(max(weeks, -CLOCK_WEEKS), CLOCK_WEEKS))  # of whatever clock
 
     def _edge(self, giver: str, taker: str) -> float:
         return self._gave.get(taker, {}).get(giver, 0.0)
