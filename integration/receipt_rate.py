@@ -1,0 +1,125 @@
+"""Bar E3, of receipts: tokens a second with them and without, and their bytes.
+
+    python -m integration.receipt_rate --shape tiny --servers 2 --rounds 20
+
+Real daemons on loopback, one thread each. Answers with and without receipts take turns, in an order
+that turns too, so that a machine which is busy otherwise is so for both; a rate leaves out the time
+to the first token. Processor time, of all processes together, is told beside the rates: it does not
+depend on what else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import psutil
+import trio
+
+from potluck.node.client import Swarm, open_swarm
+from potluck.node.compute.checkpoint import open_checkpoint
+from potluck.node.compute.shapes import SHAPES, write_random
+from potluck.node.library import DEMO_FOLDER
+from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.swarm.frame import pack_frame
+from potluck.swarm.proof import check_proof
+from potluck.swarm.receipt import CHUNK_TOKENS
+from potluck.swarm.wire import Receipts, Sign
+
+PROMPT = list(range(3, 11))
+TOKENS = 1 + 4 * CHUNK_TOKENS
+
+
+def measure(shape: str = "tiny", servers: int = 2, rounds: int = 20) -> dict[str, Any]:
+    """shape: of random weights, or demo."""
+    with tempfile.TemporaryDirectory(prefix="potluck-receipts-") as folder:
+        home = Path(folder)
+        model = DEMO_FOLDER if shape == "demo" else home / "model"
+        if shape in SHAPES:
+            write_random(model, shape)
+        blocks = open_checkpoint(model).spec.blocks
+        plan = Plan(home=home, source=str(model), name="bench", blocks=blocks, nodes=servers)
+        with open_testnet(plan) as net:
+            found = trio.run(_rounds, net, home, rounds)
+    return {"shape": shape, "servers": servers, "rounds": rounds, "new_tokens": TOKENS, **found}
+
+
+async def _rounds(net: LocalSwarm, home: Path, rounds: int) -> dict[str, Any]:
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    cpu: dict[bool, list[float]] = {False: [], True: []}
+    raw = b""
+    async with open_swarm(net.join, home=home, threads=1) as swarm:
+        for number in range(-1, rounds):
+            for receipts in (False, True) if number % 2 else (True, False):
+                before = _cpu_s(net)
+                spent, proof = await _answer(swarm, receipts)
+                raw = proof or raw
+                if number >= 0:  # the first round warms up
+                    seconds[receipts].append(spent)
+                    cpu[receipts].append(_cpu_s(net) - before)
+    pairs = zip(seconds[True], seconds[False], strict=True)
+    medians = {on: statistics.median(seconds[on]) for on in (False, True)}
+    return {
+        "tokens_per_s_without": round((TOKENS - 1) / medians[False], 1),
+        "tokens_per_s_with": round((TOKENS - 1) / medians[True], 1),
+        "cost_of_medians": round(1 - medians[False] / medians[True], 4),
+        "cost_median_of_pairs": round(statistics.median(1 - off / on for on, off in pairs), 4),
+        "cpu_ms_a_token_without": round(1e3 * statistics.median(cpu[False]) / TOKENS, 3),
+        "cpu_ms_a_token_with": round(1e3 * statistics.median(cpu[True]) / TOKENS, 3),
+        **_bytes(raw),
+    }
+
+
+async def _answer(swarm: Swarm, receipts: bool) -> tuple[float, bytes]:
+    """Seconds from the first token to the last, and the proof; the last signatures are counted in
+    neither: nobody waits for a token then."""
+    async with swarm.generation(
+        "bench", PROMPT, max_new_tokens=TOKENS, ignore_eos=True, receipts=receipts
+    ) as answer:
+        await anext(answer)
+        began_s = time.perf_counter()
+        async for _ in answer:
+            pass
+        spent_s = time.perf_counter() - began_s
+        raw = await answer.proof(swarm.member.key) if receipts else b""
+    return spent_s, raw
+
+
+def _cpu_s(net: LocalSwarm) -> float:
+    """Of the servers and of this process, so far."""
+    own = time.process_time()
+    for seat in net.seats:
+        times = psutil.Process(seat.pid).cpu_times()
+        own += times.user + times.system
+    return own
+
+
+def _bytes(raw: bytes) -> dict[str, Any]:
+    """Of a receipt for 32 tokens: itself, and with both frames on the wire. A whole file's."""
+    proof = check_proof(raw)
+    assert proof.good, proof.faults
+    lines = [line.partition(b" ") for line in raw.split(b"\n")]
+    chunks = [b64decode(text) for kind, _, text in lines if kind == b"chunk"]
+    largest = max(chunks, key=len)
+    return {
+        "chunk_bytes": len(largest),
+        "chunk_bytes_on_the_wire": len(pack_frame(Sign())) + len(pack_frame(Receipts((largest,)))),
+        "file_bytes": len(raw),
+        "chunks": len(chunks),
+        "bare": proof.bare,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", default="tiny", choices=[*SHAPES, "demo"])
+    parser.add_argument("--servers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20)
+    asked = parser.parse_args()
+    print(json.dumps(measure(asked.shape, asked.servers, asked.rounds), indent=2))
