@@ -36,11 +36,13 @@ from .home import hold_home, prepare_home, write_whole
 from .house import House, Room, configs_of
 from .identity import load_or_create, next_boot
 from .liars import holder_type
+from .limits import load_limits
 from .lists import keep_access
 from .log import get_logger
 from .member import Member, open_member
 from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
+from .recompute import Recomputer
 from .report import keep_report
 from .rest import end_rest
 from .segment import Segment
@@ -194,9 +196,11 @@ async def _serve(
     crowd = Crowd(member, random.SystemRandom(), shunned=court.banned)
     crowd.registrar.proved.append(court.take)
     court.told.append(crowd.shun)
+    limits = await trio.to_thread.run_sync(load_limits, config.home)
+    recomputer = Recomputer(member.host, house.serving, house.serve, limits)
     async with trio.open_nursery() as services:
         services.start_soon(crowd.run)
-        services.start_soon(court.run, house.serving)
+        services.start_soon(court.run, house.serving, recomputer.compute)
         services.start_soon(keep_work, config.home, member.host)
         services.start_soon(keep_known, config.home, member.directory)
         services.start_soon(keep_report, config.home, member)

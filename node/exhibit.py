@@ -162,6 +162,7 @@ class Exhibits:
 async def fetch(host: Host, peer: str, name: bytes) -> bytes:
     """The exhibit of this name. Raises TransportError when the peer does not give it in time,
     RemoteError when it gives something else."""
+    raw: bytes | None = None
     with trio.move_on_after(FETCH_S):
         stream = await host.open_stream(peer, PROTOCOL)
         try:
@@ -170,12 +171,12 @@ async def fetch(host: Host, peer: str, name: bytes) -> bytes:
         finally:
             with trio.CancelScope(shield=True):
                 await stream.reset()
-        if not raw:
-            raise TransportError(f"{peer} has no such exhibit")
-        if await trio.to_thread.run_sync(name_of, raw) != name:
-            raise RemoteError("another exhibit than was asked for")
-        return raw
-    raise TransportError(f"{peer} gave no exhibit within {FETCH_S:.0f} s")
+    if not raw:
+        why = f"gave no exhibit within {FETCH_S:.0f} s" if raw is None else "has no such exhibit"
+        raise TransportError(f"{peer} {why}")
+    if await trio.to_thread.run_sync(name_of, raw) != name:
+        raise RemoteError("another exhibit than was asked for")
+    return raw
 
 
 async def _receive(stream: Stream, most: int) -> bytes:
