@@ -5,8 +5,9 @@
                                           first position that it computed and that is not cleared
 
 A peer that is convicted elsewhere in this process, by another answer's audit or by evidence, is
-left too. One that is only doubted (a dispute was left open in which it stood with the fewer) keeps
-its good name, but not this answer: to compute its words again costs little beside wrong ones.
+left too. One that is only doubted (a dispute was left open in which more stood against it) keeps
+its good name, but not this answer: to compute its words again costs little beside wrong ones. Where
+it is one word against another nothing is gained by taking the other's.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Watch:
         self._trust.on_convicted.append(self._convicted)
 
     def end(self) -> None:
+        """Findings may come later still; there is nothing left that they could change."""
         self._trust.on_convicted.remove(self._convicted)
+        self._session = None
 
     async def settle(self) -> None:
         """Until all is signed for and what was drawn is audited, or the time is up."""
@@ -100,14 +103,16 @@ class Watch:
         if finding.verdict == "right" and work.account.names[work.place + 1] not in self._stale:
             chunk = work.account.chunks[work.place]
             self._cleared.setdefault(work.account.names[0], []).append((chunk.at, chunk.stop))
-        if work.peer in finding.doubted:
+        others = any(one.peer not in finding.doubted for one in finding.again)
+        if work.peer in finding.doubted and others:
             self._leave(work.peer, "its work is doubted")
 
     def _convicted(self, peer: str) -> None:
         self._leave(peer, "convicted of wrong work")
 
     def _leave(self, peer: str, reason: str) -> None:
-        assert self._session is not None
+        if self._session is None:
+            return
         first = self._first_of(peer)
         self._session.convicted(peer, reason)
         if first is not None:

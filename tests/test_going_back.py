@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from receipts import Stage, session
 
+from potluck.node.again import Again
 from potluck.node.auditor import Docket, Finding
 from potluck.node.trust import Trust
 from potluck.node.watch import Watch
@@ -19,6 +21,8 @@ from potluck.swarm.receipt import Account
 
 TOKENS = 32
 STAGES = session(["first", "second"], [TOKENS] * 6)
+AUDITORS = session(["one auditor", "another"], [TOKENS])
+ONE, ANOTHER = (stage.key.peer_id for stage in AUDITORS)
 FIRST, SECOND = (stage.key.peer_id for stage in STAGES)
 
 
@@ -65,7 +69,8 @@ def finding(
     work = Work(
         stage.key.peer_id, stage.account, place, BlockRange(0, 2), "", "f32", (), (), 1, b""
     )
-    return Finding(work, verdict, Judged(verdict, 0.0, 0.0), 0.0, (), doubted=doubted)
+    again = tuple(Again(one.key.peer_id, one.account, memoryview(b"")) for one in AUDITORS)
+    return Finding(work, verdict, Judged(verdict, 0.0, 0.0), 0.0, again, doubted=doubted)
 
 
 @given(
@@ -108,14 +113,17 @@ def test_words_that_are_not_signed_for_yet_are_taken_back_too() -> None:
 def test_a_doubted_peer_is_left_and_keeps_its_good_name() -> None:
     session = PretendedSession([Share(0, 0, 6 * TOKENS)])
     made, trust = watch(session)
-    made._found(finding(STAGES[0], 3, "open", (FIRST, "auditor")))
+    made._found(finding(STAGES[0], 3, "open", (FIRST, ONE)))
     assert made.back == 0 and [peer for peer, _ in session.lost] == [FIRST]
     assert not trust.banned(FIRST)
 
 
-def test_an_auditor_that_is_doubted_leaves_the_answer_alone() -> None:
+@pytest.mark.parametrize("doubted", [(ONE,), (FIRST, ONE, ANOTHER)])
+def test_doubted_auditors_and_one_word_against_another_leave_the_answer_alone(
+    doubted: tuple[str, ...],
+) -> None:
     made, _ = watch(session := PretendedSession([Share(0, 0, 6 * TOKENS)]))
-    made._found(finding(STAGES[0], 3, "open", ("auditor",)))
+    made._found(finding(STAGES[0], 3, "open", doubted))
     assert made.back is None and session.lost == []
 
 
@@ -154,4 +162,5 @@ def test_once_it_has_ended_nobody_tells_it() -> None:
     made, trust = watch(session := PretendedSession([Share(0, 0, 32)]))
     made.end()
     trust.convict(FIRST)
+    made._found(finding(STAGES[0], 0, "open", (FIRST,)))
     assert session.lost == [] and trust.on_convicted == []
