@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from .config import RUNNING
-from .crowd import Crowd
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
 from .lists import keep_access
@@ -88,7 +86,6 @@ async def run_bootstrap(
         ):
             # while it joins, a signal has its usual effect: nobody counts on it yet
             signals = stopping.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
-            services.start_soon(Crowd(member, random.SystemRandom()).run)
             services.start_soon(keep_work, config.home, member.host)
             services.start_soon(keep_known, config.home, member.directory)
             services.start_soon(keep_report, config.home, member)
