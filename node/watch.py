@@ -32,6 +32,8 @@ class Receipts(Protocol):
 
     def told(self) -> tuple[list[Account], list[Share]]: ...
 
+    def given_by(self, peer: str) -> list[tuple[Account, range]]: ...
+
 
 class Session(Protocol):
     """What is left of a session, to who watches over it."""
@@ -122,17 +124,13 @@ class Watch:
     def _first_of(self, peer: str) -> int | None:
         """The first position for which this peer gave rows that no audit cleared."""
         assert self._session is not None and self._session.ledger is not None
-        accounts, shares = self._session.ledger.told()
         found: list[int] = []
-        for share in shares:
-            account = accounts[share.account]
-            if account.peer != peer:
-                continue
+        for account, given in self._session.ledger.given_by(peer):
             silent = [(one.at, one.stop) for _, one in account.standing() if not one.rows]
-            at = share.first
+            at = given.start
             for start, stop in sorted(silent + self._cleared.get(account.names[0], [])):
                 at = stop if start <= at < stop else at
-            if at < share.until:
+            if at < given.stop:
                 found.append(at)
         return min(found, default=None)
 

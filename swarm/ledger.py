@@ -145,8 +145,10 @@ class Ledger:
         """Nothing more comes of this link. What its server signed for stays; for what is in the
         answer and was not signed, an older receipt may stand, of what was taken back since."""
         page = self._pages.pop(link, None)
-        if page is not None and page.account.chunks and page.shares:
-            self._lost[link] = _Page(page.hop, page.account, shares=page.shares)
+        if page is not None and (page.shares or page.counted):
+            self._lost[link] = _Page(
+                page.hop, page.account, counted=page.counted, shares=page.shares
+            )
         self._leaves.clear()  # what it was to be asked for; others hash a chunk again at most
 
     def signed(self, link: int, raws: tuple[bytes, ...]) -> list[Work]:
@@ -170,6 +172,16 @@ class Ledger:
             page.shares.append(range(last.start, one.stop))
         page.counted.clear()
         return works
+
+    def given_by(self, peer: str) -> list[tuple[Account, range]]:
+        """What is in the answer of this peer's, whether it was signed for or not."""
+        pages = (*self._lost.values(), *self._pages.values())
+        return [
+            (page.account, one)
+            for page in pages
+            if page.hop.peer == peer
+            for one in (*page.shares, *page.counted)
+        ]
 
     def told(self) -> tuple[list[Account], list[Share]]:
         """Whose receipts tell of the answer, in the order in which they were opened; and of which

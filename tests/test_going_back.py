@@ -49,6 +49,14 @@ class PretendedSession:
     def told(self) -> tuple[list[Account], list[Share]]:
         return [stage.account for stage in self.stages], self.shares
 
+    def given_by(self, peer: str) -> list[tuple[Account, range]]:
+        accounts, _ = self.told()
+        return [
+            (accounts[one.account], range(one.first, one.until))
+            for one in self.shares
+            if accounts[one.account].peer == peer
+        ]
+
     def convicted(self, peer: str, reason: str) -> None:
         self.lost.append((peer, reason))
 
