@@ -96,10 +96,15 @@ def _root(count: int, top: bytes) -> bytes:
 
 
 def _top(leaves: Sequence[bytes]) -> bytes:
-    if len(leaves) == 1:
-        return leaves[0]
-    left = _cut(len(leaves))
-    return digest(_NODE, _top(leaves[:left]), _top(leaves[left:]))
+    """From below: whoever has no neighbour waits a level. It is the same tree as one cut from
+    above, without a list for each node."""
+    level = leaves
+    while len(level) > 1:
+        paired = [digest(_NODE, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        if len(level) % 2:
+            paired.append(level[-1])
+        level = paired
+    return level[0]
 
 
 def _cut(count: int) -> int:
