@@ -21,6 +21,7 @@ from libp2p.peer.id import ID
 from potluck.errors import RemoteError, TransportError
 from potluck.node.net.identify import PING, PING_BYTES
 
+from .interop_gossip import case_our_gossip
 from .interop_lab import (
     DIGEST,
     ECHO,
@@ -326,6 +327,7 @@ CASES: Final[dict[str, Case]] = {
     "reset": case_reset,
     "unknown_protocol": case_unknown_protocol,
     "gossip": case_gossip,
+    "our_gossip": case_our_gossip,
     "dht": case_dht,
     "relay": case_relay,
     "relay_limits": case_relay_limits,
@@ -333,7 +335,7 @@ CASES: Final[dict[str, Case]] = {
 }
 # without gossip and DHT: these dial and ping peers when they like, and js-libp2p lets one ping
 # go out at a time
-BARE: Final = ("dial", "websocket", "ping", "relay", "relay_limits", "relay_of_js")
+BARE: Final = ("dial", "websocket", "our_gossip", "ping", "relay", "relay_limits", "relay_of_js")
 
 
 async def run_case(lab: Lab, name: str) -> Figures:

@@ -4,7 +4,7 @@
 //
 // Everything in it is js-libp2p's own; nothing is tuned but its limits on streams of a
 // protocol and on connections a second.
-// With the argument "bare" it has neither gossip nor a DHT, which dial peers on their own account;
+// With the argument "unsigned" its gossip neither signs nor says who sent what; with "bare" it has neither gossip nor a DHT, which dial peers on their own account;
 // with "relay" it is a relay, with "hidden" it listens nowhere, with "web" it listens for WebSockets
 // and speaks nothing else.
 // It ends when its standard input does.
@@ -41,7 +41,10 @@ async function checkRecord (key, value) {
 }
 
 const talkative = process.argv.includes('bare') ? {} : {
-  gossip: gossipsub({ allowPublishToZeroTopicPeers: false }),
+  gossip: gossipsub({
+    allowPublishToZeroTopicPeers: false,
+    ...(process.argv.includes('unsigned') ? { globalSignaturePolicy: 'StrictNoSign' } : {})
+  }),
   dht: kadDHT({
     protocol: '/ipfs/kad/1.0.0',
     clientMode: false,
