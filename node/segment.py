@@ -22,6 +22,7 @@ import trio
 
 from ..crypto.envelope import sign
 from ..crypto.keys import IdentityKey
+from ..dht.allowance import Allowances
 from ..dht.record import SKEW_MAX_S, Announcement
 from ..errors import RemoteError, TransportError
 from ..swarm.blocks import BlockRange
@@ -78,7 +79,7 @@ class Segment:
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._outgoing, self._letters = trio.open_memory_channel[tuple[str, Message]](SENDING_MAX)
         self._missed: dict[str, _Missed] = {}
-        self._saved: dict[str, tuple[float, float]] = {}  # peer: letters it may send, as of when
+        self._allowances = Allowances(LETTERS_S, LETTERS_SAVED)
 
     @property
     def missed(self) -> frozenset[str]:
@@ -202,7 +203,8 @@ class Segment:
 
     async def _receive(self, stream: Stream) -> None:
         """The handler: one letter to a stream."""
-        if not self._may_tell(stream.peer):
+        now = trio.current_time()  # to check a signature costs more than to repeat it
+        if not self._allowances.of(stream.peer, now).has(now):
             await stream.reset()
             return
         raw = bytearray()
@@ -217,16 +219,6 @@ class Segment:
         known = self._machine.state(stream.peer) is not None
         message = unpack(bytes(raw), self._model, heed_news=known)
         self._dispatch(Received(stream.peer, message))
-
-    def _may_tell(self, peer: str) -> bool:
-        """A share of letters for each peer: to check a signature costs more than to repeat it."""
-        now = trio.current_time()
-        saved, at_s = self._saved.pop(peer, (LETTERS_SAVED, now))
-        saved = min(LETTERS_SAVED, saved + (now - at_s) * LETTERS_S)
-        self._saved[peer] = (max(0.0, saved - 1), now)
-        if len(self._saved) > 2 * CELL_MAX:
-            del self._saved[next(iter(self._saved))]  # the longest unheard
-        return saved >= 1
 
 
 def nearest(found: Sequence[Announcement], blocks: BlockRange) -> list[Announcement]:

@@ -263,8 +263,8 @@ async def test_whoever_floods_is_not_read(autojump_clock: MockClock) -> None:
                 await stream.send(raw)
                 await stream.close()
         await trio.sleep(0.1)
-        saved, _ = other.segment._saved[flooder.key.peer_id]
-        assert saved < 1
+        allowance = other.segment._allowances.of(flooder.key.peer_id, trio.current_time())
+        assert allowance.left < 1
 
 
 def test_the_nearest_are_watched_and_only_those_that_serve() -> None:
