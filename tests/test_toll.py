@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from libp2p.identity.identify.pb.identify_pb2 import Identify
 from net_hosts import seeded, until
 
 from potluck.crypto.codec import decode, encode
 from potluck.crypto.keys import IdentityKey
 from potluck.crypto.work import EPOCH_S, Work, check_work, epoch_at, search
 from potluck.node import toll
+from potluck.node.net import identify, protobuf
 from potluck.node.net.host import open_host
 from potluck.node.net.identify import Claims
 from potluck.node.toll import EARLY_S, WORK, keep_work, on_probation
@@ -153,3 +155,18 @@ def test_who_shows_none_or_anothers_or_an_old_one_is_on_probation() -> None:
         probation = on_probation(host, OTHER.peer_id, NOW, bits=BITS)  # type: ignore[arg-type]
         assert probation is not pays
     assert not on_probation(Host(), OTHER.peer_id, NOW)  # type: ignore[arg-type]  # not connected
+
+
+def test_stock_libp2p_passes_over_what_was_paid() -> None:
+    shown = encode(worked(KEY, epoch_at(NOW)))
+    said = identify.describe(
+        KEY.public, agent="potluck", protocols=["/a"], addresses=[], observed=None, work=shown
+    )
+    size, at = protobuf.read_varint(said, 0)
+    assert size == len(said) - at
+    stock = Identify.FromString(said[at:])
+    assert stock.agent_version == "potluck" and list(stock.protocols) == ["/a"]
+    assert identify.understand(said[at:]).work == shown
+    too_long = protobuf.field(identify.WORK, bytes(identify.WORK_BYTES_MAX + 1))
+    assert identify.understand(too_long).work == b""
+    assert identify.understand(protobuf.field(identify.WORK, 7)).work == b""
