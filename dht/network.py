@@ -28,7 +28,7 @@ _IP6: Final = (32, 40, 48)
 T = TypeVar("T")
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def prefixes_of(address: str) -> Prefixes:
     """Of a multiaddr; of one over a relay, the relay's. NOWHERE when it has no host that counts."""
     parts = address.split("/", 3)

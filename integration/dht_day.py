@@ -26,7 +26,7 @@ import trio
 from potluck.crypto.keys import IdentityKey, peer_id_of, public_of
 from potluck.dht.kad import KadDirectory, open_directory
 from potluck.dht.keyspace import peer_point
-from potluck.dht.network import network_of
+from potluck.dht.network import prefixes_of
 from potluck.dht.record import TTL_MAX_S
 from potluck.node.net.host import Host, HostConfig, open_host
 
@@ -58,7 +58,7 @@ def _fill_caches() -> None:
         peer = peer_id_of(public)
         public_of(peer)
         peer_point(peer)
-        network_of(f"/ip4/{'.'.join(map(str, os.urandom(4)))}/tcp/4001/p2p/{peer}")
+        prefixes_of(f"/ip4/{'.'.join(map(str, os.urandom(4)))}/tcp/4001/p2p/{peer}")
 
 
 async def _day(world: World, hours: float) -> dict[str, Any]:
