@@ -20,7 +20,7 @@ from .habits import Habits
 from .options import note, print_json, say
 from .receipt import check_place, write_receipt
 
-AMENDED = "[a server was found to have computed wrongly: its words are made again by others]"
+AMENDED = "[a server was found wrong, or left without signing: its words are made again by others]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ async with open_generation(host, router, worker, request) as answer:
     async for piece in answer:
         print(piece.text, end="")
 
-With audits a server may be convicted in mid-answer. Then the answer goes back to the first words
-that rest on its work, and they are made again by others: a piece whose position is not behind the
-last one's takes the place of all from there on (`hear`). The last piece comes once all that was
-drawn has been audited, so that whoever waits for the end has the right words.
+With audits a server may be convicted in mid-answer, or go without signing for what it gave. Then
+the answer goes back to the first words that rest on that, and they are made again: a piece whose
+position is not behind the last one's takes the place of all from there on (`hear`). The last piece
+comes once all that was drawn has been audited, so that whoever waits for the end has the right
+words.
 
     token ─▶ token ─▶ token ─▶ last one, held ── settled ──▶ the end
       ▲                            │
@@ -203,7 +204,7 @@ class Generation:
         return Piece(token, position, text, seconds, self._session.route, finish)
 
     async def _go_back(self) -> None:
-        """Take back what rests on the work of a convicted server."""
+        """Take back what rests on work that is not to be relied on."""
         watch, begun = self._watch, len(self._request.ids)
         while watch is not None and (at := watch.back) is not None:
             if not self._request.amend and len(self._history) > max(begun, at + 1):
@@ -214,17 +215,16 @@ class Generation:
             while self._owed:  # a session is taken back at rest
                 await self._session.output()
                 self._owed -= 1
-            if at >= begun:
-                token = self._history[at : at + 1]
-                payload = await self._worker.run(self._request.voice.embed, token)
-                self._feed(payload, 1, 1, at)
-            self._fed = min(at, begun)  # a part of the prompt is fed anew with what comes next
+            tokens = self._history[at : min(at + CHUNK_TOKENS, begun) if at < begun else at + 1]
+            payload = await self._worker.run(self._request.voice.embed, tokens)
+            watch.went_back(at)  # and not before: whoever is cancelled comes back to it
+            self._fed = min(at + len(tokens), begun)
+            self._feed(payload, len(tokens), int(self._fed == begun), at)
             del self._history[max(at + 1, begun) :]
             self._hidden = None
             self._stream = self._request.voice.text.stream(self._request.ids, self._request.stops)
             for said in self._history[begun:]:
                 self._stream.push(said)
-            watch.went_back(at)
 
     def _judge(self, token: int) -> tuple[str, str | None]:
         """The text that this token makes certain, and why the answer ends with it, if it does."""
@@ -293,7 +293,7 @@ async def open_generation(
             yield Generation(session, worker, request)
         return
     assert auditor is not None, "a request for audits, and nobody who makes them"
-    watch = Watch(auditor)
+    watch = Watch(auditor, amend=request.amend)
     async with open_session(host, router, plan, watch.signed) as session:
         watch.attend(session)
         try:

@@ -8,6 +8,9 @@ A peer that is convicted elsewhere in this process, by another answer's audit or
 left too. One that is only doubted (a dispute was left open in which more stood against it) keeps
 its good name, but not this answer: to compute its words again costs little beside wrong ones. Where
 it is one word against another nothing is gained by taking the other's.
+
+What a stranger gave and has gone without signing for is made again too, or whoever lies would only
+have to be gone in time: all that a stranger does is audited (trust.py).
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ class Receipts(Protocol):
 
     def given_by(self, peer: str) -> list[tuple[Account, range]]: ...
 
+    def unsigned(self) -> list[tuple[str, int]]: ...
+
 
 class Session(Protocol):
     """What is left of a session, to who watches over it."""
@@ -47,9 +52,13 @@ class Session(Protocol):
 
 
 class Watch:
-    """Made with the answer; `attend` its session once that is there, and `end` it with it."""
+    """Made with the answer; `attend` its session once that is there, and `end` it with it.
 
-    def __init__(self, auditor: Auditor) -> None:
+    amend: whether words may be replaced: if not, only a conviction takes any back.
+    """
+
+    def __init__(self, auditor: Auditor, *, amend: bool = True) -> None:
+        self._amend = amend
         self._trust = auditor.trust
         self._docket = auditor.docket(self._found)
         self.signed = self._docket.signed  # for the session to call
@@ -57,7 +66,16 @@ class Watch:
         self._cleared: dict[bytes, Chunks] = {}  # by the opening's name
         self._stale: set[bytes] = set()  # receipts, by name, for what was taken back
         self._left: list[str] = []
-        self.back: int | None = None  # what came of positions from here on is not to be relied on
+        self._back: int | None = None
+
+    @property
+    def back(self) -> int | None:
+        """What came of positions from here on is not to be relied on."""
+        if self._session is None or self._session.ledger is None or not self._amend:
+            return self._back
+        gone = self._session.ledger.unsigned()
+        found = [at for peer, at in gone if self._trust.rate(peer) >= 1]
+        return min(found + ([] if self._back is None else [self._back]), default=None)
 
     @property
     def tally(self) -> Tally:
@@ -97,8 +115,8 @@ class Watch:
             self._stale |= {name for name, chunk in old if chunk.stop > at}
         for name, chunks in self._cleared.items():
             self._cleared[name] = [one for one in chunks if one[1] <= at]
-        if self.back is not None and self.back >= at:
-            self.back = None
+        if self._back is not None and self._back >= at:
+            self._back = None
 
     def _found(self, finding: Finding) -> None:
         work = finding.work
@@ -119,7 +137,7 @@ class Watch:
         self._session.convicted(peer, reason)
         if first is not None:
             self._left.append(peer)
-            self.back = first if self.back is None else min(self.back, first)
+            self._back = first if self._back is None else min(self._back, first)
 
     def _first_of(self, peer: str) -> int | None:
         """The first position for which this peer gave rows that no audit cleared."""

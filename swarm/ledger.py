@@ -183,6 +183,11 @@ class Ledger:
             for one in (*page.shares, *page.counted)
         ]
 
+    def unsigned(self) -> list[tuple[str, int]]:
+        """Who has gone without signing for what it gave, and from which position on that is in the
+        answer."""
+        return [(page.hop.peer, one.start) for page in self._lost.values() for one in page.counted]
+
     def told(self) -> tuple[list[Account], list[Share]]:
         """Whose receipts tell of the answer, in the order in which they were opened; and of which
         part: of more than a proof can hold, the first."""

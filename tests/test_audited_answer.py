@@ -263,6 +263,25 @@ async def test_words_that_nobody_has_signed_for_yet_are_taken_back_with_the_rest
         assert world.replaced == [183]
 
 
+@pytest.mark.parametrize("stranger", [True, False])
+async def test_a_liar_that_is_gone_before_it_signs_has_gained_nothing(
+    autojump_clock: MockClock, stranger: bool
+) -> None:
+    """It lies from 190 on and dies at 200. A known peer that dies there takes no word back: it is
+    audited so seldom that this makes no difference."""
+    expected = await honest_text()
+    async with asked(190) as world, world.answer() as answer:
+        if not stranger:
+            world.trust.rate = lambda peer: 0.01  # type: ignore[method-assign]
+        async for piece in answer:
+            world.pieces.append(piece)
+            hear(world.stand, piece)
+            if piece.position == 200 and not world.replaced:
+                await next(n for n in world.made.nodes if n.host.peer_id == world.liar).host.die()
+        assert (world.text == expected) == stranger
+        assert world.replaced == ([183] if stranger else [])
+
+
 async def test_where_nothing_may_be_replaced_a_conviction_ends_the_answer(
     autojump_clock: MockClock,
 ) -> None:

@@ -41,6 +41,7 @@ class PretendedSession:
     shares: list[Share]
     stages: list[Stage] = field(default_factory=lambda: STAGES)
     lost: list[tuple[str, str]] = field(default_factory=list)
+    gone: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def ledger(self) -> PretendedSession:
@@ -56,6 +57,9 @@ class PretendedSession:
             for one in self.shares
             if accounts[one.account].peer == peer
         ]
+
+    def unsigned(self) -> list[tuple[str, int]]:
+        return self.gone
 
     def convicted(self, peer: str, reason: str) -> None:
         self.lost.append((peer, reason))
@@ -164,6 +168,15 @@ def test_two_convictions_take_the_answer_back_to_the_earlier() -> None:
     assert made.back == 32
     made.went_back(32)
     assert made.back is None
+
+
+def test_what_a_stranger_has_gone_without_signing_for_is_made_again() -> None:
+    made, trust = watch(session := PretendedSession([]))
+    session.gone = [(FIRST, 70), (SECOND, 40)]
+    assert made.back == 40
+    for _ in range(10):
+        trust.audited(SECOND, right=True, tokens=TOKENS)
+    assert made.back == 70, "of a peer that is known some chunks are never audited at all"
 
 
 def test_once_it_has_ended_nobody_tells_it() -> None:
