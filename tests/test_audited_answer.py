@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory
 from potluck.errors import Refused
 from potluck.node.again import compute_again
+from potluck.node.api.backend import SwarmBackend
 from potluck.node.auditor import Auditor
 from potluck.node.generation import Generation, Piece, Request, hear, open_generation
 from potluck.node.limits import Limits
@@ -348,3 +352,12 @@ async def test_who_waits_with_a_deadline_and_comes_back_hears_the_same(
                         world.pieces.append(await anext(answer))
                         hear(world.stand, world.pieces[-1])
             assert world.text == expected and world.trust.banned(world.liar)
+
+
+@pytest.mark.parametrize("audits", [True, False])
+def test_the_api_audits_as_the_home_says_and_never_takes_a_word_back(audits: bool) -> None:
+    asked: list[Request] = []
+    swarm: Any = SimpleNamespace(audits=audits, answer=lambda one, worker: asked.append(one))
+    backend = SwarmBackend(swarm, worker=None, loader=None, home=Path(), offline=True)  # type: ignore[arg-type]
+    backend.answer(Request(PretendedVoice(), PROMPT))  # type: ignore[arg-type]
+    assert [(one.audit, one.amend) for one in asked] == [(audits, False)]
