@@ -103,11 +103,12 @@ class Journal:
             if step.tokens > 1 or self._uncut >= self._cut_tokens:
                 self.cut()
 
-    def cut(self) -> None:
-        """Have all that was fed so far signed for."""
-        self._uncut = 0
-        if self._cut_tokens and self._steps:
-            self._steps[-1].cut = True
+    def cut(self, stop: int | None = None) -> None:
+        """Have all that was fed so far signed for; or only the steps before this number."""
+        if stop is None:
+            stop, self._uncut = len(self._steps), 0
+        if self._cut_tokens and stop:
+            self._steps[stop - 1].cut = True
 
     def cut_at(self, stop: int) -> bool:
         """Whether whoever has been sent the steps before number `stop` shall sign for them."""

@@ -24,7 +24,8 @@ one chunk). A lost link's standby takes its place at once.
     link ── Fired, once ──▶ late, with a standby ── an answer of the standby ──▶ the standby
 
 Where receipts are wanted (`cut_tokens`) every link, a standby too, is asked to sign behind the same
-steps; a signature is waited for as an answer is. `Counted` says whose answer was the first.
+steps; a signature is waited for as an answer is, and whoever leaves signs before it is left.
+`Counted` says whose answer was the first.
 
 Petals (Borzunov et al., 2023) replays a client's history too, but keeps it per connection and
 loses its place; keyed by (boundary, step), a hop may be split, merged or moved at any time.
@@ -167,6 +168,7 @@ class Session:
         effects = self._ask_sign(link, now)
         held = self._journal.held(link.blocks)
         stop = held if link.of is None or link.of.hurried else self._due(link, held)
+        stop = link.sent if link.parted else stop
         while (
             link.live and len(link.in_flight) - link.signs < FRAMES_IN_FLIGHT and link.sent < stop
         ):
@@ -233,6 +235,8 @@ class Session:
         """first: nobody has answered this before."""
         if link.of is not None:
             return self._overtaken(link.of, link, first=first, now=now)
+        if link.parted and link.standby is not None:
+            return self._overtaken(link, link.standby, first=first, now=now)
         return self._rest(link)
 
     # ---- standbys
@@ -286,9 +290,15 @@ class Session:
         holds_all = holds_all and standby.sent == self._journal.held(link.blocks)
         if first and link.late:
             return self._lose(link, "its standby answered first", now)
-        if link.leaving and (first or holds_all):
-            return self._lose(link, "", now)
-        return []
+        if not link.leaving or not (first or holds_all):
+            return []
+        if link.in_flight and len(link.in_flight) == link.signs:
+            return []  # it has nothing to do but sign
+        if self._config.cut_tokens and not link.in_flight and link.asked < link.sent:
+            link.parted = True
+            self._journal.cut(link.sent)
+            return self._ask_sign(link, now)
+        return self._lose(link, "", now)
 
     def _rest(self, link: Link) -> list[Effect]:
         """Its standby is not needed any more: a short session keeps none."""
@@ -322,7 +332,8 @@ class Session:
         del self._links[link.number]
         effects: list[Effect] = [StopTimer(link.number), CloseLink(link.number, peer, reason)]
         if link.of is not None:
-            link.of.standby = None
+            link.of.standby, link.of.parted = None, False
+            effects += self._pump(link.of, now)
             return effects + (self._find_standby(link.of) if link.of.hurried else [])
         self._journal.cut()
         place = self._segments.index(link)

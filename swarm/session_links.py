@@ -29,6 +29,7 @@ class Link:
     signs: int = 0  # of what is in flight
     late: bool = False  # past its hedge's time, and not yet past its patience
     leaving: bool = False
+    parted: bool = False  # it leaves, its standby holds all: it is sent no more, but still signs
     asked_at: int | None = None  # the session's length when a standby was last looked for
     standby: Link | None = None
     of: Link | None = None  # whose standby this is

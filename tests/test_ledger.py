@@ -172,8 +172,9 @@ def test_who_dies_unsigned_leaves_its_positions_bare_and_no_others() -> None:
     assert proof.bare == ["block 2, positions 4..6", "block 3, positions 4..6"]
 
 
-def test_who_leaves_signs_before_it_goes() -> None:
-    """Six tokens, of which four are signed for."""
+def test_who_leaves_signs_for_all_before_it_goes() -> None:
+    """Six tokens, of which four are signed for when it says that it leaves. The seventh is answered
+    before its standby has caught up; then nothing more is sent to it, and it signs."""
     swarm = Swarm(Session(config(cut_tokens=CUT)), None, ledger())
     swarm.run()
     for number in range(6):
@@ -181,11 +182,18 @@ def test_who_leaves_signs_before_it_goes() -> None:
         swarm.run()
     middle = next(n for n, one in swarm.servers.items() if one.blocks.start == 2)
     swarm.perform(swarm.session.handle(Leaving(middle), 0.0))
+    swarm.perform(swarm.session.handle(Feed(6, 1, 1, rows_of(6, 1)), 0.0))
     swarm.run()
-    assert middle not in swarm.servers
-    assert proof_of(swarm).good
-    bare = proof_of(swarm).bare  # nobody else was asked to sign yet
-    assert not [one for one in bare if one.startswith(("block 2", "block 3"))]
+    assert middle not in swarm.servers and swarm.session.idle
+    assert swarm.ledger is not None
+    accounts, shares = swarm.ledger.told()
+    (place,) = [n for n, one in enumerate(accounts) if one.opening.nonce == middle.to_bytes(16)]
+    assert [(one.first, one.until) for one in shares if one.account == place] == [(0, 7)]
+    assert accounts[place].length == 7
+    swarm.perform(swarm.session.handle(Settle(), 0.0))
+    swarm.run()
+    proof = proof_of(swarm)
+    assert proof.good and proof.bare == []
 
 
 # ---- one link, and a server that signs what it likes
