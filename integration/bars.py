@@ -16,11 +16,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from . import bars_a, bars_b, bars_c, bars_d
+from . import bars_a, bars_b, bars_c, bars_d, bars_e
 from .row import Row
 
 ROOT = Path(__file__).parent.parent
-BARS = bars_a.BARS | bars_b.BARS | bars_c.BARS | bars_d.BARS
+BARS = bars_a.BARS | bars_b.BARS | bars_c.BARS | bars_d.BARS | bars_e.BARS
 
 
 def run(names: list[str]) -> list[Row]:

@@ -177,9 +177,9 @@ class LocalSwarm:
             raise self._failure(name, f"ended with code {code}", bad_input=code == 2)
         return ready
 
-    def add(self, name: str, start: int, stop: int) -> None:
+    def add(self, name: str, start: int, stop: int, lie: str = "") -> None:
         """One more seat, of which nothing runs yet."""
-        self.roster.note(Seat(name, start, stop))
+        self.roster.note(Seat(name, start, stop, lie=lie))
 
     def remove(self, name: str) -> None:
         """Forget the seat of a dead node. Raises UserError when it lives."""
