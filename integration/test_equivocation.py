@@ -1,7 +1,8 @@
 """A peer that says two things at once is banned by daemons that only read it, and stays banned.
 
-Three real nodes of the demo model. A fourth peer, here, signs two announcements for one time and
-puts the one at the first node, the other at the second: none of them is told both.
+Three real nodes of the demo model, and a light one that they joined by. A fifth peer, here, signs
+two announcements for one time and puts the one at the first node, the other at the second: none of
+them is told both.
 
 python -m integration.test_equivocation      the figures of one run, as JSON
 """
@@ -30,6 +31,7 @@ from potluck.node.net.host import Host, HostConfig, open_host
 
 from .forgery import announcement
 from .ground import Node, open_node
+from .test_bootstrap import open_bootstrap
 
 MET_S = 60.0
 BANNED_S = 60.0  # records are read each 15 s, and compared each 5
@@ -47,9 +49,10 @@ async def until(there: Callable[[], bool], within_s: float) -> float:
 
 
 def open_three(folder: Path, stack: ExitStack) -> list[Node]:
+    _, light = stack.enter_context(open_bootstrap(folder / "light"))
     nodes: list[Node] = []
     for name in ("one", "two", "three"):
-        join = nodes[0].addresses if nodes else []
+        join = nodes[0].addresses if nodes else light["addresses"]
         node = open_node(folder / name, DEMO_FOLDER, "--name", "demo", join=join)
         nodes.append(stack.enter_context(node))
     return nodes
@@ -83,7 +86,7 @@ async def measure(folder: Path) -> dict[str, Any]:
     key = IdentityKey.generate()
     with ExitStack() as stack:
         nodes = await trio.to_thread.run_sync(open_three, folder, stack)
-        met_s = await until(lambda: all(n.counts()["gossips"] == 2 for n in nodes), MET_S)
+        met_s = await until(lambda: all(n.counts()["gossips"] == 3 for n in nodes), MET_S)
         async with (
             open_host(HostConfig(seed=key.seed(), listen=(HERE,))) as host,
             open_directory(host, key, boot=int(time.time()), bootstrap=nodes[0].addresses) as kad,
@@ -91,6 +94,7 @@ async def measure(folder: Path) -> dict[str, Any]:
             await say_two_things(key, host, kad, nodes)
             banned = f"banned={key.peer_id}"
             banned_s = await until(lambda: all(banned in node.log for node in nodes), BANNED_S)
+            await until((folder / "light" / "bans" / key.peer_id).is_file, 10)
             sent_away_s = await until(lambda: not host.connected(), 10)
             before = [node.counts()["bans"] for node in nodes]
             await trio.to_thread.run_sync(nodes[2].end)

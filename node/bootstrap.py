@@ -1,5 +1,7 @@
 """A light node: keeps records for others and is an address to join by. Knows no model, no torch.
 
+It passes evidence on as well: most peers of a swarm are connected to one of its kind.
+
 identity ▶ host ▶ directory ▶ ready ... SIGTERM ▶ gone
 """
 
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from .config import RUNNING
+from .evidence import open_court
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
 from .lists import keep_access
@@ -86,6 +89,8 @@ async def run_bootstrap(
         ):
             # while it joins, a signal has its usual effect: nobody counts on it yet
             signals = stopping.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
+            court = await open_court(member, config.home)
+            services.start_soon(court.run, list)  # it serves no blocks, and is told of no work
             services.start_soon(keep_work, config.home, member.host)
             services.start_soon(keep_known, config.home, member.directory)
             services.start_soon(keep_report, config.home, member)

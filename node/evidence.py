@@ -22,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -47,7 +47,6 @@ from ..swarm.evidence import (
     Recompute,
     Recomputed,
 )
-from ..swarm.ledger import Work
 from ..swarm.machine import Fired, SetTimer
 from ..swarm.receipt import CHUNK_TOKENS, Opening
 from ..swarm.recent import Verdict as Passed
@@ -77,10 +76,13 @@ from .log import get_logger
 from .member import Member
 from .net.gossip import Gossiper
 from .net.host import Host
-from .placing import Finds
 from .standing import Standings
 from .timers import Timers
 from .trust import Trust
+
+if TYPE_CHECKING:  # they bring numpy, and light nodes are without it
+    from ..swarm.ledger import Work
+    from .placing import Finds
 
 TOPICS_EVERY_S: Final = 5.0  # until blocks that moved are heard of
 AGAIN_S: Final = 60.0  # guess: a newcomer with a mesh of eight hears of eight proofs a minute

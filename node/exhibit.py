@@ -13,25 +13,22 @@ signed: its rows are those under the roots of the account, from the first positi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import trio
 
-from ..crypto.codec import Range, Size, decode, encode
+from ..crypto.codec import Range, Size, encode
 from ..crypto.digest import DIGEST_BYTES, digest
-from ..crypto.merkle import leaves_of, root_of
 from ..dht.allowance import Intake
 from ..errors import Refused, RemoteError, TransportError
 from ..swarm.evidence import KEEP_S
-from ..swarm.ledger import Work
-from ..swarm.receipt import Account
-from ..swarm.testimony import Case
 from ..swarm.wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX
-from .compute.tensor import payload_bytes
 from .net.host import Host
 from .net.stream import Stream
+
+if TYPE_CHECKING:  # it brings numpy, and light nodes are without it
+    from ..swarm.ledger import Work
 
 PROTOCOL: Final = "/potluck/exhibit/1"
 BYTES_MAX: Final = 32 * 1024 * 1024  # 2,000 positions of a model of width 4,096 in bf16, twice
@@ -56,10 +53,6 @@ class Exhibit:
     gave: Annotated[bytes, Size(BYTES_MAX)]
 
 
-class Unfounded(RemoteError):
-    """An exhibit that does not show what its accuser signed that it would."""
-
-
 def name_of(raw: bytes) -> bytes:
     return digest("exhibit", raw)
 
@@ -77,47 +70,6 @@ def exhibit_of(work: Work) -> bytes:
     if len(raw) > BYTES_MAX:
         raise RemoteError(f"an exhibit of {len(raw)} bytes, where {BYTES_MAX} are allowed")
     return raw
-
-
-def work_of(raw: bytes, case: Case) -> Work | None:
-    """The work that the accused signed for; None when that cannot be told, because some of its
-    rows were taken back later. Blocks: it hashes every row. Raises Unfounded."""
-    try:
-        told = decode(raw, Exhibit, max_bytes=BYTES_MAX)
-        account = Account(told.account[0])
-        for signed in told.account[1:]:
-            account.add(signed)
-    except RemoteError as error:
-        raise Unfounded(str(error)) from error
-    if (told.account[0], told.account[-1]) != (case.told.opening, case.told.chunk):
-        raise Unfounded("the account of other work")
-    opening, last = account.opening, account.chunks[-1]
-    row_bytes = payload_bytes(1, opening.width, opening.dtype)
-    if sum(told.sizes) != last.stop or len(told.took) != last.stop * row_bytes:
-        raise Unfounded(f"rows of {len(told.took)} bytes for {last.stop} positions")
-    if len(told.gave) != last.rows * row_bytes:
-        raise Unfounded(f"{len(told.gave)} bytes given for {last.rows} rows")
-    if root_of(leaves_of(told.gave, row_bytes)) != last.gave:
-        raise Unfounded("rows that were not given")
-    standing = [chunk for _, chunk in account.standing()]
-    if [chunk.at for chunk in standing] != [0, *(chunk.stop for chunk in standing[:-1])]:
-        return None
-    for chunk in standing:
-        rows = told.took[chunk.at * row_bytes : chunk.stop * row_bytes]
-        if root_of(leaves_of(rows, row_bytes)) != chunk.took:
-            raise Unfounded(f"rows of {chunk.at}..{chunk.stop} that were not taken")
-    took = tuple(_cut(told.took, told.sizes, row_bytes))
-    return Work(
-        account.peer, account, len(account.chunks) - 1, opening.blocks, opening.numerics,
-        opening.dtype, told.sizes, took, last.rows, told.gave,
-    )  # fmt: skip
-
-
-def _cut(took: bytes, sizes: tuple[int, ...], row_bytes: int) -> Iterator[memoryview]:
-    rows, at = memoryview(took), 0
-    for size in sizes:
-        yield rows[at : at + size * row_bytes]
-        at += size * row_bytes
 
 
 class Exhibits:

@@ -10,20 +10,24 @@ class of numbers and ours was measured, nothing is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final, cast
 
 import trio
 
+from ..crypto.codec import decode
+from ..crypto.merkle import leaves_of, root_of
 from ..errors import Refused, RemoteError, TransportError
 from ..swarm.audit import judge
 from ..swarm.blocks import BlockRange
 from ..swarm.ledger import Work
+from ..swarm.receipt import Account
 from ..swarm.testimony import Case, Verdict
 from .again import Again, compute_again, is_whole, took_last
 from .compute.compare import errors_of
-from .exhibit import Unfounded, fetch, work_of
+from .engine import DTYPE_BYTES
+from .exhibit import BYTES_MAX, Exhibit, fetch
 from .limits import Limits
 from .log import get_logger
 from .loopback import Loopback, Serve
@@ -32,6 +36,51 @@ from .net.host import Host
 COMPUTE_S: Final = 120.0  # guess: a long prompt, while others are served
 
 log = get_logger()
+
+
+class Unfounded(RemoteError):
+    """An exhibit that does not show what its accuser signed that it would."""
+
+
+def work_of(raw: bytes, case: Case) -> Work | None:
+    """The work that the accused signed for; None when that cannot be told, because some of its
+    rows were taken back later. Blocks: it hashes every row. Raises Unfounded."""
+    try:
+        told = decode(raw, Exhibit, max_bytes=BYTES_MAX)
+        account = Account(told.account[0])
+        for signed in told.account[1:]:
+            account.add(signed)
+    except RemoteError as error:
+        raise Unfounded(str(error)) from error
+    if (told.account[0], told.account[-1]) != (case.told.opening, case.told.chunk):
+        raise Unfounded("the account of other work")
+    opening, last = account.opening, account.chunks[-1]
+    row_bytes = opening.width * DTYPE_BYTES.get(opening.dtype, 0)
+    if not row_bytes or (sum(told.sizes), len(told.took)) != (last.stop, last.stop * row_bytes):
+        raise Unfounded(f"rows of {len(told.took)} bytes for {last.stop} positions")
+    if len(told.gave) != last.rows * row_bytes:
+        raise Unfounded(f"{len(told.gave)} bytes given for {last.rows} rows")
+    if root_of(leaves_of(told.gave, row_bytes)) != last.gave:
+        raise Unfounded("rows that were not given")
+    standing = [chunk for _, chunk in account.standing()]
+    if [chunk.at for chunk in standing] != [0, *(chunk.stop for chunk in standing[:-1])]:
+        return None
+    for chunk in standing:
+        rows = told.took[chunk.at * row_bytes : chunk.stop * row_bytes]
+        if root_of(leaves_of(rows, row_bytes)) != chunk.took:
+            raise Unfounded(f"rows of {chunk.at}..{chunk.stop} that were not taken")
+    took = tuple(_cut(told.took, told.sizes, row_bytes))
+    return Work(
+        account.peer, account, len(account.chunks) - 1, opening.blocks, opening.numerics,
+        opening.dtype, told.sizes, took, last.rows, told.gave,
+    )  # fmt: skip
+
+
+def _cut(took: bytes, sizes: tuple[int, ...], row_bytes: int) -> Iterator[memoryview]:
+    rows, at = memoryview(took), 0
+    for size in sizes:
+        yield rows[at : at + size * row_bytes]
+        at += size * row_bytes
 
 
 class Recomputer:

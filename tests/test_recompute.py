@@ -26,16 +26,14 @@ from potluck.node.exhibit import (
     PROTOCOL,
     Exhibit,
     Exhibits,
-    Unfounded,
     exhibit_of,
     fetch,
     name_of,
-    work_of,
 )
 from potluck.node.frames import FrameStream
 from potluck.node.limits import Limit, Limits
 from potluck.node.loopback import Loopback
-from potluck.node.recompute import Recomputer
+from potluck.node.recompute import Recomputer, Unfounded, work_of
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Ledger, Work
 from potluck.swarm.routing import Hop
