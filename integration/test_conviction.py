@@ -3,14 +3,17 @@ real processes, real files, one client."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 import potluck
+from potluck.cli.main import main
 from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
 from potluck.node.generation import Generation, hear
@@ -92,3 +95,27 @@ def test_a_liar_is_convicted_in_mid_answer_and_banned_from_then_on(
     assert text == plain
     kept = Trust(home)
     assert kept.banned(liar) and not any(kept.banned(peer) for peer in honest)
+
+
+def test_the_command_line_audits_among_strangers_and_its_words_are_right(
+    net: LocalSwarm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One who knows nobody asks with audits; one who was told whom to ban asks without."""
+
+    def generate(home: Path, *more: str) -> dict[str, Any]:
+        asked = ["generate", PROMPT, "-m", "demo", "-n", str(TOKENS), "--json", "--home", str(home)]
+        assert main([*asked, "--join", net.join[0], *more]) == 0
+        told: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return told
+
+    knows = tmp_path / "knows"
+    knows.mkdir()
+    (knows / "config.toml").write_text(f'ban = ["{net.seats[-1].peer}"]\n')
+    plain = generate(knows)
+    assert plain["audits"] is None
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.toml").write_text('audit = "on"\n')
+    told = generate(tmp_path / "new")
+    assert told["text"] == plain["text"]
+    assert told["audits"]["signed"] > 2 and told["audits"]["drawn"] > 0
+    assert generate(tmp_path / "new", "--no-audit")["audits"] is None
