@@ -216,7 +216,7 @@ class Sampler:
     async def _look(self, member: Member) -> None:
         """Dial a peer that we have not met where it is said to be, though it may have dialled us.
 
-        Raises TransportError, RemoteError.
+        Raises TransportError.
         """
         peer = member.peer
         if self._machine.met(peer) or not self._host.connections(peer):

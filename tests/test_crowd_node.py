@@ -17,8 +17,9 @@ from potluck.dht.kad import KadDirectory, open_directory
 from potluck.dht.record import Record
 from potluck.node.crowd import Crowd
 from potluck.node.net.host import Host, open_host
+from potluck.node.net.stream import Stream
 from potluck.swarm.machine import Fired
-from potluck.swarm.sampling_events import Heard, Member
+from potluck.swarm.sampling_events import PROTOCOL, Heard, Member
 
 
 async def test_a_reader_finds_what_a_registry_holds_though_no_keeper_has_it(
@@ -83,3 +84,22 @@ async def test_who_does_not_sample_is_not_kept_and_blames_nobody() -> None:
         crowd.sampler._dispatch(Fired("round"))
         await until(lambda: crowd.sampler.contacts(1) == ())
         assert one.welcomes(plain.peer_id) and plain.welcomes(one.peer_id)
+
+
+async def swallow(stream: Stream) -> None:
+    while await stream.receive():
+        pass
+
+
+async def test_who_has_dialled_us_is_looked_for_where_it_is_said_to_be() -> None:
+    """The connection that is there would bear out nothing, and the lie would stay."""
+    async with crowded("a") as (one, _, crowd), open_host(seeded("b")) as other:
+        other.handle(PROTOCOL, swallow)
+        await other.connect(one.addresses())
+        await until(lambda: one.connected() == (other.peer_id,))
+        await one.identified(other.peer_id)
+        crowd.sampler._dispatch(Heard((Member(other.peer_id, "/ip4/127.0.0.1/tcp/1"),)))
+        assert crowd.sampler.contacts(1) == (other.peer_id,)
+        crowd.sampler._dispatch(Fired("round"))
+        await until(lambda: crowd.sampler.contacts(1) == ())
+        assert one.connected() == (other.peer_id,)
