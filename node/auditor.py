@@ -14,7 +14,7 @@ stays unaudited and is counted so.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import trio
@@ -45,7 +45,9 @@ from .trust import Trust
 
 AT_ONCE: Final = 2  # guess: a client asks for one answer, and its audits shall not slow it down
 WAITING_MAX: Final = 64  # chunks drawn: half an hour of a person's reading; more stay unaudited
-COMPUTE_S: Final = 60.0  # guess: a prompt of some thousand tokens on a slow device
+COMPUTE_S: Final = 10.0  # guess: to reach a peer, and for its queue
+TOKEN_S: Final = 0.02  # guess: of a prompt, on a slow device
+REST_S: Final = 300.0  # guess: for so long a peer that gave nothing is not asked again
 FAILURES_MAX: Final = 4  # in one audit: peers that gave nothing
 
 log = get_logger()
@@ -84,6 +86,20 @@ class Finding:
     right: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     doubted: tuple[str, ...] = ()
+
+    @property
+    def convicting(self) -> tuple[Work, ...]:
+        """What each that is convicted has signed for, enough for anybody to compute it again
+        (testimony.Accusation): the work itself, or an auditor's answer to the same question."""
+        work = self.work
+        answers = [
+            replace(
+                work, peer=one.peer, account=one.account, place=len(one.account.chunks) - 1,
+                numerics=one.numerics, gave=one.gave,
+            )
+            for one in self.again
+        ]  # fmt: skip
+        return tuple(one for one in (work, *answers) if one.peer in self.wrong)
 
 
 @dataclass(slots=True)
@@ -173,6 +189,7 @@ class Auditor:
         self._limits = limits
         self._lots = lots
         self._config = config or AuditConfig()
+        self._resting: dict[str, float] = {}  # who gave nothing, until when
         self._send, self._receive = trio.open_memory_channel[tuple[Docket, Work]](WAITING_MAX)
 
     def docket(self, tell: Callable[[Finding], None]) -> Docket:
@@ -231,11 +248,12 @@ class Auditor:
                 return None
             case.asked.append(peer)
             try:
-                with trio.fail_after(COMPUTE_S):
+                with trio.fail_after(COMPUTE_S + TOKEN_S * sum(work.sizes)):
                     again = await self._compute(peer, work)
             except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
                 log.debug("not audited", by=peer, reason=str(error))
                 case.failures += 1
+                self._resting[peer] = trio.current_time() + REST_S
                 continue
             if case.comparable(again.numerics):  # it may have announced another class
                 return again
@@ -249,7 +267,9 @@ class Auditor:
             told = await self._peers.announcements(model)
         except TransportError:
             return None
-        avoid = {*avoid, *case.asked}
+        now = trio.current_time()
+        self._resting = {peer: until for peer, until in self._resting.items() if now < until}
+        avoid = {*avoid, *case.asked, *self._resting}
         fit = [one for one in told if one.peer not in avoid and self._fits(one, case)]
         home = networks_of(
             address for one in told if one.peer == case.work.peer for address in one.addresses

@@ -19,7 +19,15 @@ from trio.testing import MockClock
 from potluck.dht.record import Announcement
 from potluck.errors import Refused, RemoteError, TransportError
 from potluck.node.again import Again, is_whole, parts_of, took_last
-from potluck.node.auditor import COMPUTE_S, WAITING_MAX, Auditor, Docket, Finding
+from potluck.node.auditor import (
+    COMPUTE_S,
+    REST_S,
+    TOKEN_S,
+    WAITING_MAX,
+    Auditor,
+    Docket,
+    Finding,
+)
 from potluck.node.limits import Limit, Limits
 from potluck.node.trust import Trust
 from potluck.swarm.audit import Lots
@@ -177,6 +185,7 @@ async def test_a_liar_is_convicted_by_peers_that_are_known(autojump_clock: MockC
     assert world.trust.banned(world.peer("accused"))
     assert not any(world.trust.banned(world.peer(name)) for name in HONEST)
     assert found.judged.median > 0.1 and len(found.again) == 4
+    assert found.convicting == (world.work,)
 
 
 async def test_strangers_convict_nobody_and_leave_a_doubt(autojump_clock: MockClock) -> None:
@@ -204,6 +213,10 @@ async def test_an_auditor_that_lies_about_honest_work_is_convicted_itself(
             assert world.findings[0].wrong == (world.peer("liar"),)
             assert world.findings[0].again[0].peer != world.peer("liar")
             assert world.findings[0].judged.worst == 0
+            [shown] = world.findings[0].convicting
+            assert shown.peer == shown.account.peer == world.peer("liar")
+            assert shown.account.chunks[shown.place].took == world.account.chunks[-1].took
+            assert bytes(shown.gave) == world.false[-1] and is_whole(shown)
             assert world.trust.banned(world.peer("liar"))
             return
     pytest.fail("no lot fell on the liar")
@@ -244,7 +257,17 @@ async def test_a_silent_auditor_is_left_at_its_deadline(autojump_clock: MockCloc
     world = World(others={"silent": "silent"})
     began = trio.current_time()
     assert (await world.audit()).tally.unaudited == 1
-    assert trio.current_time() - began == pytest.approx(COMPUTE_S, abs=1)
+    assert trio.current_time() - began == pytest.approx(COMPUTE_S + 72 * TOKEN_S)
+
+
+async def test_who_gave_nothing_is_left_in_peace_for_a_while(autojump_clock: MockClock) -> None:
+    world = World(others={"dead": "dead"})
+    async with world.docket() as docket:
+        for rest_s in (0.0, REST_S / 2, REST_S):
+            await trio.sleep(rest_s)
+            docket.signed(world.work)
+            await docket.idle()
+    assert world.asked == ["dead", "dead"] and docket.tally.unaudited == 3
 
 
 async def test_no_hop_of_the_session_nor_a_barred_peer_is_asked(autojump_clock: MockClock) -> None:
