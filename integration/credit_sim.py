@@ -91,7 +91,9 @@ class Device:
         return self._whose.pop(taken[0].key)
 
 
-def backlogged(credit: Credit, waiting: Mapping[str, Place], passes: int = 6000) -> dict[str, float]:
+def backlogged(
+    credit: Credit, waiting: Mapping[str, Place], passes: int = 6000
+) -> dict[str, float]:
     """What each gets of the device when all wait all the time."""
     favour = Favour()
     for name, where in waiting.items():

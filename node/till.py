@@ -55,7 +55,8 @@ TICK_S: Final = 5.0  # guess: what is used meanwhile is known to the lane at onc
 HURRY_S: Final = 0.1  # for who has just greeted
 KEEP_EVERY_S: Final = 60.0
 EXCHANGE_S: Final = 10.0  # a deadline for each letter
-GREET_EVERY_S: Final = 1.0  # of one client; an honest one does after 512 tokens or 30 s
+GREETINGS_S: Final = 0.2  # of one client; an honest one greets after 512 tokens or 30 s,
+GREETINGS_SAVED: Final = 20.0  # and at the begin and the end of what it does
 OWNERS: Final = 1e15  # what a client of our own home may use: this device is its
 ACCOUNTS_MAX: Final = 8192
 FORGIVEN: Final = 0.05  # guess: of what is signed, against arrears: clients are killed, too
@@ -84,7 +85,7 @@ class Till:
         self._late_s: dict[str, float] = {}  # since when a client has signed for less than half
         self._arrears: dict[str, float] = {}  # of accounts: what was not signed for in the end
         self._settling: set[str] = set()
-        self._greeted_s: dict[str, float] = {}
+        self._saved: dict[str, tuple[float, float]] = {}  # greetings of a client, as of when
         self._changed = trio.Event()
 
     # ---- what is given
@@ -187,7 +188,7 @@ class Till:
             work, account = self._given.pop(gone), self._account_of.get(gone)
             if account is not None and account != self._host.peer_id:
                 self._arrears[account] = self._arrears.get(account, 0.0) + work
-        for book in (self._late_s, self._greeted_s):
+        for book in (self._late_s, self._saved):
             for gone in book.keys() - connected:
                 del book[gone]
         if len(self._arrears) > ACCOUNTS_MAX:
@@ -202,11 +203,9 @@ class Till:
 
     async def _greet(self, stream: Stream) -> None:
         """The handler."""
-        now = trio.current_time()
-        if now - self._greeted_s.get(stream.peer, -GREET_EVERY_S) < GREET_EVERY_S:
+        if not self._may_greet(stream.peer):
             await stream.reset()
             return
-        self._greeted_s[stream.peer] = now
         raw = await self._receive(stream, GREETING_BYTES_MAX)
         account, greeting = read_greeting(raw, client=stream.peer, server=self._host.peer_id)
         self._know(stream.peer, account)
@@ -224,6 +223,14 @@ class Till:
             await stream.reset()
         finally:
             self._settling.discard(account)
+
+    def _may_greet(self, client: str) -> bool:
+        """A share of greetings for each: they cost us signatures, and them none."""
+        now = trio.current_time()
+        saved, at_s = self._saved.get(client, (GREETINGS_SAVED, now))
+        saved = min(GREETINGS_SAVED, saved + (now - at_s) * GREETINGS_S)
+        self._saved[client] = (max(0.0, saved - 1), now)
+        return saved >= 1
 
     async def _settle(self, stream: Stream, account: str, greeting: Greeting) -> None:
         me = self._host.peer_id

@@ -6,14 +6,15 @@ pass; within a pass the order is the schedule's (schedule.py).
     nobody with credit waits      as if there were no credit
     somebody does                 a pass of theirs, prompts in proportion to credit; whoever makes
                                   it hardly longer may ride along
-    newcomers are behind, too     a pass of theirs, up to 15 of 100 seconds: the commons
+    newcomers are behind, too     a pass of all who are, up to 15 of 100 seconds: the commons
 
 Behind is who had less than its even part of the commons in the last ten minutes, counted with what
 it had while nobody with credit waited: who asks all the time has had enough in the pauses, who has
 just come has had nothing. The parts are even between networks, not identities, from the widest to
-the narrowest, so that a network with many names in it gains nothing. So long a window is what
-keeps free riders from delaying a contributor: over a minute the pauses of one who uses most of the
-device come and go by chance, and the commons took its part just when the queue was longest
+the narrowest, so that a network with many names in it gains nothing; and who has credit has a part
+like any other, or it would pay to send newcomers of one's own. So long a window is what keeps free
+riders from delaying a contributor: over a minute the pauses of one who uses most of the device come
+and go by chance, and the commons took its part just when the queue was longest
 (integration/credit_sim.py).
 
 Costs are the schedule's: rows. Nothing here reads a clock: `now` is seconds on the caller's.
@@ -24,7 +25,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 COMMONS: Final = 0.15  # algorithms.md 7: of a busy device, for whoever comes
@@ -41,11 +42,19 @@ Place = tuple[str, ...]  # how long it is known, then networks, the widest first
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Whom a pass is for. shares: of each in prompts, 1 the largest; none: all the same."""
+    """Whom a pass is for. by_credit: all of them have some. common: it is not on their credit, but
+    of the commons. shares: of each in prompts, 1 the largest; none: all the same. had: what each
+    of these had for its share; whoever had least is next."""
 
     peers: Collection[str]
     by_credit: bool
-    shares: Mapping[str, float]
+    common: bool = False
+    shares: Mapping[str, float] = field(default_factory=dict)
+    had: dict[str, float] = field(default_factory=dict)
+
+    def pay(self, peer: str, cost: float) -> None:
+        if peer in self.shares:
+            self.had[peer] = self.had.get(peer, 0.0) + cost / self.shares[peer]
 
 
 class Favour:
@@ -56,6 +65,8 @@ class Favour:
         self._window_s = window_s
         self._left: dict[str, float] = {}  # cost that each may still use on its credit
         self._used: dict[str, float] = {}  # since it was last asked for
+        self._shared: dict[str, float] = {}  # what each had on its credit, for its share
+        self._sharing: Collection[str] = ()
         self._places: dict[str, Place] = {}
         self._had: dict[Place, float] = {}  # seconds without credit; fading, as of _zero_s
         self._children: Counter[Place] = Counter()  # of each network in _had
@@ -63,6 +74,7 @@ class Favour:
         self._zero_s = -math.inf
         self._purse_s = 0.0
         self._last: Lead | None = None
+        self._common: frozenset[str] = frozenset()  # whose the last lead was, of the commons
         self._contended = False
 
     @property
@@ -79,6 +91,8 @@ class Favour:
         """What each may use, of all that was told by `used` before."""
         left = ((peer, cost - self._used.get(peer, 0.0)) for peer, cost in credit.items())
         self._left = {peer: cost for peer, cost in left if cost > _DUST}
+        self._shared = {peer: had for peer, had in self._shared.items() if peer in self._left}
+        self._sharing = [peer for peer in self._sharing if peer in self._left]
 
     def place(self, peer: str, place: Place) -> None:
         """Where a peer comes from; who was not placed is a network of its own."""
@@ -91,18 +105,26 @@ class Favour:
         """Whom the next pass is for; None: for all who wait, as if there were no credit."""
         self._contended = len(waiting) > 1
         funded = {peer: self._left[peer] for peer in waiting if peer in self._left}
-        self._last = None
+        self._last, self._common = None, frozenset()
         if funded:
-            others = [peer for peer in waiting if peer not in funded]
             self._fade(now)
-            behind = frozenset(filter(self._is_behind, others)) if self._purse_s > 0 else ()
-            if behind:
-                self._last = Lead(behind, False, {})
+            if self._purse_s > 0:
+                self._common = frozenset(filter(self._is_behind, waiting))
+            if self._common:
+                self._last = Lead(self._common, funded.keys() >= self._common, True)
             else:
-                most = max(funded.values())
-                shares = {peer: left / most for peer, left in funded.items()}
-                self._last = Lead(funded.keys(), True, shares)
+                self._last = self._by_credit(funded)
         return self._last
+
+    def _by_credit(self, funded: Mapping[str, float]) -> Lead:
+        """In proportion to credit; who comes back is not behind those who were there meanwhile."""
+        least = min((self._shared.get(peer, 0.0) for peer in self._sharing), default=0.0)
+        for peer in funded.keys() - set(self._sharing):
+            self._shared[peer] = max(least, self._shared.get(peer, 0.0))
+        self._sharing = funded.keys()
+        most = max(funded.values())
+        shares = {peer: left / most for peer, left in funded.items()}
+        return Lead(funded.keys(), True, shares=shares, had=self._shared)
 
     def took(self, costs: Mapping[str, float], seconds: float, now: float) -> None:
         """The pass whose lead was asked for last took so long, for these."""
@@ -112,7 +134,7 @@ class Favour:
         scale = self._fade(now)
         for peer, cost in costs.items():
             own_s = seconds * cost / whole
-            if peer in self._left:
+            if peer in self._left and peer not in self._common:
                 self._use(peer, cost, own_s * scale)
                 continue
             self._all += own_s * scale
@@ -120,7 +142,7 @@ class Favour:
                 self._had[network] += own_s * scale
         if self._last is not None:
             gain_s = self._commons / (1 - self._commons) * seconds
-            more_s = gain_s if self._last.by_credit else -seconds
+            more_s = -seconds if self._common else gain_s
             self._purse_s = min(PURSE_S, self._purse_s + more_s)
 
     def _use(self, peer: str, cost: float, scaled_s: float) -> None:

@@ -61,7 +61,7 @@ class _Step(Generic[Key]):
 class _Peer(Generic[Key]):
     urgent: deque[_Step[Key]] = field(default_factory=deque)
     prompts: deque[_Step[Key]] = field(default_factory=deque)
-    credit: float = 0.0
+    credit: list[float] = field(default_factory=lambda: [0.0, 0.0])  # else, and of the commons
 
 
 class Schedule(Generic[Key]):
@@ -171,7 +171,7 @@ class Schedule(Generic[Key]):
     def _take_along(self, most: int, now: float, lead: Lead, room: int) -> list[Slice[Key]]:
         """Steps of others, as many as have room in a pass that is not for them."""
         waiting = {*self._urgent_ring, *self._prompt_ring}.difference(lead.peers)
-        others = Lead(waiting, not lead.by_credit, {})
+        others = Lead(waiting, not lead.by_credit)
         taken = self._take_urgent(most, now, others, rows_max=room)
         room -= _rows(taken)
         if room > 0 and len(taken) < most:
@@ -195,7 +195,7 @@ class Schedule(Generic[Key]):
             if rows_max is not None and rows + size > rows_max:
                 break
             rows += size
-            self._pay(name, size * URGENT_COST)
+            self._pay(name, size * URGENT_COST, lead)
             self._leave(step)
             taken.append(Slice(step.key, size, True))
             if name in self._peers and self._peers[name].urgent:
@@ -207,47 +207,42 @@ class Schedule(Generic[Key]):
     ) -> list[Slice[Key]]:
         """whole: a first piece that may not be cut goes whatever its size."""
         taken: dict[Key, Slice[Key]] = {}
-        while room > 0 and (name := _first(self._prompt_ring, lead)) is not None:
-            peer = self._peers[name]
+        while room > 0 and (name := _next_prompts(self._prompt_ring, lead)) is not None:
+            peer, account = self._peers[name], _account(lead)
             step = peer.prompts[0]
             if step.until_s <= now:
                 self._expire(step)
                 continue
             if step.key not in taken and len(taken) >= most:
                 break
-            if peer.credit <= 0:
-                peer.credit += QUANTUM * self._share(name, lead)
-                if lead is None or peer.credit <= 0:
+            most_rows = QUANTUM
+            if lead is None or not lead.shares:
+                if peer.credit[account] <= 0:
+                    peer.credit[account] += QUANTUM
                     _to_the_end(self._prompt_ring, name)
                     continue
-            rows = _cut_off(step, min(room, int(peer.credit + 1)))
+                most_rows = int(peer.credit[account] + 1)
+            rows = _cut_off(step, min(room, most_rows))
             if rows > room and (taken or not whole):
                 _put_back(step, rows)
                 break  # a whole piece, too long for what is left: it goes first next time
             room -= rows
             step.until_s = math.inf  # what is begun is finished
-            self._pay(name, rows)
+            self._pay(name, rows, lead)
             before = taken.get(step.key)
             taken[step.key] = Slice(
                 step.key, rows + (before.rows if before else 0), not step.pieces
             )
             if not step.pieces:
                 self._leave(step)
-            if lead is not None and peer.credit <= 0 and peer.prompts:
-                _to_the_end(self._prompt_ring, name)
         return list(taken.values())
 
-    def _share(self, name: str, lead: Lead | None) -> float:
-        """Of a quantum, for this one of those who have prompts."""
-        if lead is None or not lead.shares:
-            return 1.0
-        return lead.shares[name] / max(
-            lead.shares[other] for other in self._prompt_ring if other in lead.peers
-        )
-
-    def _pay(self, name: str, cost: int) -> None:
-        peer = self._peers[name]
-        peer.credit = max(peer.credit - cost, -DEBT_MAX)
+    def _pay(self, name: str, cost: int, lead: Lead | None) -> None:
+        if lead is not None and lead.shares:
+            lead.pay(name, cost)
+        else:
+            credit, account = self._peers[name].credit, _account(lead)
+            credit[account] = max(credit[account] - cost, -DEBT_MAX)
         if self._favour is not None:
             self._costs[name] += cost
 
@@ -263,8 +258,8 @@ class Schedule(Generic[Key]):
         if not line:
             ring.remove(step.peer)
             if not peer.urgent and not peer.prompts:
-                peer.credit = min(peer.credit, 0.0)
-                if peer.credit == 0 or len(self._peers) > ABSENT_MAX + len(self._steps):
+                peer.credit = [min(credit, 0.0) for credit in peer.credit]
+                if not any(peer.credit) or len(self._peers) > ABSENT_MAX + len(self._steps):
                     del self._peers[step.peer]
 
     def _places(self, step: _Step[Key], peer: _Peer[Key]) -> tuple[deque[str], deque[_Step[Key]]]:
@@ -292,6 +287,11 @@ def _put_back(step: _Step[Key], rows: int) -> None:
     step.pieces.appendleft(rows)
 
 
+def _account(lead: Lead | None) -> int:
+    """Which of a peer's two accounts pays: the commons takes nothing from the rest."""
+    return int(lead is not None and lead.common)
+
+
 def _rows(taken: Sequence[Slice[Key]]) -> int:
     return sum(one.rows for one in taken)
 
@@ -301,6 +301,14 @@ def _first(ring: deque[str], lead: Lead | None) -> str | None:
     if lead is None:
         return ring[0] if ring else None
     return next((name for name in ring if name in lead.peers), None)
+
+
+def _next_prompts(ring: deque[str], lead: Lead | None) -> str | None:
+    """The same for prompts: on credit, whoever had least for its share."""
+    if lead is None or not lead.shares:
+        return _first(ring, lead)
+    having = (name for name in ring if name in lead.peers)
+    return min(having, key=lambda name: (lead.had.get(name, 0.0), name), default=None)
 
 
 def _to_the_end(ring: deque[str], name: str) -> None:

@@ -158,7 +158,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purse_module, "SETTLE_S", 30.0)
     monkeypatch.setattr(purse_module, "EXCHANGE_S", 30.0)
     monkeypatch.setattr(till_module, "EXCHANGE_S", 30.0)
-    monkeypatch.setattr(till_module, "GREET_EVERY_S", 0.0)
+    monkeypatch.setattr(till_module, "GREETINGS_SAVED", 1e9)
     monkeypatch.setattr(till_module, "TICK_S", 0.05)
     monkeypatch.setattr(till_module, "HURRY_S", 0.0)
 
