@@ -43,7 +43,7 @@ def calibrate(
     from ..node.compute.numerics import WINDOW, held_out
     from ..node.config import home_of
     from ..node.library import find_model
-    from ..node.limits import Limit, save_limits
+    from ..node.limits import limit_of, save_limits
 
     chosen = tuple(weights or FORMATS)
     if unknown := set(chosen) - set(FORMATS):
@@ -54,12 +54,8 @@ def calibrate(
     ids = held_out(checkpoint, windows * WINDOW)
     found = measure(checkpoint, ids, formats=chosen, tell=note)
     digest = checkpoint.digest()
-    limits = [
-        Limit(digest, one.one, one.other, _short(one.limit), one.audits, _short(one.most))
-        for one in found
-        if 0 < one.limit < 1  # beyond, nothing could be told apart; at 0 the rule needs no limit
-    ]
-    path = save_limits(place, limits)
+    limits = [limit_of(digest, one.one, one.other, one) for one in found]
+    path = save_limits(place, [one for one in limits if one is not None])
     if json:
         print_json([asdict(one) for one in found])
         return
@@ -81,8 +77,3 @@ def calibrate(
         ],
     )
     say(f"kept in {path}")
-
-
-def _short(value: float) -> float:
-    """As much of it as was measured."""
-    return float(f"{value:.3g}")

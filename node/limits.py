@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..errors import UserError
 from ..swarm.audit import Tolerance, Tolerances
@@ -31,6 +31,8 @@ LIMITS: Final = "limits.json"
 SHIPPED: Final = Path(DEMO_FOLDER) / LIMITS
 FORMAT: Final = "potluck limits 1"
 FILE_BYTES_MAX: Final = 4 << 20
+LEAST: Final = 1e-3  # guess: what was measured on few machines may be more on another; no cheat is
+# near: the least that a wrong weight format costs is 0.045 (kernels.md 3)
 FORMATS: Final = ("int8", "nf4")  # of weights, as a class names them; without one: none
 
 log = get_logger()
@@ -56,6 +58,19 @@ class Limit:
         return self.model, one, other
 
 
+class Measured(Protocol):
+    """How far a pair was apart (compute/calibration.py)."""
+
+    @property
+    def limit(self) -> float: ...
+
+    @property
+    def most(self) -> float: ...
+
+    @property
+    def audits(self) -> int: ...
+
+
 class Limits:
     """The limits for classes, by their kinds."""
 
@@ -79,6 +94,14 @@ def kind_of(numerics: str) -> str:
     weights, dtype = (words[0], words[1]) if words[0] in FORMATS else ("none", words[0])
     card = words[words.index("torch") + 2 :]  # behind the version; or a processor, and its threads
     return " ".join([weights, "torch", dtype, *([] if "threads" in card else card)])
+
+
+def limit_of(model: str, one: str, other: str, measured: Measured) -> Limit | None:
+    """What to keep of a pair; None where the bits are equal, or nothing could be told apart."""
+    if not 0 < measured.limit < 1:
+        return None
+    limit, most = (float(f"{value:.3g}") for value in (measured.limit, measured.most))
+    return Limit(model, one, other, max(limit, LEAST), measured.audits, most)
 
 
 def load_limits(home: Path) -> Limits:

@@ -12,10 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.errors import RemoteError
+from potluck.node.compute.calibration import Spread
+from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.compare import errors_of
 from potluck.node.compute.device import numerics_class
 from potluck.node.compute.tensor import pack
-from potluck.node.limits import FORMAT, LIMITS, Limit, Limits, kind_of, load_limits, save_limits
+from potluck.node.library import DEMO_FOLDER
+from potluck.node.limits import (
+    FORMAT,
+    LEAST,
+    LIMITS,
+    SHIPPED,
+    Limit,
+    Limits,
+    kind_of,
+    limit_of,
+    load_limits,
+    read_limits,
+    save_limits,
+)
 from potluck.swarm.audit import EXACT, Tolerance
 
 MODEL, OTHER = "ab" * 32, "cd" * 32
@@ -128,3 +143,28 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
     for bad in (good[:4], rows([math.nan, 1.0])):
         with pytest.raises(RemoteError):
             errors_of(good, bad, good, 1, 2, "f32")
+
+
+def test_the_shipped_limits_are_of_the_demo_and_below_what_any_cheat_costs(tmp_path: Path) -> None:
+    """0.045 is the least that was ever measured of a wrong format of weights (kernels.md 3)."""
+    digest = open_checkpoint(str(DEMO_FOLDER)).digest()
+    shipped = read_limits(SHIPPED)
+    assert {limit.model for limit in shipped} == {digest} and len(shipped) > 20
+    assert all(LEAST <= limit.limit < 0.03 and limit.chunks > 500 for limit in shipped)
+    limits = load_limits(tmp_path)
+    for format in ("none", "int8", "nf4"):
+        torch_class = numerics_class(CPU, torch.float32, format)
+        assert limits.of(digest, f"{format} c1", f"{format} c1") == EXACT
+        assert limits.of(digest, f"{format} c1", torch_class) is not None
+        assert limits.of(digest, torch_class, torch_class) is not None
+
+
+def test_what_is_kept_of_a_measured_pair_is_never_nought_nor_all() -> None:
+    def kept(limit: float) -> Limit | None:
+        spread = Spread("a", "b", 100, limit / 4, limit / 2, limit, limit)
+        return limit_of(MODEL, "a", "b", spread)
+
+    assert kept(0.0) is None and kept(1.0) is None
+    low, high = kept(1e-6), kept(0.0123456)
+    assert low is not None and low.limit == LEAST
+    assert high is not None and (high.limit, high.most, high.chunks) == (0.0123, 0.00617, 100)
