@@ -35,6 +35,7 @@ REFRESH_BUCKET_S: Final = 600.0  # libp2p's; each look-up in a small swarm meets
 JITTER: Final = 0.2  # algorithms 3.5: +-20 %, so that a swarm started at once spreads out
 BOOTSTRAP_S: Final = 10.0
 GRACE_S: Final = 1.0  # for the others, once one of those we join by has answered
+JOIN_MAX: Final = 64  # addresses to join by again: the first named, for those the owner chose
 LOST_MAX: Final = 16  # peers that stopped answering, to be tried when nobody else is left
 ADDRESSES_MAX: Final = 8
 ADDRESS_CHARS_MAX: Final = 256
@@ -85,7 +86,7 @@ class Neighbours:
 
         Raises TransportError when none of them answers.
         """
-        self._join = tuple(dict.fromkeys((*self._join, *addresses)))
+        self._join = tuple(dict.fromkeys((*self._join, *addresses)))[:JOIN_MAX]
         await self._meet(addresses)
         await self.lookup(self._point)
         return len(self.table)

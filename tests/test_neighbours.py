@@ -6,7 +6,7 @@ from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.kad import open_directory
-from potluck.dht.neighbours import GRACE_S, SHUN_S
+from potluck.dht.neighbours import GRACE_S, JOIN_MAX, SHUN_S
 
 
 async def test_peers_that_lost_one_another_meet_again_without_a_bootstrap(
@@ -59,3 +59,17 @@ async def test_a_swarm_that_grew_is_no_siege(autojump_clock: MockClock) -> None:
         for peer in swarm.peers[:12:3]:
             near = await peer.directory._neighbours.lookup(swarm.dice.randbytes(32))
             assert len(near) <= 20
+
+
+async def test_of_those_to_join_by_the_first_named_are_remembered(
+    autojump_clock: MockClock,
+) -> None:
+    """Peers that come back are joined by too, again and again, and leave the owner's choice."""
+    async with open_swarm(2) as swarm:
+        first, second = swarm.peers
+        neighbours = second.directory._neighbours
+        chosen = neighbours._join
+        assert chosen == first.host.addresses()
+        for port in range(3 * JOIN_MAX):
+            await neighbours.join([f"/ip4/127.0.0.1/tcp/{port}/p2p/{first.id}"])
+        assert neighbours._join[: len(chosen)] == chosen and len(neighbours._join) == JOIN_MAX
