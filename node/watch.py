@@ -20,8 +20,10 @@ from typing import Final, Protocol
 
 import trio
 
+from ..swarm.ledger import Work
 from ..swarm.proof import Note, Share
 from ..swarm.receipt import Account
+from ..swarm.routing import Hop
 from .auditor import Auditor, Finding, Tally
 
 ERROR_MAX: Final = 1e30  # as a note tells it
@@ -46,6 +48,9 @@ class Session(Protocol):
     @property
     def ledger(self) -> Receipts | None: ...
 
+    @property
+    def route(self) -> tuple[Hop, ...]: ...
+
     def convicted(self, peer: str, reason: str) -> None: ...
 
     async def settle(self) -> bool: ...
@@ -61,7 +66,6 @@ class Watch:
         self._amend = amend
         self._trust = auditor.trust
         self._docket = auditor.docket(self._found)
-        self.signed = self._docket.signed  # for the session to call
         self._session: Session | None = None
         self._cleared: dict[bytes, Chunks] = {}  # by the opening's name
         self._stale: set[bytes] = set()  # receipts, by name, for what was taken back
@@ -89,6 +93,12 @@ class Watch:
     def left(self) -> tuple[str, ...]:
         """The peers that were left, convicted or doubted."""
         return tuple(self._left)
+
+    def signed(self, work: Work) -> None:
+        """For the session to call. None of its hops audits another."""
+        if self._session is not None:
+            self._docket.peers |= {hop.peer for hop in self._session.route}
+        self._docket.signed(work)
 
     def attend(self, session: Session) -> None:
         self._session = session

@@ -18,6 +18,7 @@ from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work
 from potluck.swarm.proof import Share
 from potluck.swarm.receipt import Account
+from potluck.swarm.routing import Hop
 
 TOKENS = 32
 STAGES = session(["first", "second"], [TOKENS] * 6)
@@ -42,6 +43,7 @@ class PretendedSession:
     stages: list[Stage] = field(default_factory=lambda: STAGES)
     lost: list[tuple[str, str]] = field(default_factory=list)
     gone: list[tuple[str, int]] = field(default_factory=list)
+    route: tuple[Hop, ...] = ()
 
     @property
     def ledger(self) -> PretendedSession:
@@ -177,6 +179,14 @@ def test_what_a_stranger_has_gone_without_signing_for_is_made_again() -> None:
     for _ in range(10):
         trust.audited(SECOND, right=True, tokens=TOKENS)
     assert made.back == 70, "of a peer that is known some chunks are never audited at all"
+
+
+def test_no_hop_of_the_answer_audits_another_though_it_has_not_signed_yet() -> None:
+    session = PretendedSession([], route=(Hop("hop", BlockRange(0, 2)),))
+    made, _ = watch(session)
+    made._docket._auditor.drawn = lambda work: False  # type: ignore[method-assign]
+    made.signed(finding(STAGES[0], 0).work)
+    assert made._docket.peers == {"hop", FIRST}
 
 
 def test_once_it_has_ended_nobody_tells_it() -> None:
