@@ -69,8 +69,6 @@ from .session_events import (
 )
 from .session_links import Gap, Link
 
-FRAMES_IN_FLIGHT = 3  # guess: one computed, one on the wire, one waiting at the device
-
 
 class Session:
     """The machine. See the module's docstring for its picture and the caller's duties."""
@@ -169,9 +167,7 @@ class Session:
         held = self._journal.held(link.blocks)
         stop = held if link.of is None or link.of.hurried else self._due(link, held)
         stop = link.sent if link.parted else stop
-        while (
-            link.live and len(link.in_flight) - link.signs < FRAMES_IN_FLIGHT and link.sent < stop
-        ):
+        while link.live and link.sent < stop and link.has_room(self._config):
             frame = self._journal.next_frame(link.blocks, link.sent, stop)
             effects += self._put_in_flight(link, frame, now)
             link.sent = frame.first + frame.count

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 from .blocks import BlockRange
 from .journal import Frame
 from .machine import SetTimer
 from .routing import Hop
 from .session_events import SessionConfig
+
+FRAMES_IN_FLIGHT: Final = 3  # guess: one computed, one on the wire, one waiting at the device
+TOKENS_IN_FLIGHT: Final = 384  # of frames that cuts made small: as of three chunks of a prompt
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +46,14 @@ class Link:
     @property
     def blocks(self) -> BlockRange:
         return self.hop.blocks
+
+    def has_room(self, config: SessionConfig) -> bool:
+        """Whether it may be sent a further frame: of small ones, as cuts make them, more than else,
+        or a replay would take a round trip for each three."""
+        if len(self.in_flight) - self.signs < FRAMES_IN_FLIGHT:
+            return True
+        tokens = sum(frame.tokens for frame in self.in_flight if not frame.sign)
+        return bool(config.cut_tokens) and tokens < TOKENS_IN_FLIGHT
 
     def take_back(self, kept: int) -> None:
         """Only the steps before this number are left."""

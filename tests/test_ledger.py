@@ -29,7 +29,7 @@ from potluck.swarm.proof import Answer, Proof, check_proof, write_proof
 from potluck.swarm.receipt import Notary, Opening
 from potluck.swarm.routing import Hop
 from potluck.swarm.session import Session
-from potluck.swarm.session_events import AskSign, Feed, Leaving, Lost, SendStep, Settle
+from potluck.swarm.session_events import AskSign, Feed, Leaving, Lost, Opened, SendStep, Settle
 
 CUT = 4
 HOP = Hop(peer(1), BlockRange(2, 4))
@@ -152,6 +152,25 @@ def test_no_replay_reaches_over_a_cut() -> None:
     swarm.run()
     sign = ("sign", 0)
     assert done == [("step", 4), sign, ("step", 4), sign, ("step", 1), sign]
+
+
+def test_a_replay_cut_into_small_frames_does_not_wait_for_each() -> None:
+    """256 tokens went through, with a cut every 32: a new hop is sent all eight frames at once. One
+    that was never cut waits for the third answer."""
+    for cut_tokens, frames in ((32, 8), (0, 3)):
+        session = Session(config(group_tokens=32, cut_tokens=cut_tokens))
+        swarm = Swarm(session, None, ledger())
+        swarm.run()
+        for number in range(256):
+            swarm.perform(session.handle(Feed(number, 1, 1, rows_of(number, 1)), 0.0))
+            swarm.run()
+        first = next(n for n, one in swarm.servers.items() if one.blocks.start == 0)
+        swarm.perform(session.handle(Lost(first, "killed"), 0.0))
+        routed = swarm.inbox.pop()[1]
+        swarm.perform(session.handle(routed, 0.0))  # type: ignore[arg-type]
+        (new,) = {link for link, _ in swarm.inbox}
+        effects = session.handle(Opened(new), 0.0)
+        assert sum(isinstance(one, SendStep) for one in effects) == frames
 
 
 def test_who_dies_unsigned_leaves_its_positions_bare_and_no_others() -> None:
