@@ -12,10 +12,10 @@ when any of them dies.
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["BlockingSwarm", "Piece", "Swarm", "connect", "open_swarm"]
+__all__ = ["BlockingSwarm", "Piece", "Swarm", "connect", "hear", "open_swarm"]
 
 if TYPE_CHECKING:
-    from .node.client import BlockingSwarm, Piece, Swarm, connect, open_swarm
+    from .node.client import BlockingSwarm, Piece, Swarm, connect, hear, open_swarm
 
 
 def __getattr__(name: str) -> Any:

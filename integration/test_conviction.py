@@ -16,7 +16,7 @@ import potluck
 from potluck.cli.main import main
 from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
-from potluck.node.generation import Generation, hear
+from potluck.node.generation import Generation
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.lies import Lie
 from potluck.node.testnet import LocalSwarm, Plan, open_testnet
@@ -56,7 +56,7 @@ async def ask(swarm: potluck.Swarm, audit: str) -> tuple[str, Generation]:
         "demo", PROMPT, max_new_tokens=TOKENS, ignore_eos=True, audit=audit
     ) as answer:
         async for piece in answer:
-            hear(pieces, piece)
+            potluck.hear(pieces, piece)
         if audit == "on":
             proof = check_proof(await answer.proof(IdentityKey.generate()))
             assert proof.good, proof.faults

@@ -9,6 +9,10 @@
 
 Both give `Piece`s: token id, certain text, seconds since the last, the route. Leaving early, by any
 road, frees the servers' caches at once.
+
+With audit="on" a piece may take the place of earlier ones, when a server is found to have computed
+wrongly: `potluck.hear(pieces, piece)` puts each where it belongs, and those that stand when the
+answer ends are the right ones.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
 from .config import find_access, find_audit, find_join, home_of
-from .generation import Generation, Piece, Request, encode_request, open_generation
+from .generation import Generation, Piece, Request, encode_request, hear, open_generation
 from .library import find_model
 from .limits import load_limits
 from .member import Member, open_member
@@ -385,4 +389,12 @@ def connect(
             ended.result()
 
 
-__all__ = ["BlockingSwarm", "Piece", "Swarm", "TransportError", "connect", "open_swarm"]
+__all__ = [
+    "BlockingSwarm",
+    "Piece",
+    "Swarm",
+    "TransportError",
+    "connect",
+    "hear",
+    "open_swarm",
+]
