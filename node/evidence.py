@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ..crypto.codec import decode, decode_any, encode
-from ..crypto.envelope import Envelope
+from ..crypto.codec import decode_any, encode
 from ..crypto.keys import IdentityKey
 from ..dht.record import DOMAIN as RECORD
 from ..dht.record import SKEW_MAX_S, Announcement, Record
@@ -48,11 +47,9 @@ from ..swarm.evidence import (
     Recomputed,
 )
 from ..swarm.machine import Fired, SetTimer
-from ..swarm.receipt import CHUNK_TOKENS, Opening
+from ..swarm.receipt import CHUNK_TOKENS
 from ..swarm.recent import Verdict as Passed
 from ..swarm.testimony import (
-    ACCUSATION_BYTES_MAX,
-    ATTESTATION_BYTES_MAX,
     ITEM_BYTES_MAX,
     ITEMS,
     Accusation,
@@ -60,15 +57,14 @@ from ..swarm.testimony import (
     Case,
     Contradiction,
     Item,
-    SignedAccusation,
     SignedAttestation,
     Verdict,
     contradiction_of,
     sign_accusation,
     sign_attestation,
+    suspect,
 )
-from ..swarm.topics import EVIDENCE, Message, topic_of, topics_of
-from ..swarm.wire import OPENING_BYTES_MAX
+from ..swarm.topics import EVIDENCE, Message, fits, home_of, told_in, topics_of
 from .bans import Bans
 from .exhibit import PROTOCOL as EXHIBIT
 from .exhibit import Exhibits, exhibit_of
@@ -129,6 +125,7 @@ class Court:
         self._to_compute, self._computing = trio.open_memory_channel[Case](RECOMPUTES_MAX)
         self._unwritten: deque[Ban] = deque()
         self._banning = trio.Event()
+        self._has_twin = False
 
     # ---- for the node
 
@@ -145,7 +142,7 @@ class Court:
     def take(self, item: Item) -> None:
         """What was found here, by us. Nonsense is found nowhere: it is passed over."""
         try:
-            self._dispatch(Received(item), _topic(item))
+            self._dispatch(Received(item), home_of(item))
         except RemoteError as error:
             log.warning("no evidence", reason=str(error))
 
@@ -204,7 +201,7 @@ class Court:
         """What gossip is to make of a message (swarm/gossip.py)."""
         try:
             item = decode_any(message.data, ITEMS, max_bytes=ITEM_BYTES_MAX)
-            if not _fits(item, message.topic):
+            if not fits(item, message.topic):
                 raise RemoteError(f"evidence that does not belong to {message.topic}")
             if not self._is_of_now(item):
                 return "stale"
@@ -214,21 +211,31 @@ class Court:
             return "wrong"
         if not passed and isinstance(item, SignedAttestation):
             self._keep_early(item)
+        if isinstance(item, Contradiction) and suspect(item) == self._key.peer_id:
+            self._warn_of_twin()
         return "pass" if passed else "drop"
 
     def _is_of_now(self, item: Item) -> bool:
         """Whether it may be heard of now: asked before any signature is checked."""
         if isinstance(item, Contradiction):
             return True
-        told = _read(item)
+        told = told_in(item)
         now = self._wall()
         return told.issued_s - 2 * SKEW_MAX_S <= now < told.issued_s + KEEP_S
 
     def _keep_early(self, item: SignedAttestation) -> None:
-        about = _read(item)
+        about = told_in(item)
         assert isinstance(about, Attestation)
         if about.accusation not in self._cases:
             self._early.append((about.accusation, item))
+
+    def _warn_of_twin(self) -> None:
+        if not self._has_twin:
+            self._has_twin = True
+            log.warning(
+                "another node signs with our key: a home was copied, and others shun us by now; "
+                "begin anew, without identity.key"
+            )
 
     def _fire(self, key: Hashable) -> None:
         self._dispatch(Fired(key))
@@ -358,32 +365,3 @@ class _Cleared:
         found = await self._finds.find(model)
         self._standings.learn(found)
         return tuple(told for told in found if not self._banned(told.peer))
-
-
-def _topic(item: Item) -> str:
-    """Where an item of ours is told; "" of an attestation, which only names its accusation."""
-    match item:
-        case SignedAccusation():
-            told = _read(item)
-            assert isinstance(told, Accusation)
-            envelope = decode(told.opening, Envelope, max_bytes=OPENING_BYTES_MAX)
-            opening = decode(envelope.body, Opening)
-            return topic_of(opening.model.hex(), opening.start)
-        case SignedAttestation():
-            return ""
-    return EVIDENCE
-
-
-def _fits(item: Item, topic: str) -> bool:
-    """Whether it is told where it belongs, by what it says."""
-    belongs = _topic(item)
-    return topic == belongs if belongs else topic != EVIDENCE
-
-
-def _read(item: SignedAccusation | SignedAttestation) -> Accusation | Attestation:
-    """What it says; nothing is checked yet. Raises RemoteError."""
-    if isinstance(item, SignedAccusation):
-        body = decode(item.raw, Envelope, max_bytes=ACCUSATION_BYTES_MAX).body
-        return decode(body, Accusation, max_bytes=ACCUSATION_BYTES_MAX)
-    body = decode(item.raw, Envelope, max_bytes=ATTESTATION_BYTES_MAX).body
-    return decode(body, Attestation, max_bytes=ATTESTATION_BYTES_MAX)

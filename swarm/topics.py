@@ -18,9 +18,22 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from ..crypto.codec import decode
 from ..crypto.digest import DIGEST_BYTES
+from ..crypto.envelope import Envelope
 from .blocks import BlockRange
-from .testimony import ITEM_BYTES_MAX
+from .receipt import Opening
+from .testimony import (
+    ACCUSATION_BYTES_MAX,
+    ATTESTATION_BYTES_MAX,
+    ITEM_BYTES_MAX,
+    Accusation,
+    Attestation,
+    Item,
+    SignedAccusation,
+    SignedAttestation,
+)
+from .wire import OPENING_BYTES_MAX
 
 PROTOCOL: Final = "/meshsub/1.2.0"
 SEGMENT_BLOCKS: Final = 8  # algorithms.md 3.5
@@ -69,3 +82,32 @@ def topics_of(model: str, blocks: BlockRange) -> frozenset[str]:
 def is_ours(topic: str) -> bool:
     """Whether it is worth remembering who has subscribed to it."""
     return topic == EVIDENCE or topic.startswith(f"{EVIDENCE}/")
+
+
+def home_of(item: Item) -> str:
+    """The topic of an item; "" of an attestation, which only names its accusation. RemoteError."""
+    match item:
+        case SignedAccusation():
+            told = told_in(item)
+            assert isinstance(told, Accusation)
+            envelope = decode(told.opening, Envelope, max_bytes=OPENING_BYTES_MAX)
+            opening = decode(envelope.body, Opening)
+            return topic_of(opening.model.hex(), opening.start)
+        case SignedAttestation():
+            return ""
+    return EVIDENCE
+
+
+def fits(item: Item, topic: str) -> bool:
+    """Whether it is told where it belongs, by what it says."""
+    belongs = home_of(item)
+    return topic == belongs if belongs else topic != EVIDENCE
+
+
+def told_in(item: SignedAccusation | SignedAttestation) -> Accusation | Attestation:
+    """What it says; nothing is checked yet. Raises RemoteError."""
+    if isinstance(item, SignedAccusation):
+        body = decode(item.raw, Envelope, max_bytes=ACCUSATION_BYTES_MAX).body
+        return decode(body, Accusation, max_bytes=ACCUSATION_BYTES_MAX)
+    body = decode(item.raw, Envelope, max_bytes=ATTESTATION_BYTES_MAX).body
+    return decode(body, Attestation, max_bytes=ATTESTATION_BYTES_MAX)

@@ -89,6 +89,9 @@ class Host(MemoryHost):
         link = self.links.pop(peer, None)
         if link is not None:
             link.over.set()
+            for stream in self.streams:
+                if stream.peer == peer:
+                    stream.cut()
             other = self._net.hosts.get(peer)
             if isinstance(other, Host):
                 other.hang_up(self.peer_id)

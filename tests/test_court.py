@@ -175,11 +175,19 @@ async def test_a_ban_of_the_last_moment_is_on_disk(
         assert (tmp_path / BANS / MALLORY.peer_id).exists()
 
 
-async def test_nobody_bans_himself(autojump_clock: MockClock) -> None:
+async def test_nobody_bans_himself_but_says_that_he_has_a_twin(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with town() as place:
         node = await place.add(MALLORY)
-        node.court.take(PROOF)
+        other = await place.add(key("other"))
+        node.host.dial(other.host)
+        await trio.sleep(6)
+        sender = await stranger(place, node)
+        for _ in range(2):
+            await says(sender, node, news(PROOF))
         assert not node.court.banned(MALLORY.peer_id)
+        assert capsys.readouterr().err.count("signs with our key") == 1
 
 
 # ---- accusations
@@ -340,6 +348,28 @@ async def test_rubbish_costs_its_sender_its_score_and_bounded_memory(
         assert node.court.gossip.score(other.id) >= 0 <= other.court.gossip.score(node.id)
         other.court.take(PROOF)
         await place.until(lambda: node.court.banned(MALLORY.peer_id), 5)
+
+
+async def test_no_bit_that_is_turned_makes_evidence(autojump_clock: MockClock) -> None:
+    """Each item with one bit changed, or cut short, under each topic: nobody is banned by it, no
+    case is opened, and nothing else is raised."""
+    accused = case_of(VICTIM, key("s"))
+    attested = sign_attestation(key("s"), Attestation(check_accusation(accused).id, "wrong", NOW))
+    dice = Random(7)
+    async with town() as place:
+        await servers(place, 1, set())
+        (node,) = place.nodes
+        await trio.sleep(10)
+        for item in (PROOF, accused, attested):
+            whole = encode(item)
+            for _ in range(400):
+                spoilt = bytearray(whole[: dice.choice([len(whole), dice.randrange(len(whole))])])
+                if len(spoilt) == len(whole):
+                    spoilt[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
+                topic = dice.choice([EVIDENCE, SEGMENT, "/other"])
+                assert node.court._judge(Message(topic, bytes(spoilt))) in ("wrong", "stale")
+        assert node.court.counts()["bans"] == node.court.counts()["cases"] == 0
+        assert node.court._judge(Message(EVIDENCE, encode(PROOF))) == "pass"
 
 
 async def test_one_word_heard_twice_from_many_costs_nobody_and_bans_once(

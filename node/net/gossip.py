@@ -12,7 +12,7 @@ sender only (DECISIONS.md). A stream each way, kept open while both ends live:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from random import Random
 from typing import Final
@@ -195,8 +195,7 @@ class Gossiper:
             with line.scope:
                 stream = await self._host.open_stream(peer, PROTOCOL)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cancel_after, stream.broken, line.scope)
-                    nursery.start_soon(_cancel_after, connection.over.wait, line.scope)
+                    nursery.start_soon(_end_with, stream, line.scope)
                     await self._write(stream, line)
         except* TransportError as group:
             log.debug("gossip ended", neighbour=peer, reason=str(group.exceptions[0]))
@@ -256,8 +255,9 @@ class Gossiper:
         return line
 
 
-async def _cancel_after(what: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
-    await what()
+async def _end_with(stream: Stream, scope: trio.CancelScope) -> None:
+    """The stream's connection may be another than the one that we began with."""
+    await stream.broken()
     scope.cancel()
 
 

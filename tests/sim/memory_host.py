@@ -71,10 +71,14 @@ class MemoryStream:
         await trio.lowlevel.checkpoint()
 
     async def reset(self) -> None:
+        self.cut()
+        await trio.lowlevel.checkpoint()
+
+    def cut(self) -> None:
+        """Broken both ways, by the road or by an end."""
         for pipe in (self.inward, self.outward):
             pipe.broken = True
             pipe.touch()
-        await trio.lowlevel.checkpoint()
 
 
 class MemoryHost:
