@@ -7,6 +7,9 @@ one by one; whoever is refused comes back when it was told to.
 
     shares      two clients want more than there is, one ten times as much as the other
     newcomers   at 90 % load each newcomer opens one session under a name never seen before
+    riders      a contributor, by chance as above, against ten free riders that open another session
+                as soon as one ends, two at a time each: its p95 time to first token, in times of
+                what it is alone, with and without credit (issue E, bar 7)
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from potluck.errors import Refused
 from potluck.node.compute import batch
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.favour import Favour
 from potluck.swarm.rates import PassTimes
 from potluck.swarm.schedule import URGENT_COST
 from potluck.swarm.wire import Step
@@ -37,6 +41,7 @@ CHUNK = 128
 ROAD_S = 0.040  # a round trip to the client
 CACHE_TOKENS = 48 * 1024 * len(BLOCKS)  # of some hundred sessions
 WINDOW_S = 60.0
+RIDERS = 10
 
 
 class Clock:
@@ -107,6 +112,7 @@ class Session:
     born_s: float
     tokens: int
     first_s: float | None = None
+    ended: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -114,6 +120,7 @@ class Server:
     """One server and its clients, from event to event."""
 
     seed: int
+    favour: Favour | None = None
     clock: Clock = field(default_factory=Clock)
     served: dict[str, dict[int, float]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(float))
@@ -132,6 +139,7 @@ class Server:
         self._lane = batch.Lane(
             Engine(self.clock),  # type: ignore[arg-type]
             PassTimes(len(BLOCKS), len(BLOCKS) / (PASS_S + ROW_S), len(BLOCKS) / ROW_S),
+            self.favour,
         )
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -155,8 +163,18 @@ class Server:
 
         self.at(self.dice.expovariate(sessions_s), come)
 
-    def _length(self, mean: int) -> int:
-        return self.dice.randint(mean // 2, mean * 3 // 2)
+    def rider(self, name: Callable[[], str]) -> None:
+        """Somebody who opens a session whenever one has ended, and changes nobody's chances."""
+        dice = Random(self._count)
+
+        def come() -> None:
+            prompt, answer = self._length(PROMPT, dice), self._length(ANSWER, dice)
+            self._open(Session(name(), prompt, answer, self.clock.now, prompt + answer, ended=come))
+
+        self.at(dice.uniform(0, 1), come)
+
+    def _length(self, mean: int, dice: Random | None = None) -> int:
+        return (dice or self.dice).randint(mean // 2, mean * 3 // 2)
 
     def run(self, until_s: float) -> None:
         with patch.object(batch, "time", self.clock):
@@ -207,6 +225,7 @@ class Server:
             self.at(now + (0.0 if session.prompt else ROAD_S), lambda: self._send(session))
         else:
             self._admission.release(session, now)
+            session.ended()
 
 
 def capacity(seed: int = 1) -> float:
@@ -268,6 +287,60 @@ def newcomers(rate: float, *, load: float, seed: int, seconds: float = 600.0) ->
     }
 
 
+def first_tokens_s(
+    rate: float,
+    *,
+    load: float,
+    seed: int,
+    riders: int,
+    credit: bool,
+    fresh: bool = False,
+    seconds: float = 600.0,
+) -> list[float]:
+    """A contributor's times to first token. fresh: riders come under another name, from another
+    network, each time."""
+    favour = Favour()
+    favour.fund({"giver": 1e12} if credit else {})
+    server = Server(seed, favour)
+    favour.place("giver", ("new", "0/8", "0.0/16", "0.0.0/24"))
+    numbers = iter(range(10**9))
+
+    def place(number: int) -> str:
+        name, where = f"rider {number}", f"{1 + number // 100}.{number % 100}"
+        favour.place(name, ("new", f"{where.split('.')[0]}/8", f"{where}/16", f"{where}.0/24"))
+        return name
+
+    for number in range(riders):
+        name = place(number)
+        for _ in range(2):
+            server.rider((lambda: place(next(numbers))) if fresh else (lambda name=name: name))  # type: ignore[misc]
+    server.client(lambda: "giver", load * rate, seconds)
+    server.run(seconds)
+    return [
+        wait_s for born_s, who, wait_s in server.waits_s if who == "giver" and born_s > WINDOW_S
+    ]
+
+
+def riders(rate: float, *, load: float, seeds: int, fresh: bool = False) -> dict[str, Any]:
+    def p95_s(count: int, *, credit: bool) -> float:
+        found = [
+            first_tokens_s(rate, load=load, seed=seed, riders=count, credit=credit, fresh=fresh)
+            for seed in range(1, seeds + 1)
+        ]
+        return statistics.mean(statistics.quantiles(one, n=20)[-1] for one in found)
+
+    alone_s, among_s = p95_s(0, credit=True), p95_s(RIDERS, credit=True)
+    without_s = p95_s(RIDERS, credit=False)
+    return {
+        "load": load,
+        "fresh_names": fresh,
+        "p95_alone_s": round(alone_s, 3),
+        "p95_among_riders_s": round(among_s, 3),
+        "ratio": round(among_s / alone_s, 2),
+        "ratio_without_credit": round(without_s / alone_s, 2),
+    }
+
+
 def measure(seeds: int = 3) -> dict[str, Any]:
     rate = capacity()
     return {
@@ -278,6 +351,11 @@ def measure(seeds: int = 3) -> dict[str, Any]:
             for seed in range(1, seeds + 1)
         ],
         "newcomers": [newcomers(rate, load=0.9, seed=seed) for seed in range(1, seeds + 1)],
+        "riders": [
+            riders(rate, load=load, seeds=seeds, fresh=fresh)
+            for load in (0.3, 0.5, 0.8)
+            for fresh in (False, True)
+        ],
     }
 
 

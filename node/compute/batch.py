@@ -30,7 +30,7 @@ from .engine import Engine, Work
 
 DECODING_S = 1.0  # guess: whoever had a token within this time waits for the next
 READERS_MAX = 256  # whose last token is remembered, if it is older
-HARDLY = 0.05  # guess: so much longer is a pass with whom it is not for, too
+HARDLY = 0.01  # so much longer is a pass with whom it is not for, too
 _RETRY_AFTER_S = 1.0  # guess: of a step that waited for all of its time
 
 Answer = tuple[memoryview, float]  # the payload, and the seconds in the blocks
