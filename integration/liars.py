@@ -9,12 +9,12 @@ contradict one whom we trusted as much as them (swarm/audit.py: each by .95 at m
 its chunks signed for, draws audits by lot and takes disputes to others, by its own objects:
 session, router, auditor, book of trust.
 
-A run is a client that has met nobody, but knows each peer by `known` audits that passed: 200 bring
-the rate of audits down to its floor, .05, and 0 leave it at 1. For one liar after the other it
-sends sessions of four chunks through it, and through anybody in the other stage, until the liar
-is banned. Counted are the chunks in which it cheated, the one that convicted it among them; whether
-it cheated, an honest stage here says, bit by bit. They should be geometric with p q. A liar that is
-caught before, by a false answer when it was asked to audit another, is no sample of that.
+A run is, for each liar, a client that has met nobody, but knows each peer by `known` audits that
+passed: 200 bring the rate of audits down to its floor, .05, and 0 leave it at 1. It sends sessions
+of four chunks through the liar, and through anybody in the other stage, until the liar is banned.
+Counted are the chunks in which it cheated, the one that convicted it among them; whether it
+cheated, an honest stage here says, bit by bit. They should be geometric with p q. (Another liar is
+caught, too, when it audits and is contradicted; that is no sample, but counts among the blamed.)
 
 For the text a client of its own asks as people do, with audits on, and is given the words of an
 honest swarm.
@@ -93,7 +93,7 @@ class Count:
     banned: int = 0
     chunks: list[int] = field(default_factory=list)
     false: list[int] = field(default_factory=list)
-    as_auditor: int = 0  # bans, for a lie when it was asked to audit another
+    otherwise: int = 0  # bans that came of nothing that it had signed for us
     audited: int = 0  # chunks in which it cheated
     seen: int = 0  # of those, how many were found wrong
     undecided: int = 0
@@ -115,7 +115,7 @@ class Count:
             "chunks_mean": round(statistics.mean(self.chunks), 1) if self.chunks else None,
             "audits_of_false_chunks": self.audited,
             "undecided": self.undecided,
-            "banned_as_auditor": self.as_auditor,
+            "banned_otherwise": self.otherwise,
             "convicted_of_right_chunks": self.wronged,
         }
 
@@ -174,7 +174,6 @@ class Trial:
         self.swarm = swarm
         self.worker = worker
         self.voice = voice
-        self.dice = SystemRandom()
         self._home = net.roster.folder
         self.lies = {seat.peer: seat.lie for seat in net.seats if seat.lie}
         self._blocks = {seat.peer: BlockRange(seat.start, seat.stop) for seat in net.seats}
@@ -186,15 +185,15 @@ class Trial:
         self.blamed = self.blamed_right = self.honest_banned = self.honest_audits = 0
 
     async def run(self, known: int) -> None:
-        """One client, from its first chunk until every liar is banned."""
-        client = Client.of(self.swarm, self.worker, self._home, self._blocks, known)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.auditor.run)
-            for liar in self.dice.sample(sorted(self.lies), len(self.lies)):
+        """For each liar a client, from its first chunk until that liar is banned."""
+        for liar in self.lies:
+            client = Client.of(self.swarm, self.worker, self._home, self._blocks, known)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.auditor.run)
                 await self._meet(liar, client)
-            nursery.cancel_scope.cancel()
-        honest = self._blocks.keys() - self.lies.keys()
-        self.honest_banned += sum(client.trust.banned(peer) for peer in honest)
+                nursery.cancel_scope.cancel()
+            honest = self._blocks.keys() - self.lies.keys()
+            self.honest_banned += sum(client.trust.banned(peer) for peer in honest)
 
     async def _meet(self, liar: str, client: Client) -> None:
         """Sessions through this one, until it is banned."""
@@ -246,7 +245,7 @@ class Trial:
                 count.chunks.append(chunks)
                 count.false.append(false)
                 return
-        count.as_auditor += banned
+        count.otherwise += banned
 
     def _cheated(self, works: list[Work]) -> Iterator[bool]:
         """Of each, whether an honest stage gives other bits: it runs each session once."""
