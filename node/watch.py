@@ -10,7 +10,8 @@ its good name, but not this answer: to compute its words again costs little besi
 it is one word against another nothing is gained by taking the other's.
 
 What a stranger gave and has gone without signing for is made again too, or whoever lies would only
-have to be gone in time: all that a stranger does is audited (trust.py).
+have to be gone in time: all that a stranger does is audited (trust.py). So often at most that an
+answer comes to its end where peers come and go all the time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..swarm.receipt import Account
 from ..swarm.routing import Hop
 from .auditor import Auditor, Finding, Tally
 
+REMADE_MAX: Final = 4  # guess: each takes back up to 32 tokens
 ERROR_MAX: Final = 1e30  # as a note tells it
 SETTLE_S: Final = 30.0  # guess: one audit and a dispute; the last words wait for it
 
@@ -71,11 +73,14 @@ class Watch:
         self._stale: set[bytes] = set()  # receipts, by name, for what was taken back
         self._left: list[str] = []
         self._back: int | None = None
+        self._remade = 0  # how often words were taken back that were not signed for
 
     @property
     def back(self) -> int | None:
         """What came of positions from here on is not to be relied on."""
-        if self._session is None or self._session.ledger is None or not self._amend:
+        if self._session is None or self._session.ledger is None:
+            return self._back
+        if not self._amend or self._remade == REMADE_MAX:
             return self._back
         gone = self._session.ledger.unsigned()
         found = [at for peer, at in gone if self._trust.rate(peer) >= 1]
@@ -127,6 +132,8 @@ class Watch:
             self._cleared[name] = [one for one in chunks if one[1] <= at]
         if self._back is not None and self._back >= at:
             self._back = None
+        else:
+            self._remade += 1
 
     def _found(self, finding: Finding) -> None:
         work = finding.work

@@ -12,7 +12,7 @@ from receipts import Stage, session
 from potluck.node.again import Again
 from potluck.node.auditor import Docket, Finding
 from potluck.node.trust import Trust
-from potluck.node.watch import Watch
+from potluck.node.watch import REMADE_MAX, Watch
 from potluck.swarm.audit import Judged, Verdict
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work
@@ -179,6 +179,18 @@ def test_what_a_stranger_has_gone_without_signing_for_is_made_again() -> None:
     for _ in range(10):
         trust.audited(SECOND, right=True, tokens=TOKENS)
     assert made.back == 70, "of a peer that is known some chunks are never audited at all"
+
+
+def test_words_without_a_signature_are_made_again_a_few_times_and_then_stand() -> None:
+    """Or an answer among strangers that come and go would never end; a conviction still counts."""
+    made, trust = watch(session := PretendedSession([Share(0, 64, 96)]))
+    for number in range(REMADE_MAX):
+        session.gone = [(SECOND, 70 + number)]
+        assert made.back == 70 + number
+        made.went_back(70 + number)
+    assert made.back is None
+    trust.convict(FIRST)
+    assert made.back == 64
 
 
 def test_no_hop_of_the_answer_audits_another_though_it_has_not_signed_yet() -> None:
