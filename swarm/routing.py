@@ -43,7 +43,6 @@ CANDIDATES_RANDOM = 8  # algorithms.md 2.5
 ALTERNATES = 5  # asked for their queue before a hop is bound; 3 gave a p95 7 % longer (sim)
 POOL_DEPTH = 32  # of many spans, so many of the best over each block are looked at closely
 POOL_STEP = 128
-EARLY_GAIN_S = 0.15  # sim: below 0.1 hops and p95 grow, above 0.3 scarce blocks are held up
 GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly: one draw deals all lots
 
 Draw = Callable[[float], float]  # given a mean, an exponential draw
@@ -255,11 +254,11 @@ class Finder:
     def alternates(self, at: int, count: int, pick: Pick) -> list[int]:
         """Up to `count` different rows, beside the planned one, that serve block `at`."""
         edge = self._edge(at)
-        line = self._candidates[edge]
+        line = self._candidates[edge].tolist()
         taken = {self._row(edge)}
         found: list[int] = []
         for _ in range(3 * count):  # some tries fall on the planned one, or on no candidate
-            i = int(line[pick(len(line))])
+            i = line[pick(len(line))]
             if i not in taken and self._lo[i] <= edge < self._hi[i]:
                 taken.add(i)
                 found.append(int(self._rows[i]))
@@ -268,34 +267,32 @@ class Finder:
         return found
 
     def bind(
-        self, at: int, offers: Sequence[Offer], *, size: float = 1.0
+        self, at: int, offers: Sequence[Offer], *, size: float = 1.0, short_s: float = 0.0
     ) -> tuple[int, int, float]:
         """Late binding: the cheapest of these offers for block `at`, on queues just read.
 
-        size: of this step, in steps of the size that the finder was made for. Returns its row, the
-        block where to leave it, and the cost to the end, tolls included. A peer is used to the end
-        of its span unless leaving it early gains EARLY_GAIN_S: that costs a round trip for sure,
-        for a successor whose queue is a guess.
+        size: of this step, in steps of the size that the finder was made for. short_s: by how much
+        plans fall short, a block (foresight.py): what is only planned counts for so much more, or
+        spans are left whenever a guess looks better. Returns the offer's row, the block where to
+        leave it, and the cost to the end, tolls included, with the rest as it is planned.
         """
+        assert offers, "nobody made an offer"
         edge = self._edge(at)
-        best: tuple[int, int, float] | None = None
-        for offer in offers:
-            i = self._place[offer.row]
-            assert self._lo[i] <= edge < self._hi[i]
-            last = int(self._hi[i])
-            unit_s = size * float(self._own_s[i]) + offer.queue_s / float(self._lengths[i])
-            distance = self._at[edge + 1 : last + 1] - at
-            rest_s = unit_s * distance + self._togo[edge + 1 : last + 1]
-            soonest = int(rest_s.argmin())
-            if rest_s[soonest] > rest_s[-1] - EARLY_GAIN_S:
-                soonest = len(rest_s) - 1
-            leave = edge + 1 + soonest
-            stop = int(self._at[leave])
-            total_s = float(self._fixed_s[i]) + offer.queue_s + float(rest_s[soonest])
-            if best is None or total_s < best[2]:
-                best = offer.row, stop, total_s
-        assert best is not None, "nobody made an offer"
-        return best
+        chosen = np.array([self._place[offer.row] for offer in offers])
+        queue_s = np.array([offer.queue_s for offer in offers])
+        hi = self._hi[chosen]
+        assert (self._lo[chosen] <= edge).all() and (hi > edge).all()
+        leaves = np.arange(edge + 1, int(hi.max()) + 1)
+        distance = self._at[leaves] - at
+        unit_s = size * self._own_s[chosen] + queue_s / self._lengths[chosen]
+        total_s = np.multiply.outer(unit_s, distance)
+        total_s += (self._fixed_s[chosen] + queue_s)[:, None]
+        total_s += self._togo[leaves]
+        # All offers end at the same block: what is not used here is planned elsewhere.
+        judged_s = total_s - short_s * distance
+        judged_s[leaves > hi[:, None]] = np.inf
+        i, k = divmod(int(judged_s.argmin()), len(leaves))
+        return offers[i].row, int(self._at[leaves[k]]), float(total_s[i, k])
 
 
 def find_route(

@@ -6,8 +6,8 @@ They get more than they would have in life, so that a win over them is one:
              whether a cache is full; reads all records each 60 s, knows every round trip
     swarm    our own Wheels, which are SWARM's IWRR; all records each 30 s
     random   any living peer that serves the block
-    po3      of three such peers, by their queues of this instant, the soonest per block
-    greedy   of all of them: an oracle
+    po3      of three such peers, by what they tell of their queues, the soonest per block
+    greedy   of all of them, by their queues and all that is on the way to them: an oracle
 """
 
 from __future__ import annotations
@@ -42,47 +42,33 @@ class _Serving:
     access_s: Floats
 
 
-class Fresh:
-    """random, po3 and greedy: by the peers of this instant."""
+class _Layout:
+    """Who serves a block at this instant."""
 
-    def __init__(self, world: World, dice: Dice, look_at: int) -> None:
-        """look_at: how many peers' queues are read; 0 for all."""
-        self._world, self._dice, self._look_at = world, dice, look_at
-        self.control_bytes = 0.0
+    def __init__(self, world: World) -> None:
+        self._world = world
         self._found: dict[int, tuple[int, _Serving]] = {}
 
-    def _serving(self, at: int) -> _Serving:
+    def at(self, block: int) -> _Serving:
         world = self._world
-        version, found = self._found.get(at, (-1, None))
-        if found is None or version != world.versions[at]:
-            rows = np.flatnonzero(world.alive & (world.start <= at) & (world.stop > at))
-            blocks = world.stop[rows] - at
+        version, found = self._found.get(block, (-1, None))
+        if found is None or version != world.versions[block]:
+            rows = np.flatnonzero(world.alive & (world.start <= block) & (world.stop > block))
+            blocks = world.stop[rows] - block
             found = _Serving(
                 rows, blocks, blocks / world.claims[rows], world.places[rows], world.access[rows]
             )
-            self._found[at] = int(world.versions[at]), found
+            self._found[block] = int(world.versions[block]), found
         return found
 
-    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
-        world, dice = self._world, self._dice
-        serving = self._serving(request.at)
-        count = len(serving.rows)
-        if not count:
-            return None
-        asked: slice | list[int] = slice(None)
-        if self._look_at:
-            asked = [dice.randrange(count) for _ in range(self._look_at)]
-            if self._look_at > 1:
-                self.control_bytes += 4 * self._look_at * world.scenario.control.probe_bytes
-        rows = serving.rows[asked]
-        x, y = serving.places[asked].T
-        eta = np.hypot(x - request.place[0], y - request.place[1])
-        eta *= world.scenario.links.world_ms / 1000
-        eta += serving.access_s[asked] + request.access_s
-        eta += np.where(world.lies_load[rows], 0.0, np.maximum(world.busy_until[rows] - now, 0.0))
-        eta += request.tokens * serving.token_s[asked]
-        best = int(rows[(eta / serving.blocks[asked]).argmin()])
-        return best, int(world.stop[best])
+
+class _Fresh:
+    """random, po3 and greedy: by the peers of this instant; they learn nothing."""
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self._world, self._dice = world, dice
+        self._layout = _Layout(world)
+        self.control_bytes = 0.0
 
     def answered(self, request: Request, queue_s: float, now: float) -> None:
         pass
@@ -95,6 +81,63 @@ class Fresh:
 
     def patience_s(self, request: Request) -> float:
         return 60.0
+
+
+class Drawn(_Fresh):
+    """The best of a few that are drawn: of one, random; of three, po3."""
+
+    def __init__(self, world: World, dice: Dice, count: int) -> None:
+        super().__init__(world, dice)
+        self._count = count
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        world = self._world
+        serving = self._layout.at(request.at)
+        if not len(serving.rows):
+            return None
+        drawn = [self._dice.randrange(len(serving.rows)) for _ in range(self._count)]
+        if self._count > 1:
+            self.control_bytes += 4 * self._count * world.scenario.control.probe_bytes
+
+        def block_s(place: int) -> float:
+            i = int(serving.rows[place])
+            eta_s = world.owd_s(i, request.access_s, request.place) + world.told_queue_s(i, now)
+            eta_s += request.tokens * float(serving.token_s[place])
+            return eta_s / float(serving.blocks[place])
+
+        best = int(serving.rows[min(drawn, key=block_s)])
+        return best, int(world.stop[best])
+
+
+class Greedy(_Fresh):
+    """An oracle of the next hop: all queues of this instant, all roads, all work on the way.
+
+    Without the last all go to the same best peer until the first of them has arrived: at 10,000
+    peers and hidden states that travel for seconds a tenth then got no answer at all.
+    """
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        super().__init__(world, dice)
+        self._free_at: Floats = np.zeros(world.size)  # by what was sent
+
+    def choose(self, request: Request, now: float) -> tuple[int, int] | None:
+        world = self._world
+        serving = self._layout.at(request.at)
+        rows = serving.rows
+        if not len(rows):
+            return None
+        x, y = serving.places.T
+        there_s = np.hypot(x - request.place[0], y - request.place[1])
+        there_s *= world.scenario.links.world_ms / 1000
+        there_s += serving.access_s + request.access_s
+        there_s += request.tokens * world.scenario.model.row_bytes * world.byte_s[rows]
+        seen_at = np.where(world.lies_load[rows], 0.0, world.busy_until[rows])
+        ends_s = np.maximum(np.maximum(seen_at, self._free_at[rows]) - now, there_s)
+        ends_s += request.tokens * serving.token_s
+        place = int(((ends_s + there_s) / serving.blocks).argmin())
+        best = int(rows[place])
+        self._free_at[best] = now + ends_s[place]
+        return best, int(world.stop[best])
 
 
 class Petals:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import MissingBlocks
 from ..blocks import BlockRange
+from ..foresight import Shortfall
 from ..history import PeerHistory, aged_queue_s, believed_queue_s
 from ..routing import ALTERNATES, Finder, Offer
 from ..view import OBSERVATIONS_TO_TRUST, RTT_UNKNOWN_S, Columns, Floats
@@ -28,7 +29,7 @@ class _Client:
 
     __slots__ = (
         "busy", "columns", "finders", "heard_s", "histories", "in_flight_s", "known",
-        "pulled_s", "told_s", "usual_tokens_s",
+        "pulled_s", "shortfall", "told_s", "usual_tokens_s",
     )  # fmt: skip
 
     def __init__(self, world: World) -> None:
@@ -51,6 +52,7 @@ class _Client:
         self.heard_s: Floats = np.full(size, -1e9)
         self.in_flight_s: Floats = np.zeros(size)
         self.pulled_s = -math.inf
+        self.shortfall = Shortfall()
         self.usual_tokens_s = math.inf
         self.finders: dict[int, tuple[float, Finder]] = {}
 
@@ -75,8 +77,10 @@ class Ours:
             offers = self._offers(client, finder, request, now)
             if offers:
                 size = request.tokens / self._sized(request.tokens)
-                row, stop, _ = finder.bind(request.at, offers, size=size)
+                short_s = size * client.shortfall.block_s()
+                row, stop, cost_s = finder.bind(request.at, offers, size=size, short_s=short_s)
                 blocks = stop - request.at
+                client.shortfall.saw(finder.togo_s(request.at), cost_s, blocks * size)
                 request.work_s = blocks * request.tokens * float(client.columns.block_s[row])
                 client.in_flight_s[row] += request.work_s
                 return row, stop
@@ -107,7 +111,7 @@ class Ours:
     def _note(self, client: _Client, i: int) -> None:
         world, columns = self._world, client.columns
         columns.start[i], columns.stop[i] = world.start[i], world.stop[i]
-        columns.byte_s[i] = world.byte_s(i)
+        columns.byte_s[i] = world.byte_s[i]
         if client.busy.get(i) == math.inf:
             del client.busy[i]
         history = client.histories.get(i)
@@ -136,7 +140,7 @@ class Ours:
             rows = rows[[i not in client.busy for i in rows.tolist()]]
         columns = client.columns
         told = aged_queue_s(client.told_s[rows], now - client.heard_s[rows])
-        columns.queue_s[rows] = told + client.in_flight_s[rows]
+        columns.queue_s[rows] = np.maximum(told, client.in_flight_s[rows])
         try:
             finder = Finder(
                 columns, BlockRange(0, world.total), rows=rows, tokens=sized,
@@ -167,6 +171,9 @@ class Ours:
                 continue
             queue_s = world.told_queue_s(i, now)
             self._heard(client, request, i, queue_s, now)
+            blocks, there_s = int(world.stop[i]) - request.at, client.columns.rtt_s[i] / 2
+            work_s = world.service_s(i, blocks, request.tokens)
+            world.promises(i).asked(work_s, len(asked), now, now + there_s)
             in_flight_s = float(client.in_flight_s[i])
             offers.append(Offer(i, believed_queue_s(queue_s, in_flight_s)))
         return offers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .baselines import Fresh, Petals, Swarm
+from .baselines import Drawn, Greedy, Petals, Swarm
 from .dice import Dice
 from .ours import Ours
 from .request import Router
@@ -18,8 +18,8 @@ def router_of(name: str, world: World, dice: Dice) -> Router:
         case "swarm":
             return Swarm(world, dice)
         case "random":
-            return Fresh(world, dice, 1)
+            return Drawn(world, dice, 1)
         case "po3":
-            return Fresh(world, dice, 3)
+            return Drawn(world, dice, 3)
         case _:
-            return Fresh(world, dice, 0)
+            return Greedy(world, dice)

@@ -208,8 +208,11 @@ class Simulation:
         request.peer, request.stop = chosen
         request.sent_s = now
         world = self._world
-        there_s = world.owd_s(request.peer, request.access_s, request.place)
-        there_s += world.road_s(request.peer, request.tokens) / 2
+        owd_s = world.owd_s(request.peer, request.access_s, request.place)
+        there_s = owd_s + world.road_s(request.peer, request.tokens) / 2
+        if there_s > owd_s:  # the header comes first, and tells what will come
+            work_s = world.service_s(request.peer, request.stop - request.at, request.tokens)
+            world.promises(request.peer).expect(work_s, now + owd_s, now + there_s)
         if self._scenario.links.loss and self._dice.random() < self._scenario.links.loss:
             there_s += 2 * there_s
         self._at(now + there_s, "serve", request)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..admission import Admission, AdmissionConfig
 from ..blocks import BlockRange
+from ..foresight import Promises
 from ..placement import Holding, believed_rate, join_window, usual_rate
 from ..view import RELAYED, Floats
 from .dice import DiceOf
@@ -67,6 +68,7 @@ class World:
         self.lies_load = np.zeros(size, dtype=np.bool_)
         self.black_hole = np.zeros(size, dtype=np.bool_)
         self._admissions: dict[int, Admission] = {}
+        self._promises: dict[int, Promises] = {}
         self.versions = np.zeros(self.total, dtype=np.int64)  # of the layout, at each block
         self.load: Floats = np.zeros(self.total)  # of each block, by what records tell
         self.told: dict[int, BlockRange] = {}  # what the record of each peer says that it serves
@@ -77,6 +79,7 @@ class World:
             self.born[i], self.dies[i] = born, dies
         self.places: Floats = np.array(self.place)
         self.access: Floats = np.array(self.access_s)
+        self.byte_s: Floats = np.array([self._byte_s(i) for i in range(size)])
         self.claims: Floats = np.array([self.claim(i) for i in range(size)])
         usual = usual_rate(self.claims[: self.count].tolist())
         self.believed = [believed_rate(claim, usual) for claim in self.claims.tolist()]
@@ -242,7 +245,7 @@ class World:
         plane_s = self.scenario.links.world_ms / 1000 * math.hypot(x - place[0], y - place[1])
         return access_s + self.access_s[i] + plane_s
 
-    def byte_s(self, i: int) -> float:
+    def _byte_s(self, i: int) -> float:
         """Seconds a byte takes between a client of median links and peer i: mean of both ways."""
         links = self.scenario.links
         there_s = max(BITS / links.up_mbit, self.down_byte_s[i])
@@ -250,7 +253,7 @@ class World:
 
     def road_s(self, i: int, tokens: int) -> float:
         """Hidden states of so many tokens, to peer i and back."""
-        return 2 * self.byte_s(i) * tokens * self.scenario.model.row_bytes
+        return 2 * float(self.byte_s[i]) * tokens * self.scenario.model.row_bytes
 
     def service_s(self, i: int, blocks: int, tokens: int) -> float:
         table = self._seats[i].table if i < len(self._seats) else self.table
@@ -273,5 +276,15 @@ class World:
         return max(0.0, float(self.busy_until[i]) - now)
 
     def told_queue_s(self, i: int, now: float) -> float:
-        """What the peer says of its queue."""
-        return 0.0 if self.lies_load[i] else self.queue_s(i, now)
+        """What the peer says of its queue, and of the work that it expects."""
+        if self.lies_load[i]:
+            return 0.0
+        promises = self._promises.get(i)
+        return self.queue_s(i, now) + (promises.seconds(now) if promises else 0.0)
+
+    def promises(self, i: int) -> Promises:
+        """The server's own book of work that is to come."""
+        found = self._promises.get(i)
+        if found is None:
+            found = self._promises[i] = Promises()
+        return found

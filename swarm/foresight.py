@@ -1,0 +1,62 @@
+"""What queues do not tell: work that a peer has to expect, and how far plans fall short.
+
+*Promises* are a server's. A queue that was just read is old when the work arrives, for others read
+it too: everybody goes to the shortest, and it is the shortest no more (sim, `even`: an oracle that
+reads all queues of the instant has a p50 1.3 times that of one who reads six; one that knows what
+is on the way besides, 0.85 of it). So a peer that is asked for its queue, about a step of known
+size, adds a part of that step to what it tells the next, until it would have come.
+
+    asked of six ─▶ each expects a third of the step, until the asker's road is over
+    chosen       ─▶ the step's header is there before its rows: all of it, until they are there
+
+*A shortfall* is a client's. The rest of a plan is the best of many guesses, queues among them that
+have faded since they were told; and the best of many guesses is too good (the winner's curse). How
+far, of late, a client sees at each hop that it binds: what it takes with fresh queues, and what was
+planned. Taken into account, it is what a peer must be late by before its span is left early.
+"""
+
+from __future__ import annotations
+
+PROMISED_TO = 2.0  # of all who are asked; sim: 1 brings half of it, 6 is too shy at load 0.9
+SMOOTHING = 0.02  # guess: some fifty hops
+
+
+class Promises:
+    """One server's. Times are seconds on the caller's clock."""
+
+    __slots__ = ("_expected",)
+
+    def __init__(self) -> None:
+        self._expected: list[tuple[float, float, float]] = []
+
+    def expect(self, work_s: float, begins: float, ends: float) -> None:
+        """Count `work_s` from `begins` until `ends`."""
+        self._expected.append((begins, ends, work_s))
+
+    def asked(self, work_s: float, beside: int, now: float, until: float) -> None:
+        """Somebody asks `beside` peers, us among them, for their queue."""
+        self._expected.append((now, until, work_s * min(1.0, PROMISED_TO / beside)))
+
+    def seconds(self, now: float) -> float:
+        """Of work, beside what is there already."""
+        if not self._expected:
+            return 0.0
+        self._expected = [one for one in self._expected if one[1] > now]
+        return sum(work_s for begins, _, work_s in self._expected if begins <= now)
+
+
+class Shortfall:
+    """One client's: a moving average of seconds, for each block of a step."""
+
+    __slots__ = ("_mean_s",)
+
+    def __init__(self) -> None:
+        self._mean_s = 0.0
+
+    def saw(self, planned_s: float, found_s: float, blocks: float) -> None:
+        """A hop of so many blocks was planned and found so; all else in both is the same."""
+        self._mean_s += SMOOTHING * ((found_s - planned_s) / blocks - self._mean_s)
+
+    def block_s(self) -> float:
+        """Never below nothing: that plans were worse than life is no reason to hurry."""
+        return max(0.0, self._mean_s)
