@@ -9,19 +9,30 @@ when any of them dies.
             print(piece.text, end="")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = ["BlockingSwarm", "Piece", "Swarm", "connect", "hear", "open_swarm"]
 
 if TYPE_CHECKING:
-    from .node.client import BlockingSwarm, Piece, Swarm, connect, hear, open_swarm
+    from .node.blocking import BlockingSwarm, connect
+    from .node.client import Swarm, open_swarm
+    from .node.generation import Piece, hear
+
+
+_STANDS_IN = {
+    "BlockingSwarm": "blocking",
+    "Piece": "generation",
+    "Swarm": "client",
+    "connect": "blocking",
+    "hear": "generation",
+    "open_swarm": "client",
+}
 
 
 def __getattr__(name: str) -> Any:
     """The client's names, loaded when first asked for: the client needs torch, `--help` not."""
     if name in __all__:
-        from .node import client
-
-        return getattr(client, name)
+        return getattr(import_module(f".node.{_STANDS_IN[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..errors import LocalError, PotluckError, UserError
-from ..node.client import BlockingSwarm, connect
+from ..node.blocking import BlockingSwarm, connect
 from ..node.compute.voice import Voice
 from ..node.generation import Piece, check_text, hear
 from .answer import AMENDED

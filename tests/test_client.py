@@ -17,8 +17,9 @@ from api_fakes import Inline, demo
 
 from potluck.dht.directory import ModelOffer
 from potluck.errors import LocalError, MissingBlocks, PotluckError, UserError
-from potluck.node import client
-from potluck.node.client import Swarm, connect
+from potluck.node import blocking, client
+from potluck.node.blocking import connect
+from potluck.node.client import Swarm
 from potluck.node.generation import Piece
 from potluck.node.trust import Trust
 
@@ -52,7 +53,7 @@ def joined(monkeypatch: pytest.MonkeyPatch, swarm: object) -> None:
     async def open_swarm(*args: object, **options: object) -> AsyncIterator[object]:
         yield swarm
 
-    monkeypatch.setattr(client, "open_swarm", open_swarm)
+    monkeypatch.setattr(blocking, "open_swarm", open_swarm)
 
 
 def test_ctrl_c_while_joining_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +68,7 @@ def test_ctrl_c_while_joining_leaves_no_thread_behind(monkeypatch: pytest.Monkey
             left.append(True)
         yield
 
-    monkeypatch.setattr(client, "open_swarm", never_joined)
+    monkeypatch.setattr(blocking, "open_swarm", never_joined)
     with pytest.raises(KeyboardInterrupt), connect():
         pass
     assert left == [True] and threads() == []
@@ -79,7 +80,7 @@ def test_what_hinders_joining_comes_plain(monkeypatch: pytest.MonkeyPatch) -> No
         raise UserError("nobody answers")
         yield
 
-    monkeypatch.setattr(client, "open_swarm", nobody)
+    monkeypatch.setattr(blocking, "open_swarm", nobody)
     with pytest.raises(UserError, match="nobody answers"), connect():
         pass
     assert threads() == []
@@ -96,7 +97,7 @@ def test_an_event_loop_that_ends_by_itself_says_why(monkeypatch: pytest.MonkeyPa
         await trio.sleep(0.01)
         raise LocalError("a fault of ours")
 
-    monkeypatch.setattr(client, "open_swarm", falling)
+    monkeypatch.setattr(blocking, "open_swarm", falling)
     with pytest.raises(ExceptionGroup) as caught, connect() as swarm:
         list(swarm.generate("demo", "Hello"))
     assert caught.group_contains(LocalError, match="a fault of ours")
