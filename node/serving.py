@@ -149,6 +149,10 @@ class Serving:
             asked_tokens_s=self._asked.rate(self.server.tokens_served, now),
         )
 
+    def queue_s(self) -> float:
+        """How long a step that came now would wait: a pass of all rows that are here."""
+        return self.times.seconds(self.server.rows) if self.server.rows else 0.0
+
     def counts(self) -> dict[str, int]:
         """What is open in it now: a leak shows here."""
         return {
