@@ -119,6 +119,7 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()
         member.host.handle(PROTOCOL, house.serve)
+        house.tell_queues(member.host)
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:

@@ -97,6 +97,10 @@ class Holder:
         """Now: another task may have changed it meanwhile."""
         return self.state == state
 
+    def queue_s(self) -> float:
+        """How long a step that came now would wait."""
+        return 0.0 if self.current is None else self.current.queue_s()
+
     def counts(self) -> dict[str, int]:
         """What is open in all stages."""
         found: dict[str, int] = {"sessions": 0, "leases": 0, "free_tokens": 0, "pages": 0}

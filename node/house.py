@@ -24,7 +24,9 @@ from .compute.memory import free_bytes
 from .compute.room import OWNERS_SHARE
 from .config import NodeConfig
 from .holder import Holder
+from .net.host import Host
 from .net.stream import Stream
+from .queues import tell_queue
 from .segment import Segment
 from .server import Server, serve_stream
 
@@ -124,6 +126,11 @@ class House:
             services.start_soon(room.segment.run, room.around)
             kept.append(await services.start(room.holder.keep_told))
         return min(kept)
+
+    def tell_queues(self, host: Host) -> None:
+        """Tell whoever asks how long a step would wait here."""
+        for holder in self.holders:
+            tell_queue(host, holder.model.digest, holder.queue_s)
 
     def keep_places(self, services: trio.Nursery, changed: Callable[[], None]) -> None:
         """From now on blocks may move, and rest. changed: called after each change."""

@@ -20,10 +20,11 @@ from ..dht.record import Announcement
 from ..errors import MissingBlocks, Refused
 from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
-from ..swarm.routing import Route, find_route
+from ..swarm.routing import Plan, Route, find_route, plan_route, rebind
 from ..swarm.view import RELAYED, RTT_UNKNOWN_S, Span, SwarmView
 from .net.host import Host
 from .net.ways import relays_told
+from .queues import ask_queues
 
 HISTORIES_MAX = 8192  # about 8 MB; strangers can make up as many peers as they like
 FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
@@ -163,9 +164,10 @@ class Router:
 
         numerics: the class to stay in, if peers of it serve the blocks, so that an answer goes on
         bit for bit. hurry: somebody waits for this hop's successor, so an older view will do at
-        first: the dead peer's neighbour is in it. Where no route is found the directory is read
-        again, for GRACE_S or `wait_s`, whichever is longer; then MissingBlocks, or Refused when
-        all that serve the blocks are full.
+        first: the dead peer's neighbour is in it; else the route is bound late, to the cheapest of
+        those that answer when asked for their queues. Where no route is found the directory is
+        read again, for GRACE_S or `wait_s`, whichever is longer; then MissingBlocks, or Refused
+        when all that serve the blocks are full.
         """
         deadline_s = trio.current_time() + max(GRACE_S, wait_s)
         within_s = HURRY_S if hurry else FRESH_S
@@ -175,7 +177,7 @@ class Router:
             failed = {span.peer for span in view.spans if self.history(span.peer).banned(now)}
             full = {span.peer for span in view.spans if self._takes_nothing(span, now)}
             try:
-                return self._cheapest(
+                plan = self._cheapest(
                     view, blocks, cache_tokens, failed | full | {*avoid}, numerics
                 )
             except MissingBlocks as missing:
@@ -186,8 +188,21 @@ class Router:
                             retry_after_s=LOOK_AGAIN_S,
                         ) from missing
                     raise
+            else:
+                return plan.route if hurry else await self._bind(view, plan, cache_tokens)
             within_s = LOOK_AGAIN_S
             await trio.sleep(LOOK_AGAIN_S)
+
+    async def _bind(self, view: SwarmView, plan: Plan, cache_tokens: int) -> Route:
+        """The cheapest of those that are there now, by the queues that they tell."""
+        if len(plan.asked) == len(plan.route.hops):
+            return plan.route  # nobody could stand in for anybody
+        told = await ask_queues(self._host, view.model, plan.asked)
+        now = trio.current_time()
+        for peer, queue_s in told.items():
+            self.history(peer).told_queue(queue_s, now)
+        fresh = {peer: self.history(peer).queue_s(now) for peer in told}
+        return rebind(view, plan.route, fresh, cache_tokens=cache_tokens, draw=self._draw)
 
     async def standby(
         self,
@@ -228,14 +243,15 @@ class Router:
 
     def _cheapest(
         self, view: SwarmView, blocks: BlockRange, cache_tokens: int, avoid: set[str], numerics: str
-    ) -> Route:
+    ) -> Plan:
         """The cheapest route inside the numerics class, else the cheapest of all."""
         others = {span.peer for span in view.spans if numerics and span.numerics != numerics}
         for excluded in (avoid | others, avoid):
             try:
-                return find_route(
-                    view, blocks, cache_tokens=cache_tokens, avoid=excluded, draw=self._draw
-                )
+                return plan_route(
+                    view, blocks, cache_tokens=cache_tokens, avoid=excluded,
+                    draw=self._draw, pick=self._rng.randrange,
+                )  # fmt: skip
             except MissingBlocks:
                 if excluded == avoid:
                     raise

@@ -91,6 +91,7 @@ class Server:
         self._live: dict[object, _Session] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
+        self.rows = 0  # of steps that wait for the device, or are with it
         self.steps_served = 0
         self.tokens_served = 0
 
@@ -247,11 +248,14 @@ class Server:
             check_room(session.notary)
         waiting = self._device.waiting
         began = trio.current_time()
+        self.rows += tokens
         try:
             done = await self._compute(session, step, payload, watch=waiting > 0)
         except Refused as refusal:  # it waited for all of its time, or too many do
             await self._answer(session, Busy(refusal.reason, refusal.retry_after_s))
             return False
+        finally:
+            self.rows -= tokens
         if done is None:
             return False
         answer, compute_s = done

@@ -14,6 +14,8 @@ next blocks, and unevenly served layouts carry more of their LP optimum (sim, on
 it, the worst block at 0.69 of the mean, goodput .97; always to a span's end, toll or not, 0).
 
     route  = find_route(view, blocks, ...)      for one session, from a view
+    plan   = plan_route(view, blocks, ...)      the same, and whom to ask for a fresh queue first
+    route  = rebind(view, plan.route, fresh)    late binding: the cheapest among who answered
     finder = Finder(columns, blocks, ...)       the same, kept: the cheapest rest from any boundary
       finder.alternates(at, 5, pick)            whom to ask for a fresh queue beside the planned hop
       finder.bind(at, offers)                   late binding: the cheapest of those that answered
@@ -63,6 +65,14 @@ class Route:
 
     hops: tuple[Hop, ...]
     cost_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A route, and its peers with some others that could stand in for each: whom to ask."""
+
+    route: Route
+    asked: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,15 +321,50 @@ def find_route(
     hold in each block. avoid: peers not to use. draw: an exponential draw; None for no surcharge.
     Raises MissingBlocks, naming what no peer outside `avoid` serves.
     """
+    finder = _finder(
+        view, blocks, avoid,
+        tokens=tokens, row_bytes=row_bytes, cache_tokens=cache_tokens, draw=draw,
+    )  # fmt: skip
+    return finder.route()
+
+
+def plan_route(
+    view: SwarmView,
+    blocks: BlockRange,
+    *,
+    cache_tokens: int = 0,
+    avoid: Collection[str] = (),
+    draw: Draw | None = None,
+    pick: Pick,
+) -> Plan:
+    """As `find_route`, for one token: the route, and up to ALTERNATES others for each hop."""
+    finder = _finder(view, blocks, avoid, cache_tokens=cache_tokens, draw=draw)
+    route = finder.route()
+    asked = dict.fromkeys(hop.peer for hop in route.hops)
+    for hop in route.hops:
+        others = finder.alternates(hop.blocks.start, ALTERNATES, pick)
+        asked |= dict.fromkeys(finder.columns.name(row) for row in others)
+    return Plan(route, tuple(asked))
+
+
+def _finder(
+    view: SwarmView,
+    blocks: BlockRange,
+    avoid: Collection[str],
+    *,
+    cache_tokens: int,
+    draw: Draw | None,
+    tokens: float = 1,
+    row_bytes: float = 0,
+) -> Finder:
     spans = [span for span in view.spans if span.peer not in avoid]
     try:
-        finder = Finder(
+        return Finder(
             columns_of(spans), blocks,
             tokens=tokens, row_bytes=row_bytes, cache_tokens=cache_tokens, draw=draw,
         )  # fmt: skip
     except MissingBlocks as gap:
         raise MissingBlocks(view.model, gap.missing) from None
-    return finder.route()
 
 
 def rebind(
@@ -327,9 +372,8 @@ def rebind(
     route: Route,
     fresh: Mapping[str, float],
     *,
-    tokens: float = 1,
-    row_bytes: float = 0,
     cache_tokens: int = 0,
+    draw: Draw | None = None,
 ) -> Route:
     """Late binding of a whole session at its start: the cheapest route among those that answered.
 
@@ -341,9 +385,7 @@ def rebind(
         replace(span, queue_s=fresh[span.peer]) for span in view.spans if span.peer in fresh
     ]
     try:
-        return find_route(
-            replace(view, spans=tuple(answered)), blocks,
-            tokens=tokens, row_bytes=row_bytes, cache_tokens=cache_tokens,
-        )  # fmt: skip
+        alone = replace(view, spans=tuple(answered))
+        return find_route(alone, blocks, cache_tokens=cache_tokens, draw=draw)
     except MissingBlocks:
         return route

@@ -12,6 +12,8 @@ from sim.memory_swarm import plan, rows, world
 from trio.testing import MockClock
 
 from potluck.dht.record import Announcement
+from potluck.errors import TransportError
+from potluck.node.net.stream import Stream
 from potluck.node.net.ways import relays_told
 from potluck.node.router import Router
 from potluck.node.session import open_session
@@ -52,6 +54,9 @@ class Network:
 
     def welcomes(self, peer: str) -> bool:
         return peer not in self.barred
+
+    async def open_stream(self, peer: str, protocol: str) -> Stream:
+        raise TransportError("nobody tells his queue here")
 
     def rtt_s(self, peer: str) -> float | None:
         return 0.01 if peer in self.relays else None

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from potluck.errors import MissingBlocks
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.routing import (
+    ALTERNATES,
     HOP_OVERHEAD_S,
     NO_ROOM_S,
     Finder,
     Offer,
     Route,
     find_route,
+    plan_route,
     rebind,
 )
 from potluck.swarm.view import Span, SwarmView, columns_of
@@ -218,6 +220,19 @@ def test_a_long_queue_is_left_early_for_whom_has_time_and_a_short_one_is_not() -
     waiting = tuple(replace(s, queue_s=2.0 if s.peer == "scarce" else 0.0) for s in spans)
     route = find_route(SwarmView(MODEL, WHOLE, waiting), WHOLE, tokens=10)
     assert [(hop.peer, len(hop.blocks)) for hop in route.hops] == [("scarce", 2), ("idle", 3)]
+
+
+def test_a_plan_has_its_peers_asked_and_some_others_that_could_stand_in_for_each() -> None:
+    view = view_of(*((f"p{n:02}", n % 2 * 2, 2 + n % 2 * 3, 0.001) for n in range(40)))
+    plan = plan_route(view, WHOLE, pick=random.Random(1).randrange)
+    assert plan.route == find_route(view, WHOLE)
+    assert {hop.peer for hop in plan.route.hops} <= {*plan.asked}
+    assert len(plan.asked) == len({*plan.asked})
+    serves = {span.peer: span.blocks for span in view.spans}
+    for start in (0, 2):
+        assert 3 <= sum(serves[peer].start == start for peer in plan.asked) <= 1 + ALTERNATES
+    alone = plan_route(view, WHOLE, avoid=[f"p{n:02}" for n in range(2, 40)], pick=lambda n: 0)
+    assert alone.asked == ("p00", "p01")
 
 
 def test_a_session_is_bound_among_those_that_answered_and_else_as_planned() -> None:

@@ -21,7 +21,6 @@ from potluck.dht.record import Announcement
 from potluck.errors import RemoteError, TransportError
 from potluck.node.segment import CELL_MAX, LETTERS_SAVED, READ_EVERY_S, Segment, nearest
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.membership import PROBE_S
 from potluck.swarm.rumour import (
     DOMAIN,
     LETTER_BYTES_MAX,
@@ -142,18 +141,17 @@ async def test_who_lives_is_missed_by_nobody(autojump_clock: MockClock) -> None:
             assert await names(peer) == {one.key.peer_id for one in peers}
 
 
-async def test_a_killed_peer_is_out_of_the_view_of_others_within_two_rounds(
+async def test_a_killed_peer_is_out_of_the_view_of_others_within_seconds(
     autojump_clock: MockClock,
 ) -> None:
-    """Its record lives on for 90 s; a dial is refused, so that whoever probes it next knows.
-
-    That is what the rule promises (membership._next). Of 150 runs three of four took under 5 s,
-    the longest 50 s: who only hears of it waits for its own turn to probe it.
+    """Its record lives on for 90 s; a dial is refused, so that whoever probes it next knows, and
+    whoever hears of it looks at once. Of 160 seeds the longest took 6.6 s; when each waited for
+    its own turn to probe, 13 took longer than 10 s, the longest 44 s.
     """
     async with segment_of(8) as (peers, _):
         gone = peers.pop()
         await gone.host.die()
-        with trio.fail_after(2 * len(peers) * PROBE_S):
+        with trio.fail_after(10):
             while any(await seen(gone, peers)):  # noqa: ASYNC110  # virtual time
                 await trio.sleep(0.1)
         assert all(peer.segment.missed == {gone.key.peer_id} for peer in peers)

@@ -18,6 +18,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
 from potluck.node.frames import FrameStream
+from potluck.node.queues import tell_queue
 from potluck.node.router import Router
 from potluck.node.server import Server
 from potluck.node.session import LiveSession, SessionPlan, open_session
@@ -68,6 +69,7 @@ class World:
         admission = Admission(AdmissionConfig(cache_tokens))
         server = Server(engine, device, admission, MODEL, key)
         host.handle(PROTOCOL, server.serve)
+        tell_queue(host, MODEL, lambda: server.rows * step_s)  # type: ignore[arg-type]
         await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host, numerics))
         self.nodes.append(Node(key, host, server, engine, admission, device))
         return self.nodes[-1]
