@@ -60,9 +60,8 @@ def give(credit: Credit, giver: str, taker: str, work: float) -> None:
 
 
 def place(number: int, narrow: int = 0, age: str = "new") -> Place:
-    """A /24 of the /16 of this number; every 100th is in another /8."""
-    wide, middle = divmod(number, 100)
-    return age, f"{wide}/8", f"{wide}.{middle}/16", f"{wide}.{middle}.{narrow}/24"
+    """A /24 of the /16 of this number."""
+    return age, f"{number}/16", f"{number}.{narrow}/24"
 
 
 class Device:
@@ -117,11 +116,10 @@ def sybils() -> dict[str, Any]:
     cases = {
         "one /24": ("new", [place(9)] * SYBILS),
         "50 /24s of one /16": ("new", [place(9, number) for number in range(SYBILS)]),
-        "50 /16s of one /8": ("new", [place(100 + number) for number in range(SYBILS)]),
-        "50 /8s": ("new", [place(100 * (number + 1)) for number in range(SYBILS)]),
-        "50 /8s, the honest one of yesterday": (
+        "50 /16s": ("new", [place(100 + number) for number in range(SYBILS)]),
+        "50 /16s, the honest one known since yesterday": (
             "a day",
-            [place(100 * (number + 1)) for number in range(SYBILS)],
+            [place(100 + number) for number in range(SYBILS)],
         ),
     }
     found: dict[str, Any] = {}

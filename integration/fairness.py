@@ -302,12 +302,12 @@ def first_tokens_s(
     favour = Favour()
     favour.fund({"giver": 1e12} if credit else {})
     server = Server(seed, favour)
-    favour.place("giver", ("new", "0/8", "0.0/16", "0.0.0/24"))
+    favour.place("giver", ("new", "own/16", "own/24"))
     numbers = iter(range(10**9))
 
     def place(number: int) -> str:
-        name, where = f"rider {number}", f"{1 + number // 100}.{number % 100}"
-        favour.place(name, ("new", f"{where.split('.')[0]}/8", f"{where}/16", f"{where}.0/24"))
+        name = f"rider {number}"
+        favour.place(name, ("new", f"{number}/16", f"{number}/24"))
         return name
 
     for number in range(riders):

@@ -103,7 +103,8 @@ class Till:
         prefixes = prefixes_of(f"/{'ip6' if ':' in remote else 'ip4'}/{remote}/tcp/1")
         if prefixes == NOWHERE:
             return None
-        return self._ages.age(prefixes[1], self._wall()), *prefixes
+        _, wide, narrow = prefixes
+        return self._ages.age(wide, self._wall()), wide, narrow
 
     async def attend(self, metered: Metered) -> None:
         """A service: have a device's turns follow credit."""
@@ -134,6 +135,7 @@ class Till:
         weights = self._credit.weights(list(count), now)
         if self._host.peer_id in weights:
             weights[self._host.peer_id] = OWNERS
+        metered.funded = frozenset(who for who, account in clients.items() if weights[account] > 0)
         metered.post(
             metered.favour.fund,
             {
@@ -308,6 +310,7 @@ class Metered:
 
     def __init__(self, till: Till, worker: Worker, blocks: BlockRange, width: int) -> None:
         self.favour = Favour()
+        self.funded: frozenset[str] = frozenset()  # clients with credit, as of the last exchange
         self.unit = len(blocks) * BLOCK_WEIGHTS * width * width  # work of one row
         self._till = till
         self._worker = worker

@@ -13,7 +13,7 @@ taken / residual. Before any has ended, a lease is thought to last as long as it
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 
 from ..errors import Refused
@@ -35,6 +35,7 @@ class AdmissionConfig:
     session_tokens_max: int | None = None
     sessions_max: int = 4096  # a session at rest costs a stream and a task, about 60 KiB
     peer_share: float = 0.75  # guess: one peer may fill three quarters, never all
+    credit_share: float = 0.25  # guess: kept for peers with credit, while one of them is there
     lease_s: float = 120.0  # guess: longer than any pause of a live client, which renews
 
 
@@ -49,8 +50,12 @@ class _Lease:
 class Admission:
     """The book of leases. Times are seconds on the caller's clock."""
 
-    def __init__(self, config: AdmissionConfig) -> None:
+    def __init__(
+        self, config: AdmissionConfig, credited: Callable[[], Collection[str]] = tuple
+    ) -> None:
+        """credited: who is there and has credit (credit.py)."""
         self._config = config
+        self._credited = credited
         self._leases: dict[Hashable, _Lease] = {}
         self._taken = 0
         self._taken_by: dict[str, int] = {}
@@ -95,8 +100,8 @@ class Admission:
             )
         if len(self._leases) >= self._config.sessions_max:
             raise Refused("too many sessions", retry_after_s=self._retry_after_s(0.0, now))
-        if short := max(0, wanted - self.free_tokens):
-            share = short / self._taken
+        if short := max(0, wanted - self.free_tokens + self._kept_from(peer)):
+            share = min(1.0, short / self._taken)
             raise Refused("the cache is full", retry_after_s=self._retry_after_s(share, now))
         theirs = self._taken_by.get(peer, 0)
         beyond = theirs + wanted - self._config.peer_share * self._config.cache_tokens
@@ -108,6 +113,13 @@ class Admission:
         self._leases[session] = _Lease(peer, wanted, now, now + self._config.lease_s)
         self._taken += wanted
         self._taken_by[peer] = theirs + wanted
+
+    def _kept_from(self, peer: str) -> int:
+        """Positions that this one may not fill."""
+        credited = self._credited()
+        if not credited or peer in credited or not self._taken:
+            return 0
+        return int(self._config.credit_share * self._config.cache_tokens)
 
     def renew(self, session: Hashable, now: float) -> None:
         self._leases[session].expires_s = now + self._config.lease_s

@@ -155,8 +155,8 @@ class Favour:
             del self._left[peer]
 
     def _is_behind(self, peer: str) -> bool:
-        """Whether its networks had less than their parts; of the widest two it matters only how
-        many they are, for whoever shares a continent with free riders is none."""
+        """Whether its two networks had less than their parts. Of how long it is known it matters
+        only how many such classes there are: who came when free riders did is none."""
         part = self._commons * self._all
         networks = self._networks(peer)
         for network in networks:

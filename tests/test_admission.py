@@ -153,3 +153,24 @@ def test_before_any_session_has_ended_a_lease_is_thought_to_last_as_long_as_it_h
             admission.admit("b", "q", BlockRange(0, 1), 1, 100.0 + age_s)
         hint_s = min(max(age_s, RETRY_SOONEST_S), RETRY_LATEST_S)
         assert refused.value.retry_after_s == hint_s
+
+
+def test_a_part_is_kept_for_who_has_credit_while_one_of_them_is_there() -> None:
+    there: set[str] = set()
+    admission = Admission(AdmissionConfig(cache_tokens=100, peer_share=1.0), lambda: there)
+    block = BlockRange(0, 1)
+    admission.admit("a", "rider", block, 80, 0.0)
+    admission.admit("b", "rider", block, 10, 0.0)
+    there.add("giver")
+    with pytest.raises(Refused, match="full") as refused:
+        admission.admit("c", "rider", block, 10, 0.0)
+    assert 0 < refused.value.retry_after_s <= 30
+    admission.admit("d", "giver", block, 10, 0.0)
+    admission.release("a", 1.0)
+    admission.admit("e", "rider", block, 55, 1.0)
+    with pytest.raises(Refused, match="full"):
+        admission.admit("f", "other rider", block, 1, 1.0)
+    admission.admit("g", "giver", block, 25, 1.0)
+    for session in "bdeg":
+        admission.release(session, 2.0)
+    admission.admit("h", "rider", block, 100, 2.0)  # an empty cache is kept from nobody
