@@ -32,6 +32,14 @@ class FrameStream:
         payload_bytes = sum(len(part) for part in payload)
         await self._stream.send(pack_frame(message, payload_bytes), *payload)
 
+    async def send_both(
+        self, message: Message, *payload: bytes | bytearray | memoryview, behind: Message
+    ) -> None:
+        """Send one frame, and one without a payload behind it, in one flush."""
+        payload_bytes = sum(len(part) for part in payload)
+        head = pack_frame(message, payload_bytes)
+        await self._stream.send(head, *payload, pack_frame(behind))
+
     async def receive(self) -> tuple[Message, memoryview] | None:
         """The next frame, or None when the other end has finished.
 

@@ -233,15 +233,29 @@ class Link:
                 tokens = sum(step.sizes)
                 self._sent_s.append((trio.current_time(), tokens))
                 self.history.sent(tokens, len(self.hop.blocks))
-                await self._send(frames, Step(step.at, step.sizes, step.rows), *step.payloads)
+                behind: Message | None = None
+                if self._outbox and isinstance(self._outbox[0], AskSign):
+                    self._outbox.popleft()
+                    behind = Sign()
+                asked = Step(step.at, step.sizes, step.rows)
+                await self._send(frames, asked, *step.payloads, behind=behind)
             self._pending = trio.Event()
             with trio.move_on_at(self._quiet_since_s + self._lease_s * RENEW_SHARE) as quiet:
                 await self._pending.wait()
             if quiet.cancelled_caught:
                 await self._send(frames, Renew())
 
-    async def _send(self, frames: FrameStream, message: Message, *payloads: Payload) -> None:
+    async def _send(
+        self,
+        frames: FrameStream,
+        message: Message,
+        *payloads: Payload,
+        behind: Message | None = None,
+    ) -> None:
         self._quiet_since_s = trio.current_time()
         self._sending = True
-        await frames.send(message, *payloads)
+        if behind is None:
+            await frames.send(message, *payloads)
+        else:
+            await frames.send_both(message, *payloads, behind=behind)
         self._sending = False

@@ -7,7 +7,7 @@ from sim.memory_host import MemoryStream, _Pipe
 
 from potluck.node.frames import READ_BYTES, FrameStream
 from potluck.swarm.frame import pack_frame
-from potluck.swarm.wire import Renew
+from potluck.swarm.wire import Renew, Sign, Step
 
 
 async def test_a_flood_of_small_frames_leaves_others_their_turn() -> None:
@@ -48,3 +48,15 @@ async def test_a_reader_that_is_cancelled_between_two_frames_loses_none() -> Non
             assert await frames.receive() is not None
             taken += 1
     assert not frames._reader.unfinished
+
+
+async def test_two_frames_in_one_flush_are_two_frames() -> None:
+    road = _Pipe()
+    here, there = MemoryStream("there", _Pipe(), road), MemoryStream("here", road, _Pipe())
+    await FrameStream(here).send_both(Step(0, (1,), 1), b"row", b"s", behind=Sign())
+    frames = FrameStream(there)
+    received = [await frames.receive(), await frames.receive()]
+    assert [one and (one[0], bytes(one[1])) for one in received] == [
+        (Step(0, (1,), 1), b"rows"),
+        (Sign(), b""),
+    ]
