@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from potluck.cli.answer import AMENDED, Question, Told, audits_line, follow
+from potluck.cli.answer import AMENDED, Question, Told, audits_line, follow, tell_answer
 from potluck.cli.habits import Habits
 from potluck.errors import UserError
 from potluck.node.auditor import Tally
@@ -35,6 +35,7 @@ class Pretended:
 
     def __init__(self) -> None:
         self.asked: dict[str, Any] = {}
+        self.audits = False
 
     @asynccontextmanager
     async def generation(self, model: str, prompt: str, **options: Any) -> AsyncIterator[Any]:
@@ -60,6 +61,21 @@ async def test_what_is_replaced_is_told_in_one_line_and_the_text_stands_correcte
     assert swarm.asked["audit"] == "on"
     assert told.facts()["audits"]["convicted"] == ["peer-of-lies"]
     assert "3 of 4 signed chunks audited: 2 right, 1 wrong, convicted -of-lies" in told.summary()
+
+
+@pytest.mark.parametrize("audit", [True, False])
+def test_into_a_pipe_go_no_words_that_are_replaced_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], audit: bool
+) -> None:
+    @asynccontextmanager
+    async def joined(*args: object, **options: object) -> AsyncIterator[Pretended]:
+        yield Pretended()
+
+    monkeypatch.setattr("potluck.cli.answer.open_swarm", joined)
+    question = Question("?", "demo", Habits(audit=audit))
+    assert not tell_answer(question, join=(), home=None, offline=True, json=False, quiet=True)
+    shown = capsys.readouterr().out
+    assert (shown == "one two end\n") == audit
 
 
 def test_a_piece_replaces_what_stands_from_its_position_on() -> None:
