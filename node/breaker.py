@@ -138,7 +138,7 @@ class Breaker:
         """Have it run, joining by who is well, and wait until it serves."""
         began_s = trio.current_time()
         join = [seat.addresses[0] for seat in self.serving().values() if seat.addresses]
-        self._net.launch(fault.node, join)
+        await trio.to_thread.run_sync(self._net.launch, fault.node, join)
         while self._net.ready(fault.node) is None:
             if trio.current_time() > began_s + READY_S:
                 raise PotluckError(f"{fault.node} does not serve {READY_S:.0f} s after its start")

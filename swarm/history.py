@@ -172,7 +172,13 @@ class PeerHistory:
         return told_s + ours_s
 
     def failed(self, now: float) -> None:
-        """The peer died, stalled or answered rubbish."""
+        """The peer died, stalled or answered rubbish.
+
+        What fails while it is banned is of the same trouble: all sessions that it serves lose it at
+        once, as when our own road was away for a moment, and that is one failure.
+        """
+        if self.banned(now):
+            return
         ban_s = min(BAN_FIRST_S * 2**self._failures, BAN_LONGEST_S)
         self._failures = min(self._failures + 1, 10)
         self._banned_until = now + ban_s

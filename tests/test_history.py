@@ -50,12 +50,21 @@ def test_a_jittery_peer_is_waited_for_longer_than_a_steady_one() -> None:
 
 @given(failures=st.integers(1, 40))
 def test_bans_double_up_to_a_longest(failures: int) -> None:
+    history, now = PeerHistory(), 100.0
+    for number in range(failures):
+        assert not history.banned(now)
+        history.failed(now)
+        ban_s = min(BAN_FIRST_S * 2**number, BAN_LONGEST_S)
+        assert history.banned(now + ban_s - 0.01)
+        now += ban_s
+    assert not history.banned(now)
+
+
+def test_what_all_sessions_lose_at_once_has_failed_once() -> None:
     history = PeerHistory()
-    for _ in range(failures):
-        history.failed(100.0)
-    ban_s = min(BAN_FIRST_S * 2 ** (failures - 1), BAN_LONGEST_S)
-    assert history.banned(100.0 + ban_s - 0.01)
-    assert not history.banned(100.0 + ban_s)
+    for number in range(8):
+        history.failed(100.0 + 0.1 * number)
+    assert not history.banned(100.0 + BAN_FIRST_S)
 
 
 def test_an_answer_or_a_restart_ends_a_ban_and_an_old_record_does_not() -> None:

@@ -113,6 +113,19 @@ async def test_the_direct_one_of_two_is_chosen() -> None:
         assert [hop.peer for hop in route.hops] == ["direct"]
 
 
+async def test_all_sessions_lose_all_peers_for_a_moment_and_each_finds_a_route_again(
+    autojump_clock: MockClock,
+) -> None:
+    """Our own road was away, or this process stood still: every peer is late with every session."""
+    network = Network(announced("one", DIRECT), announced("other", DIRECT))
+    one = router(network)
+    for _ in range(8):
+        for peer in ("one", "other"):
+            one.history(peer).failed(trio.current_time())
+    route = await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1, hurry=True)
+    assert len(route.hops) == 1
+
+
 async def test_whom_the_owner_bars_no_route_leads_to() -> None:
     network = Network(announced("barred", DIRECT), announced("other", DIRECT))
     network.barred = {"barred"}
