@@ -114,14 +114,14 @@ class Serving:
         self.over = trio.Event()
         self.ended = ended  # its memory was given back
         self.times = PassTimes(len(self.blocks), *stage.rates)
-        self.metered = Metered(till, worker, self.blocks, stage.engine.width) if till else None
-        favour = self.metered.favour if self.metered else None
-        worker.serve(Lane(stage.engine, self.times, favour))
+        metered = Metered(till, worker, self.blocks, stage.engine.width) if till else None
+        self.metered = metered
+        worker.serve(Lane(stage.engine, self.times, metered.favour if metered else None))
         self.admission = Admission(
-            AdmissionConfig(stage.cache_tokens, stage.page_tokens, stage.session_tokens_max)
+            AdmissionConfig(stage.cache_tokens, stage.page_tokens, stage.session_tokens_max),
+            (lambda: metered.funded) if metered else tuple,
         )
-        device = self.metered or worker
-        self.server = Server(stage.engine, device, self.admission, model.digest, key)
+        self.server = Server(stage.engine, metered or worker, self.admission, model.digest, key)
         self._asked = Asked(time.monotonic())
 
     def announcement(self, state: State, addresses: tuple[str, ...]) -> Announcement:
