@@ -148,7 +148,8 @@ class Court:
 
     async def accuse(self, work: Work, error: float) -> None:
         """Say to all who serve these blocks that this work is wrong, by so much, and show it to
-        whoever asks for an hour. Raises RemoteError when it is too large to be shown."""
+        whoever asks for an hour: its rows too, from which a prompt can be read again, so that
+        nobody's words may be in it. Raises RemoteError when it is too large to be shown."""
         raw = await trio.to_thread.run_sync(exhibit_of, work)
         opening, chunk = work.account.raw[0], work.account.raw[work.place + 1]
         inputs = self._exhibits.put(raw)

@@ -42,6 +42,7 @@ from .topics import MESSAGE_BYTES_MAX, Message, Rpc, id_of
 BEAT_S: Final = 1.0  # py-libp2p's own is two minutes
 BEAT: Final = "beat"
 NEIGHBOURS_MAX: Final = 32  # guess: four meshes' worth; each holds a connection open
+CAME_MAX: Final = 24  # of them may have dialed us
 D_LAZY: Final = 6  # algorithms.md 3.5: outside the mesh, who are told what there is
 LAZY_SHARE: Final = 0.25
 IDS_MAX: Final = 64  # that a neighbour may tell of, or ask for, between two heartbeats
@@ -84,9 +85,11 @@ class Gossip:
     def score(self, peer: str, now: float) -> float:
         return self._scores.of(peer, now)
 
-    def has_room(self, where: Prefixes) -> bool:
-        """Whether one more neighbour from there may be had."""
-        if len(self._neighbours) >= NEIGHBOURS_MAX:
+    def has_room(self, where: Prefixes, *, dialed: bool) -> bool:
+        """Whether one more neighbour from there may be had; some places are kept for those that
+        we dial, so that whoever dials us does not have them all."""
+        came = sum(not one.dialed for one in self._neighbours.values())
+        if len(self._neighbours) >= NEIGHBOURS_MAX or (came >= CAME_MAX and not dialed):
             return False
         part = Part(NEIGHBOURS_MAX)
         for one in self._neighbours.values():

@@ -9,7 +9,7 @@ import pytest
 from gossips import NEWS, Town, ear, joined, network
 
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.gossip import ASKED_MAX, ASKED_S, IDS_MAX, NEIGHBOURS_MAX
+from potluck.swarm.gossip import ASKED_MAX, ASKED_S, CAME_MAX, IDS_MAX, NEIGHBOURS_MAX
 from potluck.swarm.gossip_events import Heard, Joined, Left, Publish, Subscribe
 from potluck.swarm.mesh import BACKOFF_MOST_S, BACKOFF_S, BACKOFFS_MAX, D_HIGH, D_LOW, D
 from potluck.swarm.neighbour import MESSAGES_SAVED, OUT_SHARE, TOPICS_MAX
@@ -311,7 +311,7 @@ def test_a_crowd_of_one_network_has_a_bad_score_and_few_places() -> None:
     one = ear()
     crowd = ("9", "9.9", "9.9.9")
     taken = 0
-    while one.machine.has_room(crowd):
+    while one.machine.has_room(crowd, dialed=True):
         one.handle(Joined(f"crowd {taken}", crowd, False))
         taken += 1
     assert taken == 2
@@ -320,12 +320,14 @@ def test_a_crowd_of_one_network_has_a_bad_score_and_few_places() -> None:
     assert one.machine.score("crowd 0", 0.0) == -90.0
 
 
-def test_places_are_bounded() -> None:
+def test_places_are_bounded_and_some_are_kept_for_whom_we_dial() -> None:
     one = ear()
     for number in range(NEIGHBOURS_MAX):
-        assert one.machine.has_room(network(number))
-        one.handle(Joined(str(number), network(number), False))
-    assert not one.machine.has_room(network(999))
+        dialed = number >= CAME_MAX
+        assert one.machine.has_room(network(number), dialed=dialed)
+        assert one.machine.has_room(network(number), dialed=False) != dialed
+        one.handle(Joined(str(number), network(number), dialed))
+    assert not one.machine.has_room(network(999), dialed=True)
 
 
 def test_a_mesh_has_some_that_we_dialed() -> None:

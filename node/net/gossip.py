@@ -179,7 +179,8 @@ class Gossiper:
         """Why this peer is no neighbour; "" if it may be one."""
         if self._machine.shunned(connection.mux.peer, trio.current_time()):
             return "it was a nuisance"
-        return "" if self._machine.has_room(_where(connection)) else "there are enough"
+        room = self._machine.has_room(_where(connection), dialed=connection.mux.dialer)
+        return "" if room else "there are enough"
 
     def _begin(self, connection: Connection) -> _Line:
         peer = connection.mux.peer
