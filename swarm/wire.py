@@ -29,7 +29,7 @@ Position = Annotated[int, Range(0, 1 << 24)]  # of a token in a session; or a nu
 BlockNumber = Annotated[int, Range(0, 1 << 16)]
 Seconds = Annotated[float, Range(0.0, 1e6)]
 
-PROTOCOL = "/potluck/session/1"
+PROTOCOL = "/potluck/session/2"
 
 OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
 CHUNK_BYTES_MAX: Final = 300  # issue E, bar 3: for each 32 tokens and stage
