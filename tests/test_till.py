@@ -18,7 +18,7 @@ import trio
 from sim.memory_host import MemoryHost, MemoryNet, MemoryStream
 
 from potluck.crypto.keys import IdentityKey
-from potluck.errors import RemoteError, UserError
+from potluck.errors import RemoteError, TransportError, UserError
 from potluck.node import purse as purse_module
 from potluck.node import till as till_module
 from potluck.node.letters import send_letter
@@ -374,6 +374,26 @@ async def test_what_no_honest_client_sends_ends_the_stream_alone(tmp_path: Path)
         work = await client.take(giver, 10)
         await client.purse.settle()
         await until(lambda: giver.sums(taker) == (pytest.approx(work), 0.0))
+
+
+async def test_whoever_greets_without_end_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(till_module, "GREETINGS_SAVED", 3.0)
+    async with world(tmp_path) as made:
+        giver, taker = made.home("giver"), made.home("taker")
+        client = taker.client()
+        await until(lambda: PROTOCOL in giver.host.handlers)
+        heard = []
+        for _ in range(6):
+            stream = await client.host.open_stream(giver.key.peer_id, PROTOCOL)
+            words = Greeting(client.host.peer_id, giver.key.peer_id, 1, 0.0, b"", ())
+            try:
+                await send_letter(stream, greet(taker.key, words))
+                heard.append(await stream.receive() != b"")
+            except TransportError:
+                heard.append(False)
+        assert heard[:3] == [True] * 3 and not all(heard)
 
 
 async def test_a_full_disk_ends_no_session_and_signs_nothing(tmp_path: Path) -> None:
