@@ -71,7 +71,7 @@ class Directory(Protocol):
         """Join by these peers; how many peers are known then. TransportError if none answers."""
 
     async def wander(self) -> Sequence[Contact]:
-        """All who answer on the way to a random place: peers that nobody chose for us."""
+        """All whom one hears of on the way to a random place: peers that nobody chose for us."""
 
     def size(self) -> float:
         """About how many peers the swarm has; infinite while nothing is known of it."""

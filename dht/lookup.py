@@ -138,6 +138,10 @@ class Lookup:
         answered.sort(key=lambda member: member.distance)
         return list(diverse(((m.contact, m.networks) for m in answered), count))
 
+    def heard(self) -> list[Contact]:
+        """All that were named and did not fail to answer: most of them were not asked."""
+        return [m.contact for m in self._candidates.values() if m.state != "failed"]
+
     def _deal(self, contact: Contact) -> None:
         """Give a newly heard contact to the next path in turn."""
         if contact.peer not in self._candidates:

@@ -19,7 +19,7 @@ from ..errors import Refused, RemoteError, TransportError
 from .calls import ASK_S, Calls, Host
 from .crowd import is_besieged, siblings, size_seen
 from .keyspace import PLACE_BYTES, peer_point
-from .lookup import ASKS_MAX, PATHS, Lookup
+from .lookup import Lookup
 from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Question
 from .pace import Pace
 from .table import RoutingTable
@@ -164,16 +164,22 @@ class Neighbours:
         return list(wide.values())
 
     async def wander(self) -> list[Contact]:
-        """All that answer on the way to a place that nobody else can know."""
-        place = self._dice.randbytes(PLACE_BYTES)
-        return await self._search(place, most=PATHS * ASKS_MAX)
+        """All that are heard of on the way to a place that nobody else can know: five times as
+        many as are asked."""
+        return (await self._walk(self._dice.randbytes(PLACE_BYTES))).heard()
 
     async def _search(
         self, place: bytes, take: Callable[[Found], None] | None = None,
         have: Callable[[], bytes] = bytes, *, but: frozenset[str] = frozenset(),
-        most: int = CONTACTS_MAX,
     ) -> list[Contact]:  # fmt: skip
-        """The closest that one look-up finds, without these."""
+        """The 20 closest that one look-up finds, without these."""
+        return (await self._walk(place, take, have, but=but)).closest(CONTACTS_MAX)
+
+    async def _walk(
+        self, place: bytes, take: Callable[[Found], None] | None = None,
+        have: Callable[[], bytes] = bytes, *, but: frozenset[str] = frozenset(),
+    ) -> Lookup:  # fmt: skip
+        """One look-up, to its end."""
         known = self.table.closest(place, CONTACTS_MAX + len(but))
         seeds = [contact for contact in known if contact.peer not in but][:CONTACTS_MAX]
         lookup = Lookup(
@@ -203,7 +209,7 @@ class Neighbours:
                     await heard.wait()
                 heard = trio.Event()
             asking.cancel_scope.cancel()  # those who are slow are not waited for
-        return lookup.closest(most)
+        return lookup
 
     async def find(self, contact: Contact, question: Find) -> Found:
         """Raises TransportError, or RemoteError at nonsense; the table knows of either."""

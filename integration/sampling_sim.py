@@ -3,9 +3,9 @@
 Each honest peer has the daemon's own `Slots`; rounds are in step, and what a message would carry is
 an array of numbers. The liars know every honest peer from the first round, name only liars, and
 send `FORCE` views to honest peers for each one that an honest peer sends. Everybody begins with
-`FIRST` peers drawn from all, liars among them, and meets `WALK` more of them each round on its
-walks through the directory: that look-ups find liars only in proportion is taken for granted here
-(dht_hostile.py measures it). Without walks (`--walk 0`) 10,000 peers are captured.
+`FIRST` peers drawn from all, liars among them, and hears of `WALK` more of them each round on its
+walks through the directory, honest ones in proportion. Without walks (`--walk 0`) 10,000 peers are
+captured.
 
     spread    30 % liars, evenly over the networks
     crowd     18.8 % of the peers stand in one /24, alone in its /8, and behave as the liars do
@@ -37,7 +37,9 @@ from potluck.swarm.slots import EMPTY, Ints, Slots, key_of, keys_of
 PEERS, SLOTS, ROUNDS = 10_000, 160, 100
 FORCE = 5  # views that a liar sends for each of an honest peer
 FIRST = 20  # peers known at the start: a bucket of the directory
-WALK = 20  # peers met a round on walks through the directory: 60 in a look-up, each third round
+# Heard of a round, 21 of them honest. A look-up, each third round, hears of 94 honest ones: measured
+# with dht/lookup.py among 10,000 peers of full tables, 30 % of whom answer with nothing but liars.
+WALK = 30
 LIARS = {"spread": 0.3, "crowd": 0.188}
 WIDE = 200  # /8s in use: of 256, less those that the Internet does not route
 CROWD: Prefixes = ("crowd/8", "crowd/16", "crowd/24")
