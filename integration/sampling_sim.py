@@ -37,8 +37,8 @@ from potluck.swarm.slots import EMPTY, Ints, Slots, key_of, keys_of
 PEERS, SLOTS, ROUNDS = 10_000, 160, 100
 FORCE = 5  # views that a liar sends for each of an honest peer
 FIRST = 20  # peers known at the start: a bucket of the directory
-# Heard of a round, 21 of them honest. A look-up, each third round, hears of 94 honest ones: measured
-# with dht/lookup.py among 10,000 peers of full tables, 30 % of whom answer with nothing but liars.
+# Heard of a round, 21 of them honest. A walk, each third round, hears of some 120 honest ones where
+# 30 % answer with nothing but liars: integration/walk_reach.py.
 WALK = 30
 LIARS = {"spread": 0.3, "crowd": 0.188}
 WIDE = 200  # /8s in use: of 256, less those that the Internet does not route
