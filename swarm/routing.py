@@ -113,7 +113,7 @@ class Finder:
             own_s, lengths = own_s[keep], lengths[keep]
         self._rows, self._unit_s = rows, unit_s
         self._own_s, self._lengths = own_s, lengths
-        self._place = {row: i for i, row in enumerate(rows.tolist())}
+        self._place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
         self._fixed_s = entry_s - columns.queue_s[rows]  # all of an entry but the wait
         lo = np.maximum(columns.start[rows], blocks.start)
         hi = np.minimum(columns.stop[rows], blocks.stop)

@@ -46,7 +46,7 @@ class _Client:
             cached=np.zeros(size),
         )
         self.known: dict[int, float] = {}  # when the record was read
-        self.busy: dict[int, float] = {}  # until when not to ask
+        self.busy: Floats = np.zeros(size)  # until when not to ask
         self.histories: dict[int, PeerHistory] = {}
         self.told_s: Floats = np.zeros(size)
         self.heard_s: Floats = np.full(size, -1e9)
@@ -112,8 +112,8 @@ class Ours:
         world, columns = self._world, client.columns
         columns.start[i], columns.stop[i] = world.start[i], world.stop[i]
         columns.byte_s[i] = world.byte_s[i]
-        if client.busy.get(i) == math.inf:
-            del client.busy[i]
+        if client.busy[i] == math.inf:
+            client.busy[i] = 0.0
         history = client.histories.get(i)
         claim = world.claim(i)
         columns.block_s[i] = (history or STRANGER).block_s(
@@ -135,9 +135,7 @@ class Ours:
         if made is not None and now - made[0] < world.scenario.control.fresh_s:
             return made[1]
         rows = np.fromiter(client.known, np.int64, len(client.known))
-        if client.busy:
-            client.busy = {i: until for i, until in client.busy.items() if until > now}
-            rows = rows[[i not in client.busy for i in rows.tolist()]]
+        rows = rows[client.busy[rows] <= now]
         columns = client.columns
         told = aged_queue_s(client.told_s[rows], now - client.heard_s[rows])
         columns.queue_s[rows] = np.maximum(told, client.in_flight_s[rows])
@@ -162,7 +160,7 @@ class Ours:
         self.control_bytes += 4 * len(asked) * world.scenario.control.probe_bytes
         offers = []
         for i in asked:
-            if client.busy.get(i, 0.0) > now:
+            if client.busy[i] > now:
                 continue
             serves = world.start[i] <= request.at and world.stop[i] >= client.columns.stop[i]
             if not world.alive[i] or not serves:

@@ -18,7 +18,7 @@ from ...errors import UserError
 class Table:
     """rows: (blocks, tokens, ms)."""
 
-    __slots__ = ("_ms", "_sizes", "_tokens", "name")
+    __slots__ = ("_ms", "_sizes", "_through_s", "_tokens", "name")
 
     def __init__(self, name: str, rows: tuple[tuple[int, int, float], ...]) -> None:
         self.name = name
@@ -28,15 +28,22 @@ class Table:
         lines = [line if len(line) > 1 else [(0, 0.0), *line] for line in lines]
         self._tokens = [[t for t, _ in line] for line in lines]
         self._ms = [[ms for _, ms in line] for line in lines]
+        self._through_s: dict[tuple[int, float], float] = {}  # of a row's size and tokens, as found
 
     def seconds(self, blocks: float, tokens: float) -> float:
         """Of one step of `tokens` tokens through `blocks` blocks."""
         near = max(0, bisect_right(self._sizes, blocks) - 1)
-        at, ms = self._tokens[near], self._ms[near]
+        through_s = self._through_s.get((near, tokens))
+        if through_s is None:
+            through_s = self._through_s[near, tokens] = self._line_s(near, tokens)
+        return through_s * blocks / self._sizes[near]
+
+    def _line_s(self, size: int, tokens: float) -> float:
+        """Along the line of one measured size, by its number."""
+        at, ms = self._tokens[size], self._ms[size]
         i = min(max(1, bisect_left(at, tokens)), len(at) - 1)
         slope = (ms[i] - ms[i - 1]) / (at[i] - at[i - 1])
-        through_ms = ms[i - 1] + slope * (max(tokens, at[0]) - at[i - 1])
-        return through_ms / 1000 * blocks / self._sizes[near]
+        return (ms[i - 1] + slope * (max(tokens, at[0]) - at[i - 1])) / 1000
 
     def token_block_s(self, tokens: float) -> float:
         """Seconds for one token through one block, in steps of this many tokens."""
