@@ -53,9 +53,8 @@ def e2_honest() -> Iterator[Row]:
 
     found = measure(AUDITS)
     caught: dict[str, list[float]] = {}
-    for row in found["kinds"]:
-        if row["what"].startswith("cheat: "):
-            caught.setdefault(row["what"], []).append(row["caught"]["own class"])
+    for row in found["cheats"]:
+        caught.setdefault(row["what"], []).append(row.get("wrong", 0) / row["audits"])
     yield Row(
         "E2",
         f"{AUDITS:,} audits of honest peers: no false conviction",
