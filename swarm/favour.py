@@ -6,15 +6,15 @@ pass; within a pass the order is the schedule's (schedule.py).
     nobody with credit waits      as if there were no credit
     somebody does                 a pass of theirs, prompts in proportion to credit; whoever makes
                                   it hardly longer may ride along
-    newcomers are behind, too     a pass of all who are, up to 15 of 100 seconds: the commons
+    newcomers are behind, too     a pass of theirs, up to 15 of 100 seconds: the commons
 
 Behind is who had less than its even part of the commons in the last ten minutes, counted with what
 it had while nobody with credit waited: who asks all the time has had enough in the pauses, who has
 just come has had nothing. The parts are even between networks, not identities, from the widest to
-the narrowest, so that a network with many names in it gains nothing; and who has credit has a part
-like any other, or it would pay to send newcomers of one's own. So long a window is what keeps free
-riders from delaying a contributor: over a minute the pauses of one who uses most of the device come
-and go by chance, and the commons took its part just when the queue was longest
+the narrowest, so that a network with many names in it gains nothing; and what is used on credit
+counts for its network, or it would pay to send newcomers of one's own beside it. So long a window
+is what keeps free riders from delaying a contributor: over a minute the pauses of one who uses most
+of the device come and go by chance, and the commons took its part just when the queue was longest
 (integration/credit_sim.py).
 
 Costs are the schedule's: rows. Nothing here reads a clock: `now` is seconds on the caller's.
@@ -42,13 +42,12 @@ Place = tuple[str, ...]  # how long it is known, then networks, the widest first
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Whom a pass is for. by_credit: all of them have some. common: it is not on their credit, but
-    of the commons. shares: of each in prompts, 1 the largest; none: all the same. had: what each
-    of these had for its share; whoever had least is next."""
+    """Whom a pass is for. by_credit: those who have some, or those who have none. shares: of each
+    in prompts, 1 the largest; none: all the same. had: what each of these had for its share;
+    whoever had least is next."""
 
     peers: Collection[str]
     by_credit: bool
-    common: bool = False
     shares: Mapping[str, float] = field(default_factory=dict)
     had: dict[str, float] = field(default_factory=dict)
 
@@ -69,12 +68,12 @@ class Favour:
         self._sharing: Collection[str] = ()
         self._places: dict[str, Place] = {}
         self._had: dict[Place, float] = {}  # seconds without credit; fading, as of _zero_s
-        self._children: Counter[Place] = Counter()  # of each network in _had
+        self._on_credit: dict[Place, float] = {}  # seconds, the same
+        self._children: Counter[Place] = Counter()  # of each in _had, without what has credit
         self._all = 0.0  # seconds, but for those with credit that nobody else wanted
         self._zero_s = -math.inf
         self._purse_s = 0.0
         self._last: Lead | None = None
-        self._common: frozenset[str] = frozenset()  # whose the last lead was, of the commons
         self._contended = False
 
     @property
@@ -105,13 +104,13 @@ class Favour:
         """Whom the next pass is for; None: for all who wait, as if there were no credit."""
         self._contended = len(waiting) > 1
         funded = {peer: self._left[peer] for peer in waiting if peer in self._left}
-        self._last, self._common = None, frozenset()
+        self._last = None
         if funded:
             self._fade(now)
-            if self._purse_s > 0:
-                self._common = frozenset(filter(self._is_behind, waiting))
-            if self._common:
-                self._last = Lead(self._common, funded.keys() >= self._common, True)
+            others = [peer for peer in waiting if peer not in funded] if self._purse_s > 0 else ()
+            behind = frozenset(filter(self._is_behind, others))
+            if behind:
+                self._last = Lead(behind, False)
             else:
                 self._last = self._by_credit(funded)
         return self._last
@@ -134,7 +133,7 @@ class Favour:
         scale = self._fade(now)
         for peer, cost in costs.items():
             own_s = seconds * cost / whole
-            if peer in self._left and peer not in self._common:
+            if peer in self._left:
                 self._use(peer, cost, own_s * scale)
                 continue
             self._all += own_s * scale
@@ -142,13 +141,17 @@ class Favour:
                 self._had[network] += own_s * scale
         if self._last is not None:
             gain_s = self._commons / (1 - self._commons) * seconds
-            more_s = -seconds if self._common else gain_s
+            more_s = gain_s if self._last.by_credit else -seconds
             self._purse_s = min(PURSE_S, self._purse_s + more_s)
 
     def _use(self, peer: str, cost: float, scaled_s: float) -> None:
         if not self._contended:
             return  # what nobody else wanted costs nobody anything
         self._all += scaled_s
+        for network in self._path(peer):
+            if network not in self._on_credit and self._has_part(network):
+                self._children[network[:-1]] -= len(network) > 1
+            self._on_credit[network] = self._on_credit.get(network, 0.0) + scaled_s
         self._used[peer] = self._used.get(peer, 0.0) + cost
         self._left[peer] -= cost
         if self._left[peer] <= _DUST:
@@ -160,20 +163,29 @@ class Favour:
         part = self._commons * self._all
         networks = self._networks(peer)
         for network in networks:
-            part /= self._children[network[:-1]]
-            if len(network) > len(networks) - 2 and self._had[network] >= part:
+            part /= max(1, self._children[network[:-1]])
+            had_s = self._had[network] + self._on_credit.get(network, 0.0)
+            if len(network) > len(networks) - 2 and had_s >= part:
                 return False
         return True
 
     def _networks(self, peer: str) -> list[Place]:
-        """Those that contain it, the widest first, each remembered."""
-        place = self._places.get(peer) or (peer,)
-        found = [place[:depth] for depth in range(1, len(place) + 1)]
+        """As `_path`, each remembered."""
+        found = self._path(peer)
         for network in found:
             if network not in self._had:
                 self._had[network] = 0.0
-                self._children[network[:-1]] += 1
+                self._children[network[:-1]] += self._has_part(network)
         return found
+
+    def _has_part(self, network: Place) -> bool:
+        """Of the commons: what is used on credit there is more than its part, as a rule."""
+        return network in self._had and (len(network) == 1 or network not in self._on_credit)
+
+    def _path(self, peer: str) -> list[Place]:
+        """The networks that contain it, the widest first."""
+        place = self._places.get(peer) or (peer,)
+        return [place[:depth] for depth in range(1, len(place) + 1)]
 
     def _fade(self, now: float) -> float:
         """What a second of now is worth, beside those of the book's time (forward decay)."""
@@ -188,7 +200,9 @@ class Favour:
         kept = sorted(((had * fade, place) for place, had in self._had.items()), reverse=True)
         least_s = kept[PLACES_MAX // 2][0] if len(kept) > PLACES_MAX else 0.001
         self._had = {place: had for had, place in kept if had > least_s}
-        self._children = Counter(place[:-1] for place in self._had)
+        faded = ((place, used * fade) for place, used in self._on_credit.items())
+        self._on_credit = {place: used for place, used in faded if used > max(0.001, least_s)}
+        self._children = Counter(place[:-1] for place in self._had if self._has_part(place))
         self._all *= fade
 
 

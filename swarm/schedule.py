@@ -61,7 +61,7 @@ class _Step(Generic[Key]):
 class _Peer(Generic[Key]):
     urgent: deque[_Step[Key]] = field(default_factory=deque)
     prompts: deque[_Step[Key]] = field(default_factory=deque)
-    credit: list[float] = field(default_factory=lambda: [0.0, 0.0])  # else, and of the commons
+    credit: float = 0.0
 
 
 class Schedule(Generic[Key]):
@@ -208,7 +208,7 @@ class Schedule(Generic[Key]):
         """whole: a first piece that may not be cut goes whatever its size."""
         taken: dict[Key, Slice[Key]] = {}
         while room > 0 and (name := _next_prompts(self._prompt_ring, lead)) is not None:
-            peer, account = self._peers[name], _account(lead)
+            peer = self._peers[name]
             step = peer.prompts[0]
             if step.until_s <= now:
                 self._expire(step)
@@ -217,11 +217,11 @@ class Schedule(Generic[Key]):
                 break
             most_rows = QUANTUM
             if lead is None or not lead.shares:
-                if peer.credit[account] <= 0:
-                    peer.credit[account] += QUANTUM
+                if peer.credit <= 0:
+                    peer.credit += QUANTUM
                     _to_the_end(self._prompt_ring, name)
                     continue
-                most_rows = int(peer.credit[account] + 1)
+                most_rows = int(peer.credit + 1)
             rows = _cut_off(step, min(room, most_rows))
             if rows > room and (taken or not whole):
                 _put_back(step, rows)
@@ -241,8 +241,8 @@ class Schedule(Generic[Key]):
         if lead is not None and lead.shares:
             lead.pay(name, cost)
         else:
-            credit, account = self._peers[name].credit, _account(lead)
-            credit[account] = max(credit[account] - cost, -DEBT_MAX)
+            peer = self._peers[name]
+            peer.credit = max(peer.credit - cost, -DEBT_MAX)
         if self._favour is not None:
             self._costs[name] += cost
 
@@ -258,8 +258,8 @@ class Schedule(Generic[Key]):
         if not line:
             ring.remove(step.peer)
             if not peer.urgent and not peer.prompts:
-                peer.credit = [min(credit, 0.0) for credit in peer.credit]
-                if not any(peer.credit) or len(self._peers) > ABSENT_MAX + len(self._steps):
+                peer.credit = min(peer.credit, 0.0)
+                if peer.credit == 0 or len(self._peers) > ABSENT_MAX + len(self._steps):
                     del self._peers[step.peer]
 
     def _places(self, step: _Step[Key], peer: _Peer[Key]) -> tuple[deque[str], deque[_Step[Key]]]:
@@ -285,11 +285,6 @@ def _cut_off(step: _Step[Key], wanted: int) -> int:
 def _put_back(step: _Step[Key], rows: int) -> None:
     """Undo `_cut_off` of one whole piece."""
     step.pieces.appendleft(rows)
-
-
-def _account(lead: Lead | None) -> int:
-    """Which of a peer's two accounts pays: the commons takes nothing from the rest."""
-    return int(lead is not None and lead.common)
 
 
 def _rows(taken: Sequence[Slice[Key]]) -> int:
