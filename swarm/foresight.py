@@ -3,7 +3,7 @@
 *Promises* are a server's. A queue that was just read is old when the work arrives, for others read
 it too: everybody goes to the shortest, and it is the shortest no more (sim, `even`: an oracle that
 reads all queues of the instant has a p50 1.3 times that of one who reads six; one that knows what
-is on the way besides, 0.85 of it). So a peer that is asked for its queue, about a step of known
+is on the way besides, 0.83 of it). So a peer that is asked for its queue, about a step of known
 size, adds a part of that step to what it tells the next, until it would have come.
 
     asked of six ─▶ each expects a third of the step, until the asker's road is over
