@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	@$(BIN)/potluck demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests integration
+	$(BIN)/pytest -n 2 --dist loadfile tests integration
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
