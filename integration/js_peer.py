@@ -118,8 +118,9 @@ class JsPeer:
 async def open_js_peer(folder: Path, *roles: str) -> AsyncIterator[JsPeer]:
     """A js-libp2p host on loopback; it ends with this.
 
-    roles: "unsigned" for one whose gossip is not signed, "bare" for one without gossip and DHT, "relay" for one that relays, "hidden" for one that
-    listens nowhere, "web" for one that speaks WebSockets alone.
+    roles: "unsigned" for one whose gossip is not signed, "bare" for one without gossip and DHT,
+    "relay" for one that relays, "hidden" for one that listens nowhere, "web" for one that speaks
+    WebSockets alone.
     """
     script = folder / "peer.mjs"  # there, for that is where node looks for what it imports
     shutil.copy(HERE / "peer.mjs", script)
