@@ -60,6 +60,9 @@ class Allowances:
         self._burst = burst
         self._allowances: OrderedDict[str, Allowance] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._allowances)
+
     def of(self, peer: str, now: float) -> Allowance:
         while self._allowances:  # a bucket that is full again remembers nothing
             oldest = next(iter(self._allowances))

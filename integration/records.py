@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from potluck.dht.record import (
     check_record,
     sign_fact,
 )
+from potluck.errors import TransportError
 from potluck.node.compute.shapes import write_random
 from potluck.node.member import open_member
 from potluck.node.net.host import HostConfig, open_host
@@ -117,6 +119,7 @@ async def _measure(book: Book, rounds: int, seed: int, processes: int, home: Pat
     for _ in range(rounds):
         await _on_shelves(book, dice)
         await _rolled_back_on_shelves(book)
+        await _contradicted_on_shelves(book)
         await _told_by_a_keeper(book, dice)
         await _replayed_by_a_keeper(book)
         await _rolled_back_for_one_reader(book)
@@ -148,7 +151,7 @@ async def _on_shelves(book: Book, dice: random.Random) -> None:
 
 
 async def _rolled_back_on_shelves(book: Book) -> None:
-    """A peer that takes back its own word: older ones, another one of the same number."""
+    """A peer that takes back its own word: older ones."""
     async with open_liar(book.model, [node.addresses for node in book.nodes]) as liar:
         me = liar.key.peer_id
         now = unix_s()
@@ -161,7 +164,6 @@ async def _rolled_back_on_shelves(book: Book) -> None:
         lies = {
             "rolled back: an older seq": raw(bad, 7, 8),
             "rolled back: an older boot": raw(bad, 6, 99),
-            "rolled back: the same number": raw(bad, 7, 9),
         }
         for node in book.nodes:
             assert await liar.put(node.peer, raw(good, 7, 9))
@@ -174,6 +176,23 @@ async def _rolled_back_on_shelves(book: Book) -> None:
             book.hostile["replayed: after it was withdrawn"] += 1
             await liar.put(node.peer, raw(good, 7, 9))
         book.judge("withdrawn on a shelf", await _read(book, book.join), gone=[me])
+
+
+async def _contradicted_on_shelves(book: Book) -> None:
+    """A peer that says two things at once: whoever sees both has nothing to do with it any more."""
+    async with open_liar(book.model, [node.addresses for node in book.nodes]) as liar:
+        me = liar.key.peer_id
+        now = unix_s()
+        facts = replace(announcement(book.model, me), state="gone"), announcement(book.model, me)
+        words = [sign(liar.key, DOMAIN, stamped(fact, now=now, boot=7, seq=9)) for fact in facts]
+        for node in book.nodes:
+            book.hostile["rolled back: the same number"] += 1
+            with suppress(TransportError):  # it has heard of the contradiction
+                for word, told in zip(words, ("first", "second"), strict=True):
+                    book.kept["rolled back: the same number"] += (
+                        await liar.put(node.peer, word) and told == "second"
+                    )
+        book.judge("contradicted on a shelf", await _read(book, book.join))
 
 
 async def _told_by_a_keeper(book: Book, dice: random.Random) -> None:

@@ -37,7 +37,13 @@ NAME = "tiny"
 PEER = "12D3KooWMhw8hzWY5GXwZviQPA9K6zwkQQSoLxUwhbjnMVpCEPaL"
 NOWHERE = f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}"
 BAD_INPUT, FAILED = 2, 1
-WHOLE = {"boot", "digests.json", "identity.key", "lock"}  # what a command may leave in its home
+WHOLE = {
+    "boot",
+    "credit.db",
+    "digests.json",
+    "identity.key",
+    "lock",
+}  # what a command may leave in its home
 
 
 def _kept(file: Path) -> tuple[int, int, int, int]:

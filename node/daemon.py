@@ -135,19 +135,22 @@ async def _open_house(
     stages: trio.Nursery,
 ) -> House:
     """The models' files are there, and nothing is loaded. Raises UserError."""
-    rooms: list[Room] = []
-    hold = holder_type()
-    till = await open_till(member.host, key, config.home)
-    dice = random.SystemRandom()
+    wanted: list[tuple[NodeConfig, Model]] = []
     for one in await trio.to_thread.run_sync(configs_of, config):
         if one.model == AUTO:
             one, model = await open_wanted(one, member.directory, time.time)
         else:
             model = await trio.to_thread.run_sync(open_model, one)
-        if any(room.holder.model.digest == model.digest for room in rooms):
+        if any(model.digest == other.digest for _, other in wanted):
             raise UserError(f"{one.model} was given twice: name each model once")
         await _refuse_namesake(member, model)
-        finds = court.cleared(member.directory)
+        wanted.append((one, model))
+    hold = holder_type()
+    till = await open_till(member.host, key, config.home)
+    finds = court.cleared(member.directory)
+    dice = random.SystemRandom()
+    rooms: list[Room] = []
+    for one, model in wanted:
         segment = Segment(member.host, finds, key, model.digest, boot, dice)
         holder = hold(one, member, model, stages, dice, finds=segment, till=till)
         rooms.append(Room(holder, segment))

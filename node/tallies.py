@@ -11,6 +11,8 @@ Every call blocks, for a few milliseconds as a rule.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -204,14 +206,18 @@ class _Row:
 def open_tallies(home: Path, me: str) -> Tallies:
     """Those of this home. Raises UserError when they cannot be kept."""
     path = home / FILE
+    beside = [path.with_name(FILE + suffix) for suffix in ("-wal", "-shm")]
     with _told(path):
+        new = not path.exists()
         try:
             _make(path)
-        except sqlite3.OperationalError:
-            raise  # a full disk, or one that cannot be written: the file is as good as it was
+        except sqlite3.OperationalError:  # a full disk, or one that cannot be written
+            for half in (path, *beside) if new else ():  # one of before is as good as it was
+                half.unlink(missing_ok=True)
+            raise
         except sqlite3.DatabaseError:
-            for suffix in ("-wal", "-shm"):
-                path.with_name(FILE + suffix).unlink(missing_ok=True)
+            for stale in beside:
+                stale.unlink(missing_ok=True)
             path.replace(path.with_name(BROKEN))
             _make(path)
     return Tallies(path, me)
@@ -222,7 +228,9 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        raise UserError(f"{path}: cannot be used ({error}); free or mend that disk") from error
+        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        why = os.strerror(errno.ENOSPC) if full else error
+        raise UserError(f"{path}: cannot be used ({why}); free or mend that disk") from error
 
 
 def _make(path: Path) -> None:
