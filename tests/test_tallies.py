@@ -134,7 +134,7 @@ def test_a_disk_that_takes_nothing_is_told_in_one_line(
     book = Book(9.0, tuple(Edge(f"peer {n}", M, 1.0, 1.0) for n in range(5000)), ())
     with monkeypatch.context() as patched:
         patched.setattr("potluck.node.tallies._connect", full)
-        with pytest.raises(UserError, match="full"):
+        with pytest.raises(UserError, match="No space left"):
             tallies.keep_book(book, {})
     assert tallies.book() is None and summed(tallies) == {B: (0.0, 1.0)}
     tallies.keep_book(book, {})
