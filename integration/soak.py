@@ -160,7 +160,8 @@ async def _left(
             found[f"sessions of n{number}"] = now["sessions"]
             found[f"leases of n{number}"] = now["leases"]
             found[f"tokens of n{number}"] = before["free_tokens"] - now["free_tokens"]
-            asking = 2 * (len(nodes) - 1) + 1  # the directory's: one each way, and the client's
+            # the directory's and gossip's: one each way, and the client's
+            asking = 2 * 2 * (len(nodes) - 1) + 1
             found[f"streams of n{number}"] = max(0, now["streams"] - asking)
         if not any(found.values()) or time.monotonic() > deadline_s:
             return found
