@@ -6,9 +6,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PACKAGES := node dht swarm crypto cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bars dev clean
+.PHONY: help demo test check bars dev compiled clean
 
 help:
 	@echo "make demo    a model in six processes answers, and loses one in mid-answer"
@@ -17,10 +18,10 @@ help:
 	@echo "make bars    measure every bar, and print a table"
 	@echo "make dev     only install into .venv"
 
-demo: $(INSTALLED)
+demo: compiled
 	@$(BIN)/potluck demo
 
-test: $(INSTALLED)
+test: compiled
 	$(BIN)/pytest -n 2 --dist loadfile tests integration
 
 check: $(INSTALLED)
@@ -29,10 +30,15 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bars: $(INSTALLED)
+bars: compiled
 	$(BIN)/python -m integration.bars
 
-dev: $(INSTALLED)
+dev: compiled
+
+# as pip does for what it copies: an editable package would else be compiled at each start of a
+# process wherever Python may not write beside the source
+compiled: $(INSTALLED)
+	@$(BIN)/python -m compileall -q $(addprefix $(CURDIR)/,__init__.py errors.py $(PACKAGES))
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@echo "Installing into .venv; this takes a few minutes, once."
