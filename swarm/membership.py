@@ -60,8 +60,8 @@ class _Probe:
     peer: str
     told: bool = False  # the road says that it is not there
     heard: bool = False  # another has answered us meanwhile
-    nacks: int = 0
-    asked: int = 0
+    asked: frozenset[str] = frozenset()  # to probe it for us; others' words count for nothing
+    nacks: set[str] = field(default_factory=set)  # who of them cannot hear it
 
 
 @dataclass(slots=True)
@@ -216,13 +216,13 @@ class Membership:
         others = [p for p in sorted(self._members) if self.state(p) == "alive" and p != probe.peer]
         self._shuffle(others)
         asked = others[:INDIRECT]
-        probe.asked = len(asked)
+        probe.asked = frozenset(asked)
         return [Send(peer, PingReq(number, probe.peer, self._gossip(peer))) for peer in asked]
 
     def _if_nobody_hears(self, number: int, now: float) -> list[Effect]:
         """All who were asked have said that they cannot: that is soon enough."""
         probe = self._probes.get(number)
-        if probe is None or probe.nacks < probe.asked:
+        if probe is None or len(probe.nacks) < len(probe.asked):
             return []
         return [StopTimer(("over", number)), *self._over(number, now)]
 
@@ -231,8 +231,7 @@ class Membership:
         probe = self._probes.pop(number, None)
         if probe is None or probe.peer not in self._members:
             return []
-        missing = probe.asked - probe.nacks
-        self._feel(missing if probe.asked else 1)
+        self._feel(len(probe.asked) - len(probe.nacks) if probe.asked else 1)
         member = self._members[probe.peer]
         effects = self._heard(Rumour(probe.peer, "suspect", member.incarnation, self._me), now)
         member.found = member.found or probe.heard or (probe.told and not probe.asked)
@@ -257,20 +256,23 @@ class Membership:
                 effects.append(SetTimer(("nack", mine), now + NACK_SHARE * (PROBE_S - TIMEOUT_S)))
                 effects.append(SetTimer(("errand", mine), now + PROBE_S))
             case Ack(number):
-                effects += self._acked(number, now)
-            case Nack(number) if number in self._probes:
-                self._probes[number].nacks += 1
+                effects += self._acked(peer, number)
+            case Nack(number) if (probe := self._probes.get(number)) and peer in probe.asked:
+                probe.nacks.add(peer)
                 self._answered()
                 effects += self._if_nobody_hears(number, now)
         return effects
 
-    def _acked(self, number: int, now: float) -> list[Effect]:
-        errand = self._errands.pop(number, None)
-        if errand is not None:
+    def _acked(self, peer: str, number: int) -> list[Effect]:
+        errand = self._errands.get(number)
+        if errand is not None and errand.target == peer:
+            del self._errands[number]
             done = [StopTimer(("nack", number)), StopTimer(("errand", number))]
             return [*done, Send(errand.asker, Ack(errand.number))]
-        if self._probes.pop(number, None) is None:
+        probe = self._probes.get(number)
+        if probe is None or (peer != probe.peer and peer not in probe.asked):
             return []
+        del self._probes[number]
         self._answered()
         self._feel(-1)
         return [StopTimer(("silent", number)), StopTimer(("over", number))]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sim.segment_world import World, least_wait_s, names
 
 from potluck.swarm.hearsay import SUSPICION_MAX
-from potluck.swarm.machine import StopTimer
+from potluck.swarm.machine import Fired, StopTimer
 from potluck.swarm.membership import HEALTH_MAX, PROBE_S, Membership
 from potluck.swarm.membership_events import Known, Received, Send, Tell, Unreached
 from potluck.swarm.rumour import NEWS_MAX, Ack, Message, Nack, Ping, PingReq, Rumour
@@ -180,6 +180,28 @@ def test_who_is_asked_for_a_stranger_says_that_it_hears_the_asker() -> None:
     machine = Membership("me", Random(1).shuffle)
     machine.handle(Known(("me", "a")), 0.0)
     assert machine.handle(Received("a", PingReq(7, "stranger")), 0.0) == [Send("a", Nack(7))]
+
+
+def test_only_who_was_asked_counts_in_a_probe_and_once() -> None:
+    """The numbers of probes can be guessed: another's Nack would have a peer missed at once that
+    answers us, another's Ack would keep a dead one alive."""
+    machine = Membership("me", Random(1).shuffle)
+    machine.handle(Known(("liar", "p1", "p2", "p3", "p4")), 0.0)
+    ping = next(one for one in machine.handle(Fired("probe"), 5.0) if isinstance(one, Send))
+    assert isinstance(ping.message, Ping)
+    number, probed = ping.message.number, ping.peer
+    others = sorted({"liar", "p1", "p2", "p3", "p4"} - {probed})
+    for message in (Nack(number), Nack(number), Nack(number), Ack(number)):
+        assert machine.handle(Received(others[0], message), 5.1) == []
+    asked = [one.peer for one in machine.handle(Fired(("silent", number)), 8.0)]  # type: ignore[union-attr]
+    assert len(asked) == 3
+    (unasked,) = set(others) - set(asked)
+    for peer, message in ((unasked, Ack(number)), *[(asked[0], Nack(number))] * 3):
+        assert machine.handle(Received(peer, message), 8.1) == []
+    assert machine.missed() == frozenset() and machine.state(probed) == "alive"
+    for peer in asked[1:]:
+        machine.handle(Received(peer, Nack(number)), 8.2)
+    assert machine.missed() == {probed}
 
 
 def test_who_is_in_no_record_is_forgotten_and_not_listened_to() -> None:
