@@ -29,15 +29,24 @@ class Allowance:
 
     def has(self, now: float, count: float = 1.0) -> bool:
         """Take some, if there are so many."""
-        self._fill(now)
-        if self.left < count:
+        if not self.holds(now, count):
             return False
         self.left -= count
         return True
 
+    def holds(self, now: float, count: float = 1.0) -> bool:
+        """Whether there are so many."""
+        self._fill(now)
+        return self.left >= count
+
     def _fill(self, now: float) -> None:
         self.left = min(self.burst, self.left + (now - self.at_s) * self.rate_s)
         self.at_s = now
+
+
+def allowance(rate_s: float, burst: float, now: float) -> Allowance:
+    """A full one."""
+    return Allowance(rate_s, burst, burst, now)
 
 
 class Intake:
@@ -69,10 +78,10 @@ class Allowances:
             if self._allowances[oldest].full_s > now:
                 break
             del self._allowances[oldest]
-        allowance = self._allowances.pop(peer, None)
-        if allowance is None:
-            allowance = Allowance(self._rate_s, self._burst, self._burst, now)
+        found = self._allowances.pop(peer, None)
+        if found is None:
+            found = allowance(self._rate_s, self._burst, now)
             while len(self._allowances) >= PEERS_REMEMBERED:
                 self._allowances.popitem(last=False)
-        self._allowances[peer] = allowance
-        return allowance
+        self._allowances[peer] = found
+        return found

@@ -17,6 +17,7 @@ to all who subscribed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ CAME_MAX: Final = 24  # of them may have dialed us
 D_LAZY: Final = 6  # algorithms.md 3.5: outside the mesh, who are told what there is
 LAZY_SHARE: Final = 0.25
 IDS_MAX: Final = 64  # that a neighbour may tell of, or ask for, between two heartbeats
+TOLD_MAX: Final = IDS_MAX // 2  # of all topics: two heartbeats of ours may fall into one of theirs
 ASKED_MAX: Final = 1024
 ASKED_S: Final = 3.0  # until what a neighbour told of and did not give counts against it
 DONT_WANT_BYTES: Final = 1024  # smaller messages are not worth the word
@@ -294,15 +296,17 @@ class Gossip:
         for peer in {self._asked.pop(id)[0] for id in overdue} & self._neighbours.keys():
             self._scores.nuisance(peer, UNKEPT, now)  # once: it may have no budget left for us
         effects: list[Effect] = [*self._meshes.tend(now)]
+        told: Counter[str] = Counter()
         for topic in sorted(self._meshes.topics() | self._recent.topics()):
-            effects += self._tell(topic, now)
+            effects += self._tell(topic, told, now)
         for one in self._neighbours.values():
             one.told = one.asked = 0
         return effects + [Shun(peer) for peer in self._neighbours if self.shunned(peer, now)]
 
-    def _tell(self, topic: str, now: float) -> list[Effect]:
-        """Some of those outside the mesh hear what there is, and who has just come into it."""
-        ids = self._recent.window(topic)[-IDS_MAX:]
+    def _tell(self, topic: str, count: Counter[str], now: float) -> list[Effect]:
+        """Some of those outside the mesh hear what there is, and who has just come into it; the
+        newest, where it is much. count: how many ids each was told of in this heartbeat."""
+        ids = self._recent.window(topic)
         if not ids:
             return []
         mesh = self._meshes.of(topic)
@@ -310,5 +314,9 @@ class Gossip:
         self._shuffle(outside)
         fit = [peer for peer in outside if self._scores.of(peer, now) >= GOSSIP]
         new = [peer for peer, since_s in mesh.items() if now - since_s < WINDOW * BEAT_S]
-        told = fit[: max(D_LAZY, round(LAZY_SHARE * len(fit)))]
-        return [Say(peer, Rpc(ihave=((topic, tuple(ids)),))) for peer in [*new, *told]]
+        effects: list[Effect] = []
+        for peer in [*new, *fit[: max(D_LAZY, round(LAZY_SHARE * len(fit)))]]:
+            if room := TOLD_MAX - count[peer]:
+                effects.append(Say(peer, Rpc(ihave=((topic, tuple(ids[-room:])),))))
+                count[peer] += min(room, len(ids))
+        return effects

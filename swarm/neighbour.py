@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..dht.allowance import Allowance, allowance
 from ..dht.network import Prefixes
 
 TOPICS_MAX: Final = 64  # that it may subscribe to: two models of 256 blocks
@@ -20,23 +21,17 @@ DONT_WANT_MAX: Final = 256
 
 @dataclass(slots=True)
 class Budget:
-    """Two token buckets, of messages and of their bytes. share: of what a neighbour may say."""
+    """Of messages, and of their bytes."""
 
-    at_s: float
-    share: float = 1.0
-    messages: float = MESSAGES_SAVED
-    bytes: float = BYTES_SAVED
+    messages: Allowance
+    bytes: Allowance
 
     def take(self, size: int, now: float) -> bool:
         """Whether one more of this size is within it."""
-        gone_s, self.at_s = max(0.0, now - self.at_s), now
-        most, share = self.share, self.share * gone_s
-        self.messages = min(most * MESSAGES_SAVED, self.messages + share * MESSAGES_S)
-        self.bytes = min(most * BYTES_SAVED, self.bytes + share * BYTES_S)
-        if self.messages < 1 or self.bytes < size:
+        if not (self.messages.holds(now) and self.bytes.holds(now, size)):
             return False
-        self.messages -= 1
-        self.bytes -= size
+        self.messages.take(now)
+        self.bytes.take(now, size)
         return True
 
 
@@ -65,4 +60,12 @@ class Neighbour:
 
 def neighbour(where: Prefixes, dialed: bool, now: float) -> Neighbour:
     """One that just came."""
-    return Neighbour(where, dialed, Budget(now), Budget(now, OUT_SHARE))
+    return Neighbour(where, dialed, _budget(now, 1.0), _budget(now, OUT_SHARE))
+
+
+def _budget(now: float, share: float) -> Budget:
+    """share: of what a neighbour may say."""
+    return Budget(
+        allowance(share * MESSAGES_S, share * MESSAGES_SAVED, now),
+        allowance(share * BYTES_S, share * BYTES_SAVED, now),
+    )

@@ -9,7 +9,7 @@ import pytest
 from gossips import NEWS, Town, ear, joined, network
 
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.gossip import ASKED_MAX, ASKED_S, CAME_MAX, IDS_MAX, NEIGHBOURS_MAX
+from potluck.swarm.gossip import ASKED_MAX, ASKED_S, CAME_MAX, IDS_MAX, NEIGHBOURS_MAX, TOLD_MAX
 from potluck.swarm.gossip_events import Heard, Joined, Left, Publish, Subscribe
 from potluck.swarm.mesh import BACKOFF_MOST_S, BACKOFF_S, BACKOFFS_MAX, D_HIGH, D_LOW, D
 from potluck.swarm.neighbour import MESSAGES_SAVED, OUT_SHARE, TOPICS_MAX
@@ -201,6 +201,24 @@ def test_one_that_keeps_to_its_budget_is_never_over_that_of_another() -> None:
 
 
 # ---- what is held
+
+
+def test_of_two_heartbeats_in_one_of_its_own_nobody_is_told_too_much() -> None:
+    """However many topics there are: else whoever passes much on would be a nuisance to all."""
+    topics = frozenset(topic_of(MODEL, 8 * number) for number in range(8))
+    one = joined(ear(topics=topics), *(f"p{number}" for number in range(20)))
+    for peer in one.machine.neighbours():
+        one.hear(peer, subscriptions=tuple((topic, True) for topic in topics))
+    one.beat(1.0)
+    for number, topic in enumerate(sorted(topics)):
+        for text in range(20):
+            one.handle(Publish(Message(topic, bytes([number, text]))), 1.0)
+    one.said.clear()
+    one.beat(2.0)
+    one.beat(2.9)
+    told = {peer: one.to(peer).ihave for peer in one.machine.neighbours()}
+    most = max(sum(len(ids) for _, ids in ihave) for ihave in told.values())
+    assert TOLD_MAX <= most <= IDS_MAX
 
 
 def test_topics_of_a_neighbour_are_bounded_and_foreign_ones_are_not_held() -> None:

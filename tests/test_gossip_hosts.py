@@ -126,6 +126,24 @@ async def test_an_oversized_word_ends_its_stream_before_it_is_whole() -> None:
         assert bob.heard == [] and bob.gossip.score(mallory.peer_id) < 0
 
 
+async def test_many_tiny_words_wait_and_nobody_waits_for_them() -> None:
+    """Each empty one is a byte long; 65,536 of them took a second, in which nothing else ran."""
+    async with gossiper("a") as alice, gossiper("b") as bob:
+        await meet(alice, bob)
+        async with open_host(seeded("m")) as mallory:
+            await mallory.connect(bob.host.addresses())
+            stream = await mallory.open_stream(bob.host.peer_id, PROTOCOL)
+            first, last = (
+                pack(Rpc(messages=(Message(EVIDENCE, text),))) for text in (b"first", b"last")
+            )
+            await stream.send(first, bytes(65_536), last)
+            await bob.hears(b"first")
+            alice.gossip.publish(EVIDENCE, b"news")
+            await bob.hears(b"news")
+            assert b"last" not in bob.heard
+            await stream.reset()
+
+
 async def test_a_liar_is_sent_off_and_may_not_come_back_at_once() -> None:
     async with gossiper("a") as alice, gossiper("b") as bob:
         await meet(alice, bob)

@@ -111,17 +111,17 @@ def test_no_change_of_good_bytes_raises_anything_else(noise: bytes, seed: int) -
     for number, byte in enumerate(noise):
         data[(seed + number * 7) % len(data)] ^= byte
     with suppress(RemoteError):
-        Reader().feed(bytes(data))
+        list(Reader().feed(bytes(data)))
 
 
 @pytest.mark.parametrize("size", [RPC_BYTES_MAX + 1, 1 << 20, (1 << 21) - 1])
 def test_a_length_beyond_the_bound_is_refused_before_its_bytes_come(size: int) -> None:
     with pytest.raises(RemoteError):
-        Reader().feed(varint(size))
+        list(Reader().feed(varint(size)))
 
 
 def test_a_length_that_never_ends_is_refused() -> None:
     reader = Reader()
-    reader.feed(b"\xff\xff")
+    assert list(reader.feed(b"\xff\xff")) == []
     with pytest.raises(RemoteError):
-        reader.feed(b"\xff")
+        list(reader.feed(b"\xff"))

@@ -12,7 +12,7 @@ Source: github.com/libp2p/specs, pubsub/README.md and gossipsub-v1.2.md. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ...errors import RemoteError
@@ -64,18 +64,21 @@ class Reader:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def feed(self, piece: bytes | bytearray | memoryview) -> list[Rpc]:
-        """What is whole by now. Raises RemoteError for what no honest peer says."""
-        self._data += piece
-        found: list[Rpc] = []
-        while (size := self._size()) is not None:
-            body, self._data = bytes(self._data[size[0] : size[1]]), self._data[size[1] :]
-            found.append(unpack(body))
-        return found
+    def feed(self, piece: bytes | bytearray | memoryview) -> Iterator[Rpc]:
+        """What is whole by now, each read when it is asked for: take all, before more is fed.
 
-    def _size(self) -> tuple[int, int] | None:
+        Raises RemoteError for what no honest peer says.
+        """
+        self._data += piece
+        end = 0
+        while (size := self._size(end)) is not None:
+            start, end = size
+            yield unpack(bytes(self._data[start:end]))
+        del self._data[:end]
+
+    def _size(self, at: int) -> tuple[int, int] | None:
         """(where the next one starts, and ends); None while it is not whole."""
-        head = bytes(self._data[:LENGTH_BYTES])
+        head = bytes(self._data[at : at + LENGTH_BYTES])
         if not any(byte < 0x80 for byte in head):
             if len(head) == LENGTH_BYTES:
                 raise RemoteError(f"gossip of more than {RPC_BYTES_MAX} bytes")
@@ -83,7 +86,8 @@ class Reader:
         size, start = read_varint(head, 0)
         if size > RPC_BYTES_MAX:
             raise RemoteError(f"gossip of {size} bytes, where {RPC_BYTES_MAX} are allowed")
-        return (start, start + size) if len(self._data) >= start + size else None
+        end = at + start + size
+        return (at + start, end) if len(self._data) >= end else None
 
 
 def unpack(body: bytes) -> Rpc:
