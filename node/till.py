@@ -24,6 +24,7 @@ import trio
 
 from ..crypto.codec import decode, encode
 from ..crypto.keys import IdentityKey
+from ..dht.allowance import Allowances
 from ..dht.network import NOWHERE, prefixes_of
 from ..errors import Refused, RemoteError, TransportError, UserError
 from ..swarm.blocks import BlockRange
@@ -85,7 +86,7 @@ class Till:
         self._late_s: dict[str, float] = {}  # since when a client has signed for less than half
         self._arrears: dict[str, float] = {}  # of accounts: what was not signed for in the end
         self._settling: set[str] = set()
-        self._saved: dict[str, tuple[float, float]] = {}  # greetings of a client, as of when
+        self._greetings = Allowances(GREETINGS_S, GREETINGS_SAVED)  # they cost us signatures
         self._changed = trio.Event()
 
     # ---- what is given
@@ -190,9 +191,8 @@ class Till:
             work, account = self._given.pop(gone), self._account_of.get(gone)
             if account is not None and account != self._host.peer_id:
                 self._arrears[account] = self._arrears.get(account, 0.0) + work
-        for book in (self._late_s, self._saved):
-            for gone in book.keys() - connected:
-                del book[gone]
+        for gone in self._late_s.keys() - connected:
+            del self._late_s[gone]
         if len(self._arrears) > ACCOUNTS_MAX:
             most = sorted(self._arrears.items(), key=lambda item: -item[1])
             self._arrears = dict(most[: ACCOUNTS_MAX // 2])
@@ -205,7 +205,8 @@ class Till:
 
     async def _greet(self, stream: Stream) -> None:
         """The handler."""
-        if not self._may_greet(stream.peer):
+        now = trio.current_time()
+        if not self._greetings.of(stream.peer, now).has(now):
             await stream.reset()
             return
         raw = await self._receive(stream, GREETING_BYTES_MAX)
@@ -225,14 +226,6 @@ class Till:
             await stream.reset()
         finally:
             self._settling.discard(account)
-
-    def _may_greet(self, client: str) -> bool:
-        """A share of greetings for each: they cost us signatures, and them none."""
-        now = trio.current_time()
-        saved, at_s = self._saved.get(client, (GREETINGS_SAVED, now))
-        saved = min(GREETINGS_SAVED, saved + (now - at_s) * GREETINGS_S)
-        self._saved[client] = (max(0.0, saved - 1), now)
-        return saved >= 1
 
     async def _settle(self, stream: Stream, account: str, greeting: Greeting) -> None:
         me = self._host.peer_id

@@ -55,7 +55,8 @@ async def keep_work(
             log.info("paid", epoch=epoch, seconds=round(trio.current_time() - began_s, 1))
             await trio.to_thread.run_sync(_save, home, work)
         host.work = encode(work)
-        await trio.sleep(min(LOOK_S, next_epoch_s(wall() + EARLY_S) - EARLY_S - wall()))
+        now = wall()  # once: a clock that jumps between two looks made a sleep of less than nothing
+        await trio.sleep(min(LOOK_S, next_epoch_s(now + EARLY_S) - EARLY_S - now))
 
 
 def on_probation(host: Host, peer: str, now: float, *, bits: int = BITS) -> bool:
