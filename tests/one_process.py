@@ -8,11 +8,14 @@ products of a test waits for a thread that does not run.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 import structlog
+import trio
 from hypothesis import HealthCheck, settings
+from trio.testing import MockClock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, which is later
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,6 +23,7 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 # whoever runs `make test` looks for new ones
 settings.register_profile("repeatable", settings.get_profile("busy"), derandomize=True)
 settings.load_profile("repeatable" if "CI" in os.environ else "busy")
+THREAD_LOOK_S = 0.0002
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +32,23 @@ def logs_as_before() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    """pytest-trio's, but virtual time stands still while one of trio's threads works.
+
+    trio's own takes a run whose tasks all wait for idle, whatever threads do meanwhile: on a busy
+    machine a file was written, or a signature made, after every deadline of the test had passed.
+    """
+    clock = MockClock(autojump_threshold=0)
+    jump = clock._autojump
+
+    def jump_unless_a_thread_works() -> None:
+        if trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            time.sleep(THREAD_LOOK_S)  # else asking again and again would take the thread's core
+        else:
+            jump()
+
+    clock._autojump = jump_unless_a_thread_works  # type: ignore[method-assign]
+    return clock

@@ -36,7 +36,6 @@ def just_now() -> float:
 async def test_it_is_written_soon_then_seldom_and_at_the_end(
     tmp_path: Path, autojump_clock: MockClock, just_now: float
 ) -> None:
-    autojump_clock.autojump_threshold = 0.1  # the store is written by a thread, on the real clock
     directory = Answering()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_known, tmp_path, directory)
