@@ -87,6 +87,7 @@ class KadDirectory:
         self._seq = seq
         self._announced: dict[str, Announcement] = {}
         self._neighbours = neighbours
+        self._convicted: Callable[[str], bool] = lambda peer: False
         self._shelf = Shelf(key.peer_id, salt=salt, limits=Limits(bytes_max=shelf_bytes_max))
         self._checker = Checker()
         self.contradicted = self._checker.contradicted  # called with two records, where seen
@@ -115,6 +116,19 @@ class KadDirectory:
             for told in gone:
                 del self._announced[told.model]
             await self._put_all([*(replace(told, state="gone") for told in gone), self._names()])
+
+    def shun(self, convicted: Callable[[str], bool]) -> None:
+        """Neither keep nor hand out nor believe what these peers say, from now on."""
+        self._convicted = self._neighbours.convicted = convicted
+        held = {*self._shelf.peers(), *self._chunks.shelf.peers(), *self.peers()}
+        for peer in sorted(filter(convicted, held)):
+            self.forget(peer)
+
+    def forget(self, peer: str) -> None:
+        """Drop all that is held of a peer: it was convicted, and `shun` says so."""
+        self._shelf.drop(peer)
+        self._chunks.shelf.drop(peer)
+        self._neighbours.table.remove(peer)
 
     def hurry(self) -> None:
         """Have `keep` announce anew at once: what it would say has changed."""
@@ -153,7 +167,11 @@ class KadDirectory:
                 await self._neighbours.came.wait()
 
     async def providers(self, chunks: Sequence[bytes]) -> Mapping[bytes, tuple[Provider, ...]]:
-        return await self._chunks.providers(chunks)
+        found = await self._chunks.providers(chunks)
+        return {
+            chunk: tuple(one for one in told if not self._convicted(one.peer))
+            for chunk, told in found.items()
+        }
 
     async def find(self, model: str) -> tuple[Announcement, ...]:
         found = []
@@ -215,7 +233,8 @@ class KadDirectory:
                 take=lambda found: reading.add(found.records, self._wall()),
                 have=reading.have,
             )
-        return self._reader.result(reading)
+        found = self._reader.result(reading)
+        return [record for record in found if not self._convicted(record.slot.peer)]
 
     def _names(self) -> ModelList:
         told = self._announced.values()
@@ -315,6 +334,8 @@ class KadDirectory:
 
     def _take(self, peer: str, raw: bytes) -> bool:
         """Keep a peer's own record; whether it is kept. Raises RemoteError at a forged one."""
+        if self._convicted(peer):
+            return False
         try:
             record = self._checker.check(raw, None, self._wall(), peer=peer)
             if record.kind == Provider.KIND:

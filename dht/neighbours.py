@@ -51,6 +51,7 @@ class Neighbours:
     ) -> None:
         self.table = RoutingTable(host.peer_id)
         self.came = trio.Event()  # set, and replaced, when the table stops being empty
+        self.convicted: Callable[[str], bool] = lambda peer: False  # whom never to know
         self._host = host
         self._serve = serve
         self._dice = dice
@@ -71,7 +72,7 @@ class Neighbours:
 
     def met(self, peer: str, hello: Hello) -> None:
         """A peer said where it is, on a stream that proves who it is."""
-        if not hello.serving or peer in self._shunned:
+        if not hello.serving or peer in self._shunned or self.convicted(peer):
             return
         own = tuple(a for a in hello.addresses if a.endswith(f"/p2p/{peer}"))
         alone = len(self.table) == 0

@@ -86,6 +86,16 @@ class Shelf:
                     return
             yield record
 
+    def peers(self) -> tuple[str, ...]:
+        """Whose records are held."""
+        return tuple(self._places_of)
+
+    def drop(self, peer: str) -> None:
+        """Keep nothing of this peer."""
+        if peer in self._places_of:  # to look for it takes as long as there are places
+            for place in [place for place, seats in self._places.items() if peer in seats]:
+                self._take(place, peer)
+
     def forget_expired(self, now: float) -> None:
         expired = [
             seat.record.slot

@@ -34,8 +34,10 @@ import trio
 
 from ..crypto.keys import IdentityKey
 from ..dht.directory import ModelOffer
-from ..dht.record import Announcement
-from ..errors import MissingBlocks, TransportError, UserError
+from ..dht.kad import KadDirectory
+from ..dht.record import DOMAIN, Announcement, Record
+from ..errors import MissingBlocks, RemoteError, TransportError, UserError
+from ..swarm.testimony import check_contradiction, contradiction_of
 from .again import compute_again
 from .auditor import Auditor
 from .compute.sampling import Settings
@@ -225,6 +227,7 @@ async def open_swarm(
         purse = None
         try:
             purse = None if anonymous else await open_purse(member.host, place)
+            shun_liars(member.directory, trust)
             swarm = Swarm(member, worker, place, offline, trust, services)
             if purse is not None:
                 swarm.router.opens, swarm.router.took = purse.opens, purse.took
@@ -236,6 +239,18 @@ async def open_swarm(
         services.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def shun_liars(directory: KadDirectory, trust: Trust) -> None:
+    """Read nothing of whom this home has banned, nor of who contradicts himself before our eyes."""
+
+    def contradicts(one: Record, other: Record) -> None:
+        with suppress(RemoteError):  # the same, signed twice
+            proof = contradiction_of(DOMAIN, one.raw, other.raw)
+            trust.convict(check_contradiction(proof), for_good=True)
+
+    directory.contradicted.append(contradicts)
+    directory.shun(trust.banned)
 
 
 def _request(

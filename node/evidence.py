@@ -351,6 +351,8 @@ async def open_court(member: Member, home: Path) -> Court:
     )  # fmt: skip
     await court.restore()
     member.directory.contradicted.append(court.contradicts)
+    member.directory.shun(court.banned)
+    court.told.append(member.directory.forget)
     return court
 
 
