@@ -86,6 +86,45 @@ def test_a_session_that_was_promised_too_much_is_our_own_fault() -> None:
         Residents(budget_of(100, 100)).open(cache_of(51))
 
 
+class _FullCache(Cache):
+    """A cache that finds no room in the host, or on the device, as often as it is told."""
+
+    full_host = full_device = 0
+
+    def go(self, device: torch.device) -> None:
+        if self.full_host:
+            self.full_host -= 1
+            raise RuntimeError("out of memory")
+        super().go(device)
+
+    def come_back(self) -> None:
+        if self.full_device:
+            self.full_device -= 1
+            raise RuntimeError("out of memory")
+        super().come_back()
+
+
+def test_a_move_that_found_no_room_is_counted_right_and_made_again() -> None:
+    residents, cpu = Residents(budget_of(100, 100)), torch.device("cpu")
+    one, other = (
+        _FullCache(SPEC, 0, 2, max_tokens=50, dtype=torch.float32, device=cpu) for _ in range(2)
+    )
+    residents.open(one)
+    residents.open(other)
+    one.full_host, one.full_device = 1, 1
+    with pytest.raises(RuntimeError):
+        residents.open(cache_of(10))  # of which nothing is left behind
+    assert (residents.device_bytes, residents.host_bytes) == (50 * TOKEN_BYTES, 50 * TOKEN_BYTES)
+    with pytest.raises(RuntimeError):
+        residents.use(one, 50)
+    assert (residents.device_bytes, residents.host_bytes) == (50 * TOKEN_BYTES, 50 * TOKEN_BYTES)
+    residents.use(one, 50)
+    assert (residents.device_bytes, residents.host_bytes) == (100 * TOKEN_BYTES, 0)
+    residents.close(one)
+    residents.close(other)
+    assert residents.device_bytes == residents.host_bytes == 0
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     folder: Path = tmp_path_factory.mktemp("spill")

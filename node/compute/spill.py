@@ -76,9 +76,11 @@ class Residents:
         if cache.bytes_for(cache.max_tokens) > self._budget.session_bytes_max:
             raise LocalError(f"a session of {cache.max_tokens} positions was promised too much")
         key = id(cache)
+        size = cache.bytes_for(cache.capacity)
+        self._make_room(key, size)
         self._caches[key] = cache
-        self._counted[key] = 0
-        self._hold(key, cache.bytes_for(cache.capacity))
+        self._counted[key] = size
+        self._resident_bytes += size
 
     def close(self, cache: Cache) -> None:
         """It is of no more use."""
@@ -94,27 +96,30 @@ class Residents:
         """Have it on the device, with room to write positions below `stop`."""
         key = id(cache)
         self._caches[key] = self._caches.pop(key)
-        self._hold(key, cache.bytes_for(cache.capacity_for(stop)))
-
-    def _hold(self, key: int, size: int) -> None:
-        """Room on the device for a session that will have `size` bytes; then it is there."""
+        size = cache.bytes_for(cache.capacity_for(stop))
         here = 0 if key in self._away else self._counted[key]
-        for other, cache in list(self._caches.items()):
-            if self._resident_bytes - here + size <= self._budget.device_bytes:
-                break
-            if other != key and other not in self._away:
-                self._send_away(other, cache)
-        if self._resident_bytes - here + size > self._budget.device_bytes:
-            raise LocalError(f"{size} bytes of a session are more than the device's budget")
+        self._make_room(key, size - here)
         if key in self._away:
+            cache.come_back()
             self._away.remove(key)
-            self._caches[key].come_back()
             self._moved(self._counted[key])
         self._resident_bytes += size - here
         self._counted[key] = size
 
-    def _send_away(self, key: int, cache: Cache) -> None:
-        cache.go(_HOST)
+    def _make_room(self, key: int, more: int) -> None:
+        """Send others than this one away, until the device has room for so many bytes more."""
+        while self._resident_bytes + more > self._budget.device_bytes:
+            other = next(
+                (one for one in self._caches if one != key and one not in self._away), None
+            )
+            if other is None:
+                raise LocalError(f"{more} bytes of a session are more than the device's budget")
+            self._send_away(other)
+
+    def _send_away(self, key: int) -> None:
+        """From the first byte on it counts as away: should the host have no room for the rest, its
+        next step still brings all of it together."""
         self._away.add(key)
         self._resident_bytes -= self._counted[key]
+        self._caches[key].go(_HOST)
         self._moved(self._counted[key])
