@@ -56,6 +56,7 @@ class NodeConfig:
 
     engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
     weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
+    part_mib: of the free memory, where there is no limit and models share it (house.py); 0: all.
     threads: 0 takes the library's own choice. drain_s: how long live sessions have to move when we
     leave their blocks. epoch_s: how often it is asked who moves; the same everywhere in a swarm.
     relay: pass streams on for peers behind NATs: when strangers can dial us, from the start, or
@@ -78,6 +79,7 @@ class NodeConfig:
     engine: str = "auto"
     quantization: str = "auto"
     max_memory_mib: int = 0
+    part_mib: int = 0
     offline: bool = False
     drain_s: float = 30.0
     epoch_s: float = 60.0  # algorithms.md 2.4

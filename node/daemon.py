@@ -28,14 +28,13 @@ from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL
-from .config import AUTO, RUNNING, NodeConfig
+from .config import RUNNING, NodeConfig
 from .crowd import Crowd
 from .evidence import Court, open_court
 from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
-from .house import House, Room, configs_of
+from .house import House, Room
 from .identity import load_or_create, next_boot
-from .liars import holder_type
 from .limits import load_limits
 from .lists import keep_access
 from .log import get_logger
@@ -46,10 +45,9 @@ from .recompute import Recomputer
 from .report import keep_report
 from .rest import end_rest
 from .segment import Segment
-from .serving import Model, open_model
 from .till import open_till
 from .toll import keep_work
-from .wanted import open_wanted
+from .wanted import open_models
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -87,16 +85,24 @@ class Ready:
 
 
 async def run_node(
-    config: NodeConfig, *, task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED
+    config: NodeConfig,
+    *,
+    hold: type[Holder] = Holder,
+    task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend."""
+    """Serve until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend.
+
+    hold: what holds the blocks; in a testnet perhaps what lies about them (liars.py).
+    """
     began_s = time.monotonic()
     prepare_home(config.home)
     with hold_home(config.home):
-        await _run(config, began_s, task_status)
+        await _run(config, hold, began_s, task_status)
 
 
-async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready]) -> None:
+async def _run(
+    config: NodeConfig, hold: type[Holder], began_s: float, task_status: TaskStatus[Ready]
+) -> None:
     key = load_or_create(config.home)
     boot = next_boot(config.home, time.time())
     end_rest(config.home)  # whoever starts a node wants it to serve
@@ -114,7 +120,7 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
         trio.open_nursery() as stages,
     ):
         court = await open_court(member, config.home)
-        house = await _open_house(config, member, court, key, boot, stages)
+        house = await _open_house(config, hold, member, court, key, boot, stages)
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()
@@ -128,6 +134,7 @@ async def _run(config: NodeConfig, began_s: float, task_status: TaskStatus[Ready
 
 async def _open_house(
     config: NodeConfig,
+    hold: type[Holder],
     member: Member,
     court: Court,
     key: IdentityKey,
@@ -135,17 +142,7 @@ async def _open_house(
     stages: trio.Nursery,
 ) -> House:
     """The models' files are there, and nothing is loaded. Raises UserError."""
-    wanted: list[tuple[NodeConfig, Model]] = []
-    for one in await trio.to_thread.run_sync(configs_of, config):
-        if one.model == AUTO:
-            one, model = await open_wanted(one, member.directory, time.time)
-        else:
-            model = await trio.to_thread.run_sync(open_model, one)
-        if any(model.digest == other.digest for _, other in wanted):
-            raise UserError(f"{one.model} was given twice: name each model once")
-        await _refuse_namesake(member, model)
-        wanted.append((one, model))
-    hold = holder_type()
+    wanted = await open_models(config, member.directory, time.time)
     till = await open_till(member.host, key, config.home)
     finds = court.cleared(member.directory)
     dice = random.SystemRandom()
@@ -246,20 +243,6 @@ async def _hurry_on_signal(
     """Asked to stop once more: sessions that have not moved yet have no time left."""
     await _until_stopped(signals, counts)
     house.hurry()
-
-
-async def _refuse_namesake(member: Member, model: Model) -> None:
-    """Two models under one name would mix in every reader's mind: the second has to be renamed."""
-    for offer in await member.directory.models():
-        if offer.name != model.name or offer.model == model.digest:
-            continue
-        told = await member.directory.find(offer.model)  # a name on a list alone bars nobody
-        if any(one.name == model.name and one.state == "online" for one in told):
-            raise UserError(
-                f"the swarm already serves another model as {model.name} "
-                f"(digest {offer.model[:12]}, this one is {model.digest[:12]}): "
-                "serve the same files, or give this one a name by --name"
-            )
 
 
 def _ready(member: Member, house: House, seconds: float) -> Ready:

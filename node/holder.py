@@ -178,9 +178,13 @@ class Holder:
         with self.patience:
             await self._see_off(within_s, self._servings)
         self._hush()
-        with trio.move_on_after(WITHDRAW_S):
-            await self._member.directory.withdraw(self.model.digest)
+        await self.unsay(WITHDRAW_S)
         self._end(*self._servings)
+
+    async def unsay(self, within_s: float) -> None:
+        """Have the directory know that nothing of this model is here, as far as it can be told."""
+        with trio.move_on_after(within_s):
+            await self._member.directory.withdraw(self.model.digest)
 
     # ---- one change at a time
 
@@ -231,8 +235,7 @@ class Holder:
             if not self._is("joining"):
                 return
             give_back()  # here nobody holds the stage any more
-            with trio.move_on_after(TOLD_S):
-                await self._member.directory.withdraw(self.model.digest)
+            await self.unsay(TOLD_S)
             if not self._is("joining"):
                 return
             self.state = "resting"

@@ -16,14 +16,15 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from ..errors import UserError
+from ..errors import PotluckError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import Open
+from .compute.choice import host_share
 from .compute.device import choose_device
 from .compute.memory import free_bytes
 from .compute.room import OWNERS_SHARE
 from .config import NodeConfig
-from .holder import Holder
+from .holder import WITHDRAW_S, Holder
 from .net.host import Host
 from .net.stream import Stream
 from .queues import tell_queue
@@ -42,17 +43,31 @@ def configs_of(config: NodeConfig) -> list[NodeConfig]:
         raise UserError(f"{len(each)} models, where a node serves {MODELS_MAX} at most")
     if len(each) == 1:
         return each
-    most = config.max_memory_mib
-    if not most:
-        most = int(free_bytes(choose_device(config.device)) * (1 - OWNERS_SHARE)) // _MIB
+    whole = _shared(config)
+
+    def part(mib: int) -> int:
+        return mib and max(1, mib // len(each))  # 0 means that nothing was said
+
     return [
         replace(
             one,
-            max_memory_mib=max(1, most // len(each)),
-            cache_mib=config.cache_mib and max(1, config.cache_mib // len(each)),
+            max_memory_mib=part(whole.max_memory_mib),
+            part_mib=part(whole.part_mib),
+            cache_mib=part(whole.cache_mib),
+            spill_mib=whole.spill_mib and whole.spill_mib // len(each),
         )
         for one in each
     ]
+
+
+def _shared(config: NodeConfig) -> NodeConfig:
+    """With figures for what the owner left open, and each model for itself would take again."""
+    part_mib, spill_mib = 0, config.spill_mib
+    if not config.max_memory_mib:
+        part_mib = int(free_bytes(choose_device(config.device)) * (1 - OWNERS_SHARE)) // _MIB
+    if spill_mib is None:
+        spill_mib = host_share() // _MIB
+    return replace(config, part_mib=part_mib, spill_mib=spill_mib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +130,15 @@ class House:
         return dict(found)
 
     async def take(self) -> None:
-        """Load the blocks of each model, one after the other. Raises UserError."""
-        for holder in self.holders:
-            await holder.take()
+        """Load the blocks of each model, one after the other. Raises UserError; then nobody is
+        left to believe that we join."""
+        try:
+            for holder in self.holders:
+                await holder.take()
+        except PotluckError:
+            for holder in self.holders:
+                await holder.unsay(WITHDRAW_S)
+            raise
 
     async def keep(self, services: trio.Nursery) -> int:
         """Start what keeps each room; how many other peers keep our announcements."""

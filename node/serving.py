@@ -84,6 +84,7 @@ def open_model(config: NodeConfig) -> Model:
         quantization=config.quantization,
         threads=config.threads,
         memory_bytes=config.max_memory_mib * MIB,
+        part_bytes=config.part_mib * MIB,
         cache_bytes=config.cache_mib * MIB,
         cache_bits=config.cache_bits,
         spill_bytes=None if config.spill_mib is None else config.spill_mib * MIB,

@@ -1,14 +1,16 @@
-"""Which model to serve when the owner leaves that to the swarm: `potluck node -m auto`.
+"""Which models a node serves: those that its owner names, and with `-m auto` what the swarm needs.
 
-The one whose servers are furthest from what is asked of them (swarm/demand.py, placement.py). A
-name that a stranger announces opens no folder of this machine, and whatever is opened by it is
-served only if it is the very model that was announced, by its digest.
+That is the model whose servers are furthest from what is asked of them (swarm/demand.py,
+placement.py). A name that a stranger announces opens no folder of this machine but what serves by
+that name already, and whatever is opened by it is served only if it is the very model that was
+announced, by its digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -18,6 +20,7 @@ from ..errors import UserError
 from ..swarm.demand import Served, demand_of
 from ..swarm.placement import Demand, choose_model
 from .config import AUTO, NodeConfig
+from .house import configs_of
 from .log import get_logger
 from .placing import holdings_of
 from .serving import Model, open_model
@@ -27,16 +30,59 @@ log = get_logger()
 OFFERS_MAX: Final = 32  # models that are looked into, the most often served first
 
 
-async def open_wanted(
+async def open_models(
     config: NodeConfig, directory: Directory, wall: Callable[[], float]
+) -> list[tuple[NodeConfig, Model]]:
+    """Each model in its owner's order: the files are there, nothing is loaded. Raises UserError."""
+    wishes = await trio.to_thread.run_sync(configs_of, config)
+    found: dict[int, tuple[NodeConfig, Model]] = {}
+    # what is named comes first: the swarm then chooses among the others
+    for at, wish in sorted(enumerate(wishes), key=lambda one: one[1].model == AUTO):
+        others = [model for _, model in found.values()]
+        if wish.model == AUTO:
+            found[at] = await open_wanted(wish, directory, wall, [one.digest for one in others])
+        else:
+            found[at] = wish, await trio.to_thread.run_sync(open_model, wish)
+        model = found[at][1]
+        if any(model.digest == other.digest for other in others):
+            raise UserError(f"{wish.model} was given twice: name each model once")
+        if any(model.name == other.name for other in others):
+            raise UserError(f"two models are called {model.name}: call one of them so by --name")
+        await _refuse_namesake(directory, model)
+    return [found[at] for at in range(len(wishes))]
+
+
+async def _refuse_namesake(directory: Directory, model: Model) -> None:
+    """Two models under one name would mix in every reader's mind: the second has to be renamed."""
+    for offer in await directory.models():
+        if offer.name != model.name or offer.model == model.digest:
+            continue
+        told = await directory.find(offer.model)  # a name on a list alone bars nobody
+        if any(one.name == model.name and one.state == "online" for one in told):
+            raise UserError(
+                f"the swarm already serves another model as {model.name} "
+                f"(digest {offer.model[:12]}, this one is {model.digest[:12]}): "
+                "serve the same files, or give this one a name by --name"
+            )
+
+
+async def open_wanted(
+    config: NodeConfig,
+    directory: Directory,
+    wall: Callable[[], float],
+    but: Collection[str] = (),
 ) -> tuple[NodeConfig, Model]:
-    """The model that needs a peer most, of those that can be had here. Raises UserError."""
+    """The model that needs a peer most, of those that can be had here and that we do not serve
+    already. Raises UserError.
+
+    but: digests of those that we do.
+    """
     if config.blocks != AUTO:
         raise UserError(
             f"--model auto with --blocks {config.blocks}: of a model that the swarm chooses the "
             "swarm chooses the blocks too: leave --blocks out, or name the model"
         )
-    offers = await directory.models()
+    offers = tuple(offer for offer in await directory.models() if offer.model not in but)
     offers = tuple(sorted(offers, key=lambda offer: -len(offer.peers))[:OFFERS_MAX])
     left = {offer.model: (offer, await _demand(directory, offer, wall())) for offer in offers}
     failures = []
@@ -53,13 +99,17 @@ async def open_wanted(
 
 
 async def _open(wish: NodeConfig, offer: ModelOffer, demand: Demand) -> Model:
-    if offer.name.startswith((".", "/", "~")):
-        raise UserError(f"{offer.name}: a name in a swarm is no folder of this machine")
-    model = await trio.to_thread.run_sync(open_model, wish)
+    model = await trio.to_thread.run_sync(_open_offered, wish)
     if model.digest != offer.model:
         raise UserError(f"{offer.name}: another model than the swarm's goes by that name here")
     log.info("chosen", model=offer.name, offered=round(demand.offered, 1), why="most needed")
     return model
+
+
+def _open_offered(wish: NodeConfig) -> Model:
+    if Path(wish.model).expanduser().exists():
+        raise UserError(f"{wish.model}: a name in a swarm is no folder of this machine")
+    return open_model(wish)
 
 
 async def _demand(directory: Directory, offer: ModelOffer, now: float) -> Demand:

@@ -112,6 +112,9 @@ def test_sessions_get_what_the_owner_leaves_them() -> None:
     assert room(1000 * MIB, 300 * MIB, memory_bytes=500 * MIB) == 200 * MIB
     assert room(100 * MIB, 300 * MIB, memory_bytes=500 * MIB) == 100 * MIB
     assert room(1000 * MIB, 300 * MIB, memory_bytes=500 * MIB, cache_bytes=50 * MIB) == 50 * MIB
+    assert room(1000 * MIB, 300 * MIB, part_bytes=500 * MIB) == CACHE_SHARE * 200 * MIB
+    with pytest.raises(UserError, match="part of the memory is 200 MiB"):
+        room(1000 * MIB, 300 * MIB, part_bytes=200 * MIB)
     with pytest.raises(UserError, match="more than the 200 MiB"):
         room(1000 * MIB, 300 * MIB, memory_bytes=500 * MIB, cache_bytes=201 * MIB)
     with pytest.raises(UserError, match="--max-memory 200"):

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from potluck.errors import UserError
+from potluck.node.compute.choice import host_share
 from potluck.node.config import ModelWish, NodeConfig
 from potluck.node.house import MODELS_MAX, House, configs_of
 from potluck.swarm.wire import Open
+
+MIB = 1 << 20
 
 
 def config_of(*others: str, **options: Any) -> NodeConfig:
@@ -35,8 +38,17 @@ def test_several_models_share_memory_in_equal_parts() -> None:
 
 def test_with_no_limit_the_free_memory_is_shared_so_that_the_first_does_not_take_it_all() -> None:
     one, other = configs_of(config_of("a"))
-    assert one.max_memory_mib == other.max_memory_mib > 0
-    assert one.cache_mib == other.cache_mib == 0  # a part of that, as with one model
+    assert one.part_mib == other.part_mib > 0
+    assert one.max_memory_mib == 0  # sessions take a share of a part, as with one model
+    assert one.cache_mib == other.cache_mib == 0
+
+
+def test_the_hosts_memory_for_sessions_at_rest_is_shared_too() -> None:
+    assert [one.spill_mib for one in configs_of(config_of("a", spill_mib=9))] == [4, 4]
+    assert [one.spill_mib for one in configs_of(config_of("a", spill_mib=0))] == [0, 0]
+    one, other = configs_of(config_of("a"))
+    assert one.spill_mib is not None and one.spill_mib == other.spill_mib
+    assert 0 < one.spill_mib <= host_share() // MIB
 
 
 def test_more_models_than_a_list_has_room_for_are_refused() -> None:
@@ -55,6 +67,16 @@ class _Holder:
     state: str = "serving"
     trouble: str = ""
     asked: list[Open] = field(default_factory=list)
+    fails: bool = False
+    told: list[str] = field(default_factory=list)
+
+    async def take(self) -> None:
+        self.told.append("joining")
+        if self.fails:
+            raise UserError("no room")
+
+    async def unsay(self, within_s: float) -> None:
+        self.told.append("gone")
 
     def choose(self, asked: Open) -> None:
         self.asked.append(asked)
@@ -85,3 +107,10 @@ def test_a_session_comes_to_the_holder_of_its_model_and_a_foreign_one_to_the_fir
     for model in ("b", "a", "c"):
         house._choose(asked := Open(bytes(16), model, 0, 1, 1, "f32"))
         assert (asked in one.asked) == (model != "b") and (asked in other.asked) == (model == "b")
+
+
+async def test_when_one_model_cannot_be_loaded_nobody_is_left_to_believe_that_we_join() -> None:
+    one, other = _Holder(_Model("a")), _Holder(_Model("b"), fails=True)
+    with pytest.raises(UserError, match="no room"):
+        await house_of(one, other).take()
+    assert one.told == other.told == ["joining", "gone"]

@@ -14,9 +14,9 @@ from potluck.dht.record import Announcement
 from potluck.errors import UserError
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.shapes import write_random
-from potluck.node.config import RUNNING, NodeConfig
+from potluck.node.config import RUNNING, ModelWish, NodeConfig
 from potluck.node.library import DEMO, DEMO_FOLDER
-from potluck.node.wanted import open_wanted
+from potluck.node.wanted import open_models
 
 
 @pytest.fixture
@@ -43,10 +43,18 @@ async def serve(shelf: MemoryShelf, name: str, model: str, asked: float, *, stop
     await MemoryDirectory(key, shelf).announce(told)
 
 
+async def opened(home: Path, shelf: MemoryShelf, *models: str) -> list[str]:
+    first, *others = models
+    also = tuple(ModelWish(other) for other in others)
+    config = NodeConfig(home=home, model=first, also=also, offline=True)
+    directory = MemoryDirectory(IdentityKey.generate(), shelf)
+    return [model.name for _, model in await open_models(config, directory, trio.current_time)]
+
+
 async def chosen(home: Path, shelf: MemoryShelf, blocks: str = "auto") -> tuple[str, str]:
     config = NodeConfig(home=home, model="auto", blocks=blocks, offline=True)
     directory = MemoryDirectory(IdentityKey.generate(), shelf)
-    wish, model = await open_wanted(config, directory, trio.current_time)
+    [(wish, model)] = await open_models(config, directory, trio.current_time)
     assert wish.model == model.name
     return model.name, model.digest
 
@@ -78,3 +86,35 @@ async def test_blocks_go_with_a_model_that_was_named(tmp_path: Path) -> None:
         await chosen(tmp_path, MemoryShelf(), "0:4")
     with pytest.raises(UserError, match="nobody serves any"):
         await chosen(tmp_path, MemoryShelf())
+
+
+async def test_beside_models_that_are_named_the_swarm_chooses_another(
+    tmp_path: Path, digests: dict[str, str]
+) -> None:
+    shelf = MemoryShelf()
+    await serve(shelf, "demo", digests["demo"], 300)
+    await serve(shelf, "tiny", digests["tiny"], 50)
+    assert await opened(tmp_path, shelf, "demo", "auto") == ["demo", "tiny"]
+    assert await opened(tmp_path, shelf, "auto", "demo") == ["tiny", "demo"]
+    assert await opened(tmp_path, shelf, "auto", "auto") == ["demo", "tiny"]
+
+
+async def test_a_node_serves_no_model_twice_and_no_two_under_one_name(
+    tmp_path: Path, digests: dict[str, str]
+) -> None:
+    write_random(tmp_path / "other" / "tiny", "tiny", seed=8)
+    with pytest.raises(UserError, match="demo was given twice"):
+        await opened(tmp_path, MemoryShelf(), "demo", "demo")
+    with pytest.raises(UserError, match="two models are called tiny"):
+        await opened(tmp_path, MemoryShelf(), "tiny", str(tmp_path / "other" / "tiny"))
+
+
+async def test_a_name_from_the_swarm_opens_no_folder_wherever_we_were_started(
+    tmp_path: Path, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / RUNNING).unlink()  # nothing serves by that name
+    monkeypatch.chdir(tmp_path)
+    shelf = MemoryShelf()
+    await serve(shelf, "tiny", digests["tiny"], 50)
+    with pytest.raises(UserError, match="no folder of this machine"):
+        await opened(tmp_path, shelf, "auto")

@@ -35,10 +35,11 @@ _MIB = 1 << 20
 class StageWish:
     """What the owner asks for. 0 and "": nothing in particular.
 
-    memory_bytes: for weights and sessions. cache_bytes: for sessions. cache_bits: of a number that
-    a session remembers, 32 or 8. spill_bytes: of the host's memory, for sessions at rest that a
-    GPU has no room for; None: a quarter of what is free. cache_dir: where quantized weights may be
-    kept.
+    memory_bytes: for weights and sessions, all of it. part_bytes: of the free memory, where several
+    models share it: of that sessions take but their share. cache_bytes: for sessions. cache_bits:
+    of a number that a session remembers, 32 or 8. spill_bytes: of the host's memory, for sessions
+    at rest that a GPU has no room for; None: a quarter of what is free. cache_dir: where quantized
+    weights may be kept.
     """
 
     device: str = "auto"
@@ -47,10 +48,16 @@ class StageWish:
     quantization: str = "auto"
     threads: int = 0
     memory_bytes: int = 0
+    part_bytes: int = 0
     cache_bytes: int = 0
     cache_bits: int = 32
     spill_bytes: int | None = None
     cache_dir: Path | None = None
+
+    @property
+    def most_bytes(self) -> int:
+        """For weights and sessions together; 0: what is free."""
+        return self.memory_bytes or self.part_bytes
 
     def check(self) -> None:
         """Raises UserError for what no machine has."""
@@ -174,8 +181,11 @@ def _spill_bytes(wish: StageWish, stage: Stage) -> int:
     """Of the host's memory, for sessions that rest: a processor's and a Mac's GPU's is the same."""
     if stage.device.type != "cuda" or stage.spec.general is not None:
         return 0
-    if wish.spill_bytes is not None:
-        return wish.spill_bytes
+    return host_share() if wish.spill_bytes is None else wish.spill_bytes
+
+
+def host_share() -> int:
+    """Bytes of the host's free memory that sessions may have."""
     return int(free_bytes(torch.device("cpu")) * CACHE_SHARE)
 
 
@@ -184,11 +194,12 @@ def cache_room(wish: StageWish, blocks: BlockRange, *, free: int, weights: int) 
 
     free: what the device has left. weights: what the blocks took.
     """
-    if wish.memory_bytes:
-        free = min(free, wish.memory_bytes - weights)
+    if most := wish.most_bytes:
+        free = min(free, most - weights)
         if free <= 0:
+            limit = "--max-memory" if wish.memory_bytes else "this model's part of the memory is"
             raise UserError(
-                f"--max-memory {wish.memory_bytes // _MIB} MiB: the weights of blocks {blocks} "
+                f"{limit} {most // _MIB} MiB: the weights of blocks {blocks} "
                 f"alone take {weights / _MIB:.0f} MiB; give more, or serve fewer blocks"
             )
     if wish.cache_bytes > free:

@@ -36,8 +36,8 @@ def fits_beside(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish, hel
     """Whether these blocks can be loaded while `held` others of the model are served."""
     each = largest_block(checkpoint, wish)
     budget = _budget(wish)
-    if wish.memory_bytes:
-        budget = min(budget, wish.memory_bytes - held * each)
+    if wish.most_bytes:
+        budget = min(budget, wish.most_bytes - held * each)
     return len(blocks) * each <= budget
 
 
@@ -78,4 +78,4 @@ def give_back() -> None:
 
 def _budget(wish: StageWish) -> int:
     free = int(free_bytes(choose_device(wish.device)) * (1 - OWNERS_SHARE))
-    return min(free, wish.memory_bytes) if wish.memory_bytes else free
+    return min(free, wish.most_bytes) if wish.most_bytes else free
