@@ -2,7 +2,8 @@
 
 A liar is a node like any other but for what holds its blocks: a LyingHolder, which loads a stage
 that cheats, hands sessions to a server that is heard through false frames, or announces what is not
-true. Of an honest node only the line of daemon.py that asks which holder to make knows of it.
+true. An honest node never loads this file: the command that starts one asks which holder to make
+(cli/run.py) where its environment speaks of a lie.
 
     testnet ── POTLUCK_LIE ──▶ holder_type ──▶ LyingHolder ── LyingModel.open ──▶ a false stage
                                                    ├───────── choose ───────────▶ false frames

@@ -1,7 +1,8 @@
 """Where a model's files come from: a directory, or the Hugging Face hub and its cache.
 
 A node of a few blocks must not download the rest: single files are fetched when asked for, and
-the sha256 of the others is taken from the hub, which keeps it for every large file.
+the sha256 of the others is taken from the hub, which keeps it for every large file. The hub's own
+package loads what it needs (an HTTP client, ...) at the first use: a model of this disk needs none.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import errors as hub_errors
 
 from ...errors import UserError
 from .digests import FileFact, hash_files, recall, remember
@@ -63,18 +63,21 @@ class Hub:
             found = huggingface_hub.hf_hub_download(
                 self._model, file, revision=self._revision, local_files_only=self._offline
             )
-        except hub_errors.LocalEntryNotFoundError as error:
+        except huggingface_hub.errors.LocalEntryNotFoundError as error:
             if not self._offline:
                 raise self._unreachable(error) from error
             return None
-        except hub_errors.RemoteEntryNotFoundError:
+        except huggingface_hub.errors.RemoteEntryNotFoundError:
             return None
-        except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
+        except (
+            huggingface_hub.errors.RepositoryNotFoundError,
+            huggingface_hub.errors.RevisionNotFoundError,
+        ) as error:
             raise UserError(
                 f"{self._model}@{self._revision}: the hub has no such model or revision, or it is"
                 " private; check the id, or log in with `hf auth login`"
             ) from error
-        except (hub_errors.HfHubHTTPError, OSError) as error:
+        except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
             raise self._unreachable(error) from error
         return Path(found)
 
@@ -91,7 +94,7 @@ class Hub:
             info = huggingface_hub.HfApi().model_info(
                 self._model, revision=self._commit, files_metadata=True
             )
-        except (hub_errors.HfHubHTTPError, OSError) as error:
+        except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
             raise self._unreachable(error) from error
         listed = {
             one.rfilename: [one.size, one.lfs.sha256] for one in info.siblings or () if one.lfs
