@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from ..errors import RemoteError, TransportError
+from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
 from ..swarm.ledger import Ledger, Work
 from ..swarm.routing import Hop
@@ -83,6 +84,8 @@ class Link:
         self._sent_s: deque[tuple[float, int]] = deque()  # (when, tokens) of what is unanswered
         self._quiet_since_s = 0.0
         self._lease_s = 0.0
+        self._span: BlockRange | None = None  # what its server's record told when it was opened
+        self.begun_s = 0.0
 
     @property
     def flowing(self) -> bool:
@@ -137,7 +140,8 @@ class Link:
         return "the stream was closed"
 
     async def _open(self) -> FrameStream:
-        began_s = trio.current_time()
+        self.begun_s = began_s = trio.current_time()
+        self._span = self._router.span(self._asked.model, self.hop.peer)
         self._router.opens(self.hop.peer)
         stream = await self._host.open_stream(self.hop.peer, PROTOCOL)
         self._frames = frames = FrameStream(stream)
@@ -171,7 +175,7 @@ class Link:
             case Receipts(chunks):
                 self._receipts(chunks)
             case LeavingMessage():
-                self.history.left(self.hop.blocks, trio.current_time())
+                self._router.left(self._asked.model, self.hop.peer, self._span)
                 self._tell(Leaving(self.number))
             case Busy(reason, retry_after_s):
                 self._busy(retry_after_s)

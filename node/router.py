@@ -3,6 +3,15 @@
 A view is made from verified announcements (the directory's business) and from what this process
 saw of the peers itself (swarm/history.py). A read of the directory is shared by all who want it,
 used for `FRESH_S`, and repeated at once when a route cannot be found.
+
+Where no route is found, some who could serve may yet be there: those who failed us lately, whom a
+pause of theirs, or of ours, has banned; and those of whom reads before told and this one does not,
+because the keepers that answered it had not heard of them. They are asked for their queues, as a
+sign of life, and whoever answers is used.
+
+    missing ─▶ ask the banned and the unheard ─▶ a route by those who answer
+       ▲                        │ nobody, or not enough
+       └── for GRACE_S; while somebody answers, for ALIVE_S
 """
 
 from __future__ import annotations
@@ -10,8 +19,9 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -22,6 +32,7 @@ from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
 from ..swarm.routing import Plan, Route, find_route, plan_route, rebind
 from ..swarm.view import RELAYED, RTT_UNKNOWN_S, Span, SwarmView
+from .heard import Heard
 from .net.host import Host
 from .net.ways import relays_told
 from .queues import ask_queues
@@ -30,6 +41,8 @@ HISTORIES_MAX = 8192  # about 8 MB; strangers can make up as many peers as they 
 FRESH_S = 2.0  # algorithms.md 2.5: a route may rest on a view of this age
 HURRY_S = 60.0  # most peers of a minute ago are there still; one that is not costs one dial
 GRACE_S = 3.0  # longer than a first ban: one hiccup of the only replica is survived
+ALIVE_S = 15.0  # guess: so long for whoever answers, though not well: two more bans, doubled
+LAST_ASKED_MAX = 32  # guess: of those who might be there yet, at once
 HEDGE_SHARE = 0.05  # of the answered steps: guess; gRPC's examples allow a tenth
 HEDGES_SAVED = 20.0  # guess: a session's hops may all be late at once
 LOOK_AGAIN_S = 0.25  # between two looks for cover that is not there
@@ -68,13 +81,6 @@ class Hedges:
         return True
 
 
-@dataclass(slots=True)
-class _Known:
-    found: tuple[Announcement, ...] = ()
-    read_s: float = -1e9
-    reading: trio.Lock = field(default_factory=trio.Lock)
-
-
 class Router:
     """One for a process: all its sessions share what was seen of the peers."""
 
@@ -94,7 +100,7 @@ class Router:
         self.opens: Callable[[str], None] = lambda peer: None  # told of whom a hop is opened at,
         self.took: Callable[[str, int, float], None] = lambda peer, tokens, work: None  # and of
         # what it computed for us (purse.py)
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Heard] = {}
         self._histories: dict[str, PeerHistory] = {}
 
     def history(self, peer: str) -> PeerHistory:
@@ -120,14 +126,13 @@ class Router:
         self, model: str, *, within_s: float = FRESH_S
     ) -> tuple[Announcement, ...]:
         """Who says that they serve this model: verified, and read at most `within_s` ago."""
-        known = self._known.setdefault(model, _Known())
+        known = self._known.setdefault(model, Heard())
         wanted_s = trio.current_time() - within_s
         if known.read_s <= wanted_s:
             async with known.reading:
                 if known.read_s <= wanted_s:
                     began_s = trio.current_time()
-                    known.found = await self._directory.find(model)
-                    known.read_s = began_s
+                    known.read(await self._directory.find(model), began_s)
                     for told in known.found:
                         self.history(told.peer).announced(told.boot)
                         self._host.learn(told.peer, told.addresses)
@@ -135,6 +140,9 @@ class Router:
 
     async def view(self, model: str, blocks: int, *, within_s: float = FRESH_S) -> SwarmView:
         found = await self.announcements(model, within_s=within_s)
+        return self._view(model, blocks, found)
+
+    def _view(self, model: str, blocks: int, found: Sequence[Announcement]) -> SwarmView:
         serving = [
             told
             for told in found
@@ -166,22 +174,32 @@ class Router:
         bit for bit. hurry: somebody waits for this hop's successor, so an older view will do at
         first: the dead peer's neighbour is in it; else the route is bound late, to the cheapest of
         those that answer when asked for their queues. Where no route is found the directory is
-        read again, for GRACE_S or `wait_s`, whichever is longer; then MissingBlocks, or Refused
-        when all that serve the blocks are full.
+        read again, twice at least, for GRACE_S or `wait_s`, whichever is longer (ALIVE_S, while
+        somebody answers who has failed us); then MissingBlocks, or Refused when all that serve the
+        blocks are full.
         """
-        deadline_s = trio.current_time() + max(GRACE_S, wait_s)
+        began_s = trio.current_time()
+        deadline_s = began_s + max(GRACE_S, wait_s)
         within_s = HURRY_S if hurry else FRESH_S
+        looks = 0
         while True:
+            looks += 1
             view = await self.view(model, total, within_s=within_s)
             now = trio.current_time()
-            failed = {span.peer for span in view.spans if self.history(span.peer).banned(now)}
-            full = {span.peer for span in view.spans if self._takes_nothing(span, now)}
             try:
                 plan = self._cheapest(
-                    view, blocks, cache_tokens, failed | full | {*avoid}, numerics
+                    view, blocks, cache_tokens, self._out(view) | {*avoid}, numerics
                 )
             except MissingBlocks as missing:
-                if now >= deadline_s:
+                wider, there = await self._still_there(view, blocks, avoid)
+                with suppress(MissingBlocks):
+                    out = self._out(wider, there) | {*avoid}
+                    return self._cheapest(wider, blocks, cache_tokens, out, numerics).route
+                now = trio.current_time()
+                if there:
+                    deadline_s = max(deadline_s, min(now + GRACE_S, began_s + ALIVE_S))
+                if now >= deadline_s and looks > 1:
+                    full = any(self._takes_nothing(view.model, span, now) for span in view.spans)
                     if full and not view.missing():
                         raise Refused(
                             f"every peer that serves {view.model[:12]} is full",
@@ -192,6 +210,41 @@ class Router:
                 return plan.route if hurry else await self._bind(view, plan, cache_tokens)
             within_s = LOOK_AGAIN_S
             await trio.sleep(LOOK_AGAIN_S)
+
+    async def _still_there(
+        self, view: SwarmView, blocks: BlockRange, avoid: Collection[str]
+    ) -> tuple[SwarmView, Collection[str]]:
+        """Who answers of those that failed us, and of those whom only a read before told of; the
+        view with the latter beside."""
+        known, now = self._known[view.model], trio.current_time()
+        lacking = self._view(view.model, view.blocks.stop, known.lacking()).spans
+        failed = [span for span in view.spans if self.history(span.peer).banned(now)]
+        asked = [
+            span.peer
+            for span in (*failed, *lacking)
+            if span.blocks.overlaps(blocks)
+            and span.peer not in avoid
+            and self.history(span.peer).may_recover()
+        ]
+        if len(asked) > LAST_ASKED_MAX:
+            asked = self._rng.sample(asked, LAST_ASKED_MAX)
+        there = await ask_queues(self._host, view.model, asked)
+        found = [span for span in lacking if span.peer in there]
+        return replace(view, spans=(*view.spans, *found)), there
+
+    def _out(self, view: SwarmView, there: Collection[str] = ()) -> set[str]:
+        """Who takes nothing, and who failed us lately and may not be tried yet. there: who gave a
+        sign of life just now."""
+        now = trio.current_time()
+        return {
+            span.peer
+            for span in view.spans
+            if self._takes_nothing(view.model, span, now)
+            or (
+                (history := self.history(span.peer)).banned(now)
+                and not (span.peer in there and history.may_be_tried(now))
+            )
+        }
 
     async def _bind(self, view: SwarmView, plan: Plan, cache_tokens: int) -> Route:
         """The cheapest of those that are there now, by the queues that they tell."""
@@ -232,7 +285,7 @@ class Router:
             and blocks.stop <= span.blocks.stop
             and span.numerics == numerics
             and span.peer not in avoid
-            and not self._takes_nothing(span, now)
+            and not self._takes_nothing(model, span, now)
         ]
         # a banned one may be well again, and nobody waits for it alone
         good = [span for span in fit if not self.history(span.peer).banned(now)] or fit
@@ -257,9 +310,18 @@ class Router:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def _takes_nothing(self, span: Span, now: float) -> bool:
-        history = self.history(span.peer)
-        return history.busy(now) or history.leaves(span.blocks, now)
+    def _takes_nothing(self, model: str, span: Span, now: float) -> bool:
+        return self.history(span.peer).busy(now) or self._known[model].leaves(span, now)
+
+    def span(self, model: str, peer: str) -> BlockRange | None:
+        """What the peer's newest record tells that it serves."""
+        known = self._known.get(model)
+        return None if known is None else known.span(peer)
+
+    def left(self, model: str, peer: str, span: BlockRange | None) -> None:
+        """The peer said that it leaves this span: to go, to rest, or to move to another."""
+        if span is not None and (known := self._known.get(model)) is not None:
+            known.say_left(peer, span, trio.current_time())
 
     def _draw(self, mean: float) -> float:
         return self._rng.expovariate(1.0 / mean)

@@ -276,7 +276,7 @@ class LiveSession:
         if reason:
             peer, blocks, now = link.hop.peer, link.hop.blocks, trio.current_time()
             if not link.blameless:
-                link.history.failed(now)
+                link.history.failed(now, link.begun_s)
             self.recoveries.append(Recovery(peer, blocks, reason, now, link.moving))
             log.debug("hop lost", peer=peer, blocks=str(blocks), reason=reason)
         if self.ledger is not None:

@@ -4,7 +4,7 @@ An answer's time is modelled as `step_s` (a step of few tokens, all of the hop's
 long chunks, `token_block_s` for each token and block; both are moving averages with a moving mean
 deviation, as TCP keeps its round-trip time (RFC 6298). A deadline is max(3 mu, mu + 4 sigma), with
 a floor (algorithms.md 6.1). Failures ban a peer for a doubling time; any good answer, or a restart
-of the peer, ends the ban.
+of the peer, ends the ban. Where nobody else is left, whoever gives a sign of life is tried earlier.
 
 What a step cost the peer's device is what we waited, less the round trip and less the queue that
 the peer told of in its reply: whoever claims a long queue to hide a slow device is believed, and is
@@ -20,7 +20,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from .blocks import BlockRange
 from .view import OBSERVATIONS_TO_TRUST, Floats
 
 SMOOTHING = 0.125  # RFC 6298's alpha
@@ -37,7 +36,7 @@ HEDGE_FLOOR_S = 0.15  # algorithms.md 6.1
 
 BAN_FIRST_S = 2.0  # guess; Petals has 15 s, too long for a peer that only restarted
 BAN_LONGEST_S = 60.0
-LEFT_S = 60.0  # for so long nothing new goes to blocks that their server said that it leaves
+CHANCES = 5  # guess: after so many failures in a row no sign of life shortens a ban
 LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with this time
 QUEUE_TOLD_MAX_S = 3600.0  # whatever a peer says, it is not asked for longer than that
 
@@ -88,14 +87,13 @@ class PeerHistory:
     """One peer, as one client saw it. Times are seconds on the caller's clock."""
 
     __slots__ = (
+        "_banned_at",
         "_banned_until",
         "_boot",
         "_busy_until",
         "_chunk_service",
         "_chunk_work_out",
         "_failures",
-        "_left",
-        "_left_until",
         "_queue_told_at",
         "_queue_told_s",
         "_step_blocks",
@@ -117,10 +115,9 @@ class PeerHistory:
         self._queue_told_s = 0.0
         self._queue_told_at = -math.inf
         self._failures = 0
+        self._banned_at = -math.inf
         self._banned_until = 0.0
         self._busy_until = 0.0
-        self._left: BlockRange | None = None  # blocks that it said that it leaves
-        self._left_until = 0.0
         self._boot = 0
         self.rtt_s: float | None = None
 
@@ -171,44 +168,41 @@ class PeerHistory:
             ours_s += self._step_blocks * self._step_service.mean
         return told_s + ours_s
 
-    def failed(self, now: float) -> None:
-        """The peer died, stalled or answered rubbish.
+    def failed(self, now: float, begun_s: float = -math.inf) -> None:
+        """The peer died, stalled or answered rubbish. begun_s: since when what failed was tried.
 
         What fails while it is banned is of the same trouble: all sessions that it serves lose it at
-        once, as when our own road was away for a moment, and that is one failure.
+        once, as when our own road was away for a moment, and that is one failure. Unless it was
+        begun when the peer could be tried again.
         """
-        if self.banned(now):
+        if self.banned(now) and begun_s < self._banned_at + BAN_FIRST_S:
             return
         ban_s = min(BAN_FIRST_S * 2**self._failures, BAN_LONGEST_S)
         self._failures = min(self._failures + 1, 10)
-        self._banned_until = now + ban_s
+        self._banned_at, self._banned_until = now, now + ban_s
 
     def refused(self, now: float, retry_after_s: float) -> None:
         """The peer is full: no fault, but nothing to ask for until then."""
         self._busy_until = now + min(max(retry_after_s, 0.0), BAN_LONGEST_S)
 
-    def left(self, blocks: BlockRange, now: float) -> None:
-        """The peer said that it leaves these blocks: to go, to rest, or to move to others."""
-        self._left, self._left_until = blocks, now + LEFT_S
-
-    def leaves(self, blocks: BlockRange, now: float) -> bool:
-        """Whether it said so of what it serves, by its record, now. Where it moved to it stays."""
-        return (
-            now < self._left_until
-            and self._left is not None
-            and blocks.start <= self._left.start
-            and self._left.stop <= blocks.stop
-        )
-
     def announced(self, boot: int) -> None:
         """A verified record of the peer was read; a newer boot is a peer that began anew."""
         if boot > self._boot:
             if self._boot:
-                self._failures, self._banned_until, self._left_until = 0, 0.0, 0.0
+                self._failures, self._banned_until = 0, 0.0
             self._boot = boot
 
     def banned(self, now: float) -> bool:
         return now < self._banned_until
+
+    def may_recover(self) -> bool:
+        """Whether a sign of life may shorten its ban."""
+        return self._failures <= CHANCES
+
+    def may_be_tried(self, now: float) -> bool:
+        """Whether it may be asked, where nobody else is left, once it has given a sign of life: not
+        as long as a first ban lasts."""
+        return self.may_recover() and now >= self._banned_at + BAN_FIRST_S
 
     def busy(self, now: float) -> bool:
         return now < self._busy_until

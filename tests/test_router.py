@@ -8,65 +8,16 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
+from networks import CIRCUIT, DIRECT, NEAR, PEER, RELAY, Network, announced, router
 from sim.memory_swarm import plan, rows, world
 from trio.testing import MockClock
 
-from potluck.dht.record import Announcement
-from potluck.errors import TransportError
-from potluck.node.net.stream import Stream
 from potluck.node.net.ways import relays_told
-from potluck.node.router import Router
+from potluck.node.router import FRESH_S, Router
 from potluck.node.session import open_session
 from potluck.node.trust import Trust
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.view import OBSERVATIONS_TO_TRUST, RELAYED
-
-PEER = "12D3KooWMhw8hzWY5GXwZviQPA9K6zwkQQSoLxUwhbjnMVpCEPaL"
-RELAY = "12D3KooWMbbPVGsZYh3ChQjue712NHHGNybRRXwnuSpezYjGbCDS"
-DIRECT = f"/ip4/11.0.9.2/tcp/4001/p2p/{PEER}"
-NEAR = f"/ip4/192.168.1.5/tcp/4001/p2p/{PEER}"
-CIRCUIT = f"/ip4/11.0.1.1/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
-
-
-def announced(peer: str, *addresses: str) -> Announcement:
-    return Announcement(
-        model="0" * 64, name="m", start=0, stop=4, blocks=4, state="online", device="cpu",
-        dtype="float32", quantization="none", decode_tokens_s=100.0, prefill_tokens_s=200.0,
-        addresses=addresses, cache_tokens_free=10**6, context_tokens_max=64, version="0",
-        numerics="cpu fp32", peer=peer,
-    )  # fmt: skip
-
-
-class Network:
-    """A host and a directory. relays: of each peer that is connected; None: directly."""
-
-    peer_id = "me"
-
-    def __init__(self, *told: Announcement) -> None:
-        self.told = told
-        self.relays: dict[str, str | None] = {}
-        self.barred: set[str] = set()
-
-    async def find(self, model: str) -> tuple[Announcement, ...]:
-        return self.told
-
-    def learn(self, peer: str, addresses: tuple[str, ...]) -> None: ...
-
-    def welcomes(self, peer: str) -> bool:
-        return peer not in self.barred
-
-    async def open_stream(self, peer: str, protocol: str) -> Stream:
-        raise TransportError("nobody tells his queue here")
-
-    def rtt_s(self, peer: str) -> float | None:
-        return 0.01 if peer in self.relays else None
-
-    def relay_of(self, peer: str) -> str | None:
-        return self.relays.get(peer)
-
-
-def router(network: Network) -> Router:
-    return Router(network, network, random.Random(1))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +158,8 @@ async def test_who_moves_is_left_alone_where_it_was_and_not_where_it_is_now(
     here = announced("mover", DIRECT)
     network = Network(here, announced("other", DIRECT))
     one = router(network)
-    one.history("mover").left(BlockRange(0, 4), trio.current_time())
+    await one.view("0" * 64, 4)
+    one.left("0" * 64, "mover", one.span("0" * 64, "mover"))
     for _ in range(20):
         route = await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1)
         assert [hop.peer for hop in route.hops] == ["other"]
@@ -218,6 +170,41 @@ async def test_who_moves_is_left_alone_where_it_was_and_not_where_it_is_now(
         route = await one.route("0" * 64, 4, BlockRange(2, 4), cache_tokens=1)
         chosen |= {hop.peer for hop in route.hops}
     assert "mover" in chosen
+
+
+async def test_who_moves_to_a_span_that_holds_the_old_one_stays_there(
+    autojump_clock: MockClock,
+) -> None:
+    """What its sessions heard was of the span that it left, not of the blocks that they used."""
+    here = replace(announced("mover", DIRECT), stop=3, seq=1)
+    network = Network(here, announced("other", DIRECT))
+    one = router(network)
+    await one.view("0" * 64, 4)
+    network.told = (replace(here, stop=4, seq=2), announced("other", DIRECT))
+    await trio.sleep(FRESH_S + 1)
+    one.left("0" * 64, "mover", one.span("0" * 64, "mover"))
+    assert "mover" in await chosen(one, times=40)
+
+
+async def test_who_says_anew_that_it_serves_has_not_left(autojump_clock: MockClock) -> None:
+    """It rested for some seconds, and is back with the same blocks."""
+    here = replace(announced("rests", DIRECT), seq=7)
+    network = Network(here, announced("other", DIRECT))
+    one = router(network)
+    await one.view("0" * 64, 4)
+    one.left("0" * 64, "rests", BlockRange(0, 4))
+    assert await chosen(one, times=20) == {"other"}
+    network.told = (replace(here, seq=8, state="draining"), announced("other", DIRECT))
+    await trio.sleep(FRESH_S + 1)
+    assert await chosen(one, times=20) == {"other"}
+    network.told = (replace(here, seq=9), announced("other", DIRECT))
+    await trio.sleep(FRESH_S + 1)
+    assert "rests" in await chosen(one, times=40)
+
+
+async def chosen(one: Router, times: int) -> set[str]:
+    routes = [await one.route("0" * 64, 4, BlockRange(0, 4), cache_tokens=1) for _ in range(times)]
+    return {hop.peer for route in routes for hop in route.hops}
 
 
 async def test_a_stranger_that_boasts_counts_for_what_is_usual() -> None:
