@@ -21,6 +21,9 @@ def calibrate(
         list[str] | None,
         typer.Option("--quantization", help="none, int8 or nf4; may be repeated. Default: all."),
     ] = None,
+    wire: Annotated[
+        str, typer.Option(help="f32, f16 or bf16: the dtype of rows on the way.")
+    ] = "f32",
     home: Home = None,
     offline: Offline = False,
     json: Json = False,
@@ -43,6 +46,7 @@ def calibrate(
     from ..node.compute.calibration import calibrate as measure
     from ..node.compute.checkpoint import open_checkpoint
     from ..node.compute.numerics import WINDOW, held_out
+    from ..node.compute.tensor import TAGS
     from ..node.config import home_of
     from ..node.library import find_model
     from ..node.limits import limit_of, save_limits
@@ -50,13 +54,15 @@ def calibrate(
     chosen = tuple(weights or FORMATS)
     if unknown := set(chosen) - set(FORMATS):
         raise UserError(f"no format {', '.join(sorted(unknown))}: there are {', '.join(FORMATS)}")
+    if wire not in TAGS:
+        raise UserError(f"no dtype {wire}: there are {', '.join(TAGS)}")
     place = home_of(home)
     source = find_model(model, place).source
     checkpoint = open_checkpoint(source, offline=offline, home=place)
     ids = held_out(checkpoint, windows * WINDOW)
-    found = measure(checkpoint, ids, formats=chosen, tell=note)
+    found = measure(checkpoint, ids, formats=chosen, wire=wire, tell=note)
     digest = checkpoint.digest()
-    limits = [limit_of(digest, one.one, one.other, one) for one in found]
+    limits = [limit_of(digest, one.one, one.other, one, wire) for one in found]
     path = save_limits(place, [one for one in limits if one is not None])
     if json:
         print_json([asdict(one) for one in found])

@@ -377,7 +377,7 @@ class _Case:
         return [self.work.numerics, *(one.numerics for one in self.again)]
 
     def _tolerance(self, one: str, other: str) -> Tolerance | None:
-        return self._limits.of(self.work.account.opening.model.hex(), one, other)
+        return self._limits.of(self.work.account.opening.model.hex(), one, other, self.work.dtype)
 
 
 def _name(work: Work) -> bytes:

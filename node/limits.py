@@ -10,7 +10,9 @@ kept for kinds of classes, since they are measured over several of those:
     int8 fp32 torch 2.13.0 GenuineIntel 6 85 AVX2 threads 2  int8 torch fp32
     bf16 torch 2.13.0 NVIDIA H200                            none torch bf16 NVIDIA H200
 
-A pair that nobody measured has no limit, and nobody is convicted by it.
+Between two kinds that differ, rounding on the wire comes on top, so each dtype of the wire has
+limits of its own. A pair that nobody measured in a dtype has no limit there: nobody is convicted by
+it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ LEAST: Final = 1e-3  # guess: what was measured on few machines may be more on a
 # near: the least that a wrong weight format costs is 0.045 (kernels.md 3)
 FORMATS: Final = ("int8", "nf4")  # of weights, as a class names them; without one: none
 
+_NOTHING: Final = Tolerances({})  # equal bits are equal in every dtype
 log = get_logger()
 
 
@@ -42,7 +45,8 @@ log = get_logger()
 class Limit:
     """For one model and a pair of kinds. limit: of the median error over a chunk's tokens.
 
-    chunks: honest ones that it was measured from; most: the largest median among them.
+    chunks: honest ones that it was measured from; most: the largest median among them; wire: the
+    dtype in which rows went to and fro.
     """
 
     model: str
@@ -51,11 +55,12 @@ class Limit:
     limit: float
     chunks: int
     most: float
+    wire: str = "f32"
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
         one, other = sorted((self.one, self.other))
-        return self.model, one, other
+        return self.model, one, other, self.wire
 
 
 class Measured(Protocol):
@@ -76,14 +81,16 @@ class Limits:
 
     def __init__(self, found: Iterable[Limit] = ()) -> None:
         """The first of a key counts."""
-        kept: dict[tuple[str, str, str], float] = {}
+        kept: dict[str, dict[tuple[str, str, str], float]] = {}
         for limit in found:
-            kept.setdefault(limit.key, limit.limit)
-        self._tolerances = Tolerances(kept)
+            model, one, other, wire = limit.key
+            kept.setdefault(wire, {}).setdefault((model, one, other), limit.limit)
+        self._tolerances = {wire: Tolerances(limits) for wire, limits in kept.items()}
 
-    def of(self, model: str, one: str, other: str) -> Tolerance | None:
-        """Between two classes; None where nothing was measured."""
-        return self._tolerances.of(model, kind_of(one), kind_of(other))
+    def of(self, model: str, one: str, other: str, wire: str) -> Tolerance | None:
+        """Between two classes, over rows of this dtype; None where nothing was measured."""
+        measured = self._tolerances.get(wire, _NOTHING)
+        return measured.of(model, kind_of(one), kind_of(other))
 
 
 def kind_of(numerics: str) -> str:
@@ -96,12 +103,14 @@ def kind_of(numerics: str) -> str:
     return " ".join([weights, "torch", dtype, *([] if "threads" in card else card)])
 
 
-def limit_of(model: str, one: str, other: str, measured: Measured) -> Limit | None:
+def limit_of(
+    model: str, one: str, other: str, measured: Measured, wire: str = "f32"
+) -> Limit | None:
     """What to keep of a pair; None where the bits are equal, or nothing could be told apart."""
     if not 0 < measured.limit < 1:
         return None
     limit, most = (float(f"{value:.3g}") for value in (measured.limit, measured.most))
-    return Limit(model, one, other, max(limit, LEAST), measured.audits, most)
+    return Limit(model, one, other, max(limit, LEAST), measured.audits, most, wire)
 
 
 def load_limits(home: Path) -> Limits:

@@ -4,8 +4,12 @@
                              └─ yes ─▶ our own server, as a client's prompt ─▶ judge ─▶ verdict
 
 It is served as any prompt is, by peer in turn and behind steps that somebody waits to read, and
-given up when there is no room: others serve the same blocks. Where no limit between the accused's
-class of numbers and ours was measured, nothing is said.
+given up when there is no room: others serve the same blocks. Accusers are cheap: after each case
+the device rests from them nine times as long as it took.
+
+Nothing is said where no limit between the accused's class of numbers and ours was measured, and
+where ours is too coarse to tell: work that is off by less than two honest peers may be is neither
+wrong nor is its accuser refuted, and what overflowed in a narrower class than ours is no lie.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import trio
 from ..crypto.codec import decode
 from ..crypto.merkle import leaves_of, root_of
 from ..errors import Refused, RemoteError, TransportError
-from ..swarm.audit import judge
+from ..swarm.audit import EXACT, judge
 from ..swarm.blocks import BlockRange
 from ..swarm.ledger import Work
 from ..swarm.receipt import Account
@@ -34,6 +38,8 @@ from .loopback import Loopback, Serve
 from .net.host import Host
 
 COMPUTE_S: Final = 120.0  # guess: a long prompt, while others are served
+REST: Final = 9.0  # for each second of it: accusers are cheap, and get a tenth of the time
+REST_MOST_S: Final = 300.0
 
 log = get_logger()
 
@@ -97,11 +103,13 @@ class Recomputer:
         self._serving = serving
         self._serve = serve
         self._limits = limits
+        self._rests_until_s = 0.0
 
     async def compute(self, case: Case) -> Verdict | None:
-        """None when nothing sure came of it."""
+        """None when nothing sure came of it. One case at a time."""
         if not self._holds(case):
             return None
+        await trio.sleep_until(self._rests_until_s)
         try:
             raw = await fetch(self._host, case.accuser, case.told.inputs)
             work = await trio.to_thread.run_sync(work_of, raw, case)
@@ -113,7 +121,12 @@ class Recomputer:
             return None
         if work is None or not is_whole(work):
             return None
-        return await self._judge(work)
+        began_s = trio.current_time()
+        try:
+            return await self._judge(work, case.told.error)
+        finally:
+            now = trio.current_time()
+            self._rests_until_s = now + min(REST_MOST_S, REST * (now - began_s))
 
     def _holds(self, case: Case) -> bool:
         model = case.opening.model.hex()
@@ -122,19 +135,25 @@ class Recomputer:
             for digest, blocks in self._serving()
         )
 
-    async def _judge(self, work: Work) -> Verdict | None:
+    async def _judge(self, work: Work, off: float) -> Verdict | None:
+        """off: by how much, as its accuser says."""
         again = await self._again(work)
         if again is None:
+            return None
+        model = work.account.opening.model.hex()
+        tolerance = self._limits.of(model, work.numerics, again.numerics, work.dtype)
+        if tolerance is None:
             return None
         compare = partial(
             errors_of, rows=work.rows, width=work.account.opening.width, dtype=work.dtype
         )
         try:
             errors = await trio.to_thread.run_sync(compare, took_last(work), work.gave, again.gave)
-        except RemoteError:
-            return "wrong"  # ours was read when it came: what the accused gave are no numbers
-        model = work.account.opening.model.hex()
-        found = judge(errors, self._limits.of(model, work.numerics, again.numerics))
+        except RemoteError:  # ours was read when it came: what the accused gave are no numbers
+            return "wrong" if tolerance == EXACT else None
+        found = judge(errors, tolerance)
+        if found.verdict == "right" and tolerance.limit > 0 and off <= 2 * tolerance.limit:
+            return None
         return found.verdict if found.verdict != "open" else None
 
     async def _again(self, work: Work) -> Again | None:

@@ -10,9 +10,10 @@ floor, so that whoever waits until it is trusted gains nothing by waiting:
             an ordinary prompt; a fifth are canaries: work whose answer is known is sent to the
             server itself
     rule    for each token |gave - again| / |again - took|, the difference in what the blocks
-            added (the residual stream itself would hide it: kernels.md 3); right when the median is
-            below a limit and the worst below four times that; in one class of numbers of ours,
-            where equal steps give equal bits, the limit is 0
+            added (the residual stream itself would hide it: kernels.md 3), or in a quarter of what
+            went in, if that is more; right when the median is below a limit and the worst below
+            four times that; in one class of numbers of ours, where equal steps give equal bits, the
+            limit is 0
     dispute one that differs is computed by a third, and by more, until it is as good as certain
             which of the answers is right, as far as the peers that gave them are trusted
 

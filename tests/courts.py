@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+from receipts import key
 from sim.memory_host import MemoryHost, MemoryNet
-from testimonies import NOW
+from testimonies import NOW, accusation, announced
+from trio.testing import wait_all_tasks_blocked
 
+from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.reading import Checker
-from potluck.dht.record import Announcement
-from potluck.errors import RemoteError
+from potluck.dht.record import DOMAIN, Announcement
+from potluck.errors import RemoteError, TransportError
 from potluck.node.bans import Bans
 from potluck.node.evidence import Compute, Court
+from potluck.node.net.gossip_wire import pack
 from potluck.node.standing import Standings
 from potluck.node.trust import Trust
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.testimony import (
+    Case,
+    Item,
+    SignedAccusation,
+    contradiction_of,
+    sign_accusation,
+)
+from potluck.swarm.topics import EVIDENCE, PROTOCOL, Message, Rpc, topic_of
 
 MODEL = bytes(range(32)).hex()  # as of what testimonies.accusation accuses
 
@@ -202,3 +214,64 @@ async def town(seed: int = 1) -> AsyncIterator[Town]:
         made = Town(nursery, seed)
         yield made
         nursery.cancel_scope.cancel()
+
+
+# ---- what is said among them
+
+MALLORY, VICTIM = key("m"), key("victim")
+SEGMENT = topic_of(MODEL, 0)
+PROOF = contradiction_of(DOMAIN, announced(MALLORY, stop=4).raw, announced(MALLORY, stop=8).raw)
+
+
+def case_of(
+    accused: IdentityKey, accuser: IdentityKey, *, gave: bytes = b"gave", now: float = NOW
+) -> SignedAccusation:
+    """As of the blocks 0:2 of the model that all here serve."""
+    return sign_accusation(accuser, accusation(accused, gave=gave, now=now))
+
+
+async def says(host: Host, to: Node, *rpcs: Rpc | bytes) -> None:
+    with suppress(TransportError):
+        stream = await host.open_stream(to.id, PROTOCOL)
+        await stream.send(*(pack(rpc) if isinstance(rpc, Rpc) else rpc for rpc in rpcs))
+        await stream.close()
+    await wait_all_tasks_blocked()
+
+
+def news(*items: Item, topic: str = EVIDENCE) -> Rpc:
+    return Rpc(messages=tuple(Message(topic, encode(item)) for item in items))
+
+
+async def stranger(place: Town, to: Node, letter: str = "stranger") -> Host:
+    """Somebody who is connected, and says what it likes."""
+    host = place.host(key(letter))
+
+    async def listen(stream: object) -> None:
+        while await stream.receive():  # type: ignore[attr-defined]
+            pass
+
+    host.handle(PROTOCOL, listen)
+    host.dial(to.host)
+    await wait_all_tasks_blocked()
+    return host
+
+
+Find = Callable[[Case], Awaitable[str | None]]
+
+
+def finding(right: set[str]) -> Find:
+    """Computing takes a while; those in `right` did right."""
+
+    async def compute(case: Case) -> str | None:
+        await trio.sleep(0.5)
+        return "right" if case.told.accused in right else "wrong"
+
+    return compute
+
+
+async def servers(place: Town, count: int, right: set[str]) -> None:
+    """All serve the first blocks, and are found in the directory."""
+    for number in range(count):
+        one = key(f"node {number}")
+        compute = finding(right)
+        await place.add(one, compute=compute, blocks=BlockRange(0, 8))  # type: ignore[arg-type]

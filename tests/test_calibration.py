@@ -5,10 +5,18 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+import torch
 from checkpoints import save_random
 
 from potluck.errors import UserError
-from potluck.node.compute.calibration import Spread, calibrate, odd_sizes, spans_of
+from potluck.node.compute.calibration import (
+    Pair,
+    Spread,
+    _compare,
+    calibrate,
+    odd_sizes,
+    spans_of,
+)
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.native.library import why_not
 from potluck.node.compute.numerics import WINDOW
@@ -47,6 +55,23 @@ def test_torch_differs_from_itself_and_more_from_ours_but_little(
     for (one, other), spread in spreads.items():
         assert spread.most <= spread.limit < 0.2, (one, other)
         assert spread.median <= spread.most <= spread.worst
+
+
+def test_rounding_on_the_wire_is_part_of_what_is_measured() -> None:
+    """Two who differ by a millionth differ by more where eight bits are left of it; equal bits stay
+    equal."""
+    dice = torch.Generator().manual_seed(1)
+    took, added, noise = torch.randn(3, 64, 32, generator=dice)
+    again = took + added
+    limits = {}
+    for wire in ("f32", "bf16"):
+        for other, gave in (("b", again + 1e-6 * noise), ("c", again.clone())):
+            pair = Pair("a", other, wire)
+            key = ("prompt", 0, (0, 1))
+            _compare(pair, [{key: gave}], [{key: again}], [[took]])
+            limits[wire, other] = pair.spread().limit
+    assert 0 < limits["f32", "b"] < 1e-4 < limits["bf16", "b"]
+    assert limits["f32", "c"] == limits["bf16", "c"] == 0
 
 
 def test_steps_cover_a_window_and_spans_stand_in_the_model() -> None:

@@ -7,76 +7,38 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
-from random import Random
 
 import pytest
 import trio
-from courts import MODEL, Host, Node, Town, town, wall
+from courts import (
+    MALLORY,
+    MODEL,
+    PROOF,
+    SEGMENT,
+    VICTIM,
+    case_of,
+    news,
+    says,
+    servers,
+    stranger,
+    town,
+    wall,
+)
 from receipts import key
-from testimonies import NOW, accusation, announced
+from testimonies import NOW, announced
 from trio.testing import MockClock
 
 from potluck.crypto.codec import encode
-from potluck.crypto.keys import IdentityKey
 from potluck.dht.record import DOMAIN, Announcement, read
-from potluck.errors import TransportError
 from potluck.node.bans import BANS
-from potluck.node.net.gossip_wire import pack
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.evidence import KEEP_S
-from potluck.swarm.recent import KEPT_BYTES_MAX, SEEN_MAX
 from potluck.swarm.testimony import (
     Attestation,
-    Case,
-    Item,
-    SignedAccusation,
     check_accusation,
     contradiction_of,
-    sign_accusation,
     sign_attestation,
 )
-from potluck.swarm.topics import EVIDENCE, MESSAGE_BYTES_MAX, PROTOCOL, Message, Rpc, topic_of
-
-MALLORY, VICTIM = key("m"), key("victim")
-SEGMENT = topic_of(MODEL, 0)
-PROOF = contradiction_of(DOMAIN, announced(MALLORY, stop=4).raw, announced(MALLORY, stop=8).raw)
-
-
-def case_of(
-    accused: IdentityKey, accuser: IdentityKey, *, gave: bytes = b"gave", now: float = NOW
-) -> SignedAccusation:
-    """As of the blocks 0:2 of the model that all here serve."""
-    return sign_accusation(accuser, accusation(accused, gave=gave, now=now))
-
-
-async def says(host: Host, to: Node, *rpcs: Rpc | bytes) -> None:
-    with suppress(TransportError):
-        stream = await host.open_stream(to.id, PROTOCOL)
-        await stream.send(*(pack(rpc) if isinstance(rpc, Rpc) else rpc for rpc in rpcs))
-        await stream.close()
-    await trio.testing.wait_all_tasks_blocked()
-
-
-def news(*items: Item, topic: str = EVIDENCE) -> Rpc:
-    return Rpc(messages=tuple(Message(topic, encode(item)) for item in items))
-
-
-async def stranger(place: Town, to: Node, letter: str = "stranger") -> Host:
-    """Somebody who is connected, and says what it likes."""
-    host = place.host(key(letter))
-
-    async def listen(stream: object) -> None:
-        while await stream.receive():  # type: ignore[attr-defined]
-            pass
-
-    host.handle(PROTOCOL, listen)
-    host.dial(to.host)
-    await trio.testing.wait_all_tasks_blocked()
-    return host
-
 
 # ---- contradictions
 
@@ -202,27 +164,6 @@ async def test_nobody_bans_himself_but_says_that_he_has_a_twin(
 # ---- accusations
 
 
-Find = Callable[[Case], Awaitable[str | None]]
-
-
-def finding(right: set[str]) -> Find:
-    """Computing takes a while; those in `right` did right."""
-
-    async def compute(case: Case) -> str | None:
-        await trio.sleep(0.5)
-        return "right" if case.told.accused in right else "wrong"
-
-    return compute
-
-
-async def servers(place: Town, count: int, right: set[str]) -> None:
-    """All serve the first blocks, and are found in the directory."""
-    for number in range(count):
-        one = key(f"node {number}")
-        compute = finding(right)
-        await place.add(one, compute=compute, blocks=BlockRange(0, 8))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_flood_of_false_accusations_bans_nobody_honest(
     autojump_clock: MockClock, seed: int
@@ -302,98 +243,6 @@ async def test_a_node_that_serves_other_blocks_hears_of_contradictions_only(
             contradiction_of(DOMAIN, announced(VICTIM, stop=4).raw, announced(VICTIM).raw)
         )
         await place.until(lambda: far.court.banned(VICTIM.peer_id), 10)
-
-
-# ---- bad input
-
-
-def rubbish(dice: Random, now: float) -> dict[str, Rpc | bytes]:
-    honest, liar = announced(VICTIM), key("s")
-    forged = contradiction_of(DOMAIN, honest.raw, honest.raw[:-1] + b"\0")
-    later = announced(VICTIM, seq=dice.randrange(2, 1 << 31))
-    fresh = case_of(VICTIM, liar, now=now)
-    stale = case_of(VICTIM, liar, gave=dice.randbytes(4), now=now - KEEP_S - 1)
-    future = case_of(VICTIM, liar, gave=dice.randbytes(4), now=now + 86_400)
-    attested = Attestation(dice.randbytes(32), "wrong", now + 86_400)
-    return {
-        "no evidence": Rpc(messages=(Message(EVIDENCE, dice.randbytes(100)),)),
-        "a record alone": Rpc(messages=(Message(EVIDENCE, honest.raw),)),
-        "forged": news(forged),
-        "no contradiction": news(contradiction_of(DOMAIN, honest.raw, later.raw)),
-        "of an unknown kind": news(contradiction_of("letter", honest.raw, dice.randbytes(50))),
-        "in the wrong order": news(type(PROOF)(DOMAIN, PROOF.other, PROOF.one)),
-        "under the wrong topic": news(fresh, topic=EVIDENCE),
-        "oversized": Rpc(messages=(Message(EVIDENCE, bytes(MESSAGE_BYTES_MAX + 1)),)),
-        "of an hour ago": news(stale, topic=SEGMENT),
-        "of tomorrow": news(future, topic=SEGMENT),
-        "an attestation of tomorrow": news(sign_attestation(liar, attested), topic=SEGMENT),
-        "of another topic": Rpc(messages=(Message("/other", dice.randbytes(8)),)),
-        "malformed": dice.randbytes(60),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("what", rubbish(Random(0), NOW))
-async def test_rubbish_costs_its_sender_its_score_and_bounded_memory(
-    autojump_clock: MockClock, what: str
-) -> None:
-    """Again and again, until it is heard no more; nobody is banned, and evidence is still heard."""
-    dice = Random(what)
-    async with town() as place:
-        await servers(place, 2, {VICTIM.peer_id})
-        node, other = place.nodes
-        node.host.dial(other.host)
-        await trio.sleep(10)
-        mallory = await stranger(place, node)
-        for _ in range(60):
-            await says(mallory, node, rubbish(dice, wall())[what])
-            if mallory.peer_id not in node.court.gossip.neighbours():
-                break
-            await trio.sleep(0.01)
-        score = node.court.gossip.score(mallory.peer_id)
-        assert mallory.peer_id not in node.court.gossip.neighbours(), score
-        counts = node.court.counts()
-        assert counts["gossip_seen"] <= SEEN_MAX and counts["gossip_bytes"] <= KEPT_BYTES_MAX
-        assert counts["cases"] == counts["bans"] == other.court.counts()["bans"] == 0
-        assert node.court.gossip.score(other.id) >= 0 <= other.court.gossip.score(node.id)
-        other.court.take(PROOF)
-        await place.until(lambda: node.court.banned(MALLORY.peer_id), 5)
-
-
-async def test_no_bit_that_is_turned_makes_evidence(autojump_clock: MockClock) -> None:
-    """Each item with one bit changed, or cut short, under each topic: nobody is banned by it, no
-    case is opened, and nothing else is raised."""
-    accused = case_of(VICTIM, key("s"))
-    attested = sign_attestation(key("s"), Attestation(check_accusation(accused).id, "wrong", NOW))
-    dice = Random(7)
-    async with town() as place:
-        await servers(place, 1, set())
-        (node,) = place.nodes
-        await trio.sleep(10)
-        for item in (PROOF, accused, attested):
-            whole = encode(item)
-            for _ in range(400):
-                spoilt = bytearray(whole[: dice.choice([len(whole), dice.randrange(len(whole))])])
-                if len(spoilt) == len(whole):
-                    spoilt[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
-                topic = dice.choice([EVIDENCE, SEGMENT, "/other"])
-                assert node.court._judge(Message(topic, bytes(spoilt))) in ("wrong", "stale")
-        assert node.court.counts()["bans"] == node.court.counts()["cases"] == 0
-        assert node.court._judge(Message(EVIDENCE, encode(PROOF))) == "pass"
-
-
-async def test_one_word_heard_twice_from_many_costs_nobody_and_bans_once(
-    autojump_clock: MockClock,
-) -> None:
-    async with town() as place:
-        node = await place.add(key("node"))
-        told: list[str] = []
-        node.court.told.append(told.append)
-        await trio.sleep(6)
-        senders = [await stranger(place, node, f"s {number}") for number in range(4)]
-        for sender in senders:
-            await says(sender, node, news(PROOF))
-        assert told == [MALLORY.peer_id]
-        assert all(node.court.gossip.score(one.peer_id) >= 0 for one in senders)
 
 
 async def test_a_clock_that_jumps_by_hours_bans_nobody_honest(autojump_clock: MockClock) -> None:

@@ -5,7 +5,7 @@ prompt and then token by token, steps of odd sizes, beside other sessions, on on
 auditor computes the same spans from the same rows, in the same steps or as one prompt. Each 32
 tokens of each span are one audit, as swarm/audit.py judges it:
 
-    error of a token   |gave - again| / |again - took|
+    error of a token   |gave - again| / |again - took|, as compute/compare.py has it
     limit of a pair    twice what 999 of 1000 honest audits need, of the span where that is most
 
 Kinds are what limits are kept for (node/limits.py): our C, and torch by its dtype, in one format of
@@ -34,6 +34,7 @@ from .native_stage import KERNELS, NativeStage
 from .numerics import WINDOW, inputs_of
 from .pages import Lease, Pool
 from .stage import Stage
+from .tensor import TAGS
 
 PROMPT = 64  # tokens of a window; the rest is decoded one by one
 OTHERS = 3  # sessions that share a pass
@@ -143,10 +144,12 @@ def chunks_of(took: Tensor, gave: Tensor, again: Tensor) -> Iterator[list[float]
 
 @dataclass(slots=True)
 class Pair:
-    """Two kinds of one format, and the chunks that were compared, by the span's length."""
+    """Two kinds of one format, and the chunks that were compared, by the span's length. wire: the
+    dtype to which what they gave was rounded on its way."""
 
     one: str
     other: str
+    wire: str = "f32"
     chunks: dict[int, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
 
     def spread(self) -> Spread:
@@ -177,11 +180,13 @@ def calibrate(
     ids: Sequence[int],
     *,
     formats: Sequence[str] = FORMATS,
+    wire: str = "f32",
     tell: Callable[[str], None] = lambda kind: None,
 ) -> list[Spread]:
     """Every pair of kinds that this machine has, on the whole windows of these tokens.
 
-    tell: takes each kind before it is run. Blocks for minutes. Raises UserError.
+    wire: in which dtype rows go to and fro. tell: takes each kind before it is run. Blocks for
+    minutes. Raises UserError.
     """
     ids = list(ids[: len(ids) // WINDOW * WINDOW])
     if checkpoint.spec.context < WINDOW or not ids:
@@ -199,7 +204,7 @@ def calibrate(
             given.setdefault(kind, []).append(serve(rows, spans_of(blocks)))
         for index, one in enumerate(given):
             for other in list(given)[index:]:
-                pair = Pair(one, other)
+                pair = Pair(one, other, wire)
                 _compare(pair, given[one], given[other], rows)
                 found.append(pair.spread())
     return found
@@ -268,4 +273,5 @@ def _compare(pair: Pair, one: list[Given], other: list[Given], rows: list[list[T
                         if served is audited and way == again_way:
                             continue
                         took, again = rows[window][span[0]], audited[again_way, window, span]
-                        pair.chunks[span[1] - span[0]] += chunks_of(took, gave, again)
+                        lay = (one.to(TAGS[pair.wire]).float() for one in (took, gave, again))
+                        pair.chunks[span[1] - span[0]] += chunks_of(*lay)
