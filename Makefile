@@ -21,8 +21,9 @@ help:
 demo: compiled
 	@$(BIN)/potluck demo
 
+# long files first, for a worker that has none left idles: xdist would begin with those of many tests
 test: compiled
-	$(BIN)/pytest -n 2 --dist loadfile tests integration
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder integration tests
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

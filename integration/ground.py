@@ -26,6 +26,7 @@ from typing import Any
 READY_S = 60.0  # a node of a toy model on a machine that does other things as well
 COUNT_S = 20.0
 END_S = 15.0
+COMMAND_S = 100.0
 LOOK_EVERY_S = 0.01
 MIB = 1 << 20
 # -P: no folder that we happen to stand in may shadow a module
@@ -136,6 +137,15 @@ def open_node(
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def potluck(*words: str) -> dict[str, Any]:
+    """What a command line says, as JSON; it has to succeed."""
+    done = subprocess.run(
+        [*POTLUCK, *words, "--json"], capture_output=True, text=True, timeout=COMMAND_S
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
 
 
 def memory_of(pid: int) -> Memory:

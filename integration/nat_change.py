@@ -40,13 +40,13 @@ def by_cable(town: Town) -> None:
     ground.another_way_out(home, "eth1", "port")
 
 
-def by_lease(town: Town) -> None:
+def by_lease(town: Town, home: str = "bob") -> None:
     for command in (
         "ip addr del 192.168.1.2/24 dev eth0",
         "ip addr add 192.168.1.77/24 dev eth0",
         "ip route add default via 192.168.1.1",
     ):
-        town.ground.inside(f"{town.ground.prefix}bob", *command.split())
+        town.ground.inside(f"{town.ground.prefix}{home}", *command.split())
 
 
 def by_suspend(town: Town) -> None:

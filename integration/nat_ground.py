@@ -15,6 +15,7 @@ No namespace has a way out of this ground; all of them are removed at the end. N
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ KINDS: tuple[Kind, ...] = ("full-cone", "address", "port", "symmetric", "double"
 SixKind = Literal["ipv6", "dual"]  # IPv6 alone; or that, and IPv4 behind the worst of NATs
 SIX_KINDS: tuple[SixKind, ...] = ("ipv6", "dual")
 SIX = "2a11:0"  # of the internet's, as 11.0 is
+NUMBERS = itertools.count()  # of the grounds of one process: there may be several at once
 
 # What a NAT lets in: what answers (all), and strangers that are sent on to the home (some).
 # The mapping keeps the port, as home routers do where they can; a symmetric one draws a new port.
@@ -226,7 +228,7 @@ def open_ground(rtt_s: float = 0.0, *, six: bool = False) -> Iterator[Ground]:
     rtt_s: what a packet takes through the internet and back. six: IPv6 is routed too.
     """
     _sweep()
-    ground = Ground(f"potluck-{os.getpid()}-", [])
+    ground = Ground(f"potluck-{os.getpid()}-{next(NUMBERS)}-", [])
     try:
         net = ground.add("net")
         ground.inside(net, "sysctl", "-qw", "net.ipv4.ip_forward=1")

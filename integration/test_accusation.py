@@ -41,7 +41,7 @@ from potluck.swarm.topics import topic_of
 from potluck.swarm.wire import PROTOCOL, Open, Opened, Output, Receipts, Sign, Step
 
 from .ground import ENVIRONMENT, Node, open_node
-from .test_equivocation import until
+from .waiting import comes_true
 
 MET_S = 60.0
 JUDGED_S = 90.0  # fetched, computed, compared, on a machine that does other things as well
@@ -101,7 +101,7 @@ async def open_client(nodes: list[Node]) -> AsyncIterator[tuple[Host, Court]]:
         for node in nodes:
             await host.connect(node.addresses)
         topic = topic_of(str(nodes[0].facts["model"]), 0)
-        await until(lambda: len(court.gossip.subscribed(topic)) == len(nodes), MET_S)
+        await comes_true(lambda: len(court.gossip.subscribed(topic)) == len(nodes), MET_S)
         yield host, court
         nursery.cancel_scope.cancel()
 
@@ -115,11 +115,11 @@ async def measure(folder: Path) -> dict[str, Any]:
             began_s = time.monotonic()
             await court.accuse(wrong, 0.3)
             banned = f"banned={liar.peer} grounds=recomputed"
-            await until(lambda: all(banned in node.log for node in honest), JUDGED_S)
+            await comes_true(lambda: all(banned in node.log for node in honest), JUDGED_S)
             banned_s = time.monotonic() - began_s
             await court.accuse(right, 0.3)
             refuted = f"accused={honest[0].peer} verdict=right"
-            await until(lambda: refuted in honest[1].log, JUDGED_S)
+            await comes_true(lambda: refuted in honest[1].log, JUDGED_S)
             return {
                 "numerics": wrong.numerics,
                 "banned_by_both_s": round(banned_s, 2),

@@ -6,10 +6,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,12 +20,14 @@ import potluck
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.testnet import LocalSwarm, Plan, open_testnet
 
+from .ground import POTLUCK
+from .waiting import until
+
 KEY = "secret"
 KEYED = {"authorization": f"Bearer {KEY}"}
 TOKENS = 'potluck_api_tokens_total{model="pet"}'
 PROMPT = "The function returns"
 TALK: list[Any] = [{"role": "user", "content": "What does len do?"}]
-PROGRAM = (sys.executable, "-P", "-m", "potluck.cli")
 TEMPLATE = (
     "{% if tools %}Tools: {{ tools | tojson }} in <tool_call>{% endif %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\\n' }}{% endfor %}Answer:"
@@ -65,7 +64,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSwarm]:
 
 @pytest.fixture(scope="module")
 def url(net: LocalSwarm) -> Iterator[str]:
-    command = [*PROGRAM, "api", "--port", "0", "--json", "--home", str(home_of(net))]
+    command = [*POTLUCK, "api", "--port", "0", "--json", "--home", str(home_of(net))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POTLUCK_API_KEY": KEY}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         try:
@@ -98,7 +97,7 @@ def test_answers_are_the_bits_of_potluck_generate(net: LocalSwarm, client: opena
     """Once against the command itself, and once against the client that it uses."""
     drawn: Any = {"temperature": 0.8, "top_p": 0.9, "seed": 5}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in drawn.items()]
-    command = [*PROGRAM, "generate", PROMPT, "-m", "pet", "-n", "24", "--json", *words]
+    command = [*POTLUCK, "generate", PROMPT, "-m", "pet", "-n", "24", "--json", *words]
     told = subprocess.run(
         [*command, "--home", str(home_of(net))], capture_output=True, check=True, timeout=60
     )
@@ -247,13 +246,6 @@ def test_missing_blocks_are_told_with_when_to_come_back(net: LocalSwarm, url: st
     assert told.status_code == 503, told.text
     assert told.json()["error"]["code"] == "missing_blocks"
     assert int(told.headers["retry-after"]) >= 1
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
 
 
 def _sessions(net: LocalSwarm, name: str) -> int:

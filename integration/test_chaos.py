@@ -6,18 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from potluck.cli.main import main
 from potluck.node.process import marked
 from potluck.node.testnet import MARK, LocalSwarm, find_testnet, folder_of, take_down
 
-POTLUCK = (sys.executable, "-P", "-m", "potluck.cli")
+from .ground import POTLUCK
+
 CHAOS = ("testnet", "chaos", "--seed", "7", "--sessions", "4", "--minutes")
 
 
@@ -31,14 +30,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
     finally:
         take_down(place, grace_s=0)
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """A command sets the level of the process's logs, which is other tests' process too."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 def seats(net: LocalSwarm) -> dict[str, tuple[int, int, str]]:

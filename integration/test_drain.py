@@ -10,7 +10,6 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from potluck.node.client import Swarm, open_swarm
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.testnet import LocalSwarm, Plan, open_testnet
 from potluck.swarm.routing import Hop
+
+from .waiting import comes_true
 
 SESSIONS = 20
 TOKENS = 160
@@ -66,13 +67,6 @@ async def all_talk(swarm: Swarm, live: list[trio.Event] | None = None) -> list[T
     return talks
 
 
-async def until(there: Callable[[], bool]) -> None:
-    """Wait for what another process does; the test's own time is its limit."""
-    with trio.fail_after(GONE_S):
-        while not there():  # noqa: ASYNC110  # no event comes from another process
-            await trio.sleep(0.05)
-
-
 async def watch_loop(late: list[tuple[float, float]]) -> None:
     """How late this process's own loop is, moment by moment: (when, by how much)."""
     while True:
@@ -98,7 +92,7 @@ async def drained(net: LocalSwarm, swarm: Swarm) -> dict[str, Any]:
                 nursery.start_soon(talk, swarm, prompt, told, event)
             for event in live:
                 await event.wait()
-            await until(lambda: net.ready("n3") is not None)
+            await comes_true(lambda: net.ready("n3") is not None, GONE_S)
             (offer,) = await swarm.models()
             await swarm.router.announcements(offer.model, within_s=0)
             on_first = sum(told.routes[-1][1].peer == first.peer for told in talks)

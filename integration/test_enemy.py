@@ -28,8 +28,9 @@ from potluck.node.compute.shapes import write_random
 from potluck.node.net.host import HostConfig, open_host
 from potluck.node.net.identify import PING
 
-from .ground import LOOK_EVERY_S, Node, open_node
+from .ground import Node, open_node
 from .shell import Shell, open_shell
+from .waiting import until
 
 PEER = "12D3KooWMhw8hzWY5GXwZviQPA9K6zwkQQSoLxUwhbjnMVpCEPaL"
 PROMPT = (5, 6, 7, 8)
@@ -81,11 +82,7 @@ def ground(tmp_path: Path, model: Path) -> Iterator[Ground]:
 
 def until_sessions(node: Node, count: int) -> float:
     """Seconds until a node has so many sessions."""
-    began_s = time.monotonic()
-    while node.counts()["sessions"] != count:
-        assert time.monotonic() < began_s + SOON_S
-        time.sleep(LOOK_EVERY_S)
-    return time.monotonic() - began_s
+    return until(lambda: node.counts()["sessions"] == count, SOON_S)
 
 
 async def answer(

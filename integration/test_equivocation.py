@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -32,20 +31,11 @@ from potluck.node.net.host import Host, HostConfig, open_host
 from .forgery import announcement
 from .ground import Node, open_node
 from .test_bootstrap import open_bootstrap
+from .waiting import comes_true
 
 MET_S = 60.0
 BANNED_S = 60.0  # records are read each 15 s, and compared each 5
 HERE = "/ip4/127.0.0.1/tcp/0"
-
-
-async def until(there: Callable[[], bool], within_s: float) -> float:
-    """Wait for what other processes do; how long it took."""
-    began_s = time.monotonic()
-    while not await trio.to_thread.run_sync(there):
-        if time.monotonic() > began_s + within_s:
-            raise TimeoutError(f"not within {within_s:.0f} s")
-        await trio.sleep(0.05)
-    return time.monotonic() - began_s
 
 
 def open_three(folder: Path, stack: ExitStack) -> list[Node]:
@@ -76,7 +66,7 @@ async def refused(host: Host, node: Node) -> bool:
     """Whether a node sends us away: our end of the handshake is over before it is."""
     try:
         await host.connect(node.addresses)
-        await until(lambda: node.peer not in host.connected(), 10)
+        await comes_true(lambda: node.peer not in host.connected(), 10)
     except (TransportError, TimeoutError) as error:
         return isinstance(error, TransportError)
     return True
@@ -86,16 +76,18 @@ async def measure(folder: Path) -> dict[str, Any]:
     key = IdentityKey.generate()
     with ExitStack() as stack:
         nodes = await trio.to_thread.run_sync(open_three, folder, stack)
-        met_s = await until(lambda: all(n.counts()["gossips"] == 3 for n in nodes), MET_S)
+        met_s = await comes_true(
+            lambda: all(n.counts()["gossips"] == 3 for n in nodes), MET_S, blocks=True
+        )
         async with (
             open_host(HostConfig(seed=key.seed(), listen=(HERE,))) as host,
             open_directory(host, key, boot=int(time.time()), bootstrap=nodes[0].addresses) as kad,
         ):
             await say_two_things(key, host, kad, nodes)
             banned = f"banned={key.peer_id}"
-            banned_s = await until(lambda: all(banned in node.log for node in nodes), BANNED_S)
-            await until((folder / "light" / "bans" / key.peer_id).is_file, 10)
-            sent_away_s = await until(lambda: not host.connected(), 10)
+            banned_s = await comes_true(lambda: all(banned in node.log for node in nodes), BANNED_S)
+            await comes_true((folder / "light" / "bans" / key.peer_id).is_file, 10)
+            sent_away_s = await comes_true(lambda: not host.connected(), 10)
             before = [node.counts()["bans"] for node in nodes]
             await trio.to_thread.run_sync(nodes[2].end)
             again = open_node(folder / "three", DEMO_FOLDER, join=nodes[0].addresses)

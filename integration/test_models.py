@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -13,15 +10,9 @@ from potluck.node.client import open_swarm
 from potluck.node.compute.shapes import write_random
 from potluck.node.library import DEMO_FOLDER
 
-from .ground import POTLUCK, Node, open_node
+from .ground import Node, open_node, potluck
 
 WORDS = {"demo": "The function returns", "tiny": "abc"}
-
-
-def potluck(*words: str) -> dict[str, Any]:
-    done = subprocess.run([*POTLUCK, *words, "--json"], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
 
 
 async def say(node: Node, home: Path, model: str) -> tuple[list[int], set[str]]:

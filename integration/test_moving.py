@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
@@ -17,7 +16,7 @@ import trio
 from potluck.node.client import Swarm, open_swarm
 from potluck.node.library import DEMO_FOLDER
 
-from .ground import POTLUCK, Node, open_node
+from .ground import POTLUCK, Node, open_node, potluck
 
 AUTO = ("--epoch-s", "2", "--max-memory", "8", "--cache-mib", "4", "--drain-s", "20")
 COVERED_S = 90.0  # epochs of 2 s, on a busy machine
@@ -28,12 +27,6 @@ PROMPT = "The function returns"
 def opened() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-def potluck(*words: str) -> dict[str, Any]:
-    done = subprocess.run([*POTLUCK, *words, "--json"], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
 
 
 def wait_covered(home: Path, peers: int) -> dict[str, Any]:

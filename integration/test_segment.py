@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,11 @@ import pytest
 
 from potluck.node.library import DEMO_FOLDER
 
-from .ground import Node, open_node
-from .test_moving import potluck
+from .ground import Node, open_node, potluck
+from .waiting import until
 
 MET_S = 90.0  # records are read each 15 s; on a busy machine
 MISSED_S = 10.0  # two periods of SWIM: without the road's word a death takes half a minute
-
-
-def until(there: Callable[[], bool], within_s: float) -> float:
-    """Wait for what other processes do; how long it took."""
-    began_s = time.monotonic()
-    while not there():
-        if time.monotonic() > began_s + within_s:
-            raise TimeoutError(f"not within {within_s:.0f} s")
-        time.sleep(0.05)
-    return time.monotonic() - began_s
 
 
 def measure(folder: Path) -> dict[str, Any]:

@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,9 @@ from potluck.cli.main import main
 from potluck.node.process import marked
 from potluck.node.testnet import MARK, READY_S, find_testnet, folder_of, take_down
 
-POTLUCK = (sys.executable, "-P", "-m", "potluck.cli")
+from .ground import POTLUCK
+from .waiting import until
+
 ASK = ["generate", "The function returns", "-m", "demo", "-n", "16"]
 
 
@@ -76,13 +76,6 @@ def free_tokens(home: Path, name: str) -> int:
     until(lambda: log.read_text().count(" counts ") > before)
     line = next(line for line in reversed(log.read_text().splitlines()) if " counts " in line)
     return int(line.partition("free_tokens=")[2].split()[0])
-
-
-def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.02)
 
 
 def test_it_answers_and_the_same_without_whoever_served(
