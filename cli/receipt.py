@@ -11,10 +11,10 @@ from ..node.home import replace_file
 
 def check_place(path: Path) -> None:
     """Raises UserError, before anything is asked, when no file can be written there."""
-    if path.exists() and not path.is_file():
-        raise _unwritable(path, "it is no file")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():
+            raise _unwritable(path, "it is no file")
         beside.touch()
         beside.unlink()
     except OSError as error:

@@ -49,20 +49,20 @@ def tell_queue(host: Host, model: str, queue_s: Callable[[], float]) -> None:
 async def ask_queues(host: Host, model: str, peers: Sequence[str]) -> dict[str, float]:
     """What these peers tell, in seconds; all are asked at once.
 
-    Once half of them have answered, or failed to, the others have as long again.
+    Once half of those that can be asked have answered, the others have as long again.
     """
     told: dict[str, float] = {}
-    settled = 0
+    failed = 0
     began_s = trio.current_time()
 
     async def ask(peer: str) -> None:
-        nonlocal settled
+        nonlocal failed
         try:
             told[peer] = await _ask(host, peer, model)
         except (TransportError, RemoteError) as error:
+            failed += 1
             log.debug("does not tell its queue", peer=peer, reason=str(error))
-        settled += 1
-        if 2 * settled >= len(peers):
+        if 2 * len(told) >= len(peers) - failed:
             now = trio.current_time()
             scope.deadline = min(scope.deadline, now + max(GRACE_S, now - began_s))
 

@@ -15,7 +15,9 @@ one gave what the other took. Nothing is hashed or kept where no receipts were a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from ..crypto.merkle import leaves_of
 from ..errors import RemoteError
@@ -24,6 +26,9 @@ from .proof import SHARES_MAX, Share
 from .receipt import Account, Part, Unsigned
 from .routing import Hop
 from .session_events import Payload, SendStep
+from .testimony import Contradiction, fork_of
+
+HASHED_MAX: Final = 1024  # guess: payloads that wait for a second signer, 32 at each boundary
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ class _Page:
 
 
 class Ledger:
-    """One session's receipts. works: whether chunks are to be handed out, to be audited."""
+    """One session's receipts. works: whether chunks are to be handed out, to be audited. on_fork:
+    told of two that contradict each other."""
 
     def __init__(
         self,
@@ -97,6 +103,7 @@ class Ledger:
         self._dtype = dtype
         self._row_bytes = row_bytes
         self._works = works
+        self.on_fork: Callable[[Contradiction], None] = lambda item: None
         self._pages: dict[int, _Page] = {}
         self._lost: dict[int, _Page] = {}
         # by identity, with the payload, so that no other can get its number meanwhile
@@ -164,7 +171,12 @@ class Ledger:
             raise RemoteError(f"{len(raws)} receipts, where {len(due)} are due")
         works = []
         for raw, part in zip(raws, due, strict=True):
-            page.account.add(raw, part)
+            try:
+                page.account.add(raw, part)
+            except RemoteError:
+                if (fork := fork_of(page.account, raw)) is not None:
+                    self.on_fork(fork)
+                raise
             if self._works and not page.torn:
                 works.append(self._work(page, part, outputs))
         for one in page.counted:
@@ -225,7 +237,8 @@ class Ledger:
 
     def _leaves_of(self, payload: Payload, shared: bool) -> list[bytes]:
         """shared: two servers sign for these rows. Whoever is the second has no third behind it,
-        but where a hop is sent again what another had."""
+        but where a hop is sent again what another had, or a standby: then nobody asks for them, and
+        they go when there are too many."""
         if not len(payload):
             return []
         if not shared:
@@ -235,6 +248,8 @@ class Ledger:
             return known[1]
         leaves = leaves_of(payload, self._row_bytes)
         self._leaves[id(payload)] = (payload, leaves)
+        if len(self._leaves) > HASHED_MAX:
+            del self._leaves[next(iter(self._leaves))]
         return leaves
 
     def _work(self, page: _Page, part: Part, outputs: list[_Output]) -> Work:

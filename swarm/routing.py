@@ -43,6 +43,7 @@ SURCHARGE_FLOOR_S = 0.010  # algorithms.md 2.5
 CANDIDATES_BEST = 24  # algorithms.md 2.5: per boundary
 CANDIDATES_RANDOM = 8  # algorithms.md 2.5
 ALTERNATES = 5  # asked for their queue before a hop is bound; 3 gave a p95 7 % longer (sim)
+ASKED_MAX = 60  # guess: of more than ten hops fewer are asked for each; but for each one
 POOL_DEPTH = 32  # of many spans, so many of the best over each block are looked at closely
 POOL_STEP = 128
 GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly: one draw deals all lots
@@ -267,7 +268,7 @@ class Finder:
         line = self._candidates[edge].tolist()
         taken = {self._row(edge)}
         found: list[int] = []
-        for _ in range(3 * count):  # some tries fall on the planned one, or on no candidate
+        for _ in range(3 * ALTERNATES):  # some tries fall on the planned one, or on no candidate
             i = line[pick(len(line))]
             if i not in taken and self._lo[i] <= edge < self._hi[i]:
                 taken.add(i)
@@ -341,8 +342,9 @@ def plan_route(
     finder = _finder(view, blocks, avoid, cache_tokens=cache_tokens, draw=draw)
     route = finder.route()
     asked = dict.fromkeys(hop.peer for hop in route.hops)
+    count = min(ALTERNATES, max(1, ASKED_MAX // len(route.hops) - 1))
     for hop in route.hops:
-        others = finder.alternates(hop.blocks.start, ALTERNATES, pick)
+        others = finder.alternates(hop.blocks.start, count, pick)
         asked |= dict.fromkeys(finder.columns.name(row) for row in others)
     return Plan(route, tuple(asked))
 

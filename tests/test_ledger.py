@@ -324,3 +324,17 @@ def test_the_rows_of_a_boundary_are_hashed_once(monkeypatch: pytest.MonkeyPatch)
     play([(0, 1, True)] * 12, swarm, [])
     assert proof_of(swarm).good
     assert hashed == 4 * 12
+
+
+def test_what_no_second_server_signs_for_is_not_kept_for_as_long_as_the_answer_grows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A standby takes what the link before it gave, as the third: 60 tokens of that at two
+    boundaries, and at the end it is right all the same."""
+    monkeypatch.setattr("potluck.swarm.ledger.HASHED_MAX", 16)
+    swarm = Swarm(Session(config(standby_from=0, cut_tokens=CUT)), None, ledger())
+    swarm.run()
+    play([(0, 1, True)] * 60, swarm, [])
+    assert len(swarm.notaries) == 6, "no standby was there"
+    assert swarm.ledger is not None and len(swarm.ledger._leaves) <= 16
+    assert proof_of(swarm).good

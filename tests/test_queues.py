@@ -70,6 +70,18 @@ async def test_the_silent_are_waited_for_as_long_again_as_half_of_all_took(
         assert trio.current_time() - began_s == pytest.approx(0.4)
 
 
+async def test_the_living_are_heard_though_dials_to_the_dead_fail_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """A machine that restarts refuses in a millisecond; a living one is an ocean away."""
+    async with tellers(a=0.1, b=0.1, c=0.1, d=0.1) as (net, asker):
+        for name in "abc":
+            net.host(name).dead = True
+        slowly(net.host("d"), 0.3)
+        told = await ask_queues(asker, MODEL, ["a", "b", "c", "d"])  # type: ignore[arg-type]
+        assert told == {"d": 0.1}
+
+
 async def test_nobody_is_waited_for_longer_than_a_bad_road_takes(autojump_clock: MockClock) -> None:
     async with tellers(a=0.1, b=0.1, c=0.1) as (net, asker):
         for name in "abc":

@@ -13,14 +13,14 @@ from potluck.cli.receipt import check_place, write_receipt
 from potluck.errors import UserError
 
 
-@pytest.mark.parametrize("where", ["none/answer.receipt", "", "file/answer.receipt"])
+@pytest.mark.parametrize("where", ["none/answer.receipt", "", "file/answer.receipt", "a" * 300])
 def test_an_unwritable_file_is_one_line_before_the_answer_begins(
     where: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A folder that is not there, a folder itself, and what is no folder."""
+    """A folder that is not there, a folder itself, what is no folder, and too long a name."""
 
     def asked(*args: object) -> None:
         raise AssertionError("the swarm was asked")

@@ -235,6 +235,17 @@ def test_a_plan_has_its_peers_asked_and_some_others_that_could_stand_in_for_each
     assert alone.asked == ("p00", "p01")
 
 
+def test_of_a_long_route_fewer_are_asked_for_each_hop_and_one_at_least() -> None:
+    """40 hops, each with eight peers: not 240 dials at once."""
+    whole = BlockRange(0, 40)
+    spans = [
+        Span(f"p{n}", BlockRange(n % 40, n % 40 + 1), block_s=0.01, rtt_s=0.01) for n in range(320)
+    ]
+    plan = plan_route(SwarmView(MODEL, whole, tuple(spans)), whole, pick=random.Random(1).randrange)
+    assert len(plan.route.hops) == 40
+    assert 60 < len(plan.asked) <= 80
+
+
 def test_a_session_is_bound_among_those_that_answered_and_else_as_planned() -> None:
     view = view_of(("a", 0, 5, 0.001), ("b", 0, 5, 0.002), ("c", 0, 3, 0.001))
     plan = find_route(view, WHOLE)
