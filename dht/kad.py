@@ -88,6 +88,7 @@ class KadDirectory:
         self._announced: dict[str, Announcement] = {}
         self._neighbours = neighbours
         self._convicted: Callable[[str], bool] = lambda peer: False
+        self.refused: list[Callable[[Record], None]] = []  # told of what a convicted peer says
         self._shelf = Shelf(key.peer_id, salt=salt, limits=Limits(bytes_max=shelf_bytes_max))
         self._checker = Checker()
         self.contradicted = self._checker.contradicted  # called with two records, where seen
@@ -233,8 +234,7 @@ class KadDirectory:
                 take=lambda found: reading.add(found.records, self._wall()),
                 have=reading.have,
             )
-        found = self._reader.result(reading)
-        return [record for record in found if not self._convicted(record.slot.peer)]
+        return [record for record in self._reader.result(reading) if not self._refuses(record)]
 
     def _names(self) -> ModelList:
         told = self._announced.values()
@@ -326,6 +326,14 @@ class KadDirectory:
             case Put():
                 return Kept(request.id, tuple([self._take(peer, raw) for raw in request.records]))
 
+    def _refuses(self, record: Record) -> bool:
+        """Whether its signer is convicted; whoever wants to know that it is still about is told."""
+        if not self._convicted(record.slot.peer):
+            return False
+        for tell in self.refused:
+            tell(record)
+        return True
+
     def _held(self, request: Find) -> tuple[bytes, ...]:
         records = self._shelf.at(
             request.place, self._wall(), have=request.have, bytes_max=ANSWER_RECORD_BYTES_MAX
@@ -334,10 +342,10 @@ class KadDirectory:
 
     def _take(self, peer: str, raw: bytes) -> bool:
         """Keep a peer's own record; whether it is kept. Raises RemoteError at a forged one."""
-        if self._convicted(peer):
-            return False
         try:
             record = self._checker.check(raw, None, self._wall(), peer=peer)
+            if self._refuses(record):
+                return False
             if record.kind == Provider.KIND:
                 self._chunks.keep(record)
             else:

@@ -29,7 +29,7 @@ import trio
 from ..crypto.codec import decode_any, encode
 from ..crypto.keys import IdentityKey
 from ..dht.record import DOMAIN as RECORD
-from ..dht.record import SKEW_MAX_S, Announcement, Record
+from ..dht.record import SKEW_MAX_S, Announcement, Record, read
 from ..errors import RemoteError
 from ..swarm.blocks import BlockRange
 from ..swarm.evidence import (
@@ -138,6 +138,12 @@ class Court:
     def contradicts(self, one: Record, other: Record) -> None:
         """Two records of one slot, boot and seq were read that say different things."""
         self.take(contradiction_of(RECORD, one.raw, other.raw))
+
+    def is_about(self, record: Record) -> None:
+        """Who is banned still says this of itself: whoever believes it has to hear of the proof."""
+        if record.kind == Announcement.KIND:
+            with suppress(RemoteError):  # rightly signed nonsense
+                self._standings.learn([read(record, Announcement)])
 
     def take(self, item: Item) -> None:
         """What was found here, by us. Nonsense is found nowhere: it is passed over."""
@@ -351,6 +357,7 @@ async def open_court(member: Member, home: Path) -> Court:
     )  # fmt: skip
     await court.restore()
     member.directory.contradicted.append(court.contradicts)
+    member.directory.refused.append(court.is_about)
     member.directory.shun(court.banned)
     court.told.append(member.directory.forget)
     return court

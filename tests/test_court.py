@@ -90,8 +90,7 @@ async def test_who_joins_later_is_told_of_whoever_is_still_there(
         await trio.sleep(150)
         assert late.court.bans() == ()  # both are gone
         for node in place.nodes[:8]:
-            place.records.told = [read(announced(MALLORY, seq=9, now=wall()), Announcement)]
-            await node.court.cleared(place.records).find(MODEL)
+            node.court.is_about(announced(MALLORY, seq=9, now=wall()))
         await place.until(lambda: late.court.banned(MALLORY.peer_id), 90)
         assert len(late.court.bans()) == 1
         assert min(node.court.gossip.score(late.id) for node in place.nodes[:4]) >= 0

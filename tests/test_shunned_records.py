@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from potluck.dht.keyspace import spans_of
 from potluck.dht.message import Find, Found, Put
+from potluck.dht.record import Record
 from potluck.node.client import shun_liars
 from potluck.node.trust import Trust
 
@@ -27,8 +28,10 @@ async def test_a_keeper_hands_out_no_more_what_a_convicted_peer_said(
         await swarm.all_announce()
         *keepers, mallory = swarm.peers
         await mallory.directory.provide([CHUNK])
+        refused: list[Record] = []
         for keeper in keepers:
             keeper.directory.shun(of(mallory))
+            keeper.directory.refused.append(refused.append)
         honest = {keeper.id for keeper in keepers}
         client = await swarm.join(serve=False)  # it knows of no ban
         assert {told.peer for told in await client.directory.find(MODEL)} == honest
@@ -36,6 +39,7 @@ async def test_a_keeper_hands_out_no_more_what_a_convicted_peer_said(
         assert await client.directory.providers([CHUNK]) == {CHUNK: ()}
         assert all(mallory.id not in keeper.directory.peers() for keeper in keepers)
         assert await mallory.announce() == 0 == await mallory.directory.provide([CHUNK])
+        assert {record.slot.peer for record in refused} == {mallory.id}
         for keeper in keepers:  # nor does it come back as a neighbour, by having asked
             assert mallory.id not in keeper.directory.peers()
 
