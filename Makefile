@@ -23,7 +23,7 @@ demo: compiled
 
 # long files first, for a worker that has none left idles: xdist would begin with those of many tests
 test: compiled
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder integration tests
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 integration tests
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

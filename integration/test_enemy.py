@@ -29,7 +29,7 @@ from potluck.node.net.host import HostConfig, open_host
 from potluck.node.net.identify import PING
 
 from .ground import Node, open_node
-from .shell import Shell, open_shell
+from .shell import WAIT_S, Shell, open_shell
 from .waiting import until
 
 PEER = "12D3KooWMhw8hzWY5GXwZviQPA9K6zwkQQSoLxUwhbjnMVpCEPaL"
@@ -162,6 +162,7 @@ async def test_an_answer_waits_for_the_only_server_to_come_back(ground: Ground) 
 def test_a_silent_end_of_the_line_holds_nobody(shell: Shell, tmp_path: Path, model: Path) -> None:
     """A signal ends what waits for a peer that took the connection and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(WAIT_S)
         join = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}/p2p/{PEER}"
         for command in (("node",), ("generate", "Hello")):
             waiting = shell.start(*command, "-m", str(model), "--join", join, home=tmp_path)
