@@ -9,13 +9,18 @@ when any of them dies.
             print(piece.text, end="")
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # typing's own, whose import takes longer than all else here (cli/main.py)
 
 __version__ = "0.1.0"
 __all__ = ["BlockingSwarm", "Piece", "Swarm", "connect", "hear", "open_swarm"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .node.blocking import BlockingSwarm, connect
     from .node.client import Swarm, open_swarm
     from .node.generation import Piece, hear

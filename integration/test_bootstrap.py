@@ -74,7 +74,7 @@ def test_torch_is_never_imported() -> None:
     """Whatever a light node imports, in an interpreter in which torch cannot be."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import potluck.cli.main, potluck.cli.bootstrap, potluck.node.bootstrap\n"
+        "import potluck.cli.commands, potluck.cli.bootstrap, potluck.node.bootstrap\n"
         "heavy = {'torch', 'transformers', 'safetensors', 'numpy'} & set(sys.modules)\n"
         "assert heavy == {'torch'}, heavy"
     )

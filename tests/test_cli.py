@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from potluck import __version__
+from potluck.cli.commands import WELCOME, app
 from potluck.cli.edge import report, until_signalled
-from potluck.cli.main import WELCOME, app, main
+from potluck.cli.main import main
 from potluck.errors import (
     LocalError,
     MissingBlocks,

@@ -48,6 +48,51 @@ def test_a_second_ctrl_c_waits_for_no_thread(name: str) -> None:
     assert process.returncode == -signal.SIGINT
 
 
+BEGINNING = """
+import sys, time
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "{name}":
+            print("importing", flush=True)
+            time.sleep({imports_s})
+sys.meta_path.insert(0, Slow())
+from potluck.cli.main import main
+code = main()
+print("done", flush=True)
+time.sleep({ends_s})
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("when", ["importing", "done"])
+def test_ctrl_c_while_a_command_is_imported_or_over_is_130_and_no_traceback(when: str) -> None:
+    """typing is the first that is imported and takes long."""
+    imports_s = 60 * (when == "importing")
+    script = BEGINNING.format(name="typing", imports_s=imports_s, ends_s=60)
+    command = [sys.executable, "-c", script, "--version"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != f"{when}\n".encode():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, b"")
+
+
+def test_who_is_started_to_hear_no_ctrl_c_hears_none() -> None:
+    """As a shell starts what stands before an `&`."""
+    script = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);" + BEGINNING.format(
+        name="typer", imports_s=1, ends_s=0
+    )
+    command = [sys.executable, "-c", script, "--version"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and said.endswith(b"done\n")
+
+
 ENDING = """
 import signal, sys
 from potluck.cli.edge import ended_by_signals
