@@ -38,10 +38,10 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.record import DOMAIN, Record, check_record, sign_fact
 from potluck.errors import RemoteError
 from potluck.swarm import evidence
+from potluck.swarm.banned import Ban
 from potluck.swarm.evidence import (
     KNOWN_MIN_S,
     Attest,
-    Ban,
     Effect,
     Evidence,
     Pass,

@@ -2,7 +2,8 @@
 
     home/bans/<peer id>     one ban, with its proof, by the one codec; each written in one go
 
-A file a ban, so that the next one costs no more than the first; of too many the oldest goes.
+A file a ban, so that the next one costs no more than the first; which go of too many, and why no
+flood of strangers moves the others, is in swarm/banned.py.
 Whoever asks for the proof can be shown it. What cannot be read is put aside as <peer id>.broken; a
 disk that takes no more loses the ban at the next start, and evidence that is heard again brings it
 back.
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from ..crypto.codec import Range, decode, encode
+from ..crypto.codec import Range, Size, decode, encode
 from ..errors import RemoteError
-from ..swarm.evidence import Ban
+from ..swarm.banned import STRANGER, Acquaintance, Ban, Banned
 from ..swarm.reputation import FOR_GOOD_S
 from ..swarm.testimony import (
     ITEM_BYTES_MAX,
@@ -33,7 +34,8 @@ from .log import get_logger
 BANS: Final = "bans"
 BROKEN: Final = ".broken"
 KEPT_MAX: Final = 4096  # files: 10 MB. Identities are cheap, and each may contradict itself
-BAN_BYTES_MAX: Final = ITEM_BYTES_MAX + 256
+NETWORK_CHARS_MAX: Final = 256  # of a name of the DNS: its domain
+BAN_BYTES_MAX: Final = ITEM_BYTES_MAX + 512
 
 log = get_logger()
 
@@ -41,6 +43,19 @@ log = get_logger()
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """One file. until_s: unix seconds; the codec knows no infinity."""
+
+    version: Annotated[int, Range(2, 2)]
+    peer: Peer
+    until_s: Annotated[float, Range(0, FOR_GOOD_S)]
+    grounds: Literal["contradiction", "recomputed", "attested", "false accusations"]
+    proof: Contradiction | SignedAccusation | SignedAttestation
+    known_s: Annotated[float, Range(0, 1e11)]
+    network: Annotated[str, Size(NETWORK_CHARS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptFirst:
+    """One file of the first version, which did not say how the peer was known."""
 
     version: Annotated[int, Range(1, 1)]
     peer: Peer
@@ -54,7 +69,7 @@ class Bans:
 
     def __init__(self, home: Path | None) -> None:
         self._folder = None if home is None else home / BANS
-        self._kept: dict[str, None] = {}  # peers, the oldest ban first
+        self._kept = Banned(KEPT_MAX)
 
     def load(self, now: float) -> tuple[Ban, ...]:
         """Those in force, the oldest first. Files of the others are removed."""
@@ -71,34 +86,32 @@ class Bans:
             except OSError as error:
                 log.warning("ban passed over", path=str(path), reason=str(error))
         found.sort(key=lambda one: (one[0], one[1].peer))
-        self._kept = {ban.peer: None for _, ban in found}
-        self._make_room()
-        return tuple(ban for _, ban in found if ban.peer in self._kept)
+        self._kept = Banned(KEPT_MAX)
+        for _, ban in found:
+            self._remember(ban, now)
+        return self._kept.all()
 
-    def keep(self, ban: Ban) -> bool:
+    def keep(self, ban: Ban, now: float) -> bool:
         """Whether it is on disk now."""
         if self._folder is None:
             return False
         until_s = min(ban.until_s, FOR_GOOD_S)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            raw = encode(_Kept(1, ban.peer, until_s, ban.grounds, ban.proof))
+            known_s, network = ban.known.known_s, ban.known.network[:NETWORK_CHARS_MAX]
+            raw = encode(_Kept(2, ban.peer, until_s, ban.grounds, ban.proof, known_s, network))
             replace_file(self._folder / ban.peer, raw)
         except OSError as error:
             log.warning("ban not written", banned=ban.peer, reason=str(error))
             return False
-        self._kept.pop(ban.peer, None)
-        self._kept[ban.peer] = None
-        self._make_room()
+        self._remember(ban, now)
         return True
 
-    def _make_room(self) -> None:
+    def _remember(self, ban: Ban, now: float) -> None:
         assert self._folder is not None
-        while len(self._kept) > KEPT_MAX:
-            oldest = next(iter(self._kept))
-            del self._kept[oldest]
+        for peer in self._kept.put(ban, now):
             with suppress(OSError):  # it goes when they are loaded next
-                (self._folder / oldest).unlink()
+                (self._folder / peer).unlink()
 
 
 def _read(path: Path) -> Ban | None:
@@ -107,7 +120,7 @@ def _read(path: Path) -> Ban | None:
         return None
     try:
         with path.open("rb") as file:
-            told = decode(file.read(BAN_BYTES_MAX + 1), _Kept, max_bytes=BAN_BYTES_MAX)
+            told = _decode(file.read(BAN_BYTES_MAX + 1))
         if told.peer != path.name:
             raise RemoteError(f"the ban of {told.peer}")
     except RemoteError as error:
@@ -116,4 +129,13 @@ def _read(path: Path) -> Ban | None:
         log.warning("ban put aside", broken=str(aside), reason=str(error))
         return None
     until_s = math.inf if told.until_s >= FOR_GOOD_S else told.until_s
-    return Ban(told.peer, until_s, told.grounds, told.proof)
+    known = STRANGER if isinstance(told, _KeptFirst) else Acquaintance(told.known_s, told.network)
+    return Ban(told.peer, until_s, told.grounds, told.proof, known)
+
+
+def _decode(raw: bytes) -> _Kept | _KeptFirst:
+    """Raises RemoteError."""
+    try:
+        return decode(raw, _KeptFirst, max_bytes=BAN_BYTES_MAX)
+    except RemoteError:
+        return decode(raw, _Kept, max_bytes=BAN_BYTES_MAX)

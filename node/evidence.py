@@ -31,12 +31,12 @@ from ..crypto.keys import IdentityKey
 from ..dht.record import DOMAIN as RECORD
 from ..dht.record import SKEW_MAX_S, Announcement, Record, read
 from ..errors import RemoteError
+from ..swarm.banned import Acquaintance, Ban
 from ..swarm.blocks import BlockRange
 from ..swarm.evidence import (
     CASES_MAX,
     KEEP_S,
     Attest,
-    Ban,
     Blame,
     Effect,
     Event,
@@ -65,12 +65,12 @@ from ..swarm.testimony import (
     suspect,
 )
 from ..swarm.topics import EVIDENCE, Message, fits, home_of, told_in, topics_of
-from .bans import Bans
+from .bans import KEPT_MAX, Bans
 from .exhibit import PROTOCOL as EXHIBIT
 from .exhibit import Exhibits, exhibit_of
 from .log import get_logger
 from .member import Member
-from .net.gossip import Gossiper
+from .net.gossip import Gossiper, where_of
 from .net.host import Host
 from .standing import Standings
 from .timers import Timers
@@ -117,13 +117,13 @@ class Court:
         self._bans = bans
         self._standings = standings
         self._wall = wall
-        self._machine = Evidence(key.peer_id, standings.of)
+        self._machine = Evidence(key.peer_id, standings.of, self._acquaintance)
         self._timers = Timers(self._fire)
         self._exhibits = Exhibits()
         self._cases: OrderedDict[bytes, str] = OrderedDict()  # accusations: where they are told
         self._early: deque[tuple[bytes, SignedAttestation]] = deque(maxlen=EARLY_MAX)
         self._to_compute, self._computing = trio.open_memory_channel[Case](RECOMPUTES_MAX)
-        self._unwritten: deque[Ban] = deque()
+        self._unwritten: deque[Ban] = deque(maxlen=KEPT_MAX)
         self._banning = trio.Event()
         self._has_twin = False
 
@@ -200,7 +200,7 @@ class Court:
                 await self._keep_topics(serving)
         finally:
             self._host.unhandle(EXHIBIT)
-            self._write_bans()
+            self._write_bans(self._wall())
 
     # ---- what comes in
 
@@ -294,6 +294,12 @@ class Court:
         for item in early:
             self._dispatch(Received(item), topic)  # its signature was found good when it came
 
+    def _acquaintance(self, peer: str) -> Acquaintance:
+        known, connection = self._standings.acquaintance(peer), self._host.best(peer)
+        if connection is None:
+            return known
+        return Acquaintance(max(1.0, known.known_s), where_of(connection)[1])
+
     def _ban(self, ban: Ban) -> None:
         log.warning("banned on evidence", banned=ban.peer, grounds=ban.grounds)
         self._trust.convict(ban.peer, for_good=ban.until_s == math.inf)
@@ -340,12 +346,12 @@ class Court:
         while True:
             await self._banning.wait()
             self._banning = trio.Event()
-            await trio.to_thread.run_sync(self._write_bans)
+            await trio.to_thread.run_sync(self._write_bans, self._wall())
 
-    def _write_bans(self) -> None:
+    def _write_bans(self, now: float) -> None:
         with suppress(IndexError):
             while True:
-                self._bans.keep(self._unwritten.popleft())
+                self._bans.keep(self._unwritten.popleft(), now)
 
 
 async def open_court(member: Member, home: Path) -> Court:

@@ -22,6 +22,7 @@ from ..crypto.codec import Range, Size, decode, encode
 from ..dht.network import NOWHERE, prefixes_of
 from ..dht.record import Announcement
 from ..errors import RemoteError
+from ..swarm.banned import STRANGER, Acquaintance
 from ..swarm.blocks import BlockRange
 from ..swarm.evidence import Standing
 from ..swarm.receipt import Opening
@@ -85,6 +86,15 @@ class Standings:
             return None
         known_s = max(0.0, now - self._met.get(peer, now))
         return Standing(self._trust(peer), _network(told), known_s)
+
+    def acquaintance(self, peer: str) -> Acquaintance:
+        """How we know a peer that is being banned: for how long, and where."""
+        first_s = self._met.get(peer)
+        if first_s is None:
+            return STRANGER
+        told = (one for (_, name), one in self._serving.items() if name == peer)
+        network = next((_network(one) for one in told), "")
+        return Acquaintance(max(1.0, self._wall() - first_s), network)
 
     def lately(self) -> frozenset[str]:
         """The peers that say of themselves that they serve something."""

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from ..dht.record import SKEW_MAX_S
 from ..errors import RemoteError
+from .banned import STRANGER, Acquaintance, Ban, Banned
 from .machine import Fired, SetTimer
 from .receipt import Opening
 from .testimony import (
@@ -91,16 +92,6 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
-class Ban:
-    """An effect: shun this peer until then (for ever: inf), and keep the proof."""
-
-    peer: str
-    until_s: float
-    grounds: Literal["contradiction", "recomputed", "attested", "false accusations"]
-    proof: Item
-
-
-@dataclass(frozen=True, slots=True)
 class Recompute:
     """An effect: if you have the blocks and the time, compute this again, and say `Recomputed`."""
 
@@ -143,29 +134,35 @@ class Evidence:
     """The machine.
 
     standing: of a peer, asked as to the blocks of an opening; None for one that does not serve
-    them.
+    them. acquaintance: how we know a peer that is being banned.
     """
 
-    def __init__(self, me: str, standing: Callable[[str, Opening], Standing | None]) -> None:
+    def __init__(
+        self,
+        me: str,
+        standing: Callable[[str, Opening], Standing | None],
+        acquaintance: Callable[[str], Acquaintance] = lambda peer: STRANGER,
+    ) -> None:
         self._me = me
         self._standing = standing
-        self._bans: dict[str, Ban] = {}
+        self._acquaintance = acquaintance
+        self._bans = Banned(BANNED_MAX)
         self._cases: dict[bytes, _Open] = {}
         self._strikes: dict[str, frozenset[bytes]] = {}  # the accusations that were refuted
 
     def banned(self, peer: str, now: float) -> bool:
-        ban = self._bans.get(peer)
+        ban = self._bans.of(peer)
         return ban is not None and now < ban.until_s
 
     def bans(self, now: float) -> tuple[Ban, ...]:
         """Those in force, with their proofs: to be stored, and `restore`d after a restart."""
-        return tuple(ban for ban in self._bans.values() if now < ban.until_s)
+        return tuple(ban for ban in self._bans.all() if now < ban.until_s)
 
     def restore(self, bans: tuple[Ban, ...], now: float) -> None:
         """What `bans` gave before. From one's own disk: it is not checked again."""
         for ban in bans:
             if now < ban.until_s:
-                self._remember(ban, now)
+                self._bans.put(ban, now)
 
     def open_cases(self) -> int:
         return len(self._cases)
@@ -188,7 +185,7 @@ class Evidence:
     # ---- class A
 
     def _contradiction(self, item: Contradiction, now: float) -> list[Effect]:
-        old = self._bans.get(suspect(item))
+        old = self._bans.of(suspect(item))
         if old is not None and old.until_s == math.inf:
             return []  # known: nothing to check, nothing to pass on
         peer = check_contradiction(item)
@@ -299,7 +296,8 @@ class Evidence:
     # ---- what is kept
 
     def _ban(self, ban: Ban, now: float) -> Ban:
-        self._remember(ban, now)
+        ban = replace(ban, known=self._acquaintance(ban.peer))
+        self._bans.put(ban, now)
         gone = [
             id
             for id, opened in self._cases.items()
@@ -308,13 +306,6 @@ class Evidence:
         for id in gone:
             del self._cases[id]
         return ban
-
-    def _remember(self, ban: Ban, now: float) -> None:
-        if len(self._bans) >= BANNED_MAX and ban.peer not in self._bans:
-            over = (peer for peer, old in self._bans.items() if old.until_s <= now)
-            least = min(self._bans, key=lambda peer: self._bans[peer].until_s)
-            del self._bans[next(over, least)]  # of those for ever the oldest
-        self._bans[ban.peer] = ban
 
     def _make_room(self, trust: float) -> bool:
         """Whether a case of an accuser so trusted has room: the least trusted one's gives way."""

@@ -10,10 +10,12 @@ import pytest
 from receipts import key
 from testimonies import NOW, accusation, announced
 
+from potluck.crypto.codec import encode
 from potluck.dht.record import DOMAIN
 from potluck.node import home as homes
-from potluck.node.bans import BANS, Bans
-from potluck.swarm.evidence import Ban
+from potluck.node.bans import BANS, Bans, _KeptFirst
+from potluck.swarm.banned import Acquaintance, Ban
+from potluck.swarm.reputation import FOR_GOOD_S
 from potluck.swarm.testimony import check_contradiction, contradiction_of, sign_accusation
 
 MALLORY, LIAR = key("m"), key("l")
@@ -27,7 +29,7 @@ FOR_A_WHILE = Ban(
 def test_bans_are_there_again_with_their_proofs(tmp_path: Path) -> None:
     bans = Bans(tmp_path)
     assert bans.load(NOW) == ()
-    assert bans.keep(FOR_GOOD) and bans.keep(FOR_A_WHILE)
+    assert bans.keep(FOR_GOOD, NOW) and bans.keep(FOR_A_WHILE, NOW)
     found = Bans(tmp_path).load(NOW)
     assert set(found) == {FOR_GOOD, FOR_A_WHILE}
     (proof,) = [ban.proof for ban in found if ban.peer == MALLORY.peer_id]
@@ -36,16 +38,16 @@ def test_bans_are_there_again_with_their_proofs(tmp_path: Path) -> None:
 
 def test_a_ban_that_is_over_is_gone_from_the_disk(tmp_path: Path) -> None:
     bans = Bans(tmp_path)
-    bans.keep(FOR_A_WHILE)
+    bans.keep(FOR_A_WHILE, NOW)
     assert bans.load(NOW + 100) == ()
     assert list((tmp_path / BANS).iterdir()) == []
 
 
 def test_the_last_word_on_a_peer_stands(tmp_path: Path) -> None:
     bans = Bans(tmp_path)
-    bans.keep(FOR_A_WHILE)
+    bans.keep(FOR_A_WHILE, NOW)
     longer = replace(FOR_A_WHILE, until_s=NOW + 200)
-    bans.keep(longer)
+    bans.keep(longer, NOW)
     assert bans.load(NOW) == (longer,)
 
 
@@ -54,7 +56,7 @@ def test_what_cannot_be_read_is_put_aside_and_costs_the_others_nothing(
     tmp_path: Path, content: bytes
 ) -> None:
     bans = Bans(tmp_path)
-    bans.keep(FOR_GOOD)
+    bans.keep(FOR_GOOD, NOW)
     (tmp_path / BANS / LIAR.peer_id).write_bytes(content)
     assert bans.load(NOW) == (FOR_GOOD,)
     assert (tmp_path / BANS / f"{LIAR.peer_id}.broken").read_bytes() == content
@@ -63,7 +65,7 @@ def test_what_cannot_be_read_is_put_aside_and_costs_the_others_nothing(
 
 def test_a_file_under_another_name_bans_nobody(tmp_path: Path) -> None:
     bans = Bans(tmp_path)
-    bans.keep(FOR_GOOD)
+    bans.keep(FOR_GOOD, NOW)
     (tmp_path / BANS / MALLORY.peer_id).rename(tmp_path / BANS / LIAR.peer_id)
     assert bans.load(NOW) == ()
 
@@ -73,9 +75,9 @@ def test_a_full_disk_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise OSError(28, "No space left on device")
 
     bans = Bans(tmp_path)
-    bans.keep(FOR_GOOD)
+    bans.keep(FOR_GOOD, NOW)
     monkeypatch.setattr(homes.Path, "write_bytes", full)
-    assert not bans.keep(FOR_A_WHILE)
+    assert not bans.keep(FOR_A_WHILE, NOW)
     assert bans.load(NOW) == (FOR_GOOD,)
 
 
@@ -84,10 +86,31 @@ def test_of_too_many_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     bans = Bans(tmp_path)
     liars = [key(f"liar {number}").peer_id for number in range(5)]
     for liar in liars:
-        bans.keep(replace(FOR_GOOD, peer=liar))
+        bans.keep(replace(FOR_GOOD, peer=liar), NOW)
     assert {ban.peer for ban in Bans(tmp_path).load(NOW)} == set(liars[2:])
     assert len(list((tmp_path / BANS).iterdir())) == 3
 
 
+def test_of_too_many_strangers_go_first_after_a_restart_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("potluck.node.bans.KEPT_MAX", 3)
+    met = replace(FOR_GOOD, known=Acquaintance(90_000.0, "1.2.0.0/16"))
+    Bans(tmp_path).keep(met, NOW)
+    for number in range(5):
+        bans = Bans(tmp_path)
+        bans.load(NOW)
+        bans.keep(replace(FOR_GOOD, peer=key(f"liar {number}").peer_id), NOW)
+    assert met in Bans(tmp_path).load(NOW)
+    assert len(list((tmp_path / BANS).iterdir())) == 3
+
+
+def test_a_ban_of_the_first_version_is_read(tmp_path: Path) -> None:
+    raw = encode(_KeptFirst(1, MALLORY.peer_id, FOR_GOOD_S, "contradiction", PROOF))
+    (tmp_path / BANS).mkdir()
+    (tmp_path / BANS / MALLORY.peer_id).write_bytes(raw)
+    assert Bans(tmp_path).load(NOW) == (FOR_GOOD,)
+
+
 def test_without_a_home_nothing_is_kept() -> None:
-    assert not Bans(None).keep(FOR_GOOD) and Bans(None).load(NOW) == ()
+    assert not Bans(None).keep(FOR_GOOD, NOW) and Bans(None).load(NOW) == ()

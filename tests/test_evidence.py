@@ -16,6 +16,7 @@ from testimonies import NOW, accusation, announced
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.record import DOMAIN as RECORD
 from potluck.errors import RemoteError
+from potluck.swarm.banned import STRANGER, Acquaintance, Ban
 from potluck.swarm.evidence import (
     ATTESTERS_MIN,
     BAN_S,
@@ -29,7 +30,6 @@ from potluck.swarm.evidence import (
     TRUST_MIN,
     TRUST_SUM_MIN,
     Attest,
-    Ban,
     Blame,
     Effect,
     Evidence,
@@ -63,6 +63,10 @@ def trusted(*peers: IdentityKey, trust: float = 0.8) -> dict[str, Standing]:
 
 def machine(known: Mapping[str, Standing] | None = None) -> Evidence:
     return Evidence(ME.peer_id, lambda peer, _: (known or {}).get(peer))
+
+
+def nobody_known(peer: str, opening: Opening) -> Standing | None:
+    return None
 
 
 def accused(by: IdentityKey = ALICE, *, now: float = NOW, gave: bytes = b"gave") -> Received:
@@ -283,18 +287,18 @@ def test_what_is_old_is_not_opened_and_what_is_of_the_future_costs_its_sender() 
     assert one.open_cases() == 1  # the first is forgotten
 
 
-def test_bans_are_bounded_and_those_that_end_soonest_go_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bans_are_bounded_and_those_of_strangers_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BANNED_MAX == 16_384
     monkeypatch.setattr("potluck.swarm.evidence.BANNED_MAX", 3)
-    one, event = machine(), accused()
+    met = {MALLORY.peer_id: Acquaintance(1.0)}
+    one, event = Evidence(ME.peer_id, nobody_known, lambda peer: met.get(peer, STRANGER)), accused()
     one.handle(event, NOW)
     one.handle(Recomputed(id_of(event), "wrong"), NOW)
     for other in OTHERS[:4]:
         records = announced(other).raw, announced(other, stop=4).raw
         one.handle(Received(contradiction_of(RECORD, *records)), NOW)
-    assert [ban.peer for ban in one.bans(NOW)] == [other.peer_id for other in OTHERS[1:4]]
+    left = [MALLORY.peer_id, *(other.peer_id for other in OTHERS[2:4])]
+    assert [ban.peer for ban in one.bans(NOW)] == left
 
 
 @settings(deadline=None, max_examples=100)

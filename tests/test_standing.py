@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from potluck.dht.record import Announcement, read
 from potluck.node import standing
 from potluck.node.standing import MET, Standings
+from potluck.swarm.banned import STRANGER, Acquaintance
 
 ALICE, BOB = key("a"), key("b")
 MODEL = bytes(range(32)).hex()
@@ -93,6 +94,18 @@ def test_a_clock_that_was_set_back_makes_nobody_older(tmp_path: Path) -> None:
     standings.learn([told(now=clock.now)])
     found = standings.of(ALICE.peer_id, opening(0, 2))
     assert found is not None and found.known_s == 0
+
+
+def test_how_a_peer_was_known_is_since_when_and_where() -> None:
+    clock = Clock()
+    one = Standings(lambda peer: 0.5, wall=lambda: clock.now)
+    assert one.acquaintance(ALICE.peer_id) == STRANGER
+    one.learn([told()])
+    assert one.acquaintance(ALICE.peer_id) == Acquaintance(1.0, "8.8.0.0/16")
+    clock.now += 5000
+    assert one.acquaintance(ALICE.peer_id) == Acquaintance(5000.0, "8.8.0.0/16")
+    clock.now -= 50_000  # a clock that was set back makes nobody a stranger
+    assert one.acquaintance(ALICE.peer_id).known_s == 1.0
 
 
 def test_of_too_many_the_longest_unseen_goes(monkeypatch: pytest.MonkeyPatch) -> None:

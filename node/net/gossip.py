@@ -82,6 +82,7 @@ class Gossiper:
         self._lines: dict[str, _Line] = {}
         self._events: deque[Event] = deque()
         self._busy = False
+        self._wished = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     # ---- for the node
@@ -106,6 +107,11 @@ class Gossiper:
     def subscribed(self, topic: str) -> tuple[str, ...]:
         """The neighbours that want it."""
         return self._machine.subscribed(topic)
+
+    async def until_wanted(self, topic: str) -> None:
+        """Until a neighbour wants it."""
+        while not self.subscribed(topic):
+            await self._wished.wait()
 
     def counts(self) -> dict[str, int]:
         return self._machine.counts()
@@ -180,13 +186,13 @@ class Gossiper:
         """Why this peer is no neighbour; "" if it may be one."""
         if self._machine.shunned(connection.mux.peer, trio.current_time()):
             return "it was a nuisance"
-        room = self._machine.has_room(_where(connection), dialed=connection.mux.dialer)
+        room = self._machine.has_room(where_of(connection), dialed=connection.mux.dialer)
         return "" if room else "there are enough"
 
     def _begin(self, connection: Connection) -> _Line:
         peer = connection.mux.peer
         line = self._lines[peer] = _Line()
-        self._dispatch(Joined(peer, _where(connection), connection.mux.dialer))
+        self._dispatch(Joined(peer, where_of(connection), connection.mux.dialer))
         return line
 
     async def _talk(self, line: _Line, connection: Connection) -> None:
@@ -240,6 +246,9 @@ class Gossiper:
             try:
                 for rpc in reader.feed(piece):
                     self._dispatch(Heard(stream.peer, rpc))
+                if rpc.subscriptions:
+                    self._wished.set()
+                    self._wished = trio.Event()
                     await trio.sleep(saved.take(trio.current_time(), _cost(rpc)))
             except RemoteError:
                 self._dispatch(Heard(stream.peer, None))
@@ -269,7 +278,7 @@ def _cost(rpc: Rpc) -> int:
     return RPC_COST + PART_COST * (sum(map(len, parts)) + len(rpc.idontwant))
 
 
-def _where(connection: Connection) -> Prefixes:
+def where_of(connection: Connection) -> Prefixes:
     """In which network it stands; over a relay, the relay."""
     address = plain(connection.remote[0])
     return prefixes_of(f"/ip{address.version}/{address}")
