@@ -36,6 +36,7 @@ from ..swarm.audit import (
     judge,
 )
 from ..swarm.ledger import Work
+from ..swarm.testimony import Contradiction
 from .again import Again, is_whole, took_last
 from .compute.compare import errors_of
 from .compute.tensor import Payload
@@ -189,6 +190,8 @@ class Auditor:
         self._limits = limits
         self._lots = lots
         self._config = config or AuditConfig()
+        self.on_wrong: Callable[[Finding], None] = lambda finding: None  # somebody was convicted
+        self.on_fork: Callable[[Contradiction], None] = lambda item: None  # by two receipts
         self._resting: dict[str, float] = {}  # who gave nothing, until when
         self._send, self._receive = trio.open_memory_channel[tuple[Docket, Work]](WAITING_MAX)
 
@@ -219,7 +222,10 @@ class Auditor:
 
     async def _work(self) -> None:
         async for docket, work in self._receive.clone():
-            docket.settle(await self._audit(docket, work))
+            finding = await self._audit(docket, work)
+            docket.settle(finding)
+            if finding is not None and finding.wrong:
+                self.on_wrong(finding)
 
     async def _audit(self, docket: Docket, work: Work) -> Finding | None:
         """Ask one after another until the rule has an answer, or nobody is left."""

@@ -44,6 +44,7 @@ from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
 from .config import find_access, find_audit, find_join, home_of
+from .evidence import open_court
 from .generation import Generation, Request, encode_request, open_generation
 from .library import find_model
 from .limits import load_limits
@@ -51,9 +52,12 @@ from .member import Member, open_member
 from .peerstore import load_known
 from .purse import open_purse
 from .router import Router
+from .toll import on_probation
 from .trust import Trust, open_trust
+from .witness import Witness
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
+ACCUSED_S = 20.0  # guess: to leave, when a server was convicted a moment ago
 
 
 class Options(TypedDict, total=False):
@@ -96,6 +100,7 @@ class Swarm:
         self.audits = find_audit(None, home)
         self._services = services
         self._auditor: Auditor | None = None
+        self._witness: Witness | None = None
         self._worker = worker
         self._home = home
         self._offline = offline
@@ -154,16 +159,30 @@ class Swarm:
         """Who makes the audits of this process, from the first answer on that wants any."""
         async with self._loading:
             if self._auditor is None:
-                self._auditor = Auditor(
-                    self.router,
-                    partial(compute_again, self.member.host),
-                    self._worker,
-                    self.trust,
-                    await trio.to_thread.run_sync(load_limits, self._home),
-                    await trio.to_thread.run_sync(self.trust.lots),
-                )
-                self._services.start_soon(self._auditor.run)
+                compute = partial(compute_again, self.member.host)
+                limits = await trio.to_thread.run_sync(load_limits, self._home)
+                lots = await trio.to_thread.run_sync(self.trust.lots)
+                court = await open_court(self.member, self._home, self.trust)
+                auditor = Auditor(self.router, compute, self._worker, self.trust, limits, lots)
+                self._witness = Witness(
+                    self.member.host, court, self.router, compute, self._worker, limits,
+                    self._voice_of, random.SystemRandom(),
+                )  # fmt: skip
+                auditor.on_wrong, auditor.on_fork = self._witness.heard, court.take
+                self._services.start_soon(self._witness.run)
+                self._services.start_soon(auditor.run)
+                self._auditor = auditor
             return self._auditor
+
+    def _voice_of(self, model: str) -> Voice | None:
+        """Of a model by its digest, if an answer of it was asked for."""
+        return next((one for one in self._voices.values() if one.digest == model), None)
+
+    async def settle(self) -> None:
+        """Until those whom audits convicted are accused, or the time is up."""
+        if self._witness is not None:
+            with trio.move_on_after(ACCUSED_S):
+                await self._witness.idle()
 
     async def _namesake(self, voice: Voice) -> str | None:
         """The digest of a model that is served under this one's name, while this one is not."""
@@ -228,10 +247,12 @@ async def open_swarm(
         try:
             purse = None if anonymous else await open_purse(member.host, place)
             shun_liars(member.directory, trust)
+            trust.on_probation = lambda peer: on_probation(member.host, peer, time.time())
             swarm = Swarm(member, worker, place, offline, trust, services)
             if purse is not None:
                 swarm.router.opens, swarm.router.took = purse.opens, purse.took
             yield swarm
+            await swarm.settle()
         except Exception as error:  # the caller's own: a nursery below would wrap it in a group
             failure = error
         if purse is not None:

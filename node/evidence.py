@@ -83,8 +83,6 @@ if TYPE_CHECKING:  # they bring numpy, and light nodes are without it
 TOPICS_EVERY_S: Final = 5.0  # until blocks that moved are heard of
 AGAIN_S: Final = 60.0  # guess: a newcomer with a mesh of eight hears of eight proofs a minute
 RECOMPUTES_MAX: Final = 32  # that wait; others serve the blocks as well
-REST: Final = 9.0  # for each second of it: accusers are cheap, and get a tenth of the time
-REST_MOST_S: Final = 300.0
 ERROR_MOST: Final = 1e9  # what an accusation can say
 EARLY_MAX: Final = 256  # attestations that came before their accusation
 
@@ -119,7 +117,7 @@ class Court:
         self._wall = wall
         self._machine = Evidence(key.peer_id, standings.of, self._acquaintance)
         self._timers = Timers(self._fire)
-        self._exhibits = Exhibits()
+        self.exhibits = Exhibits()
         self._cases: OrderedDict[bytes, str] = OrderedDict()  # accusations: where they are told
         self._early: deque[tuple[bytes, SignedAttestation]] = deque(maxlen=EARLY_MAX)
         self._to_compute, self._computing = trio.open_memory_channel[Case](RECOMPUTES_MAX)
@@ -152,16 +150,18 @@ class Court:
         except RemoteError as error:
             log.warning("no evidence", reason=str(error))
 
-    async def accuse(self, work: Work, error: float) -> None:
+    async def accuse(self, work: Work, error: float) -> bytes:
         """Say to all who serve these blocks that this work is wrong, by so much, and show it to
         whoever asks for an hour: its rows too, from which a prompt can be read again, so that
-        nobody's words may be in it. Raises RemoteError when it is too large to be shown."""
+        nobody's words may be in it. The exhibit's name. Raises RemoteError when it is too large to
+        be shown."""
         raw = await trio.to_thread.run_sync(exhibit_of, work)
         opening, chunk = work.account.raw[0], work.account.raw[work.place + 1]
-        inputs = self._exhibits.put(raw)
+        inputs = self.exhibits.put(raw)
         error = min(error, ERROR_MOST)
         told = Accusation(work.peer, opening, chunk, inputs, error, self._wall())
         self.take(sign_accusation(self._key, told))
+        return inputs
 
     def cleared(self, finds: Finds) -> Finds:
         """The same directory, without those who are banned; who serves what is learned by it."""
@@ -186,7 +186,7 @@ class Court:
 
     async def run(self, serving: Serving, compute: Compute | None = None) -> None:
         """A service. serving: which blocks of which models, now; compute: work, again."""
-        self._host.handle(EXHIBIT, self._exhibits.serve)
+        self._host.handle(EXHIBIT, self.exhibits.serve)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.gossip.run)
@@ -336,11 +336,9 @@ class Court:
         async for case in self._computing:
             if self.banned(case.accuser) or self.banned(case.told.accused):
                 continue
-            began_s = trio.current_time()
             verdict = await compute(case)
             log.info("computed again", accused=case.told.accused, verdict=verdict or "unsure")
             self._dispatch(Recomputed(case.id, verdict))
-            await trio.sleep(min(REST_MOST_S, REST * (trio.current_time() - began_s)))
 
     async def _keep_bans(self) -> None:
         while True:
@@ -354,10 +352,16 @@ class Court:
                 self._bans.keep(self._unwritten.popleft(), now)
 
 
-async def open_court(member: Member, home: Path) -> Court:
-    """The court of a node: whom it shunned is shunned again, and the directory is watched."""
-    trust = await trio.to_thread.run_sync(Trust, home)
-    standings = await trio.to_thread.run_sync(Standings, trust.trust, home)
+async def open_court(member: Member, home: Path, trust: Trust | None = None) -> Court:
+    """The court of a node: whom it shunned is shunned again, and the directory is watched.
+
+    trust: a client's own book, beside which the home's node may be running: whom that one has met
+    is not the client's to write down. It hears of contradictions alone, and judges nobody's work.
+    """
+    met = home if trust is None else None
+    if trust is None:
+        trust = await trio.to_thread.run_sync(Trust, home)
+    standings = await trio.to_thread.run_sync(Standings, trust.trust, met)
     court = Court(
         member.host, member.key, trust, Bans(home), standings, random.SystemRandom()
     )  # fmt: skip

@@ -80,14 +80,22 @@ class Exhibits:
         self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()  # until when
         self._intake = Intake(OF_EACH, OF_ALL)
         self._showing = 0
+        self._taken: set[bytes] = set()
+        self._shown = trio.Event()
 
     def put(self, raw: bytes) -> bytes:
         """Its name. The oldest make room."""
         now, name = trio.current_time(), name_of(raw)
         self._kept[name] = (now + KEEP_S, raw)
         while sum(len(one) for _, one in self._kept.values()) > KEPT_BYTES_MAX:
-            self._kept.popitem(last=False)
+            gone, _ = self._kept.popitem(last=False)
+            self._taken.discard(gone)
         return name
+
+    async def taken(self, name: bytes) -> None:
+        """Until somebody has it."""
+        while name not in self._taken:
+            await self._shown.wait()
 
     async def serve(self, stream: Stream) -> None:
         """Raises Refused, RemoteError, TransportError."""
@@ -109,6 +117,9 @@ class Exhibits:
         if trio.current_time() < until_s:
             for at in range(0, len(raw), PIECE_BYTES):
                 await stream.send(memoryview(raw)[at : at + PIECE_BYTES])
+            self._taken.add(name)
+            self._shown.set()
+            self._shown = trio.Event()
         await stream.close()
 
 

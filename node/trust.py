@@ -64,6 +64,7 @@ class Trust:
         self._book = Reputation(None if home is None else _read(home))
         self._changes: list[Change] = []
         self._dirty = trio.Event()
+        self._kept = False
         self.on_convicted: list[Callable[[str], None]] = []
         self.on_probation: Callable[[str], bool] = lambda peer: False  # as node/toll.py says
 
@@ -131,7 +132,11 @@ class Trust:
     # ---- the disk
 
     async def keep(self) -> None:
-        """A service: write down what is found, soon after; once more when cancelled."""
+        """A service: write down what is found, soon after; once more when cancelled. Of several
+        that share this book one does it: what two wrote would count twice."""
+        if self._kept:
+            await trio.sleep_forever()
+        self._kept = True
         try:
             while True:
                 await self._dirty.wait()

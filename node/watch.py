@@ -16,7 +16,7 @@ answer comes to its end where peers come and go all the time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -25,6 +25,7 @@ from ..swarm.ledger import Work
 from ..swarm.proof import Note, Share
 from ..swarm.receipt import Account
 from ..swarm.routing import Hop
+from ..swarm.testimony import Contradiction
 from .auditor import Auditor, Finding, Tally
 
 REMADE_MAX: Final = 4  # guess: each takes back up to 32 tokens
@@ -36,6 +37,8 @@ Chunks = list[tuple[int, int]]  # from, to
 
 class Receipts(Protocol):
     """What was signed so far (swarm/ledger.py)."""
+
+    on_fork: Callable[[Contradiction], None]
 
     def told(self) -> tuple[list[Account], list[Share]]: ...
 
@@ -67,6 +70,7 @@ class Watch:
     def __init__(self, auditor: Auditor, *, amend: bool = True) -> None:
         self._amend = amend
         self._trust = auditor.trust
+        self._on_fork = auditor.on_fork
         self._docket = auditor.docket(self._found)
         self._session: Session | None = None
         self._cleared: dict[bytes, Chunks] = {}  # by the opening's name
@@ -107,6 +111,8 @@ class Watch:
 
     def attend(self, session: Session) -> None:
         self._session = session
+        if session.ledger is not None:
+            session.ledger.on_fork = self._on_fork
         self._trust.on_convicted.append(self._convicted)
 
     def end(self) -> None:

@@ -25,7 +25,7 @@ from ..crypto.keys import PEER_ID_CHARS, IdentityKey, peer_id_of
 from ..dht.record import BODY_BYTES_MAX, RECORD_BYTES_MAX, Signed
 from ..dht.record import DOMAIN as RECORD
 from ..errors import RemoteError
-from .receipt import CHUNK, OPENING, Chunk, Opening
+from .receipt import CHUNK, OPENING, Account, Chunk, Opening
 from .wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX
 
 ACCUSATION: Final = "accusation"
@@ -108,6 +108,22 @@ def contradiction_of(domain: str, one: bytes, other: bytes) -> Contradiction:
     """Of two statements as they were signed: records of one slot, boot and seq, or chunks."""
     first, second = sorted((one, other))
     return Contradiction(domain, first, second)
+
+
+def fork_of(account: Account, raw: bytes) -> Contradiction | None:
+    """What a receipt proves that does not follow this account: that its server has signed another
+    behind the same one. None when it proves nothing."""
+    try:
+        signer, body = open_(raw, CHUNK, max_bytes=CHUNK_BYTES_MAX)
+        prev = decode(body, Chunk).prev
+    except RemoteError:
+        return None
+    if signer != account.peer or prev not in account.names[:-1]:
+        return None
+    known = account.raw[account.names.index(prev) + 1]
+    if open_(known, CHUNK, max_bytes=CHUNK_BYTES_MAX)[1] == body:
+        return None
+    return contradiction_of(CHUNK, known, raw)
 
 
 def suspect(item: Contradiction) -> str:
