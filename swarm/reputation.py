@@ -37,6 +37,7 @@ PROBATION_VALID: Final = 10  # audits in a row; until then all of its work is au
 CONVICTED_S: Final = 30 * 24 * HOUR_S  # algorithms.md 4.5: class B
 FOR_GOOD_S: Final = 1e300  # class A; the codec knows no infinity
 PEERS_MAX: Final = 65_536
+STRANGERS_MAX: Final = 4096  # of them that were banned and never audited: who made them up has more
 
 Count = Annotated[float, Range(0, 1e9)]
 
@@ -65,6 +66,10 @@ class Book:
     """A reputation as it is kept on disk, by the one codec."""
 
     scores: Annotated[tuple[Score, ...], Size(PEERS_MAX)]
+
+
+def _is_strange(score: Score) -> bool:
+    return score.good + score.bad == 0
 
 
 def mean_of(good: float, bad: float) -> float:
@@ -104,6 +109,8 @@ class Reputation:
         score = self._of(peer, now)
         until_s = FOR_GOOD_S if for_good else max(score.until_s, now + CONVICTED_S)
         self._keep(replace(score, valid=0, until_s=until_s))
+        if len(self._scores) > PEERS_MAX + STRANGERS_MAX:
+            self._scores = {one.peer: one for one in self.keep(now).scores}
 
     def told(self, peer: str, by: str, *, good: float, bad: float) -> None:
         """What another says of its own audits of a peer. The last word of each counts."""
@@ -150,12 +157,16 @@ class Reputation:
 
     def keep(self, now: float) -> Book:
         """What is to be written. Of too many the ones that are known least are left out, but
-        never a ban."""
-        scores = sorted(
-            (score.faded(now) for score in self._scores.values()),
+        never a ban of whom we audited; of strangers' bans the last ones are kept."""
+        known = sorted(
+            (score.faded(now) for score in self._scores.values() if not _is_strange(score)),
             key=lambda score: (score.until_s <= now, -(score.good + score.bad), score.peer),
         )
-        return Book(tuple(scores[:PEERS_MAX]))
+        strange = sorted(
+            (one for one in self._scores.values() if _is_strange(one) and now < one.until_s),
+            key=lambda score: (-score.at_s, score.peer),
+        )[:STRANGERS_MAX]
+        return Book((*known[: PEERS_MAX - len(strange)], *strange))
 
     def _of(self, peer: str, now: float) -> Score:
         return self._scores.get(peer, Score(peer, at_s=now)).faded(now)

@@ -112,3 +112,24 @@ def test_the_book_survives_a_restart() -> None:
         assert again.mean(peer, 99.0) == pytest.approx(book.mean(peer, 99.0))
         assert again.banned(peer, 99.0) == book.banned(peer, 99.0)
         assert again.valid(peer) == book.valid(peer)
+
+
+def test_a_flood_of_bans_of_strangers_costs_nobody_his_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("potluck.swarm.reputation.PEERS_MAX", 30)
+    monkeypatch.setattr("potluck.swarm.reputation.STRANGERS_MAX", 10)
+    book = known(20)
+    book.audited("liar", right=True, weight=1.0, now=0.0)
+    book.convict("liar", 1.0, for_good=True)
+    for number in range(200):
+        book.convict(f"flood {number}", 2.0 + number, for_good=True)
+        assert len(book._scores) <= 40
+    for _ in range(2):  # as often as it is written
+        book = Reputation(decode(encode(book.keep(300.0)), Book))
+    assert book.mean("p", 300.0) > 0.5 and book.banned("liar", 300.0)
+    assert book.banned_peers(300.0) == (
+        "flood 190",
+        *(f"flood {n}" for n in range(191, 200)),
+        "liar",
+    )
