@@ -19,13 +19,13 @@ from potluck.crypto.keys import IdentityKey
 from potluck.node.generation import Generation
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.lies import Lie
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet import LOG, LocalSwarm, Plan, open_testnet
 from potluck.node.trust import TRUST, Trust
 from potluck.swarm.proof import check_proof
 from potluck.swarm.reputation import Book, Score
 
 PROMPT = "The function returns"
-TOKENS = 80
+TOKENS = 40
 HONEST = 5  # four that are trusted fully convict; and one may be busy
 
 
@@ -93,6 +93,9 @@ def test_a_liar_is_convicted_in_mid_answer_and_banned_from_then_on(
 
     text, plain = trio.run(talk)
     assert text == plain
+    logs = [net.roster.folder / seat.name / LOG for seat in net.seats[:-1]]
+    told = f"banned={liar} grounds=recomputed"
+    assert any(told in log.read_text() for log in logs), "nobody was told, or nobody looked"
     kept = Trust(home)
     assert kept.banned(liar) and not any(kept.banned(peer) for peer in honest)
 
