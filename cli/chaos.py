@@ -70,6 +70,9 @@ def show(outcome: Outcome) -> None:
     p95 = quantile(outcome.covered_s, 0.95)
     say(f"  A new session's first token after a fault: p95 {_ms(p95)}; {COVERED_S:.0f} s allowed.")
     say(f"  The directory lacked a block that was served for {outcome.bare_s:.1f} s at most.")
+    if outcome.moves_after is not None:
+        after = ", ".join(str(one) for one in outcome.moves_after)
+        say(f"  {outcome.moves} moves; of them in the epochs after the last fault: {after}.")
     if not outcome.failures:
         say("  No process is left over, no cache is still reserved.")
     for failure in outcome.failures:
@@ -119,6 +122,8 @@ def facts(wish: Wish, outcome: Outcome) -> dict[str, Any]:
         "covered_s_p95": _round(quantile(outcome.covered_s, 0.95)),
         "covered_s_max": _round(max(outcome.covered_s, default=None)),
         "directory_bare_s": _round(outcome.bare_s),
+        "moves": outcome.moves,
+        "moves_after": outcome.moves_after,
         "kinds": by_kind(outcome),
         "made": [
             {

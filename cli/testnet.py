@@ -37,6 +37,14 @@ def up(
             "--isolated", help="Each in a network of its own, for chaos (Linux, as root)."
         ),
     ] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Nodes choose their own blocks, and move: --blocks auto.")
+    ] = False,
+    epoch_s: Annotated[float, typer.Option(min=1, hidden=True)] = 60.0,
+    max_memory: Annotated[
+        int, typer.Option("--max-memory", min=0, metavar="MIB", help="Of each, with --auto.")
+    ] = 0,
+    cache_mib: Annotated[int, typer.Option("--cache-mib", min=0, hidden=True)] = 0,
     liars: Annotated[
         str,
         typer.Option(
@@ -57,6 +65,7 @@ def up(
     \b
     Examples:
       potluck testnet up --nodes 4 --model demo --replicas 2
+      potluck testnet up --nodes 8 --auto --max-memory 8
       potluck testnet up --nodes 12 --replicas 4 --liars four_bit,skip,random:0.1
     """
     from ..node.testnet import start_testnet
@@ -64,6 +73,7 @@ def up(
     plan = make_plan(
         model, home, nodes=nodes, replicas=replicas, threads=threads, offline=offline,
         ready_s=ready_s, isolated=isolated, liars=parse_lies(liars),
+        epoch_s=epoch_s if auto else 0.0, memory_mib=max_memory, cache_mib=cache_mib,
     )  # fmt: skip
     with ended_by_signals(trio_inside=False):
         net = start_testnet(plan, tell=lambda seat: note(f"{seat.name} serves {_blocks(seat)}"))
@@ -73,7 +83,7 @@ def up(
     where = f" --home {home}" if home else ""
     say(f"{nodes} nodes serve {plan.name}, {plan.blocks} blocks:")
     show_seats(net)
-    if nodes % replicas:
+    if nodes % replicas and not auto:
         say(f"  ({nodes} is no multiple of {replicas}: the first blocks have a replica more)")
     say()
     say(f'  ask it:    potluck generate "The function returns" -m {plan.name}{where}')
@@ -152,7 +162,8 @@ def logs(
       potluck testnet logs n1 -n 50
     """
     from ..node.process import last_lines
-    from ..node.testnet import LOG, folder_of
+    from ..node.testnet import folder_of
+    from ..node.testnet_log import LOG
 
     log = folder_of(_home(home)) / name / LOG
     if not log.is_file():

@@ -68,6 +68,7 @@ class Breaker:
             return True
         if fault.node in self._out:
             return False
+        self._net.look()
         well = [
             BlockRange(seat.start, seat.stop)
             for seat in self._net.seats

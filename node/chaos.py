@@ -4,8 +4,9 @@
 
 What must hold all the time, as far as the plan leaves capacity: no session fails, and none loses or
 changes a token; a new session is served within `COVERED_S` of any fault (p95); what the directory
-tells covers every block; nobody dies whom we did not kill. And at the end: nobody's cache is still
-reserved, and no process is left over.
+tells covers every block; nobody dies whom we did not kill. And at the end: where nodes choose their
+blocks, the last that moves was elected at most `REST_EPOCHS` after the last fault was undone;
+nobody's cache is still reserved, and no process is left over.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -28,11 +29,14 @@ from .chaos_load import Load, Toll
 from .client import Swarm, open_swarm
 from .process import marked
 from .testnet import MARK, LocalSwarm
+from .testnet_log import counts, log_bytes, moves
 
 QUESTIONS = 8
 COVERED_S = 5.0  # the bar: p95, from a fault to a new session's first token
 WATCH_EVERY_S = 1.0
 BARE_MAX_S = 5.0  # for so long the directory may lack what is there: the same bar
+REST_EPOCHS = 3  # the bar: from the last fault's end to the last election of a mover
+WATCHED_EPOCHS = 3  # that many more, in which nobody may move
 FREED_S = 45.0  # a stream that was cut lingers 30 s at most
 COUNT_S = 20.0  # for a node to say what is open in it
 LOOK_EVERY_S = 0.05
@@ -75,7 +79,11 @@ class Made:
 
 @dataclass(slots=True)
 class Outcome:
-    """How it went. Times in seconds; bare_s: the longest that the directory lacked a block."""
+    """How it went. Times in seconds; bare_s: the longest that the directory lacked a block.
+
+    moves: in all. moves_after: elected in each epoch that began after the last fault was undone;
+    None where nodes are told what to serve.
+    """
 
     made: list[Made] = field(default_factory=list)
     skipped: list[Fault] = field(default_factory=list)
@@ -87,6 +95,8 @@ class Outcome:
     waits_s: list[float] = field(default_factory=list)
     calm_s: list[float] = field(default_factory=list)
     bare_s: float = 0.0
+    moves: int = 0
+    moves_after: list[int] | None = None
 
     @property
     def covered_s(self) -> list[float]:
@@ -113,6 +123,7 @@ async def run_chaos(net: LocalSwarm, wish: Wish, tell: Tell) -> Outcome:
         say(f"BROKEN: {line}")
 
     breaker = Breaker(net, say, uncover=wish.uncover)
+    said = {seat.name: log_bytes(net.roster.folder, seat.name) for seat in net.seats}
     async with open_swarm(net.join, home=net.roster.folder.parent, threads=1) as swarm:
         load = Load(swarm, net.roster.source, wait_s=wish.wait_s, failed=failed)
         await load.learn(random.Random(f"{wish.seed} questions"), QUESTIONS)
@@ -129,6 +140,8 @@ async def run_chaos(net: LocalSwarm, wish: Wish, tell: Tell) -> Outcome:
     p95 = quantile(outcome.covered_s, 0.95)
     if p95 is not None and p95 > COVERED_S and not wish.uncover:
         failed(f"a new session waited {p95:.1f} s after a fault (p95), {COVERED_S:.0f} s allowed")
+    if net.roster.epoch_s:
+        await see_rest(net, said, outcome, run.mended_s, say, failed)
     await _settle(net, failed)
     return outcome
 
@@ -142,6 +155,7 @@ def _check(net: LocalSwarm, wish: Wish) -> None:
         raise UserError(
             "nodes of one network cannot be cut off: start it by potluck testnet up --isolated"
         )
+    net.look()
     for seat in net.seats:
         if seat.state == "stopped":
             net.send(seat.name, signal.SIGCONT)
@@ -172,6 +186,7 @@ class _Run:
     say: Tell
     failed: Tell
     died: set[str] = field(default_factory=set)
+    mended_s: float = 0.0  # unix seconds: when the last fault was undone
 
     async def all(self) -> None:
         """Until the last session is read and the last fault is undone."""
@@ -181,7 +196,7 @@ class _Run:
             {seat.name: BlockRange(seat.start, seat.stop) for seat in self.net.seats},
             kinds=wish.kinds, within_s=wish.seconds - 2, uncover=wish.uncover,
         )  # fmt: skip
-        began_s = trio.current_time()
+        began_s, self.mended_s = trio.current_time(), time.time()
         async with trio.open_nursery() as watching:
             watching.start_soon(self._watch)
             async with trio.open_nursery() as nursery:
@@ -216,6 +231,7 @@ class _Run:
             await self.breaker.perform(fault, begun)
         except PotluckError as error:
             self.failed(str(error))
+        self.mended_s = time.time()
 
     async def _cover(self, made: Made) -> None:
         """How long until a new session is served."""
@@ -231,6 +247,7 @@ class _Run:
         bare_since: float | None = None
         while True:
             await trio.sleep(WATCH_EVERY_S)
+            self.net.look()
             for seat in self.net.seats:
                 if seat.name in self.breaker.broken or seat.name in self.died or seat.process:
                     continue
@@ -270,17 +287,37 @@ WORDS: dict[Kind, str] = {
 }
 
 
+async def see_rest(
+    net: LocalSwarm, said: Mapping[str, int], outcome: Outcome, mended_s: float, tell: Tell,
+    failed: Tell,
+) -> None:  # fmt: skip
+    """See whether those who choose their blocks come to rest. said: where their logs were."""
+    epoch_s = net.roster.epoch_s
+    last = int(mended_s // epoch_s)  # the epoch in which the last fault was undone
+    epochs = REST_EPOCHS + WATCHED_EPOCHS
+    tell(f"nothing is disturbed any more; {epochs} epochs of {epoch_s:g} s")
+    await trio.sleep(max(0.0, (last + epochs + 1) * epoch_s - time.time()))
+    names = [seat.name for seat in net.seats]
+    elected = [
+        epoch for name in names for epoch in moves(net.roster.folder, name, said.get(name, 0))
+    ]
+    outcome.moves = len(elected)
+    outcome.moves_after = [elected.count(last + number) for number in range(1, epochs + 1)]
+    if late := sum(outcome.moves_after[REST_EPOCHS:]):
+        failed(f"{late} moves were elected more than {REST_EPOCHS} epochs after the last fault")
+
+
 async def _settle(net: LocalSwarm, failed: Tell) -> None:
     """Wait until nothing is reserved on any node, and look for processes that nobody knows."""
     deadline_s = time.monotonic() + FREED_S
     left = {seat.name: "no word" for seat in net.seats if seat.process}
     while left and time.monotonic() < deadline_s:
         for name in list(left):
-            counts = await _counts(net, name)
-            if counts is None:
+            held = await _counts(net, name)
+            if held is None:
                 left[name] = "no word"
-            elif counts["leases"] or counts["sessions"] or counts["pages"]:
-                left[name] = f"{counts['leases']} leases and {counts['pages']} pages"
+            elif held["leases"] or held["sessions"] or held["pages"]:
+                left[name] = f"{held['leases']} leases and {held['pages']} pages"
             else:
                 del left[name]
     for name, what in left.items():
@@ -295,14 +332,14 @@ async def _settle(net: LocalSwarm, failed: Tell) -> None:
 
 
 async def _counts(net: LocalSwarm, name: str) -> dict[str, int] | None:
-    since = net.log_bytes(name)
+    since = log_bytes(net.roster.folder, name)
     try:
         net.send(name, signal.SIGUSR1)
     except UserError:  # dead: that is told elsewhere
         return None
     with trio.move_on_after(COUNT_S):
         while True:
-            if (counts := net.counts(name, since)) is not None:
-                return counts
+            if (said := counts(net.roster.folder, name, since)) is not None:
+                return said
             await trio.sleep(LOOK_EVERY_S)
     return None

@@ -59,7 +59,8 @@ class Roster:
     """A testnet on disk. program and environment: how its nodes are started.
 
     owner: who ends it: a launcher at work, a demo, a test; None when it was left running.
-    isolated: each node has a network of its own (islands.py).
+    isolated: each node has a network of its own (islands.py). epoch_s: how often nodes that choose
+    their own blocks ask who moves; 0: they are told which to serve.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Roster:
     seats: dict[str, Seat]
     owner: ProcessId | None = None
     isolated: bool = False
+    epoch_s: float = 0.0
 
     @property
     def runs(self) -> bool:
@@ -131,4 +133,5 @@ def _roster(folder: Path, told: dict[str, Any]) -> Roster:
         seats={seat.name: seat for seat in seats},
         owner=ProcessId(**told["owner"]) if told["owner"] else None,
         isolated=told.get("isolated", False),
+        epoch_s=told.get("epoch_s", 0.0),
     )

@@ -14,7 +14,6 @@ was born with (process.py).
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -27,14 +26,13 @@ from pathlib import Path
 import psutil
 
 from ..errors import LocalError, PotluckError, UserError
-from .config import RUNNING, TESTNET
+from .config import AUTO, RUNNING, TESTNET
 from .islands import address_of, make_island, on_island, remove_islands, why_not
 from .lies import LIE, Lie
 from .process import ProcessId, end, find, last_lines, marked, process_id, start
 from .roster import STATE, Roster, Seat
+from .testnet_log import LOG
 
-LOG = "log"
-COUNTS = " counts "  # in the line that a node logs on SIGUSR1
 MARK = "POTLUCK_TESTNET"  # in the environment of every node: the folder of its testnet
 GRACE_S = 3.0  # to withdraw and close: a node of a testnet has no long sessions to see off
 READY_S = 120.0  # guess: a few GiB from a cold disk, several nodes at once
@@ -53,7 +51,8 @@ class Plan:
     threads: of each node; one, because OpenMP's spinning barriers make several processes on few
     cores collapse: four nodes of two threads each took 69 steps a second, of one thread each 250.
     isolated: each node in a network of its own, which can be cut off (islands.py).
-    liars: what the last so many nodes lie about, one each.
+    liars: what the last so many nodes lie about, one each. epoch_s: of nodes that choose their own
+    blocks, as many as fit in `memory_mib`, of which `cache_mib` are for sessions; 0: laid out here.
     """
 
     home: Path
@@ -67,6 +66,9 @@ class Plan:
     ready_s: float = READY_S
     isolated: bool = False
     liars: tuple[Lie, ...] = ()
+    epoch_s: float = 0.0
+    memory_mib: int = 0
+    cache_mib: int = 0
 
     @property
     def folder(self) -> Path:
@@ -80,6 +82,9 @@ class Plan:
         names = [f"n{number}" for number in range(1, self.nodes + 1)]
         lies = [""] * honest + [str(lie) for lie in self.liars]
         options = ["--model", self.source, "--name", self.name, "--threads", str(self.threads)]
+        if self.epoch_s:
+            options += ["--epoch-s", str(self.epoch_s), "--max-memory", str(self.memory_mib)]
+            options += ["--cache-mib", str(self.cache_mib)]
         return Roster(
             folder=self.folder,
             source=self.source,
@@ -98,6 +103,7 @@ class Plan:
             },
             owner=owner,
             isolated=self.isolated,
+            epoch_s=self.epoch_s,
         )
 
 
@@ -189,20 +195,12 @@ class LocalSwarm:
         self.roster.write()
         (child := self._children.pop(name, None)) is None or child.wait()
 
-    def log_bytes(self, name: str) -> int:
-        """How much a node has logged so far."""
-        log = self._home(name, LOG)
-        return log.stat().st_size if log.is_file() else 0
-
-    def counts(self, name: str, since: int) -> dict[str, int] | None:
-        """What a node said is open in it, behind byte `since` of its log; it does so on SIGUSR1."""
-        with self._home(name, LOG).open("rb") as file:
-            file.seek(since)
-            lines = file.read().decode("utf-8", "replace").split("\n")[:-1]  # whole ones
-        said = [line for line in lines if COUNTS in line]
-        if not said:
-            return None
-        return {key: int(number) for key, number in re.findall(r"(\w+)=(\d+)", said[-1])}
+    def look(self) -> None:
+        """See which blocks the nodes serve now, where they choose them."""
+        for seat in self.seats if self.roster.epoch_s else ():
+            now = self._ready(seat.name)
+            if now is not None and seat.peer and now != seat:
+                self.roster.note(now)
 
     def reap(self) -> None:
         """Wait for the children of this process that have ended."""
@@ -239,7 +237,7 @@ class LocalSwarm:
         self._home(name, RUNNING).unlink(missing_ok=True)  # of a run before
         if (before := self._children.pop(name, None)) is not None:
             before.wait()
-        blocks = f"{seat.start}:{seat.stop}"
+        blocks = AUTO if self.roster.epoch_s else f"{seat.start}:{seat.stop}"
         joining = [part for address in join for part in ("--join", address)]
         own = ["--home", str(self._home(name)), "--blocks", blocks]
         command = [*self.roster.program, *own, *joining]
@@ -282,7 +280,10 @@ class LocalSwarm:
         seat = self.seat(name)
         if told.get("pid") != seat.pid:
             return None
-        return replace(seat, peer=told["peer"], addresses=tuple(told["addresses"]))
+        span = told["blocks"] if self.roster.epoch_s else (seat.start, seat.stop)
+        return Seat(
+            name, *span, seat.pid, seat.created_s, told["peer"], tuple(told["addresses"]), seat.lie
+        )
 
     def _failure(self, name: str, what: str, *, bad_input: bool) -> PotluckError:
         log = self._home(name, LOG)

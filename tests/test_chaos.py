@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from potluck.errors import MissingBlocks, PotluckError
-from potluck.node.chaos import quantile
+from potluck.node.chaos import REST_EPOCHS, Outcome, quantile, see_rest
 from potluck.node.chaos_load import Load, make_questions
 from potluck.node.islands import address_of
 from potluck.node.session import Recovery
 from potluck.node.testnet import lay_out
+from potluck.node.testnet_log import log_bytes
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.chaos import FIRST_S, KINDS, LASTS_S, RETURN_S, Kind, plan_faults, uncovered
 from potluck.swarm.routing import Hop
@@ -225,6 +227,55 @@ async def test_a_new_session_must_begin_with_the_right_token(autojump_clock: Moc
     await load.learn(random.Random(1), 1)
     assert await load.probe() and failures == []
     assert await load.probe() and len(failures) == 1
+
+
+# ---- those who choose their blocks come to rest
+
+EPOCH_S = 60.0
+LAST = 29_394_000  # the epoch in which the last fault was undone
+
+
+def moved(epoch: int) -> str:
+    """As a node logs it."""
+    return f"2026-11-21T23:00:00Z [info     ] moved  epoch={epoch} new=3:8 old=0:5 rate=2131\n"
+
+
+@pytest.mark.parametrize(
+    "elected, after, rests",
+    [
+        ([], [0, 0, 0, 0, 0, 0], True),
+        ([-5, 0, 1, 1, 3], [2, 0, 1, 0, 0, 0], True),
+        ([1, 4], [1, 0, 0, 1, 0, 0], False),
+        ([6], [0, 0, 0, 0, 0, 1], False),
+    ],
+)
+async def test_who_still_moves_three_epochs_after_the_last_fault_breaks_a_rule(
+    elected: list[int],
+    after: list[int],
+    rests: bool,
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """elected: epochs, counted from the last fault's end. What was logged before chaos is not its
+    doing, and who did not move in the end has not moved."""
+    before = moved(LAST - 9) + moved(LAST + 5)
+    (tmp_path / "n1").mkdir()
+    log = tmp_path / "n1" / "log"
+    log.write_text(before)
+    said = {"n1": log_bytes(tmp_path, "n1")}
+    moving = "[info     ] not moved   epoch=29394005 why='it would help no more'\n"
+    log.write_text(before + moving + "".join(moved(LAST + one) for one in elected))
+    mended_s = (LAST + 0.5) * EPOCH_S
+    began_s = trio.current_time()
+    monkeypatch.setattr(time, "time", lambda: mended_s + trio.current_time() - began_s)
+    roster = SimpleNamespace(folder=tmp_path, epoch_s=EPOCH_S)
+    net = cast("Any", SimpleNamespace(roster=roster, seats=[SimpleNamespace(name="n1")]))
+    outcome, failures = Outcome(), list[str]()
+    await see_rest(net, said, outcome, mended_s, lambda line: None, failures.append)
+    assert outcome.moves == len(elected) and outcome.moves_after == after
+    assert bool(failures) != rests
+    assert trio.current_time() - began_s == pytest.approx((REST_EPOCHS + 3 + 0.5) * EPOCH_S)
 
 
 def test_an_island_has_an_address_of_its_own() -> None:

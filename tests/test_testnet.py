@@ -26,7 +26,6 @@ from potluck.node.lies import LIE, parse_lies
 from potluck.node.process import ProcessId, end, find, last_lines, marked, process_id, start
 from potluck.node.roster import STATE, Roster
 from potluck.node.testnet import (
-    LOG,
     MARK,
     Plan,
     find_testnet,
@@ -36,6 +35,7 @@ from potluck.node.testnet import (
     start_testnet,
     take_down,
 )
+from potluck.node.testnet_log import LOG
 
 PRETENDED = """
 import json, os, pathlib, signal, sys
