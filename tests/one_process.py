@@ -8,6 +8,7 @@ products of a test waits for a thread that does not run.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
 
@@ -17,6 +18,8 @@ import trio
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
+from potluck.node.leash import leash
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, which is later
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # for CI the same examples of a test each time, so that it says the same of the same commit;
@@ -24,6 +27,17 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("repeatable", settings.get_profile("busy"), derandomize=True)
 settings.load_profile("repeatable" if "CI" in os.environ else "busy")
 THREAD_LOOK_S = 0.0002
+MARK = "POTLUCK_TESTS"  # in the environment of every process that a test starts
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leashed() -> Iterator[None]:
+    """What tests have started ends with this process, though it be killed."""
+    value = secrets.token_hex(8)
+    with leash(MARK, value):
+        os.environ[MARK] = value
+        yield
+        del os.environ[MARK]
 
 
 @pytest.fixture(autouse=True)
