@@ -13,7 +13,7 @@ stays unaudited and is counted so.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -24,22 +24,21 @@ from ..dht.record import Announcement
 from ..errors import Refused, RemoteError, TransportError
 from ..swarm.audit import (
     AuditConfig,
-    Dispute,
+    Canaries,
+    Drawn,
     Judged,
+    Known,
     Lots,
     Outcome,
     Signed,
-    Tolerance,
     Verdict,
     choose_auditor,
     draw,
-    judge,
 )
 from ..swarm.ledger import Work
 from ..swarm.testimony import Contradiction
-from .again import Again, is_whole, took_last
-from .compute.compare import errors_of
-from .compute.tensor import Payload
+from .again import Again, is_whole
+from .case import Case, Runner
 from .limits import Limits
 from .log import get_logger
 from .trust import Trust
@@ -50,6 +49,7 @@ COMPUTE_S: Final = 10.0  # guess: to reach a peer, and for its queue
 TOKEN_S: Final = 0.02  # guess: of a prompt, on a slow device
 REST_S: Final = 300.0  # guess: for so long a peer that gave nothing is not asked again
 FAILURES_MAX: Final = 4  # in one audit: peers that gave nothing
+CANARY_BYTES_MAX: Final = 1 << 20  # of rows; 64 of them are kept at most
 
 log = get_logger()
 
@@ -62,12 +62,6 @@ class Peers(Protocol):
     async def announcements(self, model: str) -> tuple[Announcement, ...]: ...
 
     def may_serve(self, peer: str) -> bool: ...
-
-
-class Runner(Protocol):
-    """The worker's thread."""
-
-    async def run(self, fn: Callable[..., list[float]], *args: object) -> list[float]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +131,11 @@ class Docket:
         """A server has signed for this: it may be audited now. Never waits."""
         self.tally.signed += 1
         self.peers.add(work.peer)
-        if not self._auditor.drawn(work):
+        drawn = self._auditor.drawn(work)
+        if drawn is None:
             return
         self.tally.drawn += 1
-        if self._auditor.take(self, work):
+        if self._auditor.take(self, work, canary=drawn.canary):
             self._pending += 1
         else:
             self.tally.unaudited += 1
@@ -193,24 +188,28 @@ class Auditor:
         self.on_wrong: Callable[[Finding], None] = lambda finding: None  # somebody was convicted
         self.on_fork: Callable[[Contradiction], None] = lambda item: None  # by two receipts
         self._resting: dict[str, float] = {}  # who gave nothing, until when
-        self._send, self._receive = trio.open_memory_channel[tuple[Docket, Work]](WAITING_MAX)
+        self._canaries = Canaries()
+        self._answers: dict[bytes, tuple[Work, tuple[Again, ...]]] = {}  # of those, by their names
+        self._send, self._receive = trio.open_memory_channel[tuple[Docket, Work, bool]](WAITING_MAX)
 
     def docket(self, tell: Callable[[Finding], None]) -> Docket:
         """For one answer. tell: takes each finding, after Trust has."""
         return Docket(self, tell)
 
-    def drawn(self, work: Work) -> bool:
+    def drawn(self, work: Work) -> Drawn | None:
         """Whether its lot falls so. What gave nothing out has nothing to be compared."""
         if not is_whole(work):
-            return False
+            return None
         tokens = work.account.chunks[work.place].tokens
         signed = Signed(work.peer, _name(work), work.place, tokens)
-        return bool(draw([signed], self._lots, self.trust.rate, self._config))
+        return next(
+            iter(draw([signed], self._lots, self.trust.rate, self._config, canaries=True)), None
+        )
 
-    def take(self, docket: Docket, work: Work) -> bool:
+    def take(self, docket: Docket, work: Work, *, canary: bool = False) -> bool:
         """Put it in the queue; False when that is full."""
         try:
-            self._send.send_nowait((docket, work))
+            self._send.send_nowait((docket, work, canary))
         except trio.WouldBlock:
             return False
         return True
@@ -221,31 +220,65 @@ class Auditor:
                 nursery.start_soon(self._work)
 
     async def _work(self) -> None:
-        async for docket, work in self._receive.clone():
-            finding = await self._audit(docket, work)
+        async for docket, work, canary in self._receive.clone():
+            finding = await self._audit(docket, work, canary)
             docket.settle(finding)
             if finding is not None and finding.wrong:
                 self.on_wrong(finding)
 
-    async def _audit(self, docket: Docket, work: Work) -> Finding | None:
-        """Ask one after another until the rule has an answer, or nobody is left."""
+    async def _audit(self, docket: Docket, work: Work, canary: bool) -> Finding | None:
+        """By a question whose answer is known, if it is to be so and there is one; else computed
+        again by others."""
         if self.trust.banned(work.peer):
             return None
-        case = _Case(work, self._limits)
-        found = Outcome((), (), True)
+        case = await self._pose(work) if canary else None
+        return await self._settle(case or Case(work, self._limits), docket.peers | {work.peer})
+
+    async def _pose(self, work: Work) -> Case | None:
+        """What its server makes of work that others have done, beside what they made of it. None
+        where there is none, or it gives nothing: then its own work is computed again."""
+        opening, peer = work.account.opening, work.peer
+        known = self._canaries.pick(
+            opening.model.hex(), str(work.blocks), work.numerics, self._lots, _name(work), peer
+        )
+        if known is None:
+            return None
+        asked, answers = self._answers[known.name]
+        if any(self.trust.banned(one.peer) for one in answers):
+            return None  # since then: it may be they who agreed on a lie
+        try:
+            with trio.fail_after(_allowed_s(asked)):
+                its = await self._compute(peer, asked)
+        except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
+            log.debug("canary not answered", by=peer, reason=str(error))
+            return None
+        place = len(its.account.chunks) - 1
+        posed = replace(
+            asked, peer=peer, account=its.account, place=place, numerics=its.numerics, gave=its.gave
+        )
+        case = Case(posed, self._limits)
+        for one in answers:
+            if not case.comparable(one.numerics):
+                return None
+            case.asked.append(one.peer)
+            await case.add(one, self._worker)
+        case.known = frozenset(case.asked)
+        return None if case.open else case
+
+    async def _settle(self, case: Case, avoid: Collection[str]) -> Finding | None:
+        """Ask one after another until the rule has an answer, or nobody is left."""
+        found = case.outcome(self.trust.mean) if case.again else Outcome((), (), True)
         while found.ask:
-            again = await self._ask(case, docket.peers | {work.peer})
+            again = await self._ask(case, avoid)
             if again is None:
                 break
             await case.add(again, self._worker)
             if case.open:
                 break
             found = case.outcome(self.trust.mean)
-        if not case.again:
-            return None
-        return self._settle(case, found)
+        return self._conclude(case, found) if case.again else None
 
-    async def _ask(self, case: _Case, avoid: Collection[str]) -> Again | None:
+    async def _ask(self, case: Case, avoid: Collection[str]) -> Again | None:
         """One more computation that can be compared with those before; None: nobody can."""
         work = case.work
         while case.failures < FAILURES_MAX:
@@ -254,7 +287,7 @@ class Auditor:
                 return None
             case.asked.append(peer)
             try:
-                with trio.fail_after(COMPUTE_S + TOKEN_S * sum(work.sizes)):
+                with trio.fail_after(_allowed_s(work)):
                     again = await self._compute(peer, work)
             except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
                 log.debug("not audited", by=peer, reason=str(error))
@@ -266,7 +299,7 @@ class Auditor:
             case.failures += 1
         return None
 
-    async def _choose(self, case: _Case, avoid: Collection[str]) -> str | None:
+    async def _choose(self, case: Case, avoid: Collection[str]) -> str | None:
         """By lot among those that suit best: of the same class first, of other networks first."""
         model = case.work.account.opening.model.hex()
         try:
@@ -295,18 +328,19 @@ class Auditor:
             turn=len(case.asked),
         )
 
-    def _fits(self, told: Announcement, case: _Case) -> bool:
+    def _fits(self, told: Announcement, case: Case) -> bool:
         blocks = case.work.blocks
         holds = told.start <= blocks.start and blocks.stop <= told.stop
         serves = told.state == "online" and self._peers.may_serve(told.peer)
         return holds and serves and case.comparable(told.numerics)
 
-    def _settle(self, case: _Case, found: Outcome) -> Finding:
+    def _conclude(self, case: Case, found: Outcome) -> Finding:
         work, trust = case.work, self.trust
         tokens = work.account.chunks[work.place].tokens
         doubted = () if found.right or case.open else found.doubted
         for peer in found.right:
-            trust.audited(peer, right=True, tokens=tokens)
+            if peer not in case.known:  # it was not asked anew
+                trust.audited(peer, right=True, tokens=tokens)
         for peer in found.wrong:
             trust.audited(peer, right=False, tokens=tokens)
             trust.convict(peer)
@@ -320,70 +354,28 @@ class Auditor:
             verdict = "wrong"
         again = sorted(case.again, key=lambda one: one.peer not in found.right)
         judged, limit = case.judged[again[0].peer]
+        if verdict == "right" and not case.known:
+            self._learn(work, tuple(one for one in again if one.peer in found.right))
         return Finding(
             work, verdict, judged, limit, tuple(again), found.right, found.wrong, doubted
         )
 
-
-class _Case:
-    """One chunk, and what each peer that was asked makes of it."""
-
-    def __init__(self, work: Work, limits: Limits) -> None:
-        self.work = work
-        self.again: list[Again] = []
-        self.asked: list[str] = []
-        self.failures = 0
-        self.open = False  # too few tokens to say that it is wrong
-        self.judged: dict[str, tuple[Judged, float]] = {}  # the work beside each one's, and limits
-        self._took = took_last(work)
-        self._limits = limits
-        self._dispute: Dispute | None = None
-
-    def comparable(self, numerics: str) -> bool:
-        """Whether a limit is known between this class and those of all answers so far."""
-        return all(self._tolerance(one, numerics) is not None for one in self._classes())
-
-    async def add(self, again: Again, worker: Runner) -> None:
-        """Compare it with all answers so far. One that cannot be compared, because it has too few
-        tokens for its class, leaves the first audit open, and is of no use to a dispute."""
-        work = self.work
-        against: list[tuple[str, str, Payload]] = [(work.peer, work.numerics, work.gave)]
-        against += [(one.peer, one.numerics, one.gave) for one in self.again]
-        found: dict[str, Judged] = {}
-        for peer, numerics, gave in against:
-            tolerance = self._tolerance(numerics, again.numerics)
-            found[peer] = judge(await self._errors(worker, gave, again), tolerance)
-        few = any(judged.verdict == "open" for judged in found.values())
-        if few and self.again:
-            self.failures += 1
+    def _learn(self, work: Work, again: tuple[Again, ...]) -> None:
+        """Others may be asked this, some day."""
+        if sum(map(len, work.took)) > CANARY_BYTES_MAX:
             return
-        self.open = few
-        self.again.append(again)
-        limit = self._tolerance(work.numerics, again.numerics)
-        self.judged[again.peer] = found[work.peer], 0.0 if limit is None else limit.limit
-        if self._dispute is None:
-            self._dispute = Dispute(work.peer, again.peer)
-        else:
-            self._dispute.add(again.peer)
-        for peer, judged in found.items():
-            if judged.verdict == "right":
-                self._dispute.agree(peer, again.peer)
+        opening, name = work.account.opening, _name(work)
+        mine = Again(work.peer, work.account, memoryview(work.gave))
+        self._answers[name] = work, (mine, *again)
+        known = Known(name, (work.peer, *(one.peer for one in again)))
+        for gone in self._canaries.learn(
+            opening.model.hex(), str(work.blocks), work.numerics, known
+        ):
+            del self._answers[gone]
 
-    def outcome(self, trust: Callable[[str], float]) -> Outcome:
-        assert self._dispute is not None, "nobody has computed it again"
-        return self._dispute.outcome(trust)
 
-    async def _errors(self, worker: Runner, gave: Payload, again: Again) -> list[float]:
-        rows, width = self.work.rows, self.work.account.opening.width
-        return await worker.run(
-            errors_of, self._took, gave, again.gave, rows, width, self.work.dtype
-        )
-
-    def _classes(self) -> Iterable[str]:
-        return [self.work.numerics, *(one.numerics for one in self.again)]
-
-    def _tolerance(self, one: str, other: str) -> Tolerance | None:
-        return self._limits.of(self.work.account.opening.model.hex(), one, other, self.work.dtype)
+def _allowed_s(work: Work) -> float:
+    return COMPUTE_S + TOKEN_S * sum(work.sizes)
 
 
 def _name(work: Work) -> bytes:

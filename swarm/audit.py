@@ -7,8 +7,8 @@ floor, so that whoever waits until it is trusted gains nothing by waiting:
 
     rate    1 below ten valid audits in a row, then max(floor, 5 / valid); more where trust is low
     way     most are computed again by a peer of the same blocks, from the first position on, as
-            an ordinary prompt; a fifth are canaries: work whose answer is known is sent to the
-            server itself
+            an ordinary prompt; of those whom we know, a fifth are canaries: work whose answer is
+            known is sent to the server itself, which cannot have agreed on it with an auditor
     rule    for each token |gave - again| / |again - took|, the difference in what the blocks
             added (the residual stream itself would hide it: kernels.md 3), or in a quarter of what
             went in, if that is more; right when the median is below a limit and the worst below
@@ -130,11 +130,12 @@ def draw(
     canaries: bool = False,
 ) -> list[Drawn]:
     """Which of these chunks are audited, and how. canaries: whether there are known answers for
-    these blocks; without them everything is computed again."""
+    these blocks; without them everything is computed again, as is all that a stranger does, whose
+    every chunk has to be found right itself."""
     found = []
     for one in signed:
-        if lots.draw("chunk", one.name) < rate_of(one.peer):
-            known = canaries and lots.draw("way", one.name) < config.canary_share
+        if lots.draw("chunk", one.name) < (chance := rate_of(one.peer)):
+            known = canaries and chance < 1 and lots.draw("way", one.name) < config.canary_share
             found.append(Drawn(one, known))
     return found
 
@@ -305,37 +306,46 @@ class Dispute:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A question whose answer two peers agreed on: what went in and came out, by their roots."""
+    """A question whose answer some peers agreed on. name: of the receipt of one of them, and so of
+    all that went in and came out."""
 
-    took: bytes
-    gave: bytes
-    tokens: int
+    name: bytes
+    peers: tuple[str, ...]
 
 
 class Canaries:
-    """Known answers for some blocks of a model in one class, the newest `most` of each.
+    """Known answers for some blocks of a model in one class, the newest `most` of each, for the
+    newest `lines` of those.
 
     They look like any prompt, because they were one: somebody else's, a while ago, from this very
-    client. The rows themselves are kept by whoever calls, under `took`.
+    client. Nobody is asked what it answered before. The rows themselves are kept by whoever calls,
+    under `name`.
     """
 
-    def __init__(self, most: int = 16) -> None:
+    def __init__(self, most: int = 4, lines: int = 16) -> None:
         self._most = most
+        self._lines = lines
         self._known: dict[tuple[str, str, str], dict[bytes, Known]] = {}
 
-    def learn(self, model: str, blocks: str, numerics: str, known: Known) -> bytes | None:
-        """Keep it; the name (`took`) of the one that makes room, whose rows may be dropped."""
-        line = self._known.setdefault((model, blocks, numerics), {})
-        line.pop(known.took, None)
-        line[known.took] = known
-        if len(line) <= self._most:
-            return None
-        oldest = next(iter(line))
-        del line[oldest]
-        return oldest
+    def learn(self, model: str, blocks: str, numerics: str, known: Known) -> tuple[bytes, ...]:
+        """Keep it; the names of those that make room, whose rows may be dropped."""
+        key = model, blocks, numerics
+        line = self._known.pop(key, {})
+        self._known[key] = line
+        line.pop(known.name, None)
+        line[known.name] = known
+        gone: list[bytes] = []
+        if len(line) > self._most:
+            gone.append(next(iter(line)))
+            del line[gone[0]]
+        if len(self._known) > self._lines:
+            gone += self._known.pop(next(iter(self._known)))
+        return tuple(gone)
 
-    def pick(self, model: str, blocks: str, numerics: str, lots: Lots, name: bytes) -> Known | None:
-        line = self._known.get((model, blocks, numerics))
-        if not line:
-            return None
-        return list(line.values())[lots.pick("canary", len(line), name)]
+    def pick(
+        self, model: str, blocks: str, numerics: str, lots: Lots, name: bytes, peer: str
+    ) -> Known | None:
+        """One for this peer to answer, by the lot of a receipt of its."""
+        line = self._known.get((model, blocks, numerics), {})
+        fit = [known for known in line.values() if peer not in known.peers]
+        return fit[lots.pick("canary", len(fit), name)] if fit else None

@@ -71,12 +71,14 @@ def test_lots_fall_evenly_always_the_same_and_differently_for_each_key() -> None
         assert abs(both - 1000) < 4 * math.sqrt(750)
 
 
-def test_the_drawn_are_of_their_rate_and_a_fifth_are_canaries() -> None:
+def test_the_drawn_are_of_their_rate_and_of_the_known_a_fifth_are_canaries() -> None:
     chunks = [signed(number, "old" if number % 2 else "new") for number in range(8000)]
-    drawn = draw(chunks, LOTS, lambda peer: 1.0 if peer == "new" else 0.05, CONFIG, canaries=True)
+    drawn = draw(chunks, LOTS, lambda peer: 1.0 if peer == "new" else 0.2, CONFIG, canaries=True)
     assert sum(one.signed.peer == "new" for one in drawn) == 4000
-    assert abs(sum(one.signed.peer == "old" for one in drawn) - 200) < 4 * math.sqrt(200)
-    assert abs(sum(one.canary for one in drawn) / len(drawn) - 0.2) < 0.03
+    old = [one for one in drawn if one.signed.peer == "old"]
+    assert abs(len(old) - 800) < 4 * math.sqrt(800)
+    assert abs(sum(one.canary for one in old) / len(old) - 0.2) < 0.06  # four deviations
+    assert not any(one.canary for one in drawn if one.signed.peer == "new")
     assert not any(one.canary for one in draw(chunks, LOTS, lambda _: 1.0, CONFIG))
 
 
@@ -244,14 +246,32 @@ def test_our_own_computation_decides_at_once() -> None:
 # ---- canaries
 
 
-def test_known_answers_are_the_newest_and_all_are_asked() -> None:
+def test_known_answers_are_the_newest_and_all_are_asked_of_others() -> None:
     canaries = Canaries(most=4)
     dropped = [
-        canaries.learn("m", "0:2", "none c1", Known(number.to_bytes(32), b"", 32))
+        canaries.learn("m", "0:2", "none c1", Known(number.to_bytes(32), ("a", f"p{number}")))
         for number in range(6)
     ]
-    assert dropped == [None] * 4 + [(0).to_bytes(32), (1).to_bytes(32)]
+    assert dropped == [()] * 4 + [((0).to_bytes(32),), ((1).to_bytes(32),)]
     dice = Random(1)
-    found = {canaries.pick("m", "0:2", "none c1", LOTS, dice.randbytes(32)) for _ in range(100)}
-    assert {one.took for one in found if one} == {number.to_bytes(32) for number in range(2, 6)}
-    assert canaries.pick("m", "2:4", "none c1", LOTS, bytes(32)) is None
+
+    def picked(peer: str) -> set[bytes]:
+        found = [
+            canaries.pick("m", "0:2", "none c1", LOTS, dice.randbytes(32), peer) for _ in range(100)
+        ]
+        return {one.name for one in found if one}
+
+    assert picked("b") == {number.to_bytes(32) for number in range(2, 6)}
+    assert picked("p3") == {number.to_bytes(32) for number in (2, 4, 5)}
+    assert picked("a") == set()
+    assert canaries.pick("m", "2:4", "none c1", LOTS, bytes(32), "b") is None
+
+
+def test_of_many_models_and_spans_the_newest_have_known_answers() -> None:
+    canaries = Canaries(most=2, lines=2)
+    dropped = [
+        canaries.learn(model, "0:2", "none c1", Known(name, ("a",)))
+        for model, name in (("m", b"1"), ("n", b"2"), ("m", b"3"), ("o", b"4"))
+    ]
+    assert dropped == [(), (), (), (b"2",)]
+    assert canaries.pick("n", "0:2", "none c1", LOTS, bytes(32), "b") is None
