@@ -3,9 +3,9 @@
     home/testnet/testnet.json    what was started, written before and after each start (roster.py)
     home/testnet/n1/             the home of node n1: its key, its log, node.json while it runs
 
-The nodes outlive whoever started them. Whatever ends early, be it by Ctrl-C, by a crash or by
-kill -9, `take_down` finds all of them: by what is written down, and by the mark that each of them
-was born with (process.py).
+The nodes outlive whoever started them, unless on a leash. Whatever ends early, be it by Ctrl-C, by
+a crash or by kill -9, `take_down` finds all of them: by what is written down, and by the mark that
+each of them was born with (process.py).
 
     start_testnet(plan)                      # leaves them running
     with open_testnet(plan) as net: ...      # ends them
@@ -28,6 +28,7 @@ import psutil
 from ..errors import LocalError, PotluckError, UserError
 from .config import AUTO, RUNNING, TESTNET
 from .islands import address_of, make_island, on_island, remove_islands, why_not
+from .leash import leash
 from .lies import LIE, Lie
 from .process import ProcessId, end, find, last_lines, marked, process_id, start
 from .roster import STATE, Roster, Seat
@@ -330,14 +331,15 @@ def start_testnet(
 def open_testnet(
     plan: Plan, *, tell: Tell = lambda seat: None, program: Sequence[str] = PROGRAM
 ) -> Iterator[LocalSwarm]:
-    """A testnet for as long as this lasts."""
+    """A testnet for as long as this lasts, and no longer, though this process be killed."""
     net = _claim(plan, program)
-    try:
-        net.start_all(plan.ready_s, tell)
-        yield net
-    finally:
-        take_down(plan.home, grace_s=0)
-        net.reap()
+    with leash(MARK, str(plan.folder)):
+        try:
+            net.start_all(plan.ready_s, tell)
+            yield net
+        finally:
+            take_down(plan.home, grace_s=0)
+            net.reap()
 
 
 def take_down(home: Path, *, grace_s: float = GRACE_S) -> int:

@@ -77,12 +77,13 @@ def nodes_of(home: Path) -> list[psutil.Process]:
     return marked(MARK, str(folder_of(home)))
 
 
-def launch_apart(home: Path, *how: str) -> subprocess.Popen[bytes]:
+def launch_apart(home: Path, *how: str, by: str = "start_testnet") -> subprocess.Popen[bytes]:
     """A launcher of three nodes, in a process of its own that can be killed."""
     script = (
-        "import sys, pathlib; from potluck.node.testnet import Plan, start_testnet;"
+        f"import sys, pathlib; from potluck.node.testnet import Plan, {by} as launch;"
         "plan = Plan(pathlib.Path(sys.argv[1]), '/models/m', 'm', 6, 3);"
-        "start_testnet(plan, program=sys.argv[2:])"
+        "net = launch(plan, program=sys.argv[2:]);"
+        "hasattr(net, '__enter__') and net.__enter__()"
     )
     return subprocess.Popen(
         [sys.executable, "-c", script, str(home), *program(home, *how)], stderr=subprocess.DEVNULL
@@ -274,6 +275,16 @@ def test_after_kill_9_of_the_launcher_all_are_found(home: Path) -> None:
     assert len(nodes_of(home)) == 3
     assert take_down(home) == 3
     assert nodes_of(home) == []
+
+
+def test_what_is_meant_to_last_as_long_as_its_launcher_ends_with_it_after_kill_9(
+    home: Path,
+) -> None:
+    launcher = launch_apart(home, "late:n3", by="open_testnet")
+    until(lambda: len(nodes_of(home)) == 3)
+    launcher.kill()
+    launcher.wait()
+    until(lambda: nodes_of(home) == [])
 
 
 def test_what_a_dead_launcher_left_is_no_hindrance(home: Path) -> None:
