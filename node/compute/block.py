@@ -14,6 +14,7 @@ Source: transformers 5, LlamaDecoderLayer and its kin; logits equal within 1e-4 
 import torch
 from torch import Tensor
 
+from .adapted import NOTHING, Addends, plus
 from .attend import attend
 from .feed import feed_of
 from .layout import BlockWeights
@@ -87,22 +88,26 @@ class Block:
             each = [q.expand(spec.heads, -1), k.expand(spec.kv_heads, -1)]
             self._qk_norm = torch.cat(each).to(device, dtype)
 
-    def forward(self, hidden: Tensor, rows: Tensor, plan: Plan) -> Tensor:
-        """hidden: (tokens, width); rows: this block's rows of the cache, with room for the plan.
+    def forward(
+        self, hidden: Tensor, rows: Tensor, plan: Plan, addends: Addends = NOTHING
+    ) -> Tensor:
+        """hidden: (tokens, width); rows: this block's rows of the cache, with room for the plan;
+        addends: what the session's adapter adds.
 
         Writes the keys and values of positions plan.at..plan.stop into `rows`.
         """
-        qkv = self._qkv(self._norm_in(hidden))
+        x = self._norm_in(hidden)
+        qkv = plus(self._qkv(x), x, addends.qkv)
         queries = self._remember(qkv, rows, plan)
         x = attend(self._spec, queries, rows, plan.sights[self._window])
         if self._norm_attended is None:
-            hidden = self._out.add(hidden, x)
+            hidden = plus(self._out.add(hidden, x), x, addends.out)
         else:
-            hidden = hidden + self._norm_attended(self._out(x))
+            hidden = hidden + self._norm_attended(plus(self._out(x), x, addends.out))
         x = self._norm_mid(hidden)
         if self._norm_fed is None:
-            return self._feed.add(hidden, x)
-        return hidden + self._norm_fed(self._feed(x))
+            return self._feed.add(hidden, x, addends)
+        return hidden + self._norm_fed(self._feed(x, addends))
 
     def _remember(self, qkv: Tensor, rows: Tensor, plan: Plan) -> Tensor:
         """Turn queries and keys, write keys and values into the cache; returns the queries."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RemoteError
+from .adapted import PlacedAdapter
 from .pages import PAGE_TOKENS
 from .spec import ModelSpec
 
@@ -43,6 +44,7 @@ class Cache:
         self.stop = stop
         self.max_tokens = max_tokens
         self.length = 0
+        self.adapter: PlacedAdapter | None = None  # that its rows go through
         self._row = (spec.kv_width, dtype, device)
         self._per_token = bytes_per_token(spec, stop - start, dtype.itemsize)
         self._blocks = [self._room(min(PAGE_TOKENS, max_tokens)) for _ in range(start, stop)]

@@ -2,7 +2,9 @@
 
 The server knows frames and positions, the stage knows tensors; between them stand only these
 calls, all on the worker's thread but those marked `beside`. A step becomes a `Work`, which goes
-through the stage in one slice or in several (batch.py). There are two kinds of stage:
+through the stage in one slice or in several (batch.py). A session may wear an adapter (adapter.py)
+from its opening on; those of one pass may wear different ones, or none. There are two kinds of
+stage:
 
     exact     a row's numbers depend on nothing but its session: rows of many sessions go together,
               steps are cut and merged at will; keys and values lie in pages
@@ -22,6 +24,7 @@ from torch import Tensor
 from ...errors import RemoteError
 from ...swarm.blocks import BlockRange
 from ...swarm.wire import Step
+from .adapted import PlacedAdapter
 from .cache import Cache
 from .pages import Lease, Pool
 from .spec import ModelSpec
@@ -130,8 +133,12 @@ class StageEngine:
         self._stage = stage
         self._residents = residents
 
-    def open_cache(self, blocks: BlockRange, tokens: int) -> Cache:
+    def open_cache(
+        self, blocks: BlockRange, tokens: int, adapter: PlacedAdapter | None = None
+    ) -> Cache:
+        """adapter: that the session wears, of the stage's `load_adapter`."""
         cache = self._stage.open_cache(blocks.start, blocks.stop, tokens)
+        cache.adapter = adapter
         if self._residents is not None:
             self._residents.open(cache)
         return cache
@@ -199,12 +206,15 @@ class BatchEngine:
         self._pool = pool
 
     @beside
-    def open_cache(self, blocks: BlockRange, tokens: int) -> Lease:
+    def open_cache(self, blocks: BlockRange, tokens: int, adapter: Any = None) -> Lease:
+        """adapter: that the session wears, of the stage's `load_adapter`."""
         if not self.blocks.covers(blocks):
             raise RemoteError(f"blocks {blocks} asked, {self.blocks} served")
         if not 1 <= tokens <= self.context:
             raise RemoteError(f"{tokens} tokens asked, the context is {self.context}")
-        return self._pool.open(blocks.start, blocks.stop, tokens)
+        lease = self._pool.open(blocks.start, blocks.stop, tokens)
+        lease.adapter = adapter
+        return lease
 
     def close_cache(self, cache: Lease) -> None:
         cache.release()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .adapted import NOTHING, Addend, Addends, plus
 from .layout import BlockWeights
 from .product import product
 from .spec import ModelSpec
@@ -20,10 +21,10 @@ from .spec import ModelSpec
 class Feed(Protocol):
     """The feed-forward of a block."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, addends: Addends) -> Tensor: ...
 
-    def add(self, to: Tensor, x: Tensor) -> Tensor:
-        """`to` plus what comes out, as a new tensor."""
+    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
+        """`to` plus what comes out, as a new tensor. addends: what an adapter adds."""
         ...
 
 
@@ -51,20 +52,22 @@ class Gated:
         self._gate_up = product([gate, up], gate_up_bias, dtype=dtype, device=device)
         self._down = product([down], down_bias, dtype=dtype, device=device)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._down(self._inner(x))
+    def __call__(self, x: Tensor, addends: Addends = NOTHING) -> Tensor:
+        inner = self._inner(x, addends.gate_up)
+        return plus(self._down(inner), inner, addends.down)
 
-    def add(self, to: Tensor, x: Tensor) -> Tensor:
-        return self._down.add(to, self._inner(x))
+    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
+        inner = self._inner(x, addends.gate_up)
+        return plus(self._down.add(to, inner), inner, addends.down)
 
-    def _inner(self, x: Tensor) -> Tensor:
-        gate, up = self._gate_up(x).chunk(2, 1)
+    def _inner(self, x: Tensor, addend: Addend | None) -> Tensor:
+        gate, up = plus(self._gate_up(x), x, addend).chunk(2, 1)
         opened = F.gelu(gate, approximate="tanh") if self._tanh else F.silu(gate)
         return opened.mul_(up)
 
 
 class Mixture:
-    """Experts and the router that chooses among them for each token."""
+    """Experts and the router that chooses among them for each token. No adapter adds to them."""
 
     def __init__(
         self, spec: ModelSpec, weights: BlockWeights, *, dtype: torch.dtype, device: torch.device
@@ -77,10 +80,10 @@ class Mixture:
             Gated(spec, weights, f"{one}.", dtype=dtype, device=device) for one in range(count)
         ]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.add(torch.zeros_like(x), x)
+    def __call__(self, x: Tensor, addends: Addends) -> Tensor:
+        return self.add(torch.zeros_like(x), x, addends)
 
-    def add(self, to: Tensor, x: Tensor) -> Tensor:
+    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
         shares, chosen = torch.softmax(self._router(x).float(), -1).topk(self._chosen, -1)
         if self._renormalise:
             shares /= shares.sum(-1, keepdim=True)

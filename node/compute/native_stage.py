@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UserError
+from .adapter import Adapter
 from .checkpoint import Checkpoint
 from .layout import BlockWeights, layout_of
 from .memory import require_memory
+from .native.adapter import PackedAdapter
 from .native.blocks import RUN, PackedBlock, PackedBlocks, page_bytes
 from .native.linear import Pool as Threads
 from .pages import Lease, Pool, pages_for
@@ -63,6 +65,7 @@ class NativeStage:
         self.byte_pages = byte_pages
         self.page_bytes = page_bytes(spec, byte_pages=byte_pages)  # what a page of a block holds
         self.weight_bytes = sum(block.bytes for block in blocks)
+        self._threads = threads
         self._blocks = PackedBlocks(spec, blocks, threads, byte_pages=byte_pages)
         self._ropes = _RopeTables(spec)
 
@@ -107,6 +110,10 @@ class NativeStage:
         pages = " kv8" if self.byte_pages else ""
         return f"{self.format} {KERNELS}{pages}"
 
+    def load_adapter(self, adapter: Adapter) -> PackedAdapter:
+        """What leases may wear (`Lease.adapter`), so that their rows go through it."""
+        return PackedAdapter(self.spec, adapter, self.start, self.stop, self._threads)
+
     def forward_rows(self, hidden: Tensor, sessions: Sequence[tuple[Lease, int, int]]) -> Tensor:
         """Run rows of several sessions through their blocks, which are the same for all.
 
@@ -128,6 +135,7 @@ class NativeStage:
                 page_bytes=pool.page_bytes,
                 start=start,
                 stop=stop,
+                rank=max(0 if lease.adapter is None else lease.adapter.rank for lease, *_ in runs),
             )
             first = last
         return out
@@ -151,7 +159,8 @@ class NativeStage:
     def _packed(self, lease: Lease, at: int, count: int) -> bytes:
         table = lease.table
         cosines, sines = self._ropes.addresses(at + count, lease.max_tokens)
-        return RUN.pack(table.ctypes.data, table.shape[1], *cosines, *sines, at, count)
+        adapter = 0 if lease.adapter is None else lease.adapter.address(lease.start)
+        return RUN.pack(table.ctypes.data, table.shape[1], *cosines, *sines, adapter, at, count)
 
 
 def _passes(

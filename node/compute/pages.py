@@ -24,6 +24,7 @@ import mmap
 import sys
 import threading
 from array import array
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +173,7 @@ class Lease:
         self.stop = stop
         self.max_tokens = tokens
         self.length = 0  # positions remembered
+        self.adapter: Any = None  # that its rows go through, of the stage's `load_adapter`
         # Never moved nor resized: whoever computes may keep its address as long as the lease.
         self.table: NDArray[np.int32] = np.full(
             (stop - start, pages_for(tokens)), NO_PAGE, dtype=np.int32
@@ -224,7 +226,7 @@ class Lease:
         other.table[:, :kept] = self.table[:, :kept]
         for page in self.table[:, :kept].flat:
             self.pool.share(int(page))
-        other._pages, other.length = kept, self.length
+        other._pages, other.length, other.adapter = kept, self.length, self.adapter
         return other
 
     def release(self) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import RemoteError, UserError
+from .adapted import NOTHING, PlacedAdapter
+from .adapter import Adapter
 from .block import Block
 from .cache import Cache
 from .checkpoint import Checkpoint
@@ -104,7 +106,8 @@ class Blocks:
         plan = plan_step(turns, windows, at, stop, device=self._device)
         for index in range(cache.start, cache.stop):
             block = self._blocks[index - self._start]
-            hidden = block.forward(hidden, cache.rows(index), plan)
+            addends = NOTHING if cache.adapter is None else cache.adapter.of(index)
+            hidden = block.forward(hidden, cache.rows(index), plan, addends)
         return hidden
 
     def _turns_of(self, session_tokens: int) -> tuple[Turns, ...]:
@@ -203,6 +206,12 @@ class Stage:
         if not 1 <= max_tokens <= self.spec.context:
             raise RemoteError(f"{max_tokens} tokens asked, the context is {self.spec.context}")
         return self._runner.open(start, stop, max_tokens)
+
+    def load_adapter(self, adapter: Adapter) -> PlacedAdapter:
+        """What caches may wear (`Cache.adapter`), so that their rows go through it."""
+        return PlacedAdapter(
+            self.spec, adapter, self.start, self.stop, dtype=self.dtype, device=self.device
+        )
 
     def forward(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:
         """Run `hidden` through the cache's blocks and remember its keys and values.

@@ -185,6 +185,7 @@ void potluck_gate_tiles(pass *p, const potluck_linear *matrix, const potluck_row
     int64_t ffn = padded16(p->block->ffn);
     float *wide = p->wide + slot * 2 * ffn, *gated = p->gated + slot * ffn;
     potluck_multiply_tiles(matrix, rows, wide, 2 * ffn, POTLUCK_STORE, first, last);
+    if (p->rank && !p->block->experts) potluck_widen_tiles(p, wide, 2 * ffn, first, last);
     for (int64_t row = 0; row < rows->rows; row++)
         p->between->gate(p->model->act, wide + row * 2 * ffn + first * POTLUCK_LANES,
                          gated + row * ffn + first / 2 * POTLUCK_LANES, (last - first) / 2);
@@ -211,13 +212,16 @@ static void feed(pass *p) {
     const potluck_block *b = p->block;
     make_ready(p, &b->gate_up);
     potluck_by_rows(p, norm_mid, p->model->hidden * 2);
+    potluck_narrow(p, POTLUCK_GATE_UP, p->x, p->model->hidden);
     p->tiles_a_task = potluck_even_tiles(p, &b->gate_up, p->rows);
     int32_t tiles = potluck_tiles(b->gate_up.n);
     potluck_pool_run(p->pool, gate_some, p, (tiles + p->tiles_a_task - 1) / p->tiles_a_task);
     make_ready(p, &b->down);
     potluck_by_rows(p, prepare_gated, b->ffn);
-    potluck_multiply(p->pool, &b->down, &p->now, b->norm_fed ? p->x : p->hidden, p->model->hidden,
+    float *y = b->norm_fed ? p->x : p->hidden;
+    potluck_multiply(p->pool, &b->down, &p->now, y, p->model->hidden,
                      b->norm_fed ? POTLUCK_STORE : POTLUCK_ADD);
+    potluck_adapt(p, POTLUCK_DOWN, p->gated, padded16(b->ffn), y, p->model->hidden);
     if (b->norm_fed) potluck_by_rows(p, add_fed, p->model->hidden);
 }
 
@@ -229,12 +233,15 @@ static void run_block(pass *p) {
     make_ready(p, &b->qkv);
     potluck_by_rows(p, norm_in, m->hidden * 2);
     potluck_multiply(p->pool, &b->qkv, &p->now, p->qkv, qkv_width(m), POTLUCK_STORE);
+    potluck_adapt(p, POTLUCK_QKV, p->x, m->hidden, p->qkv, qkv_width(m));
     potluck_by_rows(p, turn_rows, qkv_width(m));
     attend(p);
     make_ready(p, &b->out);
     potluck_by_rows(p, prepare_attended, q_width(m));
-    potluck_multiply(p->pool, &b->out, &p->now, b->norm_attended ? p->x : p->hidden, m->hidden,
+    float *y = b->norm_attended ? p->x : p->hidden;
+    potluck_multiply(p->pool, &b->out, &p->now, y, m->hidden,
                      b->norm_attended ? POTLUCK_STORE : POTLUCK_ADD);
+    potluck_adapt(p, POTLUCK_OUT, p->attended, q_width(m), y, m->hidden);
     if (b->experts) {
         make_ready(p, &b->router);
         potluck_by_rows(p, norm_mid, m->hidden * 2);
@@ -275,14 +282,16 @@ static size_t prepared_most(const potluck_model *m, int32_t rows) {
 }
 
 /* Lays the pass out in `scratch`; returns the bytes that it takes. */
-static size_t lay_out(pass *p, void *scratch, int32_t run_count) {
+static size_t lay_out(pass *p, void *scratch) {
     const potluck_model *m = p->model;
     int32_t group = m->heads / m->kv_heads;
     int64_t wide = 0, slots = 0, experts = 0, chosen = 0, rows = p->rows;
+    size_t inputs = most(m->hidden, q_width(m)); /* of a product, at most */
     for (int32_t i = 0; i < m->blocks; i++) {
         const potluck_block *b = m->block + i;
         int64_t own = b->experts ? b->experts_per_token : 1;
         wide = (int64_t)most(wide, own * padded16(b->ffn));
+        inputs = most(inputs, b->ffn);
         if (b->experts) slots = (int64_t)most(slots, rows * own);
         experts = (int64_t)most(experts, b->experts);
         chosen = (int64_t)most(chosen, b->experts ? own : 0);
@@ -299,7 +308,7 @@ static size_t lay_out(pass *p, void *scratch, int32_t run_count) {
     p->prepared = take(&at, prepared_most(m, p->rows));
     p->run_of = take(&at, rows * sizeof(int32_t));
     p->position = take(&at, rows * sizeof(int32_t));
-    p->units = take(&at, (size_t)(rows + run_count) * sizeof(unit));
+    p->units = take(&at, (size_t)(rows + p->run_count) * sizeof(unit));
     p->logits = take(&at, rows * experts * sizeof(float));
     p->fed = take(&at, slots * m->hidden * sizeof(float));
     p->weight = take(&at, rows * chosen * sizeof(float));
@@ -307,13 +316,19 @@ static size_t lay_out(pass *p, void *scratch, int32_t run_count) {
     p->slot = take(&at, rows * chosen * sizeof(int32_t));
     p->row_of = take(&at, slots * sizeof(int32_t));
     p->shares = take(&at, experts * sizeof(share));
+    if (p->rank) {
+        p->narrow = take(&at, rows * padded16(p->rank) * sizeof(float));
+        p->to_narrow = take(&at, potluck_rows_bytes(POTLUCK_FP32, p->rows, (int32_t)inputs));
+        p->to_widen = take(&at, potluck_rows_bytes(POTLUCK_FP32, p->rows, p->rank));
+        p->widened = take(&at, p->run_count * sizeof(potluck_rows));
+    }
     return (size_t)(at - (char *)scratch);
 }
 
-static void cut_into_units(pass *p, int32_t run_count) {
+static void cut_into_units(pass *p) {
     int32_t group = p->model->heads / p->model->kv_heads;
     int32_t size = group < UNIT_QUERIES ? UNIT_QUERIES / group : 1, row = 0;
-    for (int32_t run = 0; run < run_count; run++) {
+    for (int32_t run = 0; run < p->run_count; run++) {
         int32_t start = row, stop = row + p->runs[run].count;
         for (int32_t first = start; first < stop; first += size)
             p->units[p->unit_count++] = (unit){run, first, least_of(size, stop - first)};
@@ -334,21 +349,22 @@ int64_t potluck_page_bytes(int32_t kv_heads, int32_t head_dim, int32_t bytes) {
     return kv_heads * potluck_head_bytes(&pages);
 }
 
-size_t potluck_pass_bytes(const potluck_model *model, int32_t rows, int32_t runs,
+size_t potluck_pass_bytes(const potluck_model *model, int32_t rows, int32_t runs, int32_t rank,
                           int32_t threads) {
-    pass p = {.model = model, .rows = rows, .threads = threads,
+    pass p = {.model = model, .rows = rows, .run_count = runs, .rank = rank, .threads = threads,
               .pages = pages_of(model, NULL, 0)};
-    return lay_out(&p, NULL, runs);
+    return lay_out(&p, NULL);
 }
 
 void potluck_pass(const potluck_model *model, potluck_pool *pool, void *pages, int64_t page_bytes,
-                  const potluck_run *runs, int32_t run_count, float *hidden, int32_t rows,
-                  int32_t first, int32_t last, void *scratch) {
+                  const potluck_run *runs, int32_t run_count, int32_t rank, float *hidden,
+                  int32_t rows, int32_t first, int32_t last, void *scratch) {
     pass p = {.model = model, .pool = pool, .between = between_in_use(), .runs = runs,
-              .rows = rows, .threads = potluck_pool_threads(pool),
+              .run_count = run_count, .rank = rank, .rows = rows,
+              .threads = potluck_pool_threads(pool),
               .pages = pages_of(model, pages, page_bytes), .hidden = hidden};
-    lay_out(&p, scratch, run_count);
-    cut_into_units(&p, run_count);
+    lay_out(&p, scratch);
+    cut_into_units(&p);
     for (int32_t i = first; i < last; i++) {
         p.block = model->block + i;
         p.index = i - first;

@@ -7,6 +7,9 @@
  * to it and on nothing else, bit for bit: neither on the rows beside it, nor on where its prompt was
  * cut, nor on threads, nor on the instruction set (linear.h says why for products, attention.inc
  * for attention; the rest is done row by row).
+ *
+ * A session may wear an adapter (adapt.c): to four products of each block it adds up (down x), for
+ * its own rows alone.
  */
 #ifndef POTLUCK_BLOCK_H
 #define POTLUCK_BLOCK_H
@@ -44,25 +47,38 @@ typedef struct potluck_model {
 } potluck_model;
 
 enum { POTLUCK_ROPES = 2 };
+enum { POTLUCK_QKV, POTLUCK_OUT, POTLUCK_GATE_UP, POTLUCK_DOWN, POTLUCK_SITES };
+
+/* What an adapter adds to a product, of fp32; down.n = up.k is its rank, 0: it adds nothing. `up` has
+ * the product's outputs in the product's order. */
+typedef struct potluck_addend {
+    potluck_linear down, up;
+} potluck_addend;
+
+typedef struct potluck_adapter { /* of one block */
+    potluck_addend at[POTLUCK_SITES];
+} potluck_adapter;
 
 /* Rows of one session that follow each other. */
 typedef struct potluck_run {
     const int32_t *table; /* of the pass's first block */
     int64_t table_stride; /* from block to block */
     const float *cosine[POTLUCK_ROPES], *sine[POTLUCK_ROPES]; /* (positions, turned / 2) */
+    const potluck_adapter *adapter; /* of the pass's first block, the others behind; NULL: none */
     int32_t at, count;
 } potluck_run;
 
 /* What a page of one block takes. */
 POTLUCK_API int64_t potluck_page_bytes(int32_t kv_heads, int32_t head_dim, int32_t bytes);
-/* The scratch memory of a pass of so many rows, in this many runs. */
+/* The scratch memory of a pass of so many rows, in this many runs. rank: of the widest addend that
+ * one of them wears; 0: none wears any. */
 POTLUCK_API size_t potluck_pass_bytes(const potluck_model *model, int32_t rows, int32_t runs,
-                                      int32_t threads);
+                                      int32_t rank, int32_t threads);
 /* Runs `hidden` (rows, model.hidden) through blocks first..last-1, in place; keys and values go to
  * the pages that the runs' tables name. scratch: potluck_pass_bytes, aligned to 64. */
 POTLUCK_API void potluck_pass(const potluck_model *model, potluck_pool *pool, void *pages,
                               int64_t page_bytes, const potluck_run *runs, int32_t run_count,
-                              float *hidden, int32_t rows, int32_t first, int32_t last,
-                              void *scratch);
+                              int32_t rank, float *hidden, int32_t rows, int32_t first,
+                              int32_t last, void *scratch);
 
 #endif

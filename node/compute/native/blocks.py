@@ -23,7 +23,8 @@ from ..weight import Weight, join
 from .library import library
 from .linear import LANES, Linear, Packed, Pool
 
-RUN = struct.Struct("@PqPPPPii")  # potluck_run: table, stride, 2 cosines, 2 sines, at, count
+# potluck_run: table, stride, 2 cosines, 2 sines, adapter, at, count
+RUN = struct.Struct("@PqPPPPPii")
 _ALIGNMENT_BYTES = 64
 _ACTS = {"silu": 0, "gelu_tanh": 1}
 _Floats = ctypes.c_void_p
@@ -196,7 +197,7 @@ class PackedBlocks:
         )
         self._reference = ctypes.byref(self._model)
         self._pass = _c().potluck_pass
-        self._room = (0, 0)  # rows and runs that the scratch memory is for
+        self._room = (0, 0, 0)  # rows, runs and rank that the scratch memory is for
         self._scratch = np.empty(0, np.uint8)
         self._scratch_at = 0
 
@@ -209,14 +210,16 @@ class PackedBlocks:
         page_bytes: int,
         start: int,
         stop: int,
+        rank: int = 0,
     ) -> None:
         """One pass through blocks start..stop of these, in place.
 
-        hidden: contiguous (rows, width); runs: packed by RUN; pages: the pool's address.
+        hidden: contiguous (rows, width); runs: packed by RUN; pages: the pool's address; rank: of
+        the widest adapter that a run wears.
         """
         rows, count = len(hidden), len(runs) // RUN.size
-        if rows > self._room[0] or count > self._room[1]:
-            self._grow(rows, count)
+        if any(now > room for now, room in zip((rows, count, rank), self._room, strict=True)):
+            self._grow(rows, count, rank)
         self._pass(
             self._reference,
             self._pool.handle,
@@ -224,6 +227,7 @@ class PackedBlocks:
             page_bytes,
             runs,
             count,
+            rank,
             hidden.ctypes.data,
             rows,
             start,
@@ -231,12 +235,12 @@ class PackedBlocks:
             self._scratch_at,
         )
 
-    def _grow(self, rows: int, runs: int) -> None:
-        rows, runs = max(rows, self._room[0]), max(runs, self._room[1])
-        size = _c().potluck_pass_bytes(self._reference, rows, runs, self._pool.threads)
+    def _grow(self, rows: int, runs: int, rank: int) -> None:
+        room = max(rows, self._room[0]), max(runs, self._room[1]), max(rank, self._room[2])
+        size = _c().potluck_pass_bytes(self._reference, *room, self._pool.threads)
         self._scratch = np.empty(size + _ALIGNMENT_BYTES, np.uint8)
         self._scratch_at = -(-self._scratch.ctypes.data // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        self._room = (rows, runs)
+        self._room = room
 
 
 def page_bytes(spec: ModelSpec, *, byte_pages: bool = False) -> int:
@@ -278,11 +282,11 @@ def _c() -> ctypes.CDLL:
     long = ctypes.c_int64
     for name, result, arguments in (
         ("potluck_page_bytes", long, [whole, whole, whole]),
-        ("potluck_pass_bytes", size, [void, whole, whole, whole]),
+        ("potluck_pass_bytes", size, [void, whole, whole, whole, whole]),
         (
             "potluck_pass",
             None,
-            [void, void, void, long, ctypes.c_char_p, whole, void, whole, whole, whole, void],
+            [void, void, void, long, ctypes.c_char_p, *[whole] * 2, void, *[whole] * 3, void],
         ),
     ):
         function = getattr(c, name)

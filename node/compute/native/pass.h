@@ -27,7 +27,7 @@ struct pass {
     const potluck_between *between;
     potluck_pool *pool;
     const potluck_run *runs;
-    int32_t rows, threads;
+    int32_t rows, threads, run_count;
     int32_t index; /* of the block among the pass's */
     potluck_pages pages;
 
@@ -54,6 +54,14 @@ struct pass {
     share *shares;                  /* of the experts that somebody chose */
     int32_t share_count;
 
+    /* of adapters */
+    int32_t rank;          /* of the widest addend that a run wears; 0: none wears any */
+    int32_t site;          /* which product something is added to now */
+    float *narrow;         /* (rows, rank padded to 16): down x */
+    void *to_narrow;       /* x as `down` wants it, of one run at a time */
+    void *to_widen;        /* down x as `up` wants it, of all runs */
+    potluck_rows *widened; /* by run; no rows: nothing is added to it now */
+
     potluck_rows now; /* what is prepared for the next product */
     row_work work;
     int32_t rows_a_task, tiles_a_task;
@@ -71,6 +79,12 @@ void potluck_add_normed(pass *p, const float *weight, int32_t first, int32_t las
 void potluck_gate_tiles(pass *p, const potluck_linear *matrix, const potluck_rows *rows,
                         int64_t slot, int32_t first, int32_t last);
 int32_t potluck_even_tiles(const pass *p, const potluck_linear *matrix, int32_t rows);
+/* Adds to rows of y, the product at this site of the rows of x, what their adapters add. */
+void potluck_adapt(pass *p, int32_t site, const float *x, int64_t x_stride, float *y,
+                   int64_t y_stride);
+/* The same in two: what is to be added, then tiles of it, on the calling thread. */
+void potluck_narrow(pass *p, int32_t site, const float *x, int64_t stride);
+void potluck_widen_tiles(pass *p, float *y, int64_t stride, int32_t first, int32_t last);
 /* Adds to hidden what the experts give for the rows of x, which are `now` for the router. */
 void potluck_feed_mixture(pass *p);
 
