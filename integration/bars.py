@@ -11,15 +11,19 @@ import argparse
 import json
 import os
 import platform
+import secrets
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from potluck.node.leash import leash
+
 from . import bars_a, bars_b, bars_c, bars_d, bars_e
 from .row import Row
 
 ROOT = Path(__file__).parent.parent
+MARK = "POTLUCK_BARS"  # in the environment of whatever is started: it ends with us
 BARS = bars_a.BARS | bars_b.BARS | bars_c.BARS | bars_d.BARS | bars_e.BARS
 
 
@@ -47,7 +51,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=ROOT / "bars.json")
     asked = parser.parse_args()
     began = time.strftime("%Y-%m-%d %H:%M")
-    rows = run(asked.only)
+    value = secrets.token_hex(8)
+    with leash(MARK, value):
+        os.environ[MARK] = value
+        rows = run(asked.only)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()}
     report = {"date": began, "machine": machine, "bars": [asdict(row) for row in rows]}
     asked.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
