@@ -172,14 +172,16 @@ class Tallies:
         (count,) = db.execute("SELECT count(*) FROM pair WHERE me = ?", (self.me,)).fetchone()
         if count > PAIRS_MAX:
             db.execute(
-                "DELETE FROM pair WHERE me = ? AND peer IN"
-                " (SELECT peer FROM pair WHERE me = ? ORDER BY gave + took LIMIT ?)",
-                (self.me, self.me, PAIRS_MAX // 8),
+                "DELETE FROM pair WHERE me = ? AND peer IN (SELECT peer FROM pair"
+                " WHERE me = ? AND peer != ? ORDER BY gave + took LIMIT ?)",
+                (self.me, self.me, peer, PAIRS_MAX // 8),  # we are about to sign under its number
             )
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
+        """All that is read is of one moment."""
         with _told(self._path), closing(_connect(self._path)) as db:
+            db.execute("BEGIN")
             yield db
 
     @contextmanager

@@ -18,14 +18,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
 from ..crypto.codec import decode, encode
 from ..crypto.keys import IdentityKey
 from ..dht.allowance import Allowances
-from ..dht.network import NOWHERE, prefixes_of
+from ..dht.network import prefixes_of
 from ..errors import Refused, RemoteError, TransportError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.credit import Credit
@@ -41,7 +41,15 @@ from ..swarm.settlement import (
     read_greeting,
     read_head,
 )
-from ..swarm.tally import BLOCK_WEIGHTS, EVERY_S, EVERY_TOKENS, read_offer, read_tally, work_of
+from ..swarm.tally import (
+    BLOCK_WEIGHTS,
+    EVERY_S,
+    EVERY_TOKENS,
+    Tally,
+    read_offer,
+    read_tally,
+    work_of,
+)
 from ..swarm.wire import Step
 from .compute.worker import Worker
 from .letters import receive_letter, send_letter
@@ -52,6 +60,8 @@ from .tallies import Tallies, open_tallies
 
 log = get_logger()
 
+T = TypeVar("T")
+
 TICK_S: Final = 5.0  # guess: what is used meanwhile is known to the lane at once
 HURRY_S: Final = 0.1  # for who has just greeted
 KEEP_EVERY_S: Final = 60.0
@@ -60,6 +70,7 @@ GREETINGS_S: Final = 0.2  # of one client; an honest one greets after 512 tokens
 GREETINGS_SAVED: Final = 20.0  # and at the begin and the end of what it does
 OWNERS: Final = 1e15  # what a client of our own home may use: this device is its
 ACCOUNTS_MAX: Final = 8192
+DISK_CALLS: Final = 2  # at once
 FORGIVEN: Final = 0.05  # guess: of what is signed, against arrears: clients are killed, too
 
 
@@ -85,9 +96,12 @@ class Till:
         self._given: dict[str, float] = {}  # to clients that are connected, and not signed for
         self._late_s: dict[str, float] = {}  # since when a client has signed for less than half
         self._arrears: dict[str, float] = {}  # of accounts: what was not signed for in the end
+        self._unanswered: dict[str, tuple[str, Tally, float]] = {}  # (to whom, offer, work in it)
         self._settling: set[str] = set()
         self._greetings = Allowances(GREETINGS_S, GREETINGS_SAVED)  # they cost us signatures
         self._changed = trio.Event()
+        # sqlite lets one write at a time: who waits for it keeps no other thread from its work
+        self._disk = trio.CapacityLimiter(DISK_CALLS)
 
     # ---- what is given
 
@@ -95,16 +109,11 @@ class Till:
         self._given[client] = self._given.get(client, 0.0) + work_of(tokens, blocks, width)
         self._late_s.setdefault(client, trio.current_time())
 
-    def place_of(self, client: str) -> Place | None:
-        """Where it comes from; None when that is nobody's network."""
+    def place_of(self, client: str) -> Place:
+        """Where it comes from. All at home, or behind one proxy here, come from one network."""
         connection = self._host.best(client)
-        if connection is None:
-            return None
-        remote = connection.remote[0]
-        prefixes = prefixes_of(f"/{'ip6' if ':' in remote else 'ip4'}/{remote}/tcp/1")
-        if prefixes == NOWHERE:
-            return None
-        _, wide, narrow = prefixes
+        remote = connection.remote[0] if connection is not None else ""
+        _, wide, narrow = prefixes_of(f"/{'ip6' if ':' in remote else 'ip4'}/{remote}/tcp/1")
         return self._ages.age(wide, self._wall()), wide, narrow
 
     async def attend(self, metered: Metered) -> None:
@@ -165,17 +174,18 @@ class Till:
                 await self._take_in()
                 if trio.current_time() - kept_s >= KEEP_EVERY_S:
                     kept_s = trio.current_time()
-                    await trio.to_thread.run_sync(self._keep)
+                    await self._keep()
                 await trio.sleep(TICK_S)
         finally:
             self._host.unhandle(PROTOCOL)
-            self._keep()
+            with trio.CancelScope(shield=True):
+                await self._keep()
 
     async def _take_in(self) -> None:
         """Tallies that were signed by whichever process of this home."""
         self._let_go()
         try:
-            found, self._change = await trio.to_thread.run_sync(
+            found, self._change = await self._at_disk(
                 lambda: self._tallies.sums(after=self._change)
             )
         except UserError as error:
@@ -183,6 +193,7 @@ class Till:
             return
         for tally in found:
             self._credit.settle(tally, self._wall())
+            await trio.lowlevel.checkpoint()  # after a start they are all that there are
 
     def _let_go(self) -> None:
         """Of clients that have gone: what they did not sign for, their accounts answer for."""
@@ -197,9 +208,11 @@ class Till:
             most = sorted(self._arrears.items(), key=lambda item: -item[1])
             self._arrears = dict(most[: ACCOUNTS_MAX // 2])
 
-    def _keep(self) -> None:
+    async def _keep(self) -> None:
+        """What is written is of one moment: the thread sees nothing that goes on meanwhile."""
+        book, networks = self._credit.keep(self._wall()), self._ages.keep()
         try:
-            self._tallies.keep_book(self._credit.keep(self._wall()), self._ages.keep())
+            await self._at_disk(self._tallies.keep_book, book, networks)
         except UserError as error:
             log.warning("credit not kept", reason=str(error))
 
@@ -229,14 +242,19 @@ class Till:
 
     async def _settle(self, stream: Stream, account: str, greeting: Greeting) -> None:
         me = self._host.peer_id
-        if greeting.head:
-            await self._sign(greeting.head, account)
+        pair = await self._at_disk(self._tallies.pair, account)
+        if greeting.head not in (b"", pair.raw):  # an answer never came, or this disk is an old one
+            shown = await self._sign(greeting.head, account)
+            client, offered, gave = self._unanswered.get(account, ("", None, 0.0))
+            if shown == offered:
+                self._has_signed(client, account, gave)
+            pair = await self._at_disk(self._tallies.pair, account)
         for raw in greeting.shown:
             tally = read_tally(raw)
             if account in tally.peers and me not in tally.peers and self._credit.matters(tally):
                 self._credit.settle(tally, self._wall())
+            await trio.lowlevel.checkpoint()
         self._hurry()
-        pair = await trio.to_thread.run_sync(self._tallies.pair, account)
         head = b"" if pair.raw == greeting.head else pair.raw
         gave = min(self._given.get(stream.peer, 0.0), greeting.took)
         if gave <= 0:
@@ -244,36 +262,53 @@ class Till:
             await stream.close()
             return
         now = self._wall()
-        boot = await trio.to_thread.run_sync(self._tallies.next_boot, account, now)
+        boot = await self._at_disk(self._tallies.next_boot, account, now)
         offer = make_offer(
             self._key, pair.tally, boot=boot, their_boot=greeting.boot, gave=gave, now=now
         )
+        _, offered = read_offer(offer)
+        self._unanswered.pop(account, None)
+        self._unanswered[account] = stream.peer, offered, gave
+        if len(self._unanswered) > ACCOUNTS_MAX:
+            del self._unanswered[next(iter(self._unanswered))]
         await self._send(stream, Claim(head, offer))
         answer = decode(await self._receive(stream, ANSWER_BYTES_MAX), Answer)
         await stream.close()
         if not answer.tally:
             log.info("a tally was refused", account=account, work=round(gave, 3))
             return
-        if read_tally(answer.tally) != read_offer(offer)[1]:
+        if read_tally(answer.tally) != offered:
             raise RemoteError("signed another tally than was offered")
         await self._sign(answer.tally, account)
-        left = self._given.get(stream.peer, 0.0) - gave
-        self._given[stream.peer] = max(0.0, left)
-        if account in self._arrears:
-            self._arrears[account] = max(0.0, self._arrears[account] - gave * FORGIVEN)
-        if left <= gave:
-            self._late_s.pop(stream.peer, None)
+        self._has_signed(stream.peer, account, gave)
         log.debug("tally", account=account, gave=round(gave, 6))
 
-    async def _sign(self, raw: bytes, account: str) -> None:
+    async def _sign(self, raw: bytes, account: str) -> Tally:
         """A tally of ours, which both signed."""
         tally = read_head(raw, account, self._host.peer_id)
-        await trio.to_thread.run_sync(self._tallies.keep, raw, tally)
+        await self._at_disk(self._tallies.keep, raw, tally)
         self._credit.settle(tally, self._wall())
+        return tally
+
+    def _has_signed(self, client: str, account: str, work: float) -> None:
+        """If that client has gone, its account answers for less."""
+        self._unanswered.pop(account, None)
+        left = self._given.get(client, 0.0) - work
+        self._given[client] = max(0.0, left)
+        if account in self._arrears:
+            paid = work * FORGIVEN + max(0.0, -left)
+            self._arrears[account] = max(0.0, self._arrears[account] - paid)
+        if left <= work:
+            self._late_s.pop(client, None)
+
+    async def _at_disk(self, call: Callable[..., T], *args: object) -> T:
+        return await trio.to_thread.run_sync(call, *args, limiter=self._disk)
 
     def _know(self, client: str, account: str) -> None:
-        if self._account_of.pop(client, account) != account:
+        """Whoever greets in two names keeps the first, with all that it has not signed for."""
+        if self._account_of.get(client, account) != account:
             raise RemoteError("two accounts on one connection")
+        self._account_of.pop(client, None)  # the last greeted last
         self._account_of[client] = account
         if len(self._account_of) > ACCOUNTS_MAX:
             del self._account_of[next(iter(self._account_of))]
@@ -308,7 +343,7 @@ class Metered:
         self._till = till
         self._worker = worker
         self._width = width
-        self._placed: dict[str, Place | None] = {}
+        self._placed: dict[str, Place] = {}
 
     @property
     def waiting(self) -> int:
@@ -325,8 +360,7 @@ class Metered:
     ) -> tuple[memoryview, float]:
         if peer not in self._placed:
             self._placed[peer] = place = self._till.place_of(peer)
-            if place is not None:
-                self._worker.post(self.favour.place, peer, place)
+            self._worker.post(self.favour.place, peer, place)
             if len(self._placed) > 2 * ACCOUNTS_MAX:
                 del self._placed[next(iter(self._placed))]
         answer = await self._worker.step(cache, peer, payload, step, dtype, within_s=within_s)

@@ -11,7 +11,7 @@ Whatever Sybils claim to have done for each other, all that they can use togethe
 them really gave: credit through k is k's own credit, and is spent once. A share in the device is
 proportional to credit, since anything concave would pay for splitting oneself; what is left for
 those without any stands in favour.py. Credit is used up only by what others waited for; it fades,
-half in a week. `now` is unix seconds.
+half in a week. `now` is unix seconds; while a clock that went back catches up, nothing fades.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Credit:
     def __init__(self, me: str, now: float, book: Book | None = None) -> None:
         self._me = me
         self._zero_s = now if book is None else book.at_s
+        self._latest_s = self._zero_s  # of all readings of the clock
         self._gave: dict[str, dict[str, float]] = {}  # taker to giver to work, as of _zero_s
         self._total: dict[tuple[str, str], float] = {}
         self._spent: dict[str, float] = {}  # of whose credit, by anybody
@@ -80,9 +81,9 @@ class Credit:
         What is first heard of counts as of when it was signed, and as of now at most.
         """
         low, high = tally.peers
-        scale = self._scale(min(tally.at_s, now))
-        for giver, taker in ((low, high), (high, low)):
-            total = tally.gave(giver)
+        whole = self._scale(now)  # first, for it may find that the clock went back
+        scale = min(self._power(tally.at_s), whole)
+        for giver, taker, total in ((low, high, tally.low_gave), (high, low, tally.high_gave)):
             known = self._total.get((giver, taker), 0.0)
             if total > known:
                 line = self._gave.setdefault(taker, {})
@@ -165,8 +166,18 @@ class Credit:
 
     def _scale(self, now: float) -> float:
         """What is worth 1 now was worth so much less at the book's time: so nothing is ever
-        multiplied to fade it (forward decay, Cormode et al., 2009)."""
-        weeks = (now - self._zero_s) / HALF_S
+        multiplied to fade it (forward decay, Cormode et al., 2009).
+
+        Where the clock went back, the book's time goes back with it: what was given while it was
+        ahead would be worth any multiple of itself.
+        """
+        if now < self._latest_s:
+            self._zero_s += now - self._latest_s
+        self._latest_s = now
+        return self._power(now)
+
+    def _power(self, at_s: float) -> float:
+        weeks = (at_s - self._zero_s) / HALF_S
         return float(2.0 ** min(max(weeks, -CLOCK_WEEKS), CLOCK_WEEKS))  # of whatever clock
 
     def _edge(self, giver: str, taker: str) -> float:
@@ -187,21 +198,33 @@ class Credit:
         return sorted(
             helper
             for helper in ours
-            if helper != peer and self._own(helper) > _DUST and self._flow(peer, helper) > _DUST
+            if peer in self._gave.get(helper, ()) and self._flow(peer, helper) > _DUST
         )
 
     def _spend(self, peer: str, through: str, scaled: float) -> None:
         self._spent[through] = self._spent.get(through, 0.0) + scaled
         self._through[peer, through] = self._through.get((peer, through), 0.0) + scaled
+        if len(self._through) > EDGES_MAX:
+            self._put_together()
+
+    def _put_together(self) -> None:
+        """The smaller half of who used what, by whose it was: that stays used up."""
+        others = [(work, pair) for pair, work in self._through.items() if pair[0] != pair[1]]
+        for work, (peer, through) in sorted(others)[: (len(others) + 1) // 2]:
+            del self._through[peer, through]
+            own = through, through
+            self._through[own] = self._through.get(own, 0.0) + work
 
     def _forget(self) -> None:
-        """The less useful half of what is not about us: claims are cheap to make, and worth no more
-        than what one of the two gave us."""
+        """The less useful half of what nobody gave us: claims are cheap to make, and worth no more
+        than what one of the two gave us. What we gave ourselves is in the tallies."""
 
         def use(pair: tuple[str, str]) -> tuple[float, tuple[str, str]]:
             return min(self._edge(*pair), max(map(self._own, pair))), pair
 
-        foreign = sorted((pair for pair in self._total if self._me not in pair), key=use)
-        for giver, taker in foreign[: len(foreign) // 2]:
+        others = sorted((pair for pair in self._total if pair[1] != self._me), key=use)
+        for giver, taker in others[: (len(others) + 1) // 2]:
             del self._total[giver, taker]
-            self._gave[taker].pop(giver, None)
+            del self._gave[taker][giver]
+            if not self._gave[taker]:
+                del self._gave[taker]

@@ -16,7 +16,8 @@ number under which one signs is taken from the clock anew each time.
 
 A taker that signs less than it took has had the rest for nothing; once that is more than it took in
 an interval its credit does not count here, until it has signed (algorithms.md 7). A giver that
-claims too much gets no signature.
+claims too much gets no signature; nor does one that says we gave it more than we know of, beyond
+what it gives us with it: what both signed bounds what either of us can ever be made to say.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ SHOWN_MAX: Final = 16  # tallies of others; to check one costs the giver two sig
 GREETING_BYTES_MAX: Final = (SHOWN_MAX + 1) * TALLY_BYTES_MAX + 1024 + OVERHEAD_BYTES
 CLAIM_BYTES_MAX: Final = TALLY_BYTES_MAX + OFFER_BYTES_MAX + 256
 ANSWER_BYTES_MAX: Final = TALLY_BYTES_MAX + 256
-SLACK: Final = 1e-6  # of a sum: floats are added in two orders
+SLACK: Final = 1e-9  # of a sum: floats are added in two orders
 _GREETING: Final = "credit greeting"
 
 RawTally = Annotated[bytes, Size(TALLY_BYTES_MAX)]
@@ -116,17 +117,20 @@ def check_offer(
     raw: bytes, last: Tally, giver: str, me: str, *, boot: int, took: float, now: float
 ) -> Tally:
     """What `giver` offers after `last` says no more than that we took so much, and may be signed
-    under this boot. Raises RemoteError otherwise."""
+    under this boot. Raises RemoteError otherwise.
+
+    What we gave may be more than `last` says, for of two tallies at once one may have been lost;
+    by how much is bounded by what is taken now, so that it costs work to make it up.
+    """
     by, tally = read_offer(raw)
     if by != giver or set(tally.peers) != {giver, me}:
         raise RemoteError("an offer of others")
-    if tally.boot(me) != boot or tally.seq <= last.seq:
+    if tally.boot(me) != boot or tally.seq != last.seq + 1:
         raise RemoteError("an offer for another place")
     if tally.at_s > now + SKEW_MAX_S:
         raise RemoteError("an offer from the future")
-    most = (last.gave(giver) + took) * (1 + SLACK)
-    if not last.gave(giver) <= tally.gave(giver) <= most or tally.gave(me) < last.gave(me):
-        raise RemoteError(
-            f"an offer of {tally.gave(giver) - last.gave(giver):.6g}, of which we took {took:.6g}"
-        )
+    for who in (giver, me):
+        more = tally.gave(who) - last.gave(who)
+        if not 0 <= more <= took + (last.gave(who) + took) * SLACK:
+            raise RemoteError(f"an offer of {more:.6g} more by {who}, when we took {took:.6g}")
     return tally

@@ -124,10 +124,27 @@ def test_credit_fades_by_half_in_a_week_and_survives_a_restart() -> None:
     assert credit.credit(PEERS[1], week) == pytest.approx(10)
     again = Credit(ME, week, decode(encode(credit.keep(week)), Book))
     for peer in PEERS:
-        for now in (week, 3 * week):
-            assert again.credit(peer, now) == pytest.approx(credit.credit(peer, now))
+        assert again.credit(peer, week) == pytest.approx(credit.credit(peer, week))
     give(again, PEERS[0], ME, 160, now=2 * week)  # the sum grew by 60
     assert again.credit(PEERS[0], 2 * week) == pytest.approx(45 / 2 + 60)
+    for peer in PEERS[1:]:
+        assert again.credit(peer, 3 * week) == pytest.approx(credit.credit(peer, 3 * week))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_clock_that_was_ahead_makes_nothing_worth_more(kept: bool) -> None:
+    """Four years ahead for a while, then right again: what was given meanwhile is worth itself."""
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 100)
+    ahead = 200 * HALF_S
+    give(credit, PEERS[1], ME, 50, now=ahead)
+    credit.spend(PEERS[1], 20, ahead)
+    if kept:
+        credit = Credit(ME, 0.0, credit.keep(ahead))
+    assert credit.credit(PEERS[1], 1.0) == pytest.approx(30)
+    give(credit, PEERS[2], ME, 50, now=2.0)
+    assert credit.credit(PEERS[2], HALF_S + 2) == pytest.approx(25)
+    assert credit.credit(PEERS[1], HALF_S + 2) == pytest.approx(15, rel=1e-3)
 
 
 def test_an_old_tally_or_the_same_again_adds_nothing() -> None:
@@ -181,3 +198,23 @@ def test_a_flood_of_claims_does_not_drive_out_the_useful_ones(
         give(credit, key(f"sybil{number}").peer_id, PEERS[1], 1e12)
     assert credit.credit(PEERS[2], 0.0) == pytest.approx(50)
     assert len(credit.keep(0.0).edges) <= 64
+
+
+def test_what_is_remembered_of_strangers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takers that we gave next to nothing; claims of those that nobody hears of again; and turns on
+    a helper's credit. What helpers gave stays, and what was used of it stays used."""
+    monkeypatch.setattr("potluck.swarm.credit.EDGES_MAX", 64)
+    credit = Credit(ME, 0.0)
+    give(credit, PEERS[0], ME, 100)
+    used = 0.0
+    for number in range(100):
+        sybil = key(f"sybil{number}").peer_id
+        give(credit, ME, sybil, 0.001)
+        give(credit, PEERS[1], key(f"taker{number}").peer_id, 1)
+        give(credit, sybil, PEERS[0], 1)
+        used += 0.5 - credit.spend(sybil, 0.5, 0.0)
+    assert used > 40
+    assert len(credit._total) <= 64 and len(credit._through) <= 64
+    assert set(credit._gave) == {taker for _, taker in credit._total}
+    for after in (credit, Credit(ME, 0.0, credit.keep(0.0))):
+        assert after.credit(PEERS[0], 0.0) == pytest.approx(100 - used)

@@ -51,12 +51,15 @@ def test_offers_that_no_honest_giver_makes_are_refused() -> None:
     good = offered(5.0)
     assert check(good, 5.0).seq == 5
     lower = replace(LAST, **{"low_gave" if LAST.peers[0] == T else "high_gave": 1.0})
+    boasted = replace(LAST, **{"low_gave" if LAST.peers[0] == T else "high_gave": 1e18})
     more = next_of(LAST, G, boot=3, their_boot=9, gave=-1.0, took=0.0, now=100.0, since=bytes(32))
     for bad in (
         offered(5.0, boot=8),
         offered(5.0, now=1000.0),
         offered(5.0, last=replace(LAST, seq=2)),
         offered(5.0, last=lower),
+        offered(5.0, last=replace(LAST, seq=2**32 - 2)),  # behind it there is no place
+        offered(5.0, last=boasted),
         offer(GIVER, more),
         offer(TAKER, read_offer(good)[1]),
         make_offer(EVE, first_of(EVE.peer_id, T), boot=3, their_boot=9, gave=1.0, now=100.0),
@@ -65,6 +68,15 @@ def test_offers_that_no_honest_giver_makes_are_refused() -> None:
     ):
         with pytest.raises(RemoteError):
             check(bad, 5.0)
+
+
+def test_what_is_signed_of_our_own_giving_costs_the_giver_as_much() -> None:
+    """Of two tallies at once the taker may have lost one: no more than it is given meanwhile."""
+    ours = "low_gave" if LAST.peers[0] == T else "high_gave"
+    lost = replace(LAST, **{ours: 14.0})
+    assert check(offered(5.0, last=lost), 5.0).gave(T) == 14.0
+    with pytest.raises(RemoteError):
+        check(offered(3.0, last=lost), 3.0)
 
 
 def test_a_greeting_is_good_between_its_two_ends_alone() -> None:

@@ -90,6 +90,19 @@ def test_no_number_is_signed_under_twice(tmp_path: Path) -> None:
     assert open_tallies(tmp_path, M).next_boot(B, 5001.0) > later
 
 
+def test_where_too_many_are_known_the_number_just_drawn_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("potluck.node.tallies.PAIRS_MAX", 8)
+    tallies = open_tallies(tmp_path, M)
+    for number in range(20):
+        raw, tally = signed(first_of(M, B), took=1.0 + number)
+        tallies.keep(raw, tally)
+        stranger = key(f"stranger {number}").peer_id
+        assert tallies.next_boot(stranger, 1000.0) < tallies.next_boot(stranger, 1000.0)
+    assert summed(tallies) == {B: (0.0, 20.0)}
+
+
 def test_who_is_owed_most_is_shown_first(tmp_path: Path) -> None:
     tallies = open_tallies(tmp_path, M)
     raws = {}
