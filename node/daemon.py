@@ -28,6 +28,7 @@ from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL
+from .capability import Capabilities
 from .config import RUNNING, NodeConfig
 from .crowd import Crowd
 from .evidence import Court, open_court
@@ -197,6 +198,9 @@ async def _serve(
     crowd = Crowd(member, random.SystemRandom(), shunned=court.banned)
     crowd.registrar.proved.append(court.take)
     court.told.append(crowd.shun)
+    capabilities = Capabilities(court.gossip, crowd.registrar, shunned=court.banned)
+    court.capability = capabilities.judge
+    member.directory.signed.append(capabilities.tell)
     limits = await trio.to_thread.run_sync(load_limits, config.home)
     recomputer = Recomputer(member.host, house.serving, house.serve, limits)
     async with trio.open_nursery() as services:

@@ -64,7 +64,7 @@ from ..swarm.testimony import (
     sign_attestation,
     suspect,
 )
-from ..swarm.topics import EVIDENCE, Message, fits, home_of, told_in, topics_of
+from ..swarm.topics import CAPABILITY, EVIDENCE, Message, fits, home_of, kind_of, told_in, topics_of
 from .bans import KEPT_MAX, Bans
 from .exhibit import PROTOCOL as EXHIBIT
 from .exhibit import Exhibits, exhibit_of
@@ -107,6 +107,7 @@ class Court:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.told: list[Callable[[str], None]] = []
+        self.capability: Callable[[Message], Passed] = lambda message: "drop"  # capability.py
         self.gossip = Gossiper(host, self._judge, dice, trust.mean)
         self._host = host
         self._key = key
@@ -206,6 +207,8 @@ class Court:
 
     def _judge(self, message: Message) -> Passed:
         """What gossip is to make of a message (swarm/gossip.py)."""
+        if kind_of(message.topic) == CAPABILITY:
+            return self.capability(message)
         try:
             item = decode_any(message.data, ITEMS, max_bytes=ITEM_BYTES_MAX)
             if not fits(item, message.topic):
@@ -315,7 +318,7 @@ class Court:
         while True:
             wanted = {EVIDENCE}
             for model, blocks in serving():
-                wanted |= topics_of(model, blocks)
+                wanted |= topics_of(model, blocks) | topics_of(model, blocks, CAPABILITY)
             self.gossip.subscribe(wanted)
             await trio.sleep(TOPICS_EVERY_S)
 

@@ -83,6 +83,16 @@ class Registrar:
         with suppress(Stale):  # it has expired already: the clock jumped
             self._merge(record)
 
+    def check(self, raw: bytes) -> Record:
+        """A record that was passed on. Raises RemoteError; Stale when only its time is wrong."""
+        return self._checker.check(raw, None, self._wall())
+
+    def hold(self, record: Record) -> Record | None:
+        """Take in a checked record; what is held of its slot then."""
+        with suppress(RemoteError):  # older than that, or too many of its signer
+            self._merge(record)
+        return self._replica.of(record.slot)
+
     def at(self, place: bytes) -> list[Record]:
         """The records that are held under this place."""
         return self._replica.at(place, self._wall())

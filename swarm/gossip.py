@@ -38,7 +38,7 @@ from .mesh import BACKOFF_S, Meshes
 from .neighbour import TOPICS_MAX, Neighbour, neighbour
 from .recent import WINDOW, Recent, Verdict
 from .score import GOSSIP, PUBLISH, Scores
-from .topics import MESSAGE_BYTES_MAX, Message, Rpc, id_of
+from .topics import EVIDENCE, KINDS, MESSAGE_BYTES_MAX, Message, Rpc, id_of, kind_of
 
 BEAT_S: Final = 1.0  # py-libp2p's own is two minutes
 BEAT: Final = "beat"
@@ -74,7 +74,7 @@ class Gossip:
         self._admits = admits
         self._shuffle = shuffle
         self._scores = Scores(trust)
-        self._recent = Recent()
+        self._recent = {kind: Recent() for kind in KINDS}
         self._neighbours: dict[str, Neighbour] = {}
         self._meshes = Meshes(self._neighbours, self._scores, shuffle)
         self._asked: dict[bytes, tuple[str, float]] = {}  # ids: of whom, until when it is due
@@ -111,8 +111,8 @@ class Gossip:
         """What is held: each has its bound."""
         return {
             "gossips": len(self._neighbours),
-            "gossip_seen": len(self._recent),
-            "gossip_bytes": self._recent.bytes_kept,
+            "gossip_seen": sum(map(len, self._recent.values())),
+            "gossip_bytes": sum(recent.bytes_kept for recent in self._recent.values()),
         }
 
     # ---- what happens
@@ -162,18 +162,20 @@ class Gossip:
 
     def _publish(self, message: Message, now: float) -> list[Effect]:
         id = id_of(message.data)
-        if self._recent.seen(id, now) is None:
-            self._recent.note(id, "pass", "", now)
-        self._recent.keep(id, message)
+        recent = self._recent[kind_of(message.topic)]
+        if recent.seen(id, now) is None:
+            recent.note(id, "pass", "", now)
+        recent.keep(id, message)
         return self._send(id, message, self.subscribed(message.topic), now)
 
     def _send(self, id: bytes, message: Message, peers: Iterable[str], now: float) -> list[Effect]:
         """To those who want it, and may be sent it; who has no budget left is told of it later."""
         effects: list[Effect] = []
+        kind = kind_of(message.topic)
         for peer in peers:
             one = self._neighbours[peer]
             wanted = one.wants(id) and self._scores.of(peer, now) >= PUBLISH
-            if wanted and one.said.take(len(message.data), now):
+            if wanted and one.said[kind].take(len(message.data), now):
                 effects.append(Say(peer, Rpc(messages=(message,))))
         return effects
 
@@ -214,8 +216,8 @@ class Gossip:
                 self._scores.nuisance(peer, OVER, now)
 
     def _message(self, peer: str, one: Neighbour, message: Message, now: float) -> list[Effect]:
-        wanted = message.topic in self._meshes.topics()
-        if not one.heard.take(len(message.data), now) or not wanted:
+        wanted, kind = message.topic in self._meshes.topics(), kind_of(message.topic)
+        if not one.heard[kind].take(len(message.data), now) or not wanted:
             self._scores.nuisance(peer, OVER, now)
             return []
         if len(message.data) > MESSAGE_BYTES_MAX:
@@ -223,10 +225,10 @@ class Gossip:
             return []
         id = id_of(message.data)
         self._asked.pop(id, None)
-        seen = self._recent.seen(id, now)
+        seen = self._recent[kind].seen(id, now)
         if seen is None:
             verdict = self._judge(message)
-            self._recent.note(id, verdict, peer, now)
+            self._recent[kind].note(id, verdict, peer, now)
             return self._judged(peer, id, message, verdict, now)
         if peer in seen.brought:
             self._scores.nuisance(peer, TWICE, now)
@@ -242,8 +244,10 @@ class Gossip:
         self._blame(peer, verdict, now)
         if verdict != "pass":
             return []
-        self._scores.first(peer, now)
-        self._recent.keep(id, message)
+        kind = kind_of(message.topic)
+        if kind == EVIDENCE:  # what peers can do is told by anybody, of as many as he has names
+            self._scores.first(peer, now)
+        self._recent[kind].keep(id, message)
         others = [other for other in self._meshes.of(message.topic) if other != peer]
         effects = self._send(id, message, others, now)
         if len(message.data) > DONT_WANT_BYTES:
@@ -262,12 +266,13 @@ class Gossip:
             return []
         wanted: list[bytes] = []
         for topic, ids in rpc.ihave:
+            recent = self._recent[kind_of(topic)]
             for id in ids if topic in self._meshes.topics() else ():
                 one.told += 1
                 if one.told > IDS_MAX:
                     self._scores.nuisance(peer, OVER, now)
                     break
-                if id in self._asked or self._recent.seen(id, now) is not None:
+                if id in self._asked or recent.seen(id, now) is not None:
                     continue
                 if len(self._asked) < ASKED_MAX:
                     self._asked[id] = (peer, now + ASKED_S)
@@ -283,21 +288,25 @@ class Gossip:
             if one.asked > IDS_MAX:
                 self._scores.nuisance(peer, OVER, now)
                 break
-            message = self._recent.serve(id, peer)
-            if message is not None and one.said.take(len(message.data), now):
-                effects.append(Say(peer, Rpc(messages=(message,))))
+            for kind, recent in self._recent.items():
+                message = recent.serve(id, peer)
+                if message is not None and one.said[kind].take(len(message.data), now):
+                    effects.append(Say(peer, Rpc(messages=(message,))))
         return effects
 
     # ---- each second
 
     def _beat(self, now: float) -> list[Effect]:
-        self._recent.beat(now)
+        topics = set(self._meshes.topics())
+        for recent in self._recent.values():
+            recent.beat(now)
+            topics |= recent.topics()
         overdue = [id for id, (_, due_s) in self._asked.items() if due_s <= now]
         for peer in {self._asked.pop(id)[0] for id in overdue} & self._neighbours.keys():
             self._scores.nuisance(peer, UNKEPT, now)  # once: it may have no budget left for us
         effects: list[Effect] = [*self._meshes.tend(now)]
         told: Counter[str] = Counter()
-        for topic in sorted(self._meshes.topics() | self._recent.topics()):
+        for topic in sorted(topics, key=lambda topic: (KINDS.index(kind_of(topic)), topic)):
             effects += self._tell(topic, told, now)
         for one in self._neighbours.values():
             one.told = one.asked = 0
@@ -306,7 +315,7 @@ class Gossip:
     def _tell(self, topic: str, count: Counter[str], now: float) -> list[Effect]:
         """Some of those outside the mesh hear what there is, and who has just come into it; the
         newest, where it is much. count: how many ids each was told of in this heartbeat."""
-        ids = self._recent.window(topic)
+        ids = self._recent[kind_of(topic)].window(topic)
         if not ids:
             return []
         mesh = self._meshes.of(topic)

@@ -6,13 +6,15 @@ ever over a budget of the others, however much there is to pass on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from ..dht.allowance import Allowance, allowance
 from ..dht.network import Prefixes
+from .topics import KINDS
 
-TOPICS_MAX: Final = 64  # that it may subscribe to: two models of 256 blocks
+TOPICS_MAX: Final = 128  # that it may subscribe to: two models of 256 blocks, in each kind
 MESSAGES_S, MESSAGES_SAVED = 5.0, 50.0  # each may cost 0.5 ms to judge
 BYTES_S, BYTES_SAVED = 32 * 1024.0, 256 * 1024.0
 OUT_SHARE: Final = 0.8
@@ -37,12 +39,13 @@ class Budget:
 
 @dataclass(slots=True)
 class Neighbour:
-    """heard, said: what is left of the budgets. told, asked: ids since the last heartbeat."""
+    """heard, said: what is left of the budgets, of each kind of topics. told, asked: ids since the
+    last heartbeat."""
 
     where: Prefixes
     dialed: bool  # by us
-    heard: Budget
-    said: Budget
+    heard: Mapping[str, Budget]
+    said: Mapping[str, Budget]
     topics: set[str] = field(default_factory=set)
     told: int = 0
     asked: int = 0
@@ -60,7 +63,8 @@ class Neighbour:
 
 def neighbour(where: Prefixes, dialed: bool, now: float) -> Neighbour:
     """One that just came."""
-    return Neighbour(where, dialed, _budget(now, 1.0), _budget(now, OUT_SHARE))
+    heard = {kind: _budget(now, 1.0) for kind in KINDS}
+    return Neighbour(where, dialed, heard, {kind: _budget(now, OUT_SHARE) for kind in KINDS})
 
 
 def _budget(now: float, share: float) -> Budget:

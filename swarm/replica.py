@@ -129,6 +129,11 @@ class Replica:
         found = sorted(self._held.items(), key=lambda item: (item[0].place, item[0].peer))
         return tuple(held.record for _, held in found)
 
+    def of(self, slot: Slot) -> Record | None:
+        """What is held of this slot; perhaps it has expired just now."""
+        held = self._held.get(slot)
+        return None if held is None else held.record
+
     def at(self, place: bytes, now: float) -> list[Record]:
         """What is held under this place and has not expired."""
         self._expire(now)

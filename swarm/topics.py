@@ -1,4 +1,4 @@
-"""What neighbours in gossip say to each other, and under which topics evidence is told.
+"""What neighbours in gossip say to each other, and under which topics what is told.
 
 Messages are not signed by who passes them on (StrictNoSign of libp2p's pubsub): each item in them
 is signed by who says it, and must hold whoever brings it; a second signature, by whoever was first
@@ -8,6 +8,10 @@ was, and a message is its content: `id_of`, as js-libp2p names messages that are
     /potluck/evidence/1                      contradictions: they concern everybody
     /potluck/evidence/1/<model>/<segment>    accusations of work in these 8 blocks, and what came of
                                              computing it again: who serves them can tell
+    /potluck/cap/1/<model>/<segment>         what a peer can do that serves some of these 8 blocks:
+                                             its record, when it has changed (node/capability.py)
+
+A flood of one of the two kinds takes nothing from the other: each has budgets and room of its own.
 
 Source: github.com/libp2p/specs, pubsub/README.md, gossipsub-v1.0 to v1.2.
 """
@@ -38,6 +42,8 @@ from .wire import OPENING_BYTES_MAX
 PROTOCOL: Final = "/meshsub/1.2.0"
 SEGMENT_BLOCKS: Final = 8  # algorithms.md 3.5
 EVIDENCE: Final = "/potluck/evidence/1"
+CAPABILITY: Final = "/potluck/cap/1"
+KINDS: Final = (EVIDENCE, CAPABILITY)  # the first is told of first
 TOPIC_CHARS_MAX: Final = 128
 MESSAGE_BYTES_MAX: Final = ITEM_BYTES_MAX + 64
 ID_BYTES: Final = DIGEST_BYTES
@@ -66,22 +72,27 @@ def id_of(data: bytes) -> bytes:
     return sha256(data).digest()
 
 
-def topic_of(model: str, block: int) -> str:
+def topic_of(model: str, block: int, kind: str = EVIDENCE) -> str:
     """Where work of this block is told of; `model` is a digest in hex."""
-    return f"{EVIDENCE}/{model}/{block // SEGMENT_BLOCKS}"
+    return f"{kind}/{model}/{block // SEGMENT_BLOCKS}"
 
 
-def topics_of(model: str, blocks: BlockRange) -> frozenset[str]:
+def topics_of(model: str, blocks: BlockRange, kind: str = EVIDENCE) -> frozenset[str]:
     """What a peer that serves these blocks has to hear."""
     first, last = blocks.start // SEGMENT_BLOCKS, (blocks.stop - 1) // SEGMENT_BLOCKS
     return frozenset(
-        topic_of(model, segment * SEGMENT_BLOCKS) for segment in range(first, last + 1)
+        topic_of(model, segment * SEGMENT_BLOCKS, kind) for segment in range(first, last + 1)
     )
+
+
+def kind_of(topic: str) -> str:
+    """Whose budgets and room it takes."""
+    return CAPABILITY if topic.startswith(f"{CAPABILITY}/") else EVIDENCE
 
 
 def is_ours(topic: str) -> bool:
     """Whether it is worth remembering who has subscribed to it."""
-    return topic == EVIDENCE or topic.startswith(f"{EVIDENCE}/")
+    return topic == EVIDENCE or topic.startswith((f"{EVIDENCE}/", f"{CAPABILITY}/"))
 
 
 def home_of(item: Item) -> str:

@@ -20,7 +20,7 @@ from potluck.swarm.gossip_events import (
 )
 from potluck.swarm.machine import Fired
 from potluck.swarm.recent import Verdict
-from potluck.swarm.topics import EVIDENCE, Message, Rpc
+from potluck.swarm.topics import EVIDENCE, Message, Rpc, is_ours
 
 NEWS = EVIDENCE
 
@@ -70,7 +70,7 @@ def ear(verdict: Verdict = "pass", *, seed: int = 1, topics: frozenset[str] | No
         judged.append(message.data)
         return verdict
 
-    made = Ear(Gossip(judge, lambda topic: topic.startswith(NEWS), Random(seed).shuffle), judged)
+    made = Ear(Gossip(judge, is_ours, Random(seed).shuffle), judged)
     made.handle(Subscribe(frozenset([NEWS]) if topics is None else topics))
     return made
 

@@ -15,7 +15,16 @@ from potluck.swarm.mesh import BACKOFF_MOST_S, BACKOFF_S, BACKOFFS_MAX, D_HIGH, 
 from potluck.swarm.neighbour import MESSAGES_SAVED, OUT_SHARE, TOPICS_MAX
 from potluck.swarm.recent import HISTORY, KEPT_BYTES_MAX, KEPT_MAX, SEEN_MAX, SERVED_MAX
 from potluck.swarm.score import GRAYLIST, SHUN_S
-from potluck.swarm.topics import MESSAGE_BYTES_MAX, Message, Rpc, id_of, topic_of, topics_of
+from potluck.swarm.topics import (
+    CAPABILITY,
+    EVIDENCE,
+    MESSAGE_BYTES_MAX,
+    Message,
+    Rpc,
+    id_of,
+    topic_of,
+    topics_of,
+)
 
 MODEL = "ab" * 32
 NAMES = string.ascii_letters[:40]
@@ -221,6 +230,31 @@ def test_of_two_heartbeats_in_one_of_its_own_nobody_is_told_too_much() -> None:
     assert TOLD_MAX <= most <= IDS_MAX
 
 
+def test_a_flood_of_capabilities_takes_nothing_from_evidence() -> None:
+    """Neither of what a neighbour may say, nor of what it may be told, nor of the room here."""
+    cap = topic_of(MODEL, 0, CAPABILITY)
+    floods = [f"flood {number}" for number in range(20)]
+    one = joined(ear(topics=frozenset([NEWS, cap])), "b")
+    one.hear("b", subscriptions=((cap, True),))
+    for number, peer in enumerate(floods, start=1):
+        one.handle(Joined(peer, network(number), False))
+    one.beat(0.0)
+    one.said.clear()
+    one.told(floods[0], b"first")
+    for number, peer in enumerate(floods):
+        one.told(peer, *(b"%d %d" % (number, text) for text in range(60)), topic=cap)
+    assert len(one.judged) == 1 + 20 * MESSAGES_SAVED
+    assert one.machine.score(floods[0], 0.0) <= 1.0  # no names that cost nothing earn a score
+    one.told(floods[1], b"last")
+    one.beat(1.0)
+    told = one.to("b")
+    assert [one.data for one in told.messages if one.topic == NEWS] == [b"first", b"last"]
+    assert len(told.messages) == 2 + OUT_SHARE * MESSAGES_SAVED
+    assert told.ihave[0] == (NEWS, (id_of(b"first"), id_of(b"last")))
+    one.hear("b", iwant=(id_of(b"first"),))  # it is kept, though 512 were passed on since
+    assert one.to("b").messages == (Message(NEWS, b"first"),)
+
+
 def test_topics_of_a_neighbour_are_bounded_and_foreign_ones_are_not_held() -> None:
     one = joined(ear(), "a")
     one.hear("a", subscriptions=tuple((f"/other/{n}", True) for n in range(500)))
@@ -300,7 +334,7 @@ def test_nothing_that_is_heard_makes_us_hold_more_than_the_bounds(seed: int) -> 
     counts = one.machine.counts()
     assert 0 < counts["gossip_seen"] <= SEEN_MAX
     assert 0 < counts["gossip_bytes"] <= KEPT_BYTES_MAX
-    assert len(one.machine._recent._kept) <= KEPT_MAX
+    assert len(one.machine._recent[EVIDENCE]._kept) <= KEPT_MAX
     assert len(one.machine._asked) <= ASKED_MAX
     assert len(one.machine._meshes._backoff) <= BACKOFFS_MAX
     assert all(len(one.machine._neighbours[name].topics) <= TOPICS_MAX for name in names)
