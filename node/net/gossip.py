@@ -246,9 +246,9 @@ class Gossiper:
             try:
                 for rpc in reader.feed(piece):
                     self._dispatch(Heard(stream.peer, rpc))
-                if rpc.subscriptions:
-                    self._wished.set()
-                    self._wished = trio.Event()
+                    if rpc.subscriptions:
+                        self._wished.set()
+                        self._wished = trio.Event()
                     await trio.sleep(saved.take(trio.current_time(), _cost(rpc)))
             except RemoteError:
                 self._dispatch(Heard(stream.peer, None))
