@@ -41,8 +41,15 @@ class Promises:
         """Of work, beside what is there already."""
         if not self._expected:
             return 0.0
-        self._expected = [one for one in self._expected if one[1] > now]
-        return sum(work_s for begins, _, work_s in self._expected if begins <= now)
+        lasting, total_s = [], 0.0
+        for one in self._expected:
+            begins, ends, work_s = one
+            if ends > now:
+                lasting.append(one)
+                if begins <= now:
+                    total_s += work_s
+        self._expected = lasting
+        return total_s
 
 
 class Shortfall:

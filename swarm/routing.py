@@ -27,6 +27,7 @@ cheapest there is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -121,6 +122,7 @@ class Finder:
         edge = np.zeros(len(blocks) + 1, dtype=np.bool_)
         edge[lo - blocks.start] = edge[hi - blocks.start] = edge[0] = edge[-1] = True
         self._at = np.flatnonzero(edge) + blocks.start
+        self._edges: list[int] = (np.cumsum(edge) - 1).tolist()  # at or before each block
         self._lo = np.searchsorted(self._at, lo)
         self._hi = np.searchsorted(self._at, hi)
         self._check_cover()
@@ -215,7 +217,8 @@ class Finder:
         reach = np.where(self._lo[chosen] <= inside, self._hi[chosen] - inside, 0)
         steps = np.arange(1, int(reach.max()) + 1)
         distance = self._at[np.minimum(inside[:, None] + steps, edges)] - self._at[:-1, None]
-        cost = self._unit_s[chosen][:, :, None] * distance + entry_s[chosen][:, :, None]
+        cost = self._unit_s[chosen][:, :, None] * distance
+        cost += entry_s[chosen][:, :, None]
         np.copyto(cost, np.inf, where=reach[:, :, None] < steps)
         hop_s = cost.min(axis=0)  # (boundaries, steps): enter at one, leave so many behind it
         togo = np.zeros(edges + 1)
@@ -225,7 +228,9 @@ class Finder:
             through = hop_s[b, :far] + togo[b + 1 : b + 1 + far]
             k = int(through.argmin())
             togo[b], leave[b] = through[k], b + 1 + k
-        self._togo, self._leave, self._cost = togo, leave, cost
+        self._leave, self._cost = leave, cost
+        self._line: list[int] = self._at.tolist()
+        self._rest: list[float] = togo.tolist()  # from each boundary
 
     def _row(self, edge: int) -> int:
         """Which candidate the plan enters at this boundary."""
@@ -234,16 +239,16 @@ class Finder:
 
     def _edge(self, at: int) -> int:
         """The boundary at block `at`, or the next before it: the same spans serve both."""
-        return int(np.searchsorted(self._at, at, side="right")) - 1
+        return self._edges[at - self.blocks.start]
 
     def togo_s(self, at: int) -> float:
         """The cost from block `at` to the end: expected seconds, and tolls."""
-        return float(self._togo[self._edge(at)])
+        return self._rest[self._edge(at)]
 
     def route(self, at: int | None = None) -> Route:
         """The cheapest hops from block `at` (by default the first) to the end."""
         edge = 0 if at is None else self._edge(at)
-        cost_s = float(self._togo[edge])
+        cost_s = self._rest[edge]
         hops: list[Hop] = []
         while edge < len(self._leave):
             row, leave = self._row(edge), self._leave[edge]
@@ -289,21 +294,21 @@ class Finder:
         """
         assert offers, "nobody made an offer"
         edge = self._edge(at)
-        chosen = np.array([self._place[offer.row] for offer in offers])
-        queue_s = np.array([offer.queue_s for offer in offers])
-        hi = self._hi[chosen]
-        assert (self._lo[chosen] <= edge).all() and (hi > edge).all()
-        leaves = np.arange(edge + 1, int(hi.max()) + 1)
-        distance = self._at[leaves] - at
-        unit_s = size * self._own_s[chosen] + queue_s / self._lengths[chosen]
-        total_s = np.multiply.outer(unit_s, distance)
-        total_s += (self._fixed_s[chosen] + queue_s)[:, None]
-        total_s += self._togo[leaves]
-        # All offers end at the same block: what is not used here is planned elsewhere.
-        judged_s = total_s - short_s * distance
-        judged_s[leaves > hi[:, None]] = np.inf
-        i, k = divmod(int(judged_s.argmin()), len(leaves))
-        return offers[i].row, int(self._at[leaves[k]]), float(total_s[i, k])
+        best_s, best = math.inf, (offers[0].row, self._line[edge + 1], math.inf)
+        for offer in offers:  # few and short: numbers are faster than arrays
+            row = self._place[offer.row]
+            last = int(self._hi[row])
+            assert self._lo[row] <= edge < last
+            unit_s = size * float(self._own_s[row]) + offer.queue_s / int(self._lengths[row])
+            entry_s = float(self._fixed_s[row]) + offer.queue_s
+            for leave in range(edge + 1, last + 1):
+                distance = self._line[leave] - at
+                total_s = unit_s * distance + entry_s + self._rest[leave]
+                # All offers end at the same block: what is not used here is planned elsewhere.
+                judged_s = total_s - short_s * distance
+                if judged_s < best_s:
+                    best_s, best = judged_s, (offer.row, self._line[leave], total_s)
+        return best
 
 
 def find_route(

@@ -154,31 +154,29 @@ class Ours:
 
     def _offers(self, client: _Client, finder: Finder, request: Request, now: float) -> list[Offer]:
         """Ask the planned peer and some alternates for their queues, all at once."""
-        world = self._world
-        planned, _ = finder.planned(request.at)
-        asked = [planned, *finder.alternates(request.at, ALTERNATES, self._dice.randrange)]
+        world, at = self._world, request.at
+        planned, _ = finder.planned(at)
+        asked = [planned, *finder.alternates(at, ALTERNATES, self._dice.randrange)]
         self.control_bytes += 4 * len(asked) * world.scenario.control.probe_bytes
         offers = []
         for i in asked:
             if client.busy[i] > now:
                 continue
-            serves = world.start[i] <= request.at and world.stop[i] >= client.columns.stop[i]
-            if not world.alive[i] or not serves:
+            stop = int(world.stop[i])
+            serves = world.start[i] <= at and stop >= client.columns.stop[i]
+            if not serves or not world.alive[i]:
                 self._forget(client, i)  # no answer, or "not mine any more"
                 client.busy[i] = math.inf
                 continue
             queue_s = world.told_queue_s(i, now)
-            self._heard(client, request, i, queue_s, now)
-            blocks, there_s = int(world.stop[i]) - request.at, client.columns.rtt_s[i] / 2
-            work_s = world.service_s(i, blocks, request.tokens)
+            client.told_s[i], client.heard_s[i] = queue_s, now
+            there_s = world.owd_s(i, request.access_s, request.place)
+            client.columns.rtt_s[i] = 2 * there_s
+            work_s = world.service_s(i, stop - at, request.tokens)
             world.promises(i).asked(work_s, len(asked), now, now + there_s)
             in_flight_s = float(client.in_flight_s[i])
             offers.append(Offer(i, believed_queue_s(queue_s, in_flight_s)))
         return offers
-
-    def _heard(self, client: _Client, request: Request, i: int, queue_s: float, now: float) -> None:
-        client.told_s[i], client.heard_s[i] = queue_s, now
-        client.columns.rtt_s[i] = 2 * self._world.owd_s(i, request.access_s, request.place)
 
     def answered(self, request: Request, queue_s: float, now: float) -> None:
         client, i = self._clients[request.client], request.peer

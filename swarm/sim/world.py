@@ -42,6 +42,7 @@ class World:
         self.scenario = scenario
         self.table = TABLES[scenario.peers.table]
         self._seats = seats
+        self._world_s = scenario.links.world_ms / 1000
         self._cores = [-math.inf] * scenario.peers.cores  # until when each is busy
         self.total = scenario.model.blocks
         self._dice = dice("world")
@@ -241,8 +242,8 @@ class World:
 
     def owd_s(self, i: int, access_s: float, place: tuple[float, float]) -> float:
         """One way between a client there and peer i."""
-        x, y = self.place[i]
-        plane_s = self.scenario.links.world_ms / 1000 * math.hypot(x - place[0], y - place[1])
+        here, there = self.place[i], place
+        plane_s = self._world_s * math.hypot(here[0] - there[0], here[1] - there[1])
         return access_s + self.access_s[i] + plane_s
 
     def _byte_s(self, i: int) -> float:
