@@ -78,6 +78,20 @@ class Inline:
         return fn(*args)
 
 
+class Interrupting(Inline):
+    """A worker whose every other call finds that its caller has no more time."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.calls = 0
+
+    async def run(self, fn, *args):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        if self.calls % 2:
+            self.scope.cancel()
+        return await super().run(fn, *args)
+
+
 class PretendedSession:
     """What a Generation needs of a session."""
 

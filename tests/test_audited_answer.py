@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
-from api_fakes import Inline
+from api_fakes import Inline, Interrupting
 from sim.adding_engine import WIDTH, AddingCache, AddingEngine
 from sim.memory_swarm import BLOCKS, MODEL, World, world
 from trio.testing import MockClock
@@ -321,20 +321,6 @@ async def test_the_proof_of_an_audited_answer_is_good_and_tells_the_audits(
                 or after is None
                 or (proof.audited_share > 0.5)
             )
-
-
-class Interrupting(Inline):
-    """Every other call finds that its caller has no more time."""
-
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.calls = 0
-
-    async def run(self, fn, *args):  # type: ignore[no-untyped-def]
-        self.calls += 1
-        if self.calls % 2:
-            self.scope.cancel()
-        return await super().run(fn, *args)
 
 
 async def test_who_waits_with_a_deadline_and_comes_back_hears_the_same(

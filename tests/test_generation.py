@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import pytest
 import trio
-from api_fakes import Inline, PretendedSession, demo
+from api_fakes import Inline, Interrupting, PretendedSession, demo
 
 from potluck.errors import UserError
 from potluck.node.generation import CHUNK_TOKENS, Generation, Piece, Request, encode_request
 
 PROMPT = tuple(range(40, 40 + 2 * CHUNK_TOKENS + 10))  # three chunks
-
-
-class Interrupting(Inline):
-    """A worker whose every other call finds that its caller has no more time."""
-
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.calls = 0
-
-    async def run(self, fn, *args):  # type: ignore[no-untyped-def]
-        self.calls += 1
-        if self.calls % 2:
-            self.scope.cancel()
-        return await super().run(fn, *args)
 
 
 def generation(worker: Inline) -> Generation:
