@@ -1,4 +1,7 @@
-"""A swarm that was cut in two for half an hour: real drivers, roads of memory, virtual time."""
+"""Sixteen nodes that were cut in two halves: real drivers, roads of memory, virtual time.
+
+Four of them are for half an hour in tests/test_registrar.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from trio.testing import MockClock
 
 from potluck.dht.record import REFRESH_S
 
-PARTED_S = 1800.0
+PARTED_S = 600.0  # a record lives 90 s
 
 
 @pytest.mark.slow

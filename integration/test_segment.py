@@ -30,7 +30,11 @@ def measure(folder: Path) -> dict[str, Any]:
             join = nodes[0].addresses if nodes else []
             node = open_node(folder / name, DEMO_FOLDER, "--name", "demo", join=join)
             nodes.append(stack.enter_context(node))
-        met_s = until(lambda: all(n.counts()["members"] == len(nodes) - 1 for n in nodes), MET_S)
+        met_s = until(
+            lambda: all(n.counts()["members"] == len(nodes) - 1 for n in nodes),
+            MET_S,
+            every_s=0.5,
+        )
         gone = nodes.pop()
         gone.process.send_signal(signal.SIGKILL)
         missed_s = until(lambda: all(f"missed={gone.peer}" in n.log for n in nodes), MISSED_S)

@@ -11,13 +11,15 @@ LOOK_EVERY_S = 0.05
 SOON_S = 30.0  # what takes a moment, on a machine that does other things as well
 
 
-def until(holds: Callable[[], object], within_s: float = SOON_S) -> float:
-    """Seconds until it held. Raises TimeoutError."""
+def until(
+    holds: Callable[[], object], within_s: float = SOON_S, *, every_s: float = LOOK_EVERY_S
+) -> float:
+    """Seconds until it held. Raises TimeoutError. every_s: longer where to look is work."""
     began_s = time.monotonic()
     while not holds():
         if time.monotonic() > began_s + within_s:
             raise TimeoutError(f"not within {within_s:.0f} s")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(every_s)
     return time.monotonic() - began_s
 
 
