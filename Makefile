@@ -21,9 +21,11 @@ help:
 demo: compiled
 	@$(BIN)/potluck demo
 
-# long files first, for a worker that has none left idles: xdist would begin with those of many tests
+# Long files first, for a worker that has none left idles: xdist would begin with those of many
+# tests. One that hangs tells where it stands, and ends the run.
 test: compiled
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 integration tests
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+		-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true integration tests
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
