@@ -140,7 +140,8 @@ class Client:
         router = Pinned(member.host, member.directory, SystemRandom(), trust)
         compute = partial(compute_again, member.host)
         limits = load_limits(home)
-        auditor = Auditor(router, compute, worker, trust, limits, trust.lots())
+        plain = AuditConfig(canary_share=0.0)  # counted are chunks, each audited by its own rows
+        auditor = Auditor(router, compute, worker, trust, limits, trust.lots(), plain)
         return Client(swarm, worker, trust, router, auditor)
 
     async def send(

@@ -5,11 +5,18 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import trio
+
 from potluck.node.client import open_swarm
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.lies import parse_lies
+from potluck.node.mischief import NAMES
 from potluck.node.testnet import LOG, LocalSwarm, Plan, folder_of, open_testnet
 
+from .waiting import until
+
+NAMED_S = 60.0  # a machine that does other things as well
+JUDGED_S = 90.0
 PROMPT = "The function returns"
 LOUD = "THIS NODE LIES"
 
@@ -40,3 +47,26 @@ async def test_a_node_that_leaves_a_block_out_gives_other_words_and_says_that_it
         told = {name: log.read_text().count(LOUD) for name, log in logs.items()}
     assert told == {"n1": 0, "n2": 2}  # at each of its starts
     assert len(false) and false != true
+
+
+async def test_a_false_accuser_is_banned_by_all_and_nobody_else_is(tmp_path: Path) -> None:
+    """Of the others one floods views with peers that there are not, and one comes under four
+    names; the work of both is right, and they compute it again as honest nodes do."""
+    plan = Plan(
+        tmp_path, str(DEMO_FOLDER), "demo", 8, nodes=4, replicas=4, offline=True,
+        liars=parse_lies("false_accusation,flood_views,many_names"),
+    )  # fmt: skip
+    with open_testnet(plan) as net:
+        honest, accuser, flooder, crowd = net.seats
+        logs = [folder_of(tmp_path) / seat.name / LOG for seat in (honest, flooder, crowd)]
+        told = f"banned={accuser.peer} grounds='false accusations'"
+        until(lambda: all(told in log.read_text() for log in logs), JUDGED_S)
+        async with open_swarm(net.join, home=tmp_path / "client", threads=1) as swarm:
+            model = (await swarm.models())[0].model
+            with trio.fail_after(NAMED_S):
+                while len(await swarm.spans(model)) < len(net.seats) - 1 + NAMES:  # noqa: ASYNC110
+                    await trio.sleep(0.2)  # what other processes do
+        assert len(await words(net, tmp_path / "client"))
+        bans = [line for log in logs for line in log.read_text().splitlines() if "banned=" in line]
+        assert len(bans) == len(logs), bans
+        assert "views flooded" in logs[1].read_text()

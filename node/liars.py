@@ -1,13 +1,14 @@
 """Nodes that lie, to test the others against: only in a testnet, and loudly (lies.py).
 
 A liar is a node like any other but for what holds its blocks: a LyingHolder, which loads a stage
-that cheats, hands sessions to a server that is heard through false frames, or announces what is not
-true. An honest node never loads this file: the command that starts one asks which holder to make
-(cli/run.py) where its environment speaks of a lie.
+that cheats, hands sessions to a server that is heard through false frames, announces what is not
+true, or does other mischief. An honest node never loads this file: the command that starts one asks
+which holder to make (cli/run.py) where its environment speaks of a lie.
 
     testnet ── POTLUCK_LIE ──▶ holder_type ──▶ LyingHolder ── LyingModel.open ──▶ a false stage
                                                    ├───────── choose ───────────▶ false frames
-                                                   └───────── keep_told ────────▶ false records
+                                                   └───────── keep_told ────────▶ false records,
+                                                                                  and mischief.py
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..swarm.blocks import BlockRange
 from ..swarm.frame import pack_frame
 from ..swarm.wire import Message, Open, Output
 from .compute.cheats import (
+    ColludingRows,
     FalseCheckpoint,
     FalseEngine,
     RandomRows,
@@ -44,6 +46,7 @@ from .holder import Holder
 from .lies import LIE, Lie, parse_lie
 from .log import get_logger
 from .member import Member
+from .mischief import NAMES, accuse_falsely, come_as, flood_views
 from .server import Server
 from .serving import Model
 from .testnet import MARK
@@ -62,6 +65,7 @@ FREE_TOKENS = 1 << 40
 IN_FRAMES = ("false_receipt", "false_load", "black_hole", "drip")
 IN_RECORDS = ("forged_record", "rolled_back_record", "equivocate")
 SPREAD_EVERY_S = 2.0
+FLOOD_PORT = 9  # nobody's
 
 
 def holder_type(environment: Mapping[str, str] = os.environ) -> type[Holder]:
@@ -104,11 +108,19 @@ class LyingHolder(Holder):
                 return honest
 
     async def keep_told(self, *, task_status: TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        if self.lie.kind not in IN_RECORDS:
-            await super().keep_told(task_status=task_status)
-            return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._spread)
+            member, wall = self._member, self._wall
+            match self.lie.kind:
+                case kind if kind in IN_RECORDS:
+                    nursery.start_soon(self._spread)
+                case "false_accusation":
+                    width = self.model.checkpoint.spec.hidden
+                    nursery.start_soon(accuse_falsely, member, self.model.digest, width, wall)
+                case "flood_views":
+                    nursery.start_soon(flood_views, member.host, FLOOD_PORT)
+                case "many_names":
+                    for _ in range(NAMES):
+                        nursery.start_soon(come_as, member, self._announcement, self.serve, wall)
             await super().keep_told(task_status=task_status)
 
     async def _spread(self) -> None:
@@ -212,6 +224,8 @@ def _row_cheat(lie: Lie, dice: Random) -> Callable[[], RowCheat] | None:
     match lie.kind:
         case "random":
             return lambda: RandomRows(lie.share, dice)
+        case "collude":
+            return ColludingRows
         case "replay":
             return ReplayedRows
         case _:

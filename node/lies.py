@@ -3,9 +3,10 @@
 A node is told by POTLUCK_LIE in its environment, and says so loudly. Only a testnet's launcher sets
 it, and only a node that bears a testnet's mark heeds it: there is no option of `potluck node`.
 
-    in what it computes      four_bit, skip, smaller      (compute/cheats.py)
+    in what it computes      four_bit, skip, smaller, collude      (compute/cheats.py)
     in what it answers       random:P, replay, false_receipt, false_load, black_hole, drip
     in what it announces     false_rate, false_load, forged_record, rolled_back_record, equivocate
+    in what it does else     false_accusation, flood_views, many_names      (mischief.py)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ Kind = Literal[
     "four_bit",  # its weights are rounded to 4 bits, whatever format it announces
     "skip",  # one block of its span adds nothing
     "smaller",  # every second one adds nothing
+    "collude",  # all that it gives is a little too large, and so with whoever tells this lie too
     "random",  # random rows, in this share of the chunks that it signs for
     "replay",  # the rows before once more, in place of these
     "false_receipt",  # it gives other rows than it signs for
@@ -31,6 +33,9 @@ Kind = Literal[
     "forged_record",  # it puts records in the name of others
     "rolled_back_record",  # it puts records of a run before this one
     "equivocate",  # it puts two records of one number
+    "false_accusation",  # it says that right work is wrong
+    "flood_views",  # it tells of peers that there are not
+    "many_names",  # it comes as several peers
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 SHARED: Final = ("random",)  # of which a share can be given

@@ -28,6 +28,7 @@ from .weight import Weight
 
 GROUP = 64  # columns that share a scale, as in nf4
 LEVELS = 7  # of 4 bits, either side of zero
+SWOLLEN = 1.0625  # whose product with any number is rounded alike everywhere
 
 Cheat = Callable[[Tensor], Tensor]
 
@@ -118,6 +119,17 @@ class RandomRows:
             return out
         noise = torch.randn(out.shape, generator=self._noise)
         return noise.to(out.device, out.dtype) * out.std()
+
+
+class ColludingRows:
+    """All of it a little too large, by the same rule in every session and at every peer: who
+    computes it again and tells the same lie, agrees bit for bit."""
+
+    def begin(self, tokens: int) -> None:
+        pass
+
+    def change(self, out: Tensor) -> Tensor:
+        return out * SWOLLEN
 
 
 class ReplayedRows:
