@@ -44,24 +44,21 @@ log = get_logger()
 class _Kept:
     """One file. until_s: unix seconds; the codec knows no infinity."""
 
-    version: Annotated[int, Range(2, 2)]
-    peer: Peer
-    until_s: Annotated[float, Range(0, FOR_GOOD_S)]
-    grounds: Literal["contradiction", "recomputed", "attested", "false accusations"]
-    proof: Contradiction | SignedAccusation | SignedAttestation
-    known_s: Annotated[float, Range(0, 1e11)]
-    network: Annotated[str, Size(NETWORK_CHARS_MAX)]
-
-
-@dataclass(frozen=True, slots=True)
-class _KeptFirst:
-    """One file of the first version, which did not say how the peer was known."""
-
     version: Annotated[int, Range(1, 1)]
     peer: Peer
     until_s: Annotated[float, Range(0, FOR_GOOD_S)]
     grounds: Literal["contradiction", "recomputed", "attested", "false accusations"]
     proof: Contradiction | SignedAccusation | SignedAttestation
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """One file, and how its peer was known; a file of the first version says the ban alone."""
+
+    version: Annotated[int, Range(2, 2)]
+    ban: _Kept
+    known_s: Annotated[float, Range(0, 1e11)]
+    network: Annotated[str, Size(NETWORK_CHARS_MAX)]
 
 
 class Bans:
@@ -98,8 +95,9 @@ class Bans:
         until_s = min(ban.until_s, FOR_GOOD_S)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            known_s, network = ban.known.known_s, ban.known.network[:NETWORK_CHARS_MAX]
-            raw = encode(_Kept(2, ban.peer, until_s, ban.grounds, ban.proof, known_s, network))
+            kept = _Kept(1, ban.peer, until_s, ban.grounds, ban.proof)
+            network = ban.known.network[:NETWORK_CHARS_MAX]
+            raw = encode(_Known(2, kept, ban.known.known_s, network))
             replace_file(self._folder / ban.peer, raw)
         except OSError as error:
             log.warning("ban not written", banned=ban.peer, reason=str(error))
@@ -120,7 +118,7 @@ def _read(path: Path) -> Ban | None:
         return None
     try:
         with path.open("rb") as file:
-            told = _decode(file.read(BAN_BYTES_MAX + 1))
+            told, known = _decode(file.read(BAN_BYTES_MAX + 1))
         if told.peer != path.name:
             raise RemoteError(f"the ban of {told.peer}")
     except RemoteError as error:
@@ -129,13 +127,13 @@ def _read(path: Path) -> Ban | None:
         log.warning("ban put aside", broken=str(aside), reason=str(error))
         return None
     until_s = math.inf if told.until_s >= FOR_GOOD_S else told.until_s
-    known = STRANGER if isinstance(told, _KeptFirst) else Acquaintance(told.known_s, told.network)
     return Ban(told.peer, until_s, told.grounds, told.proof, known)
 
 
-def _decode(raw: bytes) -> _Kept | _KeptFirst:
+def _decode(raw: bytes) -> tuple[_Kept, Acquaintance]:
     """Raises RemoteError."""
     try:
-        return decode(raw, _KeptFirst, max_bytes=BAN_BYTES_MAX)
+        return decode(raw, _Kept, max_bytes=BAN_BYTES_MAX), STRANGER
     except RemoteError:
-        return decode(raw, _Kept, max_bytes=BAN_BYTES_MAX)
+        told = decode(raw, _Known, max_bytes=BAN_BYTES_MAX)
+        return told.ban, Acquaintance(told.known_s, told.network)

@@ -33,11 +33,14 @@ MARK = "POTLUCK_TESTS"  # in the environment of every process that a test starts
 @pytest.fixture(scope="session", autouse=True)
 def leashed() -> Iterator[None]:
     """What tests have started ends with this process, though it be killed."""
-    value = secrets.token_hex(8)
+    value, before = secrets.token_hex(8), os.environ.get(MARK)  # each conftest.py has one
     with leash(MARK, value):
         os.environ[MARK] = value
         yield
-        del os.environ[MARK]
+        if before is None:
+            del os.environ[MARK]
+        else:
+            os.environ[MARK] = before
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from testimonies import NOW, accusation, announced
 from potluck.crypto.codec import encode
 from potluck.dht.record import DOMAIN
 from potluck.node import home as homes
-from potluck.node.bans import BANS, Bans, _KeptFirst
+from potluck.node.bans import BANS, Bans, _Kept
 from potluck.swarm.banned import Acquaintance, Ban
 from potluck.swarm.reputation import FOR_GOOD_S
 from potluck.swarm.testimony import check_contradiction, contradiction_of, sign_accusation
@@ -106,7 +106,7 @@ def test_of_too_many_strangers_go_first_after_a_restart_too(
 
 
 def test_a_ban_of_the_first_version_is_read(tmp_path: Path) -> None:
-    raw = encode(_KeptFirst(1, MALLORY.peer_id, FOR_GOOD_S, "contradiction", PROOF))
+    raw = encode(_Kept(1, MALLORY.peer_id, FOR_GOOD_S, "contradiction", PROOF))
     (tmp_path / BANS).mkdir()
     (tmp_path / BANS / MALLORY.peer_id).write_bytes(raw)
     assert Bans(tmp_path).load(NOW) == (FOR_GOOD,)
