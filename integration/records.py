@@ -46,7 +46,7 @@ from potluck.node.member import open_member
 from potluck.node.net.host import HostConfig, open_host
 
 from .forgery import MARK, altered, announcement, forged_records, stamped
-from .ground import ENVIRONMENT, POTLUCK, Node, load, open_node
+from .ground import COMMAND_S, ENVIRONMENT, POTLUCK, Node, load, open_node
 from .liar import Liar, open_liar, unix_s
 
 NAME = "records"
@@ -281,7 +281,9 @@ def _forged_list(liar: Liar) -> bytes:
 def _status(home: Path, join: Sequence[str]) -> dict[str, Any]:
     command = [*POTLUCK, "status", "--home", str(home / "reader"), "--json"]
     command += [part for address in join for part in ("--join", address)]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, **ENVIRONMENT})
+    done = subprocess.run(
+        command, capture_output=True, timeout=COMMAND_S, env={**os.environ, **ENVIRONMENT}
+    )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
