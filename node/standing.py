@@ -85,7 +85,8 @@ class Standings:
         if not BlockRange(told.start, told.stop).covers(opening.blocks):
             return None
         known_s = max(0.0, now - self._met.get(peer, now))
-        return Standing(self._trust(peer), _network(told), known_s)
+        alike = told.numerics == opening.numerics
+        return Standing(self._trust(peer), _network(told), known_s, alike)
 
     def acquaintance(self, peer: str) -> Acquaintance:
         """How we know a peer that is being banned: for how long, and where."""

@@ -67,6 +67,7 @@ class Standing:
     trust: float  # 0..1, the lower bound of what our own audits say; 0 without any
     network: str  # its /16, or as wide a part of another kind
     known_s: float  # for how long we have known it
+    alike: bool = True  # its numbers are of the accused's class: of others it sees less
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +232,8 @@ class Evidence:
             return []
         said[attester] = told.verdict
         effects: list[Effect] = [Pass(item)]
-        if serves and opened.found not in (None, told.verdict):
-            effects.append(Blame(attester))
+        if opened.found not in (None, told.verdict):
+            effects += self._blames(opened, [attester])
         return effects + (self._weigh(opened, now) if opened.settled else [])
 
     def _recomputed(self, id: bytes, verdict: Verdict | None, now: float) -> list[Effect]:
@@ -242,12 +243,23 @@ class Evidence:
             return []
         opened.found, opened.closed = verdict, True
         wrong = [peer for peer, said in sorted(opened.voices.items()) if said != verdict]
-        accuser, accused = opened.case.accuser, opened.case.told.accused
+        accused = opened.case.told.accused
         effects: list[Effect] = [Attest(Attestation(id, verdict, now))]
-        effects += [Blame(peer) for peer in wrong if peer != accuser]
+        effects += self._blames(opened, wrong)
         if verdict == "right":
             return effects + self._strike(opened, now)
         return [*effects, self._ban(Ban(accused, now + BAN_S, "recomputed", opened.item), now)]
+
+    def _blames(self, opened: _Open, peers: list[str]) -> list[Effect]:
+        """Whose word is not ours, of those who serve the blocks. In one class of numbers one of us
+        is wrong; in two both may be honest, and the one that sees less finds right what is not."""
+        accuser = opened.case.accuser
+        known = {one: self._standing(one, opened.case.opening) for one in (self._me, *peers)}
+        mine = known[self._me]
+        if mine is not None and not mine.alike:
+            return []
+        alike = [one for one in peers if (told := known[one]) is not None and told.alike]
+        return [Blame(one) for one in alike if one != accuser]
 
     def _settle(self, id: bytes, now: float) -> list[Effect]:
         opened = self._cases[id]

@@ -140,6 +140,25 @@ def test_our_own_finding_decides_whatever_others_say() -> None:
         assert not of(Ban, settle(one, event))
 
 
+def test_who_sees_less_is_not_blamed_for_it() -> None:
+    """Of another class than the accused's: theirs, or ours. Before our own finding, and after."""
+    known = trusted(ME, *OTHERS)
+    coarse = {one: replace(known[one], alike=False) for one in known}
+    them, us = OTHERS[0].peer_id, ME.peer_id
+    for who, blamed in (((), True), ((them,), False), ((us,), False)):
+        for early in (True, False):
+            one, event = machine(known | {name: coarse[name] for name in who}), accused()
+            one.handle(event, NOW)
+            said = says(OTHERS[0], event, "right" if early else "wrong")
+            found = Recomputed(id_of(event), "wrong" if early else "right")
+            effects = [
+                effect
+                for what in ((said, found) if early else (found, said))
+                for effect in one.handle(what, NOW)
+            ]
+            assert (Blame(them) in effects) == blamed
+
+
 def test_a_ban_of_class_b_ends() -> None:
     one, event = machine(), accused()
     one.handle(event, NOW)

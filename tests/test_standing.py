@@ -42,6 +42,10 @@ def test_who_serves_the_blocks_has_a_standing() -> None:
     found = standings.of(ALICE.peer_id, opening(0, 2))
     assert found is not None
     assert (found.trust, found.network, found.known_s) == (0.7, "8.8.0.0/16", 20.0)
+    assert not found.alike
+    standings.learn([replace(told(), numerics=opening(0, 2).numerics)])
+    known = standings.of(ALICE.peer_id, opening(0, 2))
+    assert known is not None and known.alike
     assert standings.of(ALICE.peer_id, opening(6, 9)) is None
     assert standings.of(BOB.peer_id, opening(0, 2)) is None
 
