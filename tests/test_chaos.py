@@ -17,14 +17,32 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from potluck.errors import MissingBlocks, PotluckError
-from potluck.node.chaos import REST_EPOCHS, Outcome, quantile, see_rest
-from potluck.node.chaos_load import Load, make_questions
+from potluck.node.chaos import (
+    COVERED_MOST_S,
+    REST_EPOCHS,
+    Made,
+    Outcome,
+    Wish,
+    _Run,
+    quantile,
+    see_rest,
+)
+from potluck.node.chaos_load import Load, Toll, make_questions
 from potluck.node.islands import address_of
 from potluck.node.session import Recovery
 from potluck.node.testnet import lay_out
 from potluck.node.testnet_log import log_bytes
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.chaos import FIRST_S, KINDS, LASTS_S, RETURN_S, Kind, plan_faults, uncovered
+from potluck.swarm.chaos import (
+    FIRST_S,
+    KINDS,
+    LASTS_S,
+    RETURN_S,
+    Fault,
+    Kind,
+    plan_faults,
+    uncovered,
+)
 from potluck.swarm.routing import Hop
 
 TWO_MINUTES_S = 120.0
@@ -227,6 +245,30 @@ async def test_a_new_session_must_begin_with_the_right_token(autojump_clock: Moc
     await load.learn(random.Random(1), 1)
     assert await load.probe() and failures == []
     assert await load.probe() and len(failures) == 1
+
+
+async def test_a_swarm_that_is_gone_for_good_ends_the_run_and_is_told_once(
+    autojump_clock: MockClock,
+) -> None:
+    """Every new session is refused: one line that it was, one that none was served at last."""
+
+    async def refused() -> bool:
+        await trio.sleep(3)
+        return False
+
+    failures: list[str] = []
+    fault = Fault(0.0, "kill", "n1", BlockRange(0, 4), 1.0)
+    made = Made(fault, Toll("peer", trio.current_time(), 1.0), 0.0)
+    run = _Run(
+        net=cast("Any", None), wish=Wish(1, 60.0), swarm=cast("Any", None),
+        load=cast("Any", SimpleNamespace(probe=refused)), breaker=cast("Any", None),
+        outcome=Outcome(), say=failures.append, failed=failures.append,
+    )  # fmt: skip
+    with trio.fail_after(2 * COVERED_MOST_S):
+        await run._cover(made)
+    assert made.covered_s is None
+    assert len(failures) == 2 and "refused while n1 was out" in failures[0]
+    assert "no new session was served" in failures[1]
 
 
 # ---- those who choose their blocks come to rest

@@ -33,7 +33,7 @@ from potluck.swarm.sim.scenario import (
     parse_scenario,
 )
 from potluck.swarm.sim.table import TABLES, Table, parse_table
-from potluck.swarm.sim.world import Seat
+from potluck.swarm.sim.world import Seat, World
 
 Spans = list[tuple[int, int, float]]
 
@@ -135,6 +135,18 @@ def test_black_holes_cost_time_and_not_answers() -> None:
     )
     outcome = run(scenario)
     assert outcome.done == outcome.offered and outcome.retries > 0
+
+
+def test_who_is_slow_claims_what_it_would_do_and_all_others_what_they_do() -> None:
+    plan = Scenario(
+        name="slow", seconds=1, warm_s=0, model=Model(blocks=4),
+        peers=Peers(count=60, span_min=1, span_max=2, spread=0.4),
+        liars=Liars(share=0.5, what="slow", times=8.0),
+    )  # fmt: skip
+    world = World(plan, lambda purpose: random.Random(purpose))
+    claims = [world.claim(i) / float(world.rate[i]) for i in range(world.size)]
+    assert {round(claim, 6) for claim in claims} == {1.0, 8.0}
+    assert 15 < claims.count(1.0) < 45
 
 
 def test_a_layout_that_moves_carries_more_than_one_that_does_not() -> None:

@@ -65,7 +65,7 @@ class World:
         self.up_byte_s = [0.0] * size
         self.down_byte_s = [0.0] * size
         self.relayed = np.zeros(size, dtype=np.bool_)
-        self.lies_rate = np.zeros(size, dtype=np.bool_)
+        self.boasts: Floats = np.ones(size)  # times its rate is what it claims
         self.lies_load = np.zeros(size, dtype=np.bool_)
         self.black_hole = np.zeros(size, dtype=np.bool_)
         self._admissions: dict[int, Admission] = {}
@@ -124,10 +124,11 @@ class World:
         self.up_byte_s[i] = BITS / (links.up_mbit * dice.lognormvariate(0.0, 0.5) * part)
         self.down_byte_s[i] = BITS / (links.down_mbit * dice.lognormvariate(0.0, 0.5) * part)
         if dice.random() < liars.share:
-            self.lies_rate[i] = liars.what in ("rate", "both")
+            if liars.what in ("rate", "both", "slow"):
+                self.boasts[i] = liars.times
             self.lies_load[i] = liars.what in ("load", "both")
             self.black_hole[i] = liars.what == "blackhole"
-            if liars.what == "slow":
+            if liars.what == "slow":  # it is slow and says it is not
                 self.pace[i] *= liars.times
         self.rate[i] = 1.0 / (self._token_block_s * self.pace[i])
         if i < len(self._seats):
@@ -138,10 +139,7 @@ class World:
 
     def claim(self, i: int) -> float:
         """The rate that the peer's record tells: tokens a second through one block."""
-        times = self.scenario.liars.times if self.lies_rate[i] else 1.0
-        if self.scenario.liars.what == "slow" and self.scenario.liars.share:
-            return float(self.rate[i] * self.pace[i])  # it is slow and says it is not
-        return float(self.rate[i] * times)
+        return float(self.rate[i] * self.boasts[i])
 
     def _lives(
         self, scenario: Scenario
