@@ -23,7 +23,7 @@ from .spec import ModelSpec
 from .weight import Weight
 
 Shape = tuple[int, ...]
-_ROUTER = "router"  # a matrix that is never quantized: it is small, and a choice is no average
+ROUTER = "router"  # a matrix that is never quantized: it is small, and a choice is no average
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Layout:
     @property
     def exact(self) -> frozenset[str]:
         """The tensors that no format rounds: the vectors, and the router."""
-        parts = [part for name, part in self.matrices.items() if name == _ROUTER]
+        parts = [part for name, part in self.matrices.items() if name == ROUTER]
         return frozenset(part.tensor for part in (*parts, *self.vectors.values()))
 
 
@@ -141,7 +141,7 @@ def _mixture(spec: ModelSpec, name: "_Namer", index: int) -> None:
     mixtral = spec.family == "mixtral"
     place = "block_sparse_moe" if mixtral else "mlp"
     gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
-    name.matrices(f"{place}.gate.weight", {_ROUTER: experts}, hidden)
+    name.matrices(f"{place}.gate.weight", {ROUTER: experts}, hidden)
     for one in range(experts):
         stored = f"{place}.experts.{one}"
         name.matrices(f"{stored}.{gate}.weight", {f"{one}.gate": ffn}, hidden)

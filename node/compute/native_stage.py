@@ -28,11 +28,12 @@ from .native.linear import Pool as Threads
 from .pages import Lease, Pool, pages_for
 from .quant.formats import QUANTIZATIONS, Quantization, choose
 from .quant.larder import Key, Larder
+from .quant.quantizers import NotFinite
 from .quant.reading import weights_of
 from .rating import decode_and_prefill, median_s
 from .rope import Ropes, is_stretched
 from .spec import ModelSpec
-from .weight import Format
+from .weight import Format, Weight
 
 KERNELS = "c1"  # counts up whenever some format's bits change
 PACKED = (
@@ -218,14 +219,28 @@ class _Loader:
         matrices = {name: plain.quantize(one) for name, one in exact.items() if one.ndim == 2}
         key = Key(self._digest, index, self._quantization.format, PACKED)
         kept = None if self._larder is None else self._larder.get(key)
+        coded = [name for name in layout.shapes if name not in layout.exact]
         if kept is None:
-            coded = [name for name in layout.shapes if name not in layout.exact]
-            matrices |= dict(weights_of(self._checkpoint, coded, self._quantization))
+            matrices |= self._matrices(coded)
         weights = BlockWeights.of(layout, matrices, exact)
-        block = PackedBlock(spec, index, weights, self._pool, kept=kept)
+        try:
+            block = PackedBlock(
+                spec, index, weights, self._pool, coding=self._quantization, kept=kept
+            )
+        except NotFinite:
+            dict(weights_of(self._checkpoint, coded, self._quantization))  # which names it
+            raise
         if kept is None and self._larder is not None:
             self._larder.put(key, *block.to_keep())
         return block
+
+    def _matrices(self, names: Sequence[str]) -> dict[str, Weight]:
+        """Numbers are mapped from the files, to be quantized as they are packed; where some are
+        codes, each is brought into the format, one after another."""
+        files = self._checkpoint
+        if all(files.stored_names(name) == (name,) for name in names):
+            return {name: Weight.plain(one) for name, one in files.tensors(names).items()}
+        return dict(weights_of(files, names, self._quantization))
 
 
 class _RopeTables:

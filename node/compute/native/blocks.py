@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..layout import BlockWeights
+from ..layout import ROUTER, BlockWeights
+from ..quant.formats import Quantization
 from ..quant.larder import Kept
 from ..spec import ModelSpec
-from ..weight import Weight, join
+from ..weight import Format, Weight, join
 from .library import library
 from .linear import LANES, Linear, Packed, Pool
 
@@ -85,12 +86,15 @@ class PackedBlock:
         weights: BlockWeights,
         pool: Pool,
         *,
+        coding: Quantization | None = None,
         kept: Kept | None = None,
     ) -> None:
-        """kept: what `to_keep` gave once; then the matrices that are in it need not be there."""
+        """coding: in which matrices of numbers are packed; NotFinite where one cannot be. kept:
+        what `to_keep` gave once; then the matrices that are in it need not be there."""
         self._held: list[object] = []
         self._packed: dict[str, Packed] = {}
         self._kept = kept
+        self._coding = coding
         self._pool = pool
         self.bytes = 0
         window = spec.windows[index]
@@ -135,7 +139,7 @@ class PackedBlock:
         fact = self.fact
         fact.experts, fact.experts_per_token = experts, spec.experts_per_token
         fact.renormalise = int(spec.renormalise)
-        fact.router = self._linear("router", ("router",), None)
+        fact.router = self._linear(ROUTER, (ROUTER,), None)
         fact.expert_gate_up, fact.expert_down = (Linear * experts)(), (Linear * experts)()
         for one in range(experts):
             both = (f"{one}.gate", f"{one}.up")
@@ -162,10 +166,15 @@ class PackedBlock:
                 alike = [join(alike)]
             make = Packed.in_turns if turns else Packed.below
             parted = [(one.codes, one.scales) for one in alike]
-            packed = make(alike[0].format, parted, bias, self._pool)
+            packed = make(self._format(name, alike[0]), parted, bias, self._pool)
         self._packed[name] = packed
         self.bytes += packed.nbytes
         return Linear.from_buffer_copy(packed.linear)
+
+    def _format(self, name: str, weight: Weight) -> Format:
+        if weight.format != "none" or self._coding is None or name == ROUTER:
+            return weight.format
+        return self._coding.fitting(weight.columns)
 
 
 class PackedBlocks:

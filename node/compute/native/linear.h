@@ -71,6 +71,16 @@ POTLUCK_API size_t potluck_packed_bytes(int32_t format, int32_t n, int32_t k);
  * step: 1, or 2 to fill each second tile of `packed`: two matrices in turns. */
 POTLUCK_API void potluck_pack(potluck_pool *pool, int32_t format, int32_t n, int32_t k,
                               const void *codes, const float *scales, void *packed, int32_t step);
+/* Quantizes a matrix of numbers (n, k) to int8 or nf4 and packs it, tile by tile, so that its codes
+ * never leave a cache: the bytes of potluck_quantize and potluck_pack. dtype: FP32, BF16 or FP16.
+ * Returns 0; 1 when a number is infinite or none; -1 without memory. */
+POTLUCK_API int potluck_pack_from(potluck_pool *pool, int32_t format, int32_t n, int32_t k,
+                                  const void *matrix, int32_t dtype, void *packed, int32_t step);
+/* quantize.c: rows to codes and scales, on the calling thread. */
+POTLUCK_API int potluck_quantize_int8(const void *matrix, int dtype, int64_t rows,
+                                      int64_t columns, int8_t *codes, float *scales, int isa);
+POTLUCK_API int potluck_quantize_nf4(const void *matrix, int dtype, int64_t groups,
+                                     uint8_t *codes, float *scales, int isa);
 /* Large, aligned, zeroed memory, in huge pages where the system gives them; NULL: none left. */
 POTLUCK_API void *potluck_alloc(size_t bytes);
 POTLUCK_API void potluck_release(void *memory, size_t bytes);

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....errors import UserError
+from ..quant.quantizers import NotFinite
 from .library import library
 
 FORMATS = {"int8": 3, "nf4": 4}
@@ -22,7 +23,8 @@ STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 LANES = 16
 ALIGNMENT_BYTES = 64
 
-Part = tuple[Tensor, Tensor | None]  # codes and scales, as in `Weight`
+# codes and scales, as in `Weight`; numbers in place of codes are quantized on the way
+Part = tuple[Tensor, Tensor | None]
 
 
 class Linear(ctypes.Structure):
@@ -52,7 +54,8 @@ class _Rows(ctypes.Structure):
 def _kind(format: str, codes: Tensor) -> tuple[int, int]:
     """The format's number and the columns of a matrix with such codes."""
     code = STORED[codes.dtype] if format == "none" else FORMATS[format]
-    return code, codes.shape[1] * (2 if format == "nf4" else 1)
+    pairs = format == "nf4" and codes.dtype not in STORED
+    return code, codes.shape[1] * (2 if pairs else 1)
 
 
 @functools.cache
@@ -64,6 +67,7 @@ def _native() -> ctypes.CDLL:
         "pool_free": (None, [at]),
         "packed_bytes": (size, [i32] * 3),
         "pack": (None, [at, i32, i32, i32, at, at, at, i32]),
+        "pack_from": (ctypes.c_int, [at, i32, i32, i32, at, i32, at, i32]),
         "alloc": (at, [size]),
         "release": (None, [at, size]),
         "rows_bytes": (size, [i32] * 3),
@@ -92,7 +96,8 @@ class Pool:
 class Packed:
     """A matrix (rows, columns) in the order in which the kernels read it.
 
-    format: "none", "int8" or "nf4". codes, scales: as in `Weight`. bias: (rows,), or None.
+    format: "none", "int8" or "nf4". codes, scales: as in `Weight`, or numbers and None, which are
+    quantized (NotFinite where they cannot be). bias: (rows,), or None.
     """
 
     def __init__(
@@ -192,20 +197,23 @@ class Packed:
     def _fill(
         self, first: int, codes: Tensor, scales: Tensor | None, step: int, pool: Pool | None
     ) -> None:
-        """Pack a part of the rows from tile `first` on."""
+        """Pack a part of the rows from tile `first` on. Raises NotFinite."""
         native = _native()
         codes = codes.contiguous()
+        handle = pool.handle if pool else None
+        to = self._packed + first * native.potluck_packed_bytes(self.code, LANES, self.columns)
+        size = (self.code, len(codes), self.columns)
+        if self.code in FORMATS.values() and codes.dtype in STORED:
+            dtype = STORED[codes.dtype]
+            wrong = native.potluck_pack_from(handle, *size, codes.data_ptr(), dtype, to, step)
+            if wrong > 0:
+                raise NotFinite("a weight is infinite or not a number")
+            if wrong < 0:
+                raise UserError("no memory to quantize in; serve fewer blocks")
+            return
         scales = None if scales is None else scales.float().contiguous()
-        native.potluck_pack(
-            pool.handle if pool else None,
-            self.code,
-            len(codes),
-            self.columns,
-            codes.data_ptr(),
-            None if scales is None else scales.data_ptr(),
-            self._packed + first * native.potluck_packed_bytes(self.code, LANES, self.columns),
-            step,
-        )
+        at = None if scales is None else scales.data_ptr()
+        native.potluck_pack(handle, *size, codes.data_ptr(), at, to, step)
 
     def bytes_of(self) -> Tensor:
         """The packed bytes, where they are: valid while this matrix is."""

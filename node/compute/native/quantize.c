@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "linear.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define X86 1
 #include <immintrin.h>
@@ -19,11 +21,6 @@
 #define X86 0
 #endif
 
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
 #define ALWAYS static inline __attribute__((always_inline))
 
 enum { FP32 = 0, BF16 = 1, FP16 = 2 };
@@ -100,7 +97,7 @@ static int usable(int isa) {
 
 /* matrix (rows, columns) to codes (rows, columns) and scales (rows). dtype: 0 fp32, 1 bf16, 2 fp16.
  * Returns 0, or 1 when a number is infinite or none. */
-EXPORT int potluck_quantize_int8(const void *matrix, int dtype, int64_t rows, int64_t columns,
+POTLUCK_API int potluck_quantize_int8(const void *matrix, int dtype, int64_t rows, int64_t columns,
                                  int8_t *codes, float *scales, int isa) {
 #if X86
     isa = usable(isa);
@@ -113,7 +110,7 @@ EXPORT int potluck_quantize_int8(const void *matrix, int dtype, int64_t rows, in
 }
 
 /* groups of 64 numbers to 32 bytes and one scale each. Returns as above. */
-EXPORT int potluck_quantize_nf4(const void *matrix, int dtype, int64_t groups, uint8_t *codes,
+POTLUCK_API int potluck_quantize_nf4(const void *matrix, int dtype, int64_t groups, uint8_t *codes,
                                 float *scales, int isa) {
 #if X86
     isa = usable(isa);
