@@ -198,6 +198,7 @@ async def _serve(
     crowd = Crowd(member, random.SystemRandom(), shunned=court.banned)
     crowd.registrar.proved.append(court.take)
     court.told.append(crowd.shun)
+    court.met = crowd.sampler.met
     capabilities = Capabilities(court.gossip, crowd.registrar, shunned=court.banned)
     court.capability = capabilities.judge
     member.directory.signed.append(capabilities.tell)

@@ -107,6 +107,7 @@ class Court:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.told: list[Callable[[str], None]] = []
+        self.met: Callable[[str], bool] = lambda peer: False  # by the sampling
         self.capability: Callable[[Message], Passed] = lambda message: "drop"  # capability.py
         self.gossip = Gossiper(host, self._judge, dice, trust.mean)
         self._host = host
@@ -298,10 +299,12 @@ class Court:
             self._dispatch(Received(item), topic)  # its signature was found good when it came
 
     def _acquaintance(self, peer: str) -> Acquaintance:
+        """In our sight is also who is connected, or has answered the sampling at its address."""
         known, connection = self._standings.acquaintance(peer), self._host.best(peer)
-        if connection is None:
+        if connection is None and not self.met(peer):
             return known
-        return Acquaintance(max(1.0, known.known_s), where_of(connection)[1])
+        network = known.network if connection is None else where_of(connection)[1]
+        return Acquaintance(max(1.0, known.known_s), network)
 
     def _ban(self, ban: Ban) -> None:
         log.warning("banned on evidence", banned=ban.peer, grounds=ban.grounds)

@@ -113,6 +113,10 @@ class Sampler:
         minutes, and never many: a slot has to hear of everybody first."""
         return tuple(self._drawn)
 
+    def met(self, peer: str) -> bool:
+        """Whether it has answered us of late, at the address that it is ranked by."""
+        return self._machine.met(peer)
+
     def shun(self, peer: str) -> None:
         """Forget it: it was banned."""
         self._dispatch(Shunned(peer))

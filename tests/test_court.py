@@ -32,6 +32,7 @@ from trio.testing import MockClock
 from potluck.crypto.codec import encode
 from potluck.dht.record import DOMAIN, Announcement, read
 from potluck.node.bans import BANS
+from potluck.swarm.banned import STRANGER, Acquaintance
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.testimony import (
     Attestation,
@@ -95,6 +96,30 @@ async def test_who_joins_later_is_told_of_whoever_is_still_there(
         assert len(late.court.bans()) == 1
         assert min(node.court.gossip.score(late.id) for node in place.nodes[:4]) >= 0
         assert min(late.court.gossip.score(node.id) for node in place.nodes[:4]) >= 0
+
+
+async def test_how_the_banned_was_known_is_kept_with_the_ban(autojump_clock: MockClock) -> None:
+    """So that no flood of strangers' bans displaces it (swarm/banned.py)."""
+    async with town() as place:
+        node = await place.add(key("node"))
+        node.court.met = {VICTIM.peer_id}.__contains__
+        other = await place.add(key("other"))
+        place.host(key("liar"), "8.8.4.4").dial(node.host)
+        node.court.cleared(place.records)._standings.learn(  # type: ignore[attr-defined]
+            [read(announced(MALLORY, now=wall()), Announcement)]
+        )
+        await trio.sleep(7200)
+        for who in (MALLORY, VICTIM, key("liar"), key("stranger")):
+            records = announced(who, stop=4).raw, announced(who, stop=8).raw
+            node.court.take(contradiction_of(DOMAIN, *records))
+        known = {ban.peer: ban.known for ban in node.court.bans()}
+        assert known == {
+            MALLORY.peer_id: Acquaintance(7200.0, "none"),
+            VICTIM.peer_id: Acquaintance(1.0),
+            key("liar").peer_id: Acquaintance(1.0, "8.8.0.0/16"),
+            key("stranger").peer_id: STRANGER,
+        }
+        assert other.court.bans() == ()
 
 
 async def test_a_banned_peer_is_left_out_of_what_is_found(autojump_clock: MockClock) -> None:
@@ -223,6 +248,21 @@ async def test_what_was_attested_before_its_accusation_came_is_heard(
         await says(mallory, node, news(item, topic=SEGMENT))
         (opened,) = node.court._machine._cases.values()
         assert len(opened.passed) == 2 and not node.court._early
+
+
+async def test_who_has_something_to_say_waits_until_somebody_wants_to_hear_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with town() as place:
+        await place.add(key("client"))
+        client = place.nodes[0]
+        with trio.move_on_after(60) as alone:
+            await client.court.gossip.until_wanted(SEGMENT)
+        assert alone.cancelled_caught
+        await servers(place, 1, set())
+        client.host.dial(place.nodes[1].host)
+        with trio.fail_after(20):
+            await client.court.gossip.until_wanted(SEGMENT)
 
 
 async def test_a_node_that_serves_other_blocks_hears_of_contradictions_only(
