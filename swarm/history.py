@@ -37,6 +37,7 @@ HEDGE_FLOOR_S = 0.15  # algorithms.md 6.1
 BAN_FIRST_S = 2.0  # guess; Petals has 15 s, too long for a peer that only restarted
 BAN_LONGEST_S = 60.0
 CHANCES = 5  # guess: after so many failures in a row no sign of life shortens a ban
+BUSY_LEAST_S = 0.5  # as servers say it (admission.py): who says less would be asked without end
 LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with this time
 QUEUE_TOLD_MAX_S = 3600.0  # whatever a peer says, it is not asked for longer than that
 
@@ -183,7 +184,7 @@ class PeerHistory:
 
     def refused(self, now: float, retry_after_s: float) -> None:
         """The peer is full: no fault, but nothing to ask for until then."""
-        self._busy_until = now + min(max(retry_after_s, 0.0), BAN_LONGEST_S)
+        self._busy_until = now + min(max(retry_after_s, BUSY_LEAST_S), BAN_LONGEST_S)
 
     def announced(self, boot: int) -> None:
         """A verified record of the peer was read; a newer boot is a peer that began anew."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 import trio
 from sim.adding_engine import WIDTH
 from sim.memory_host import MemoryStream
 from sim.memory_swarm import (
+    BLOCKS,
     MODEL,
     THREE_STAGES,
+    announcement,
     begun,
     plan,
     prompt,
@@ -23,12 +26,13 @@ from sim.memory_swarm import (
 )
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from potluck.dht.memory import MemoryDirectory
 from potluck.errors import MissingBlocks, Refused
 from potluck.node.frames import FrameStream
 from potluck.node.router import GRACE_S
 from potluck.node.session import open_session
 from potluck.swarm.history import FIRST_STEP_S
-from potluck.swarm.wire import PROTOCOL, Opened, Output, Renew, Step
+from potluck.swarm.wire import PROTOCOL, Busy, Opened, Output, Renew, Step
 
 
 @pytest.mark.parametrize("kills", [{3: [0]}, {0: [2]}, {7: [4]}, {2: [0, 2]}, {1: [2], 5: [4]}])
@@ -250,3 +254,35 @@ async def test_whoever_leaves_as_the_stream_opens_leaves_nothing_behind(
                 await session.output()
         await wait_all_tasks_blocked()
         assert made.nodes[0].host.streams == [] and made.net.faults == []
+
+
+async def test_who_is_always_busy_and_says_come_back_at_once_holds_nobody_up(
+    autojump_clock: MockClock,
+) -> None:
+    """It claims to be far faster than the honest one, and so would be chosen again and again. It
+    refuses on opening; or it opens, and refuses each step."""
+    for opens in (False, True):
+        async with world((0, BLOCKS), (0, BLOCKS)) as made:
+            honest, liar = made.nodes
+            told = announcement(0, BLOCKS, honest.host)
+            slow = replace(told, decode_tokens_s=1.0)
+            await MemoryDirectory(honest.key, made.shelf).announce(slow)
+            asked = 0
+
+            async def refuse(stream: MemoryStream, opens: bool = opens) -> None:
+                nonlocal asked
+                asked += 1
+                assert asked < 20, "asked without end"
+                frames = FrameStream(stream)
+                await frames.receive()
+                if opens:
+                    await frames.send(Opened(60.0, WIDTH, "adding"))
+                    await frames.receive()
+                await frames.send(Busy("no", 0.0))
+
+            liar.host.handle(PROTOCOL, refuse)
+            async with begun(made) as (session, _):
+                with trio.fail_after(1.0):
+                    await prompt(session)
+                assert session.route[0].peer == honest.host.peer_id
+                assert asked <= 1
