@@ -78,6 +78,7 @@ class Shell:
         self._count += 1
         out, err, into = (self._folder / f"{self._count}.{kind}" for kind in ("out", "err", "in"))
         into.write_text(stdin, encoding="utf-8")
+        out.touch()  # so that one may look into it at once
         pid = self._ask(
             {
                 "args": args,
