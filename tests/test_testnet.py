@@ -6,7 +6,6 @@ The nodes here are pretended: they write node.json as a node does, and then slee
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from hypothesis import strategies as st
 from potluck.cli.main import main
 from potluck.errors import PotluckError, UserError
 from potluck.node.lies import LIE, parse_lies
-from potluck.node.process import ProcessId, end, find, last_lines, marked, process_id, start
+from potluck.node.process import last_lines, marked, process_id
 from potluck.node.roster import STATE, Roster
 from potluck.node.testnet import (
     MARK,
@@ -363,23 +362,6 @@ def test_a_nodes_home_that_cannot_be_made_is_told_in_a_line_and_ends_all(home: P
     assert nodes_of(home) == [] and not (folder_of(home) / STATE).exists()
 
 
-def test_a_process_is_known_again_by_its_birth() -> None:
-    mine = process_id()
-    assert mine.pid == os.getpid() and find(mine) is not None
-    assert find(ProcessId(mine.pid, mine.created_s - 60)) is None
-
-
-def test_a_zombie_has_ended(tmp_path: Path) -> None:
-    child = start(
-        [sys.executable, "-S", "-c", ""], mark=("M", "1"), environment={}, log=tmp_path / "l"
-    )
-    process = psutil.Process(child.pid)
-    until(lambda: process.status() == psutil.STATUS_ZOMBIE)
-    began_s = time.monotonic()
-    end([process], grace_s=10)
-    assert time.monotonic() - began_s < 5
-
-
 def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:
     roster = plan(tmp_path).roster(("potluck", "node"), process_id())
     roster.folder.mkdir()
@@ -387,13 +369,6 @@ def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:
     assert Roster.read(roster.folder) == roster
     with pytest.raises(FileExistsError):
         roster.create()
-
-
-def test_the_last_lines_of_a_log_are_those_that_say_something(tmp_path: Path) -> None:
-    log = tmp_path / LOG
-    assert last_lines(log, 3) == []
-    log.write_bytes(b"one\n\xff two\n\n  \nthree\n")
-    assert last_lines(log, 2) == ["\ufffd two", "three"]
 
 
 def test_the_commands_tell_of_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
