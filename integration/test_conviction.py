@@ -16,6 +16,7 @@ import potluck
 from potluck.cli.main import main
 from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
+from potluck.node import client
 from potluck.node.generation import Generation
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.lies import Lie
@@ -74,13 +75,15 @@ def lead_to(swarm: potluck.Swarm, honest: list[str]) -> None:
 
 
 def test_a_liar_is_convicted_in_mid_answer_and_banned_from_then_on(
-    net: LocalSwarm, tmp_path: Path
+    net: LocalSwarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "client"
     liar, honest = prepare(home, net)
+    monkeypatch.setattr(client, "on_probation", lambda host, peer, now: peer == honest[1])
 
     async def talk() -> tuple[str, str]:
         async with potluck.open_swarm(join=net.join, home=home) as swarm:
+            assert swarm.trust.rate(honest[0]) < 1 == swarm.trust.rate(honest[1])
             lead_to(swarm, honest)
             text, answer = await ask(swarm, "on")
             assert liar in [one.peer for one in answer.recoveries]

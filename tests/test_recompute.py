@@ -315,6 +315,11 @@ async def test_exhibits_are_shown_so_often_and_no_more(autojump_clock: MockClock
         assert shown == exhibit.OF_EACH[1]
         other: Any = stage.made.net.host("other")
         assert await fetch(other, ACCUSER.peer_id, name) == b"exhibit"
+        with trio.fail_after(1):
+            await stage.exhibits.taken(name)
+        with trio.move_on_after(1) as waited:
+            await stage.exhibits.taken(stage.exhibits.put(b"another"))
+        assert waited.cancelled_caught
         assert any(isinstance(error, Refused) for _, error in stage.made.net.faults)
 
 

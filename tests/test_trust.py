@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,3 +220,16 @@ def test_a_secret_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").write_bytes(b"a file")
     with pytest.raises(UserError):
         trust(tmp_path / "home").lots()
+
+
+async def test_what_is_found_is_written_once_however_many_keep_the_book(tmp_path: Path) -> None:
+    """As a client's court does, beside the client."""
+    one = trust(tmp_path)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(one.keep)
+        await trio.testing.wait_all_tasks_blocked()
+        found_right(one, "p", 5)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert trust(tmp_path)._book.valid("p") == one._book.valid("p") == 5
