@@ -6,9 +6,10 @@ One busy device that takes one step at a time; a turn is a pass of 50 ms. What o
 in the tallies it was told (swarm/credit.py); whose pass is next, swarm/schedule.py and favour.py
 say. With the lane, its batches and its pace: integration/fairness.py.
 
-    sybils     two contributors, one honest newcomer and 50 Sybils with forged tallies for each
-               other, all of them waiting all the time: what the Sybils get together, in times of
-               what the honest newcomer gets; by how many networks they come from, and by how long
+    sybils     two contributors, and 50 Sybils with forged tallies for each other, all of them
+               waiting all the time. The gain: what the Sybils get together, in times of what one
+               honest client without credit gets that stands in their place; and, with both there,
+               in times of what is left to it; by how many networks they come from, and by how long
                the honest one was known
     split      one of two equal contributors comes as 20 identities, each way that there is: what it
                gets, in times of what it gets as one
@@ -122,28 +123,28 @@ def sybils() -> dict[str, Any]:
             [place(100 + number) for number in range(SYBILS)],
         ),
     }
-    found: dict[str, Any] = {}
+    plain, forged = Credit(ME, 0.0), Credit(ME, 0.0)
+    for credit, giver in itertools.product((plain, forged), givers):
+        give(credit, giver, ME, GIVEN)
+    for number, sybil in enumerate(gang):
+        for other in gang[number + 1 : number + 5]:
+            give(forged, sybil, other, FORGED)
+    contributors = {giver: place(number) for number, giver in enumerate(givers)}
+    found: dict[str, Any] = {
+        "credit_by_forging": sum(forged.weights(gang, 0.0).values()),
+        "standing_by_forging": max(forged.standing(sybil, 0.0, GIVEN) for sybil in gang),
+    }
     for where, (age, places) in cases.items():
-        shares, commons = {}, 0.0
-        for forged in (False, True):
-            credit = Credit(ME, 0.0)
-            for giver in givers:
-                give(credit, giver, ME, GIVEN)
-            if forged:
-                for number, sybil in enumerate(gang):
-                    for other in gang[number + 1 : number + 5]:
-                        give(credit, sybil, other, FORGED)
-            waiting = {giver: place(number) for number, giver in enumerate(givers)}
-            waiting[honest] = place(5, age=age)
-            waiting |= dict(zip(gang, places, strict=True))
-            had = backlogged(credit, waiting, 24_000)
-            shares[forged] = sum(had[sybil] for sybil in gang) / had[honest]
-            commons = sum(had[sybil] for sybil in gang) + had[honest]
+        alone = backlogged(plain, contributors | {honest: place(5, age=age)}, 24_000)[honest]
+        ours = dict(zip(gang, places, strict=True))
+        had = backlogged(forged, contributors | ours, 24_000)
+        beside = backlogged(forged, contributors | ours | {honest: place(5, age=age)}, 24_000)
+        beside_it = sum(beside[sybil] for sybil in gang)
         found[where] = {
-            "together_to_one_honest": round(shares[True], 3),
-            "each_to_one_honest": round(shares[True] / SYBILS, 3),
-            "gain_by_forging": round(shares[True] / shares[False], 3),
-            "commons": round(commons, 3),
+            "one_honest_alone": round(alone, 4),
+            "gain_in_its_place": round(sum(had[sybil] for sybil in gang) / alone, 3),
+            "together_to_one_beside_it": round(beside_it / beside[honest], 3),
+            "commons_with_both": round(beside_it + beside[honest], 4),
         }
     return found
 

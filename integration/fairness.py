@@ -9,7 +9,8 @@ one by one; whoever is refused comes back when it was told to.
     newcomers   at 90 % load each newcomer opens one session under a name never seen before
     riders      a contributor, by chance as above, against ten free riders that open another session
                 as soon as one ends, two at a time each: its p95 time to first token, in times of
-                what it is alone, with and without credit (issue E, bar 7)
+                what it is alone, with and without credit (issue E, bar 7); and what newcomers wait
+                that come once, beside all of these
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ ROAD_S = 0.040  # a round trip to the client
 CACHE_TOKENS = 48 * 1024 * len(BLOCKS)  # of some hundred sessions
 WINDOW_S = 60.0
 RIDERS = 10
+NEWCOMERS = 0.02  # of the device
 
 
 class Clock:
@@ -287,7 +289,7 @@ def newcomers(rate: float, *, load: float, seed: int, seconds: float = 600.0) ->
     }
 
 
-def first_tokens_s(
+def busy(
     rate: float,
     *,
     load: float,
@@ -295,19 +297,20 @@ def first_tokens_s(
     riders: int,
     credit: bool,
     fresh: bool = False,
+    newcomers: float = 0.0,
     seconds: float = 600.0,
-) -> list[float]:
-    """A contributor's times to first token. fresh: riders come under another name, from another
-    network, each time."""
+) -> Server:
+    """What a contributor and riders did. fresh: riders come under another name, from another
+    network, each time. newcomers: of the device, by others that come once."""
     favour = Favour()
     favour.fund({"giver": 1e12} if credit else {})
     server = Server(seed, favour)
     favour.place("giver", ("new", "own/16", "own/24"))
     numbers = iter(range(10**9))
 
-    def place(number: int) -> str:
-        name = f"rider {number}"
-        favour.place(name, ("new", f"{number}/16", f"{number}/24"))
+    def place(number: int, kind: str = "rider") -> str:
+        name = f"{kind} {number}"
+        favour.place(name, ("new", f"{name}/16", f"{name}/24"))
         return name
 
     for number in range(riders):
@@ -315,22 +318,39 @@ def first_tokens_s(
         for _ in range(2):
             server.rider((lambda: place(next(numbers))) if fresh else (lambda name=name: name))  # type: ignore[misc]
     server.client(lambda: "giver", load * rate, seconds)
+    if newcomers:
+        server.client(lambda: place(next(numbers), "new"), newcomers * rate, seconds)
     server.run(seconds)
-    return [
-        wait_s for born_s, who, wait_s in server.waits_s if who == "giver" and born_s > WINDOW_S
+    return server
+
+
+def p95_s(servers: list[Server], who: str) -> float:
+    """Of the times to first token, by run, on the mean."""
+    found = [
+        [
+            wait_s
+            for born_s, name, wait_s in one.waits_s
+            if name.startswith(who) and born_s > WINDOW_S
+        ]
+        for one in servers
     ]
+    return statistics.mean(statistics.quantiles(one, n=20)[-1] for one in found)
 
 
 def riders(rate: float, *, load: float, seeds: int, fresh: bool = False) -> dict[str, Any]:
-    def p95_s(count: int, *, credit: bool) -> float:
-        found = [
-            first_tokens_s(rate, load=load, seed=seed, riders=count, credit=credit, fresh=fresh)
+    def waits_s(count: int, *, credit: bool, newcomers: float = 0.0, who: str = "giver") -> float:
+        runs = [
+            busy(
+                rate, load=load, seed=seed, riders=count,
+                credit=credit, fresh=fresh, newcomers=newcomers,
+            )
             for seed in range(1, seeds + 1)
-        ]
-        return statistics.mean(statistics.quantiles(one, n=20)[-1] for one in found)
+        ]  # fmt: skip
+        return p95_s(runs, who)
 
-    alone_s, among_s = p95_s(0, credit=True), p95_s(RIDERS, credit=True)
-    without_s = p95_s(RIDERS, credit=False)
+    alone_s, among_s = waits_s(0, credit=True), waits_s(RIDERS, credit=True)
+    without_s = waits_s(RIDERS, credit=False)
+    newcomers_s = waits_s(RIDERS, credit=True, newcomers=NEWCOMERS, who="new")
     return {
         "load": load,
         "fresh_names": fresh,
@@ -338,6 +358,7 @@ def riders(rate: float, *, load: float, seeds: int, fresh: bool = False) -> dict
         "p95_among_riders_s": round(among_s, 3),
         "ratio": round(among_s / alone_s, 2),
         "ratio_without_credit": round(without_s / alone_s, 2),
+        "newcomers_p95_s": round(newcomers_s, 3),
     }
 
 

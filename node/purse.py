@@ -85,7 +85,9 @@ class Purse:
         if trio.current_time() - giver.last_s >= GREET_AGAIN_S:
             self._start(peer, giver)
         if len(self._givers) > GIVERS_MAX:
-            idle = (name for name, one in self._givers.items() if not one.busy.locked())
+            idle = (
+                name for name, one in self._givers.items() if not one.work and not one.busy.locked()
+            )
             self._givers.pop(next(idle, peer))
 
     def took(self, peer: str, tokens: int, work: float) -> None:

@@ -6,16 +6,20 @@ pass; within a pass the order is the schedule's (schedule.py).
     nobody with credit waits      as if there were no credit
     somebody does                 a pass of theirs, prompts in proportion to credit; whoever makes
                                   it hardly longer may ride along
-    newcomers are behind, too     a pass of theirs, up to 15 of 100 seconds: the commons
+    newcomers are behind, too     a pass of theirs, up to 15 of 100 seconds
 
-Behind is who had less than its even part of the commons in the last ten minutes, counted with what
-it had while nobody with credit waited: who asks all the time has had enough in the pauses, who has
-just come has had nothing. The parts are even between networks, not identities, from the widest to
-the narrowest, so that a network with many names in it gains nothing; and what is used on credit
-counts for its network, or it would pay to send newcomers of one's own beside it. So long a window
-is what keeps free riders from delaying a contributor: over a minute the pauses of one who uses most
-of the device come and go by chance, and the commons took its part just when the queue was longest
-(integration/credit_sim.py).
+Behind is who had less than its even part of the commons, of 5 % of the last ten minutes, counted
+with what it had while nobody with credit waited: who asks all the time has had enough in the
+pauses, who has just come has had nothing, and of these whoever had least is first. The commons is
+one, however many come: one more makes the parts of all smaller. The parts are even between
+networks, not identities, from the widest to the narrowest, so that a network with many names in it
+gains nothing; and what is used on credit counts for its network, or it would pay to send newcomers
+of one's own beside it.
+
+So long a window is what keeps free riders from delaying a contributor: over a minute the pauses of
+one who uses most of the device come and go by chance, and the commons took its part just when the
+queue was longest (integration/credit_sim.py). And 5 of 100 fit beside one who fills 93: with 15 of
+100 its queue grows for as long as riders ask (integration/fairness.py).
 
 Costs are the schedule's: rows. Nothing here reads a clock: `now` is seconds on the caller's.
 """
@@ -28,7 +32,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-COMMONS: Final = 0.15  # algorithms.md 7: of a busy device, for whoever comes
+COMMONS: Final = 0.05  # of a busy device, for whoever comes: measured (DECISIONS.md)
+PACE: Final = 0.15  # algorithms.md 7: of the passes, for newcomers, until they had that
 WINDOW_S: Final = 600.0  # measured: of 60, 300, 600 and 1800 (DECISIONS.md)
 PURSE_S: Final = 0.1  # guess: what newcomers may have at once, two passes
 PLACES_MAX: Final = 1 << 14  # networks that are remembered; who had least goes first
@@ -59,8 +64,11 @@ class Lead:
 class Favour:
     """Ask for the `lead` of a pass, then say what it `took`. One thread's."""
 
-    def __init__(self, commons: float = COMMONS, window_s: float = WINDOW_S) -> None:
+    def __init__(
+        self, commons: float = COMMONS, window_s: float = WINDOW_S, pace: float = PACE
+    ) -> None:
         self._commons = commons
+        self._pace = pace
         self._window_s = window_s
         self._left: dict[str, float] = {}  # cost that each may still use on its credit
         self._used: dict[str, float] = {}  # since it was last asked for
@@ -73,6 +81,7 @@ class Favour:
         self._all = 0.0  # seconds, but for those with credit that nobody else wanted
         self._zero_s = -math.inf
         self._purse_s = 0.0
+        self._turn_s = 0.0  # of who had no credit, the last
         self._last: Lead | None = None
         self._contended = False
 
@@ -106,11 +115,14 @@ class Favour:
         funded = {peer: self._left[peer] for peer in waiting if peer in self._left}
         self._last = None
         if funded:
-            self._fade(now)
+            scale = self._fade(now)
             others = [peer for peer in waiting if peer not in funded] if self._purse_s > 0 else ()
-            behind = frozenset(filter(self._is_behind, others))
+            behind = {
+                peer: had for peer in others if (had := self._behind(peer, scale)) is not None
+            }
             if behind:
-                self._last = Lead(behind, False)
+                most = min(behind.values()) + self._turn_s * scale
+                self._last = Lead({peer for peer, had in behind.items() if had <= most}, False)
             else:
                 self._last = self._by_credit(funded)
         return self._last
@@ -137,10 +149,11 @@ class Favour:
                 self._use(peer, cost, own_s * scale)
                 continue
             self._all += own_s * scale
+            self._turn_s = own_s
             for network in self._networks(peer):
                 self._had[network] += own_s * scale
         if self._last is not None:
-            gain_s = self._commons / (1 - self._commons) * seconds
+            gain_s = self._pace / (1 - self._pace) * seconds
             more_s = gain_s if self._last.by_credit else -seconds
             self._purse_s = min(PURSE_S, self._purse_s + more_s)
 
@@ -157,17 +170,22 @@ class Favour:
         if self._left[peer] <= _DUST:
             del self._left[peer]
 
-    def _is_behind(self, peer: str) -> bool:
-        """Whether its two networks had less than their parts. Of how long it is known it matters
-        only how many such classes there are: who came when free riders did is none."""
+    def _behind(self, peer: str, scale: float) -> float | None:
+        """What its network had; None when one of its two had more than its part. Of how long it is
+        known only the number of such classes matters: who came when free riders did is no rider.
+
+        Turns are whole, so that the last goes beyond the part; counted to the nearest, fifty
+        networks have no fifty halves of a turn more than one has.
+        """
         part = self._commons * self._all
+        half_s = self._turn_s * scale / 2
         networks = self._networks(peer)
         for network in networks:
             part /= max(1, self._children[network[:-1]])
             had_s = self._had[network] + self._on_credit.get(network, 0.0)
-            if len(network) > len(networks) - 2 and had_s >= part:
-                return False
-        return True
+            if len(network) > len(networks) - 2 and had_s > max(0.0, part - half_s):
+                return None
+        return had_s
 
     def _networks(self, peer: str) -> list[Place]:
         """As `_path`, each remembered."""
@@ -220,9 +238,9 @@ class Ages:
     def age(self, network: str, now: float) -> str:
         """Its class, from new to a week; it was seen now."""
         first_s, last_s = self._seen.get(network, (now, now))
-        if now - last_s > FORGOTTEN_S:
+        if now - last_s > FORGOTTEN_S or now < first_s:  # or the clock was ahead then
             first_s = now
-        self._seen[network] = first_s, max(now, last_s)
+        self._seen[network] = first_s, now
         if len(self._seen) > PLACES_MAX:
             oldest_first = sorted(self._seen.items(), key=lambda item: item[1])
             self._seen = dict(oldest_first[: PLACES_MAX // 4 * 3])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potluck.swarm.favour import COMMONS, PLACES_MAX, PURSE_S, Ages, Favour, Place
+from potluck.swarm.favour import COMMONS, PACE, PLACES_MAX, PURSE_S, Ages, Favour, Place
 from potluck.swarm.schedule import Schedule
 
 PASS_S = 0.01
@@ -112,8 +112,29 @@ def test_who_comes_seldom_does_not_wait_for_those_who_are_always_there() -> None
     had = divide(favour, riders | {"giver": net(9)}, 500, 60.0)
     assert had["giver"] == pytest.approx(1)
     had = divide(favour, riders | {"giver": net(9), "newcomer": net(10)}, 500, 65.0)
-    assert had["newcomer"] == pytest.approx(COMMONS, abs=PURSE_S / (500 * PASS_S) + 0.01)
+    assert had["newcomer"] == pytest.approx(PACE, abs=PURSE_S / (500 * PASS_S) + 0.01)
     assert had["giver"] + had["newcomer"] == pytest.approx(1)
+
+
+def test_of_those_behind_whoever_had_least_is_first() -> None:
+    """Riders wait that had half of their parts; all that there is goes to one that had nothing."""
+    favour = favouring(giver=MUCH, other=MUCH)
+    riders, givers = places(["r0", "r1", "r2", "r3"]), {"giver": net(8), "other": net(9)}
+    divide(favour, riders | givers, 6000)
+    divide(favour, givers, 9000, 60.0)
+    had = divide(favour, riders | givers | {"newcomer": net(10)}, 200, 150.0)
+    assert had["newcomer"] == pytest.approx(PACE, abs=0.05)
+    assert not any(had[rider] for rider in riders)
+    had = divide(favour, riders | givers, 200, 152.0)
+    assert sum(had[rider] for rider in riders) == pytest.approx(PACE, abs=0.05)
+
+
+def test_fifty_networks_gain_no_turns_by_rounding() -> None:
+    """Each has a turn or two of the commons: together what one has that comes in their place."""
+    many = {f"s{number}": ("new", f"{number}/16", f"{number}/24") for number in range(50)}
+    alone = divide(favouring(giver=MUCH), {"giver": net(0), "honest": net(1)}, 4000)["honest"]
+    had = divide(favouring(giver=MUCH), {"giver": net(0), **many}, 4000)
+    assert sum(had[name] for name in many) <= 1.05 * alone
 
 
 def test_who_takes_a_new_name_in_the_same_network_is_no_newcomer() -> None:
@@ -173,6 +194,13 @@ def test_a_network_grows_old_and_is_forgotten() -> None:
     assert seen == ["new", "new", "an hour", "a day", "a week", "a week"]
     assert Ages(ages.keep()).age("n", 21 * day) == "a week"
     assert Ages(ages.keep()).age("n", 40 * day) == "new"
+
+
+def test_a_clock_that_was_ahead_makes_no_network_new_for_ever() -> None:
+    ages = Ages()
+    year = 365 * 86_400.0
+    assert ages.age("n", year) == "new"
+    assert [ages.age("n", at_s) for at_s in (0.0, 3600.0)] == ["new", "an hour"]
 
 
 def test_others_ride_along_where_they_make_the_pass_hardly_longer() -> None:
