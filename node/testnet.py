@@ -281,10 +281,9 @@ class LocalSwarm:
         seat = self.seat(name)
         if told.get("pid") != seat.pid:
             return None
-        span = told["blocks"] if self.roster.epoch_s else (seat.start, seat.stop)
-        return Seat(
-            name, *span, seat.pid, seat.created_s, told["peer"], tuple(told["addresses"]), seat.lie
-        )
+        start, stop = told["blocks"] if self.roster.epoch_s else (seat.start, seat.stop)
+        peer, addresses = told["peer"], tuple(told["addresses"])
+        return replace(seat, start=start, stop=stop, peer=peer, addresses=addresses)
 
     def _failure(self, name: str, what: str, *, bad_input: bool) -> PotluckError:
         log = self._home(name, LOG)
