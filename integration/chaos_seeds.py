@@ -2,6 +2,7 @@
 
 Eight nodes, each block four times; one testnet lives through all seeds, so that what a run leaves
 behind shows in the next. As root each node has a network of its own, and is cut off at times too.
+With --auto the nodes choose their blocks, five of eight each, in epochs of five seconds.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from potluck.node.islands import why_not
 from potluck.node.testnet import take_down
 
 NODES, REPLICAS = 8, 4
+AUTO = ("--auto", "--epoch-s", "5", "--max-memory", "8", "--cache-mib", "4")
 LONG_S = 2.0  # what took longer is told fault by fault
 
 
 def measure(
-    seeds: int = 20, minutes: float = 2.0, first: int = 1, *kinds: str, isolated: bool | None = None
-) -> dict[str, Any]:
+    seeds: int = 20, minutes: float = 2.0, first: int = 1, *kinds: str,
+    isolated: bool | None = None, auto: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Run them; figures as in the bar. isolated: by default, where it can be had."""
     isolated = why_not() is None if isolated is None else isolated
     with tempfile.TemporaryDirectory(prefix="potluck-chaos-") as folder:
         home = ["--home", folder]
         up = ["testnet", "up", "--nodes", str(NODES), "--replicas", str(REPLICAS), *home]
+        up += AUTO if auto else ()
         try:
             if code := potluck([*up, *(["--isolated"] if isolated else [])]):
                 raise RuntimeError(f"no testnet: exit code {code}")
@@ -59,6 +63,8 @@ def _row(run: dict[str, Any]) -> str:
     names = ("faults", "sessions", "finished", "hops_lost", "stall_s_p50", "stall_s_p95")
     names += ("stall_s_max", "covered_s_p95", "covered_s_max", "load")
     told = "  ".join(f"{name} {run[name]}" for name in names)
+    if run["moves_after"] is not None:
+        told += f"  moves {run['moves']}, after the last fault {run['moves_after']}"
     failed = "".join(f"\n    BROKEN: {failure}" for failure in run["failures"])
     for made in run["made"]:
         worst_s = max(made["covered_s"] or 0.0, *made["stalls_s"], 0.0)
@@ -79,6 +85,8 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "finished": sum(run["finished"] for run in runs),
         "tokens": sum(run["tokens"] for run in runs),
         "hops_lost": sum(run["hops_lost"] for run in runs),
+        "moves": sum(run["moves"] for run in runs),
+        "moves_after": [run["moves_after"] for run in runs],
         "covered_s_p50": quantile(covered, 0.5),
         "covered_s_p95": quantile(covered, 0.95),
         "covered_s_max": max(covered, default=None),
@@ -103,10 +111,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--auto", action="store_true", help="nodes choose their blocks")
     parser.add_argument("kinds", nargs="*", help="kill, stall, ...: these alone")
     asked = parser.parse_args()
     kinds = [f"--{kind}" for kind in asked.kinds]
-    print(json.dumps(measure(asked.seeds, asked.minutes, asked.first, *kinds), indent=1))
+    found = measure(asked.seeds, asked.minutes, asked.first, *kinds, auto=asked.auto)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,8 +31,10 @@ from potluck.node.chaos import (
 )
 from potluck.node.chaos_load import Load, Toll, make_questions
 from potluck.node.islands import address_of
+from potluck.node.process import process_id
+from potluck.node.roster import Roster
 from potluck.node.session import Recovery
-from potluck.node.testnet import lay_out
+from potluck.node.testnet import LocalSwarm, Plan, lay_out
 from potluck.node.testnet_log import log_bytes
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.chaos import (
@@ -272,6 +276,28 @@ async def test_a_swarm_that_is_gone_for_good_ends_the_run_and_is_told_once(
 
 
 # ---- those who choose their blocks come to rest
+
+
+def test_where_nodes_that_choose_are_is_what_they_wrote_down_last(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, "/m", "m", 8, nodes=2, epoch_s=5.0, memory_mib=8, cache_mib=4)
+    roster = plan.roster(("potluck", "node"), process_id())
+    words = " ".join(roster.program)
+    assert "--epoch-s 5.0" in words and "--max-memory 8" in words and "--cache-mib 4" in words
+    net = LocalSwarm(roster)
+    for seat in net.seats:
+        (plan.folder / seat.name).mkdir(parents=True)
+        roster.note(replace(seat, pid=7, peer=f"peer of {seat.name}"))
+    facts = {"pid": 7, "peer": "peer of n1", "addresses": ["/at/n1"], "blocks": [3, 8]}
+    (plan.folder / "n1" / "node.json").write_text(json.dumps(facts))
+    stale = facts | {"pid": 6, "blocks": [1, 2]}
+    (plan.folder / "n2" / "node.json").write_text(json.dumps(stale))
+    before = net.seat("n2")
+    net.look()
+    assert (net.seat("n1").start, net.seat("n1").stop) == (3, 8)
+    assert net.seat("n2") == before, "of the process before"
+    again = Roster.read(plan.folder)
+    assert again is not None and again.seats == roster.seats and again.epoch_s == 5.0
+
 
 EPOCH_S = 60.0
 LAST = 29_394_000  # the epoch in which the last fault was undone
