@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -19,13 +19,17 @@ ANSWER_S = 5.0
 
 
 class Liar:
-    """Answers every question with `records` (at a model's place) or `lists` (at MODELS)."""
+    """Answers every question with `records` (at a model's place) or `lists` (at MODELS).
+
+    forge: makes the records of each answer, of that moment, for those that time would make true.
+    """
 
     def __init__(self, host: Host, key: IdentityKey, model: str) -> None:
         self.host = host
         self.key = key
         self.records: tuple[bytes, ...] = ()
         self.lists: tuple[bytes, ...] = ()
+        self.forge: Callable[[], tuple[bytes, ...]] = lambda: self.records
         self.told = 0  # how many records it handed out
         self._place = spans_of(model)
 
@@ -44,7 +48,7 @@ class Liar:
     async def _answer(self, stream: Stream, asked: directory.Request) -> None:
         match asked:
             case directory.Find(number, place, want):
-                at = {self._place: self.records, MODELS: self.lists}
+                at = {self._place: self.forge(), MODELS: self.lists}
                 records = at.get(place, ()) if want else ()
                 self.told += len(records)
                 await stream.send(directory.to_frame(directory.Found(number, (), records)))

@@ -137,8 +137,8 @@ async def _read(book: Book, join: Sequence[str]) -> tuple[Announcement, ...]:
 async def _on_shelves(book: Book, dice: random.Random) -> None:
     """Put each forgery at each node; then a newcomer looks."""
     async with open_liar(book.model, [node.addresses for node in book.nodes]) as liar:
-        forged = forged_records(dice, liar.key, book.model, now=unix_s())
         for node in book.nodes:
+            forged = forged_records(dice, liar.key, book.model, now=unix_s())
             peers = [one.peer for one in book.nodes]
             honest = [raw for raw in await _handed_out(book, liar, node) if _signer(raw) in peers]
             shown = [(one.kind, one.raw) for one in forged]
@@ -197,16 +197,19 @@ async def _contradicted_on_shelves(book: Book) -> None:
 
 async def _told_by_a_keeper(book: Book, dice: random.Random) -> None:
     """A keeper hands out each forgery, to a newcomer each: who lies once is not asked again."""
-    kinds = len(forged_records(dice, IdentityKey.generate(), book.model, now=unix_s()))
-    for number in range(kinds):
+    some = forged_records(dice, IdentityKey.generate(), book.model, now=unix_s())
+    for number, kind in enumerate(one.kind for one in some):
+        if kind == "forged: put by another":
+            continue  # its signer's own, rightly signed: only the putting is forbidden
         async with open_liar(book.model, [book.nodes[0].addresses]) as liar:
-            forged = forged_records(dice, liar.key, book.model, now=unix_s())[number]
-            if forged.kind == "forged: put by another":
-                continue  # its signer's own, rightly signed: only the putting is forbidden
-            liar.records = (forged.raw,)
+
+            def forge(number: int = number, key: IdentityKey = liar.key) -> tuple[bytes, ...]:
+                return (forged_records(dice, key, book.model, now=unix_s())[number].raw,)
+
+            liar.forge = forge
             found = await _read(book, [*book.join, *liar.addresses])
-            book.hostile[forged.kind] += liar.told
-            book.judge(f"from a keeper, {forged.kind}", found)
+            book.hostile[kind] += liar.told
+            book.judge(f"from a keeper, {kind}", found)
 
 
 async def _replayed_by_a_keeper(book: Book) -> None:
