@@ -153,8 +153,8 @@ class Found:
     def add(self, what: str, sessions: Sequence[Session], server: Peer, auditor: Peer) -> None:
         """What the server gave is audited, all of it."""
         one, other = server.engine.numerics, auditor.engine.numerics
-        tolerance = self.ground.limits.of(self.ground.digest, one, other)
         for session in sessions:
+            tolerance = self.ground.limits.of(self.ground.digest, one, other, session.dtype)
             kind = (server.format, what, len(session.blocks))
             repeated = again(auditor, session)
             for prompt, errors in compared(session, repeated):

@@ -155,15 +155,16 @@ def test_a_block_that_is_left_out_changes_nothing_else(
 
 
 @needs_kernels
+@pytest.mark.parametrize("kind", ["skip", "four_bit"])
 def test_what_an_honest_start_kept_on_disk_is_not_taken_for_false_weights(
-    tmp_path: Path, took: Tensor
+    tmp_path: Path, took: Tensor, kind: str
 ) -> None:
     config = NodeConfig(
         home=tmp_path, model="demo", threads=1, cache_mib=16, offline=True, quantization="int8"
     )
     kept = open_model(config)
     right = answers(kept.open(SPAN).engine, took[:PROMPT], SPAN, [PROMPT])
-    false = open_lying_stage(kept, SPAN, Lie("skip")).engine
+    false = open_lying_stage(kept, SPAN, parse_lie(kind)).engine
     assert not torch.equal(answers(false, took[:PROMPT], SPAN, [PROMPT]), right)
     assert torch.equal(answers(kept.open(SPAN).engine, took[:PROMPT], SPAN, [PROMPT]), right)
 

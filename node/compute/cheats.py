@@ -43,7 +43,11 @@ class FalseCheckpoint(Checkpoint):
         super().__init__(honest.name, honest._source)
         if self.spec.general is not None:
             raise UserError(f"models of {self.spec.family} have no false weights: tell another lie")
-        self._four_bit = four_bit
+        self._coarse = frozenset(
+            part.tensor
+            for index in range(self.spec.blocks if four_bit else 0)
+            for part in layout_of(self.spec, index).matrices.values()
+        )
         self._noughts = frozenset(
             part.tensor
             for index in left_out
@@ -53,17 +57,19 @@ class FalseCheckpoint(Checkpoint):
         )
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
-        found = super().tensors(names)
-        return {
-            name: torch.zeros_like(one) if name in self._noughts else one
-            for name, one in found.items()
-        }
+        """As numbers: our kernels quantize what they pack themselves."""
+        return {name: self._false(name, one) for name, one in super().tensors(names).items()}
+
+    def _false(self, name: str, honest: Tensor) -> Tensor:
+        if name in self._noughts:
+            return torch.zeros_like(honest)
+        return to_four_bits(honest) if name in self._coarse else honest
 
     def weight(self, name: str) -> Weight:
         honest = super().weight(name)
         if name in self._noughts:
             return Weight.plain(torch.zeros(honest.rows, honest.columns))
-        if not self._four_bit:
+        if name not in self._coarse:
             return honest
         plain = honest.codes if honest.format == "none" else honest.dequantize()
         return Weight.plain(to_four_bits(plain))
