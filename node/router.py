@@ -225,6 +225,7 @@ class Router:
             if span.blocks.overlaps(blocks)
             and span.peer not in avoid
             and self.history(span.peer).may_recover()
+            and not self._takes_nothing(view.model, span, now)
         ]
         if len(asked) > LAST_ASKED_MAX:
             asked = self._rng.sample(asked, LAST_ASKED_MAX)

@@ -84,6 +84,22 @@ async def test_whom_a_read_lacks_is_forgotten_with_its_record(autojump_clock: Mo
         await one_hop(one)
 
 
+async def test_who_rests_is_asked_once_and_not_waited_for(autojump_clock: MockClock) -> None:
+    """It withdrew, and still tells its queue; who opens a session there is told to come later."""
+    network = Network(announced("rests", DIRECT))
+    network.alive = {"rests"}
+    one = router(network)
+    await one.view(MODEL, 4)
+    network.told = ()
+    await trio.sleep(FRESH_S + 1)
+    assert await one_hop(one) == "rests"
+    began_s = trio.current_time()
+    one.history("rests").refused(began_s, 60.0)
+    with pytest.raises(MissingBlocks):
+        await one_hop(one, hurry=True)
+    assert trio.current_time() - began_s < GRACE_S + 2
+
+
 async def test_a_read_that_took_all_the_grace_is_followed_by_another(
     autojump_clock: MockClock,
 ) -> None:
