@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -32,6 +33,10 @@ class PretendedAuditor:
     """Whoever is convicted here, has been so by the test."""
 
     trust: Trust = field(default_factory=Trust)
+    forks: list[object] = field(default_factory=list)
+
+    def on_fork(self, item: object) -> None:
+        self.forks.append(item)
 
     def docket(self, tell: object) -> Docket:
         return Docket(self, tell)  # type: ignore[arg-type]
@@ -44,6 +49,7 @@ class PretendedSession:
     lost: list[tuple[str, str]] = field(default_factory=list)
     gone: list[tuple[str, int]] = field(default_factory=list)
     route: tuple[Hop, ...] = ()
+    on_fork: Callable[[object], None] = lambda item: None
 
     @property
     def ledger(self) -> PretendedSession:
@@ -196,7 +202,7 @@ def test_words_without_a_signature_are_made_again_a_few_times_and_then_stand() -
 def test_no_hop_of_the_answer_audits_another_though_it_has_not_signed_yet() -> None:
     session = PretendedSession([], route=(Hop("hop", BlockRange(0, 2)),))
     made, _ = watch(session)
-    made._docket._auditor.drawn = lambda work: False  # type: ignore[method-assign]
+    made._docket._auditor.drawn = lambda work: None  # type: ignore[method-assign]
     made.signed(finding(STAGES[0], 0).work)
     assert made._docket.peers == {"hop", FIRST}
 
@@ -207,3 +213,11 @@ def test_once_it_has_ended_nobody_tells_it() -> None:
     trust.convict(FIRST)
     made._found(finding(STAGES[0], 0, "open", (FIRST,)))
     assert session.lost == [] and trust.on_convicted == []
+
+
+def test_two_receipts_that_contradict_each_other_are_told_to_whoever_audits() -> None:
+    session = PretendedSession([])
+    auditor = PretendedAuditor()
+    Watch(auditor).attend(session)  # type: ignore[arg-type]
+    session.on_fork("fork")
+    assert auditor.forks == ["fork"]
