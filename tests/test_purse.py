@@ -12,6 +12,7 @@ from homes import Home, until, world
 from homes import impatient as impatient
 from sim.memory_host import MemoryNet, MemoryStream
 
+from potluck.crypto.keys import IdentityKey
 from potluck.node import till as till_module
 from potluck.node.tallies import FILE, Tallies
 from potluck.node.till import Till
@@ -132,3 +133,19 @@ async def test_two_clients_of_a_home_and_two_homes_at_once(tmp_path: Path) -> No
             async with trio.open_nursery() as nursery:
                 for client, _, _ in clients:
                     nursery.start_soon(client.purse.settle)
+
+
+async def test_of_many_givers_those_go_first_that_nothing_is_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("potluck.node.purse.GIVERS_MAX", 2)
+    async with world(tmp_path) as made:
+        giver, taker = made.home("giver"), made.home("taker")
+        client = taker.client()
+        work = await client.take(giver, 100)
+        await client.purse.settle()
+        work += await client.take(giver, 100)  # of which it will tell later
+        for _ in range(4):
+            client.purse.opens(IdentityKey.generate().peer_id)
+        await client.purse.settle()
+        await until(lambda: giver.sums(taker) == (pytest.approx(work), 0.0))
