@@ -86,13 +86,13 @@ def e3_cost() -> Iterator[Row]:
     )
     for name, one in audit_cost().items():
         if "audits_of_chunks" in one:
-            worst = max(one["audits_of_chunks"].values())
+            chunks = one["audits_of_chunks"]
             yield Row(
                 "E3",
                 f"audits at the floor rate cost at most {COST_MAX:.0%} of decoding, {name}",
-                f"{worst:.1%} where chunks are drawn, the worst of {len(one['audits_of_chunks'])} "
-                f"lengths; {one['audits_of_whole_sessions']:.1%} where whole sessions are",
-                worst <= COST_MAX,
+                ", ".join(f"{share:.1%} in answers of {length}" for length, share in chunks.items())
+                + f"; {one['audits_of_whole_sessions']:.1%} were whole sessions drawn",
+                max(chunks.values()) <= COST_MAX,
                 "python -m integration.receipt_cost",
             )
 
