@@ -10,10 +10,10 @@ from typing import Any
 
 import trio
 
-from ..node.auditor import Tally
 from ..node.client import Swarm, open_swarm
 from ..node.generation import Piece, hear
 from ..node.session import Recovery
+from ..node.trust.auditor import Tally
 from ..swarm.routing import Hop
 from .edge import until_signalled
 from .habits import Habits

@@ -22,7 +22,7 @@ def hop(json: Json = False) -> None:
     Example:
       potluck bench hop --json
     """
-    from ..node.bench import bench_hop
+    from ..node.bench.road import bench_hop
 
     _measure(bench_hop, json)
 
@@ -40,7 +40,7 @@ def generate(
     Example:
       potluck bench generate --shape tiny --servers 2
     """
-    from ..node.bench import bench_generate
+    from ..node.bench.road import bench_generate
 
     _measure(lambda: bench_generate(shape=shape, servers=servers, tokens=tokens), json)
 
@@ -56,7 +56,7 @@ def quiet(
     Example:
       potluck bench quiet
     """
-    from ..node.bench import bench_quiet
+    from ..node.bench.road import bench_quiet
 
     _measure(lambda: bench_quiet(shape=shape), json)
 
@@ -82,7 +82,7 @@ def dht(json: Json = False) -> None:
     Example:
       potluck bench dht
     """
-    from ..node.bench_dht import bench_dht
+    from ..node.bench.directory import bench_dht
 
     _measure(bench_dht, json)
 

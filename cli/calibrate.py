@@ -49,7 +49,7 @@ def calibrate(
     from ..node.compute.tensor import TAGS
     from ..node.config import home_of
     from ..node.library import find_model
-    from ..node.limits import limit_of, save_limits
+    from ..node.trust.limits import limit_of, save_limits
 
     chosen = tuple(weights or FORMATS)
     if unknown := set(chosen) - set(FORMATS):

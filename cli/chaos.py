@@ -8,8 +8,8 @@ from typing import Any
 import trio
 import typer
 
-from ..node.chaos import COVERED_S, Outcome, Wish, quantile, run_chaos
-from ..node.testnet import find_testnet
+from ..node.testnet.chaos import COVERED_S, Outcome, Wish, quantile, run_chaos
+from ..node.testnet.launcher import find_testnet
 from .edge import DONE, FAILED, ended_by_signals, until_signalled
 from .options import print_json, say
 from .tables import print_table

@@ -54,8 +54,8 @@ def credit(home: Home = None, json: Json = False) -> None:
 def read_accounts(home: Path, now: float) -> tuple[str, list[Account]] | None:
     """(who this home is, its accounts, those most is owed of first); None when no node has run
     there. Raises UserError."""
+    from ..node.credit.tallies import FILE, open_tallies
     from ..node.identity import load_if_any
-    from ..node.tallies import FILE, open_tallies
     from ..swarm.credit import Credit
 
     key = load_if_any(home)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from ..node.lies import LIE
+from ..node.testnet.lies import LIE
 from .loading import loading
 from .options import (
     AllowOnly,
@@ -159,7 +159,7 @@ def _runner() -> Callable[..., Awaitable[None]]:
 
         if not os.environ.get(LIE):
             return run_node
-        from ..node.liars import holder_type
+        from ..node.testnet.liars import holder_type
     return partial(run_node, hold=holder_type())
 
 

@@ -16,8 +16,8 @@ from ..errors import PotluckError
 from ..node.client import Swarm, open_swarm
 from ..node.config import home_of
 from ..node.generation import Piece
-from ..node.roster import Seat
-from ..node.testnet import LocalSwarm, open_testnet
+from ..node.testnet.launcher import LocalSwarm, open_testnet
+from ..node.testnet.roster import Seat
 from .answer import Question, Told, follow, short
 from .edge import DONE, FAILED, ended_by_signals, until_signalled
 from .habits import Habits

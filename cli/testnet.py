@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..node.lies import KINDS, SHARE, parse_lies
+from ..node.testnet.lies import KINDS, SHARE, parse_lies
 from .edge import ended_by_signals
 from .options import Home, Json, Offline, note, print_json, say
 
 if TYPE_CHECKING:
-    from ..node.roster import Seat
-    from ..node.testnet import LocalSwarm
+    from ..node.testnet.launcher import LocalSwarm
+    from ..node.testnet.roster import Seat
 
 testnet = typer.Typer(help="A swarm of several processes on this machine.")
 
@@ -68,7 +68,7 @@ def up(
       potluck testnet up --nodes 8 --auto --max-memory 8
       potluck testnet up --nodes 12 --replicas 4 --liars four_bit,skip,random:0.1
     """
-    from ..node.testnet import start_testnet
+    from ..node.testnet.launcher import start_testnet
 
     plan = make_plan(
         model, home, nodes=nodes, replicas=replicas, threads=threads, offline=offline,
@@ -100,7 +100,7 @@ def status(home: Home = None, json: Json = False) -> None:
     Example:
       potluck testnet status
     """
-    from ..node.testnet import find_testnet
+    from ..node.testnet.launcher import find_testnet
 
     net = find_testnet(_home(home))
     if json:
@@ -126,7 +126,7 @@ def kill(
       potluck testnet kill n2
       potluck testnet kill n2 --signal STOP
     """
-    from ..node.testnet import find_testnet
+    from ..node.testnet.launcher import find_testnet
 
     find_testnet(_home(home)).send(name, _signal(signal_name))
     say(f"{name}: SIG{_signal(signal_name).name.removeprefix('SIG')} sent")
@@ -140,7 +140,7 @@ def restart(name: Name, home: Home = None, json: Json = False) -> None:
     Example:
       potluck testnet restart n2
     """
-    from ..node.testnet import find_testnet
+    from ..node.testnet.launcher import find_testnet
 
     seat = find_testnet(_home(home)).restart(name)
     if json:
@@ -162,8 +162,8 @@ def logs(
       potluck testnet logs n1 -n 50
     """
     from ..node.process import last_lines
-    from ..node.testnet import folder_of
-    from ..node.testnet_log import LOG
+    from ..node.testnet.launcher import folder_of
+    from ..node.testnet.logs import LOG
 
     log = folder_of(_home(home)) / name / LOG
     if not log.is_file():
@@ -201,8 +201,8 @@ def chaos(
       potluck testnet up --nodes 8 --replicas 2 && potluck testnet chaos --seed 7
       potluck testnet chaos --seed 7 --minutes 0.5 --kill --stall
     """
-    from ..node.chaos import Wish
-    from ..node.testnet import find_testnet
+    from ..node.testnet.chaos import Wish
+    from ..node.testnet.launcher import find_testnet
     from ..swarm.chaos import KINDS
     from .chaos import play
     from .logs import show_logs
@@ -230,7 +230,7 @@ def down(home: Home = None, json: Json = False) -> None:
     Example:
       potluck testnet down
     """
-    from ..node.testnet import take_down
+    from ..node.testnet.launcher import take_down
 
     place = _home(home)
     ended = take_down(place)
@@ -244,7 +244,7 @@ def make_plan(model: str, home: Path | None, **options: Any) -> Any:
     """The plan of a testnet for a model, whose files are looked at first. Raises UserError."""
     from ..node.compute.checkpoint import open_checkpoint
     from ..node.library import find_model
-    from ..node.testnet import Plan
+    from ..node.testnet.launcher import Plan
 
     place = _home(home)
     shelf = find_model(model, place)

@@ -114,7 +114,7 @@ def a5_records() -> Iterator[Row]:
 
 
 def a6_speed() -> Iterator[Row]:
-    from potluck.node.bench import bench_generate, bench_hop
+    from potluck.node.bench.road import bench_generate, bench_hop
 
     hop = trio.run(bench_hop)
     software_ms = float(str(hop["software_ms_p50"]))

@@ -172,7 +172,7 @@ def d5_calibration() -> Iterator[Row]:
 
 
 def d6_chaos() -> Iterator[Row]:
-    from potluck.node.chaos import REST_EPOCHS
+    from potluck.node.testnet.chaos import REST_EPOCHS
 
     from .chaos_seeds import measure
 

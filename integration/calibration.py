@@ -37,7 +37,7 @@ from potluck.node.compute.shapes import write_random
 from potluck.node.compute.voice import DTYPE, Voice
 from potluck.node.frames import FrameStream
 from potluck.node.session import SessionPlan, open_session
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.sim.dice import Dice
 from potluck.swarm.sim.run import Outcome, Simulation

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from potluck.cli.main import main as potluck
-from potluck.node.chaos import quantile
-from potluck.node.islands import why_not
-from potluck.node.testnet import take_down
+from potluck.node.testnet.chaos import quantile
+from potluck.node.testnet.islands import why_not
+from potluck.node.testnet.launcher import take_down
 
 NODES, REPLICAS = 8, 4
 AUTO = ("--auto", "--epoch-s", "5", "--max-memory", "8", "--cache-mib", "4")

@@ -2,7 +2,7 @@
 
     python -m integration.dht_scale
 
-The measuring is `potluck bench dht` (node/bench_dht.py); a swarm of twelve is the quick version.
+The measuring is `potluck bench dht` (node/bench/directory.py); a swarm of twelve is the quick version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from potluck.node.bench_dht import bench_dht
+from potluck.node.bench.directory import bench_dht
 
 SMALL: dict[str, Any] = {
     "seats": (4, 4, 3), "killed": 1, "reads": 30, "settle_s": 0.5, "idle_s": 1.0, "after_s": 2.0,

@@ -24,7 +24,7 @@ import trio
 
 from potluck.node.client import Swarm, open_swarm
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
 
 STAGES = 3
 REPLICAS = 3

@@ -49,7 +49,7 @@ from potluck.dht.record import (
     sign_fact,
 )
 from potluck.errors import RemoteError
-from potluck.node.registry import Registrar
+from potluck.node.gossip.registry import Registrar
 from potluck.swarm.evidence import KEEP_S, Evidence, Received, Standing
 from potluck.swarm.machine import SetTimer
 from potluck.swarm.testimony import (

@@ -40,20 +40,20 @@ import torch
 import trio
 
 from potluck.errors import PotluckError
-from potluck.node.again import compute_again
-from potluck.node.auditor import Auditor, Finding
 from potluck.node.client import Swarm, open_swarm
 from potluck.node.compute.voice import Voice
 from potluck.node.compute.worker import Worker, open_worker
 from potluck.node.config import NodeConfig
 from potluck.node.generation import Generation, Request, open_generation
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.limits import load_limits
 from potluck.node.router import FRESH_S, Router
 from potluck.node.serving import open_model
 from potluck.node.session import SessionPlan, open_session
-from potluck.node.testnet import LOOK_EVERY_S, LocalSwarm, Plan, open_testnet
-from potluck.node.trust import Trust
+from potluck.node.testnet.launcher import LOOK_EVERY_S, LocalSwarm, Plan, open_testnet
+from potluck.node.trust.again import compute_again
+from potluck.node.trust.auditor import Auditor, Finding
+from potluck.node.trust.book import Trust
+from potluck.node.trust.limits import load_limits
 from potluck.swarm.audit import AuditConfig
 from potluck.swarm.audit import rate as audit_rate
 from potluck.swarm.blocks import BlockRange

@@ -26,7 +26,7 @@ from potluck.node.client import Swarm, open_swarm
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.shapes import SHAPES, write_random
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
 from potluck.swarm.frame import pack_frame
 from potluck.swarm.proof import check_proof
 from potluck.swarm.receipt import CHUNK_TOKENS

@@ -24,15 +24,15 @@ import pytest
 import trio
 
 from potluck.crypto.keys import IdentityKey
-from potluck.node.bans import Bans
-from potluck.node.evidence import Court
 from potluck.node.frames import FrameStream
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.lies import LIE
 from potluck.node.net.host import Host, HostConfig, open_host
-from potluck.node.standing import Standings
-from potluck.node.testnet import MARK
-from potluck.node.trust import Trust
+from potluck.node.testnet.launcher import MARK
+from potluck.node.testnet.lies import LIE
+from potluck.node.trust.bans import Bans
+from potluck.node.trust.book import Trust
+from potluck.node.trust.evidence import Court
+from potluck.node.trust.standing import Standings
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Ledger, Work
 from potluck.swarm.routing import Hop

@@ -18,7 +18,7 @@ import pytest
 
 import potluck
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
 
 from .ground import POTLUCK
 from .waiting import until

@@ -14,7 +14,7 @@ from potluck.crypto.codec import decode
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.reading import Checker
 from potluck.dht.record import Announcement, read
-from potluck.node.capability import Told
+from potluck.node.gossip.capability import Told
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.net.gossip import Gossiper
 from potluck.node.net.host import HostConfig, open_host

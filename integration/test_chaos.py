@@ -13,7 +13,7 @@ import pytest
 
 from potluck.cli.main import main
 from potluck.node.process import marked
-from potluck.node.testnet import MARK, LocalSwarm, find_testnet, folder_of, take_down
+from potluck.node.testnet.launcher import MARK, LocalSwarm, find_testnet, folder_of, take_down
 
 from .ground import POTLUCK
 

@@ -11,7 +11,7 @@ import trio
 import potluck
 from potluck.errors import UserError
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
 
 PROMPT = "The function returns"
 

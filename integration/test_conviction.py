@@ -19,9 +19,9 @@ from potluck.crypto.keys import IdentityKey
 from potluck.node import client
 from potluck.node.generation import Generation
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.lies import Lie
-from potluck.node.testnet import LOG, LocalSwarm, Plan, open_testnet
-from potluck.node.trust import TRUST, Trust
+from potluck.node.testnet.launcher import LOG, LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.lies import Lie
+from potluck.node.trust.book import TRUST, Trust
 from potluck.swarm.proof import check_proof
 from potluck.swarm.reputation import Book, Score
 

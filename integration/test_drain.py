@@ -19,7 +19,7 @@ import trio
 
 from potluck.node.client import Swarm, open_swarm
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
 from potluck.swarm.routing import Hop
 
 from .waiting import comes_true

@@ -9,9 +9,9 @@ import trio
 
 from potluck.node.client import open_swarm
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.lies import parse_lies
-from potluck.node.mischief import NAMES
-from potluck.node.testnet import LOG, LocalSwarm, Plan, folder_of, open_testnet
+from potluck.node.testnet.launcher import LOG, LocalSwarm, Plan, folder_of, open_testnet
+from potluck.node.testnet.lies import parse_lies
+from potluck.node.testnet.mischief import NAMES
 
 from .waiting import until
 

@@ -12,7 +12,7 @@ import trio
 
 import potluck
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.testnet import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
 from potluck.swarm.proof import check_proof
 
 from .ground import POTLUCK

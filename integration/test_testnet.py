@@ -15,7 +15,7 @@ import pytest
 
 from potluck.cli.main import main
 from potluck.node.process import marked
-from potluck.node.testnet import MARK, READY_S, find_testnet, folder_of, take_down
+from potluck.node.testnet.launcher import MARK, READY_S, find_testnet, folder_of, take_down
 
 from .ground import POTLUCK
 from .waiting import until

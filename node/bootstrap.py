@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from .config import RUNNING
-from .evidence import open_court
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
 from .lists import keep_access
@@ -32,6 +31,7 @@ from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
 from .report import keep_report
 from .toll import keep_work
+from .trust.evidence import open_court
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own

@@ -38,23 +38,23 @@ from ..dht.kad import KadDirectory
 from ..dht.record import DOMAIN, Announcement, Record
 from ..errors import MissingBlocks, RemoteError, TransportError, UserError
 from ..swarm.testimony import check_contradiction, contradiction_of
-from .again import compute_again
-from .auditor import Auditor
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
 from .config import find_access, find_audit, find_join, home_of
-from .evidence import open_court
+from .credit.purse import open_purse
 from .generation import Generation, Request, encode_request, open_generation
 from .library import find_model
-from .limits import load_limits
 from .member import Member, open_member
 from .peerstore import load_known
-from .purse import open_purse
 from .router import Router
 from .toll import on_probation
-from .trust import Trust, open_trust
-from .witness import Witness
+from .trust.again import compute_again
+from .trust.auditor import Auditor
+from .trust.book import Trust, open_trust
+from .trust.evidence import open_court
+from .trust.limits import load_limits
+from .trust.witness import Witness
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
 ACCUSED_S = 20.0  # guess: to leave, when a server was convicted a moment ago

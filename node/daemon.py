@@ -28,26 +28,26 @@ from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL
-from .capability import Capabilities
 from .config import RUNNING, NodeConfig
-from .crowd import Crowd
-from .evidence import Court, open_court
+from .credit.till import open_till
+from .gossip.capability import Capabilities
+from .gossip.crowd import Crowd
+from .gossip.segment import Segment
 from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .house import House, Room
 from .identity import load_or_create, next_boot
-from .limits import load_limits
 from .lists import keep_access
 from .log import get_logger
 from .member import Member, open_member
 from .net.nat import NatConfig
 from .peerstore import keep_known, load_known
-from .recompute import Recomputer
 from .report import keep_report
 from .rest import end_rest
-from .segment import Segment
-from .till import open_till
 from .toll import keep_work
+from .trust.evidence import Court, open_court
+from .trust.limits import load_limits
+from .trust.recompute import Recomputer
 from .wanted import open_models
 
 if TYPE_CHECKING:

@@ -29,14 +29,14 @@ from ..errors import Refused, UserError
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
-from .auditor import Auditor, Tally
 from .compute.sampling import Settings
 from .compute.voice import DTYPE, Voice
 from .compute.worker import Worker
 from .net.host import Host
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
-from .watch import Watch, notes_of
+from .trust.auditor import Auditor, Tally
+from .trust.watch import Watch, notes_of
 
 CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
 

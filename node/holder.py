@@ -27,6 +27,7 @@ from ..swarm.placement import Move
 from ..swarm.wire import Open
 from .compute.room import give_back
 from .config import AUTO, NodeConfig
+from .credit.till import Till
 from .log import get_logger
 from .member import Member
 from .net.stream import Stream
@@ -34,7 +35,6 @@ from .placing import JITTER_S, Elections, Finds, Place, find_place, may_switch
 from .rest import asked_rest, end_rest
 from .server import Server, serve_stream
 from .serving import Model, Serving, joining, measure, serve_blocks
-from .till import Till
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own

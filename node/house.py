@@ -24,11 +24,11 @@ from .compute.device import choose_device
 from .compute.memory import free_bytes
 from .compute.room import OWNERS_SHARE
 from .config import NodeConfig
+from .gossip.segment import Segment
 from .holder import WITHDRAW_S, Holder
 from .net.host import Host
 from .net.stream import Stream
 from .queues import tell_queue
-from .segment import Segment
 from .server import Server, serve_stream
 
 MODELS_MAX = 8  # that a peer's list of models has room for (dht/record.py)

@@ -29,10 +29,10 @@ from .compute.pages import Pool
 from .compute.room import blocks_that_fit, fits_beside, give_back, require_room
 from .compute.worker import Worker, open_worker
 from .config import AUTO, NodeConfig
+from .credit.till import Metered, Till
 from .library import find_model
 from .log import get_logger
 from .server import Server
-from .till import Metered, Till
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own

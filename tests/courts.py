@@ -19,11 +19,11 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.reading import Checker
 from potluck.dht.record import DOMAIN, Announcement
 from potluck.errors import RemoteError, TransportError
-from potluck.node.bans import Bans
-from potluck.node.evidence import Compute, Court
 from potluck.node.net.gossip_wire import pack
-from potluck.node.standing import Standings
-from potluck.node.trust import Trust
+from potluck.node.trust.bans import Bans
+from potluck.node.trust.book import Trust
+from potluck.node.trust.evidence import Compute, Court
+from potluck.node.trust.standing import Standings
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.testimony import (
     Case,

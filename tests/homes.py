@@ -16,11 +16,11 @@ import trio
 from sim.memory_host import MemoryHost, MemoryNet
 
 from potluck.crypto.keys import IdentityKey
-from potluck.node import purse as purse_module
-from potluck.node import till as till_module
-from potluck.node.purse import Purse
-from potluck.node.tallies import Tallies, open_tallies
-from potluck.node.till import Metered, Till
+from potluck.node.credit import purse as purse_module
+from potluck.node.credit import till as till_module
+from potluck.node.credit.purse import Purse
+from potluck.node.credit.tallies import Tallies, open_tallies
+from potluck.node.credit.till import Metered, Till
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.tally import work_of
 from potluck.swarm.wire import Step

@@ -10,8 +10,8 @@ from sim.memory_swarm import MODEL, ROW_BYTES, World, rows, world
 from trio.testing import MockClock
 
 from potluck.errors import Refused, RemoteError, TransportError
-from potluck.node.again import Again, compute_again
 from potluck.node.frames import FrameStream
+from potluck.node.trust.again import Again, compute_again
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Ledger, Work
 from potluck.swarm.routing import Hop

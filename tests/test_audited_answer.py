@@ -24,13 +24,13 @@ from trio.testing import MockClock
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory
 from potluck.errors import Refused
-from potluck.node.again import compute_again
 from potluck.node.api.backend import SwarmBackend
-from potluck.node.auditor import Auditor
 from potluck.node.generation import Generation, Piece, Request, hear, open_generation
-from potluck.node.limits import Limits
 from potluck.node.router import Router
-from potluck.node.trust import Trust
+from potluck.node.trust.again import compute_again
+from potluck.node.trust.auditor import Auditor
+from potluck.node.trust.book import Trust
+from potluck.node.trust.limits import Limits
 from potluck.swarm.audit import Lots
 from potluck.swarm.proof import check_proof
 from potluck.swarm.wire import Step

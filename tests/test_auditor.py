@@ -18,8 +18,8 @@ from trio.testing import MockClock
 
 from potluck.dht.record import Announcement
 from potluck.errors import Refused, RemoteError, TransportError
-from potluck.node.again import Again, is_whole, parts_of, took_last
-from potluck.node.auditor import (
+from potluck.node.trust.again import Again, is_whole, parts_of, took_last
+from potluck.node.trust.auditor import (
     COMPUTE_S,
     REST_S,
     TOKEN_S,
@@ -28,8 +28,8 @@ from potluck.node.auditor import (
     Docket,
     Finding,
 )
-from potluck.node.limits import Limit, Limits
-from potluck.node.trust import Trust
+from potluck.node.trust.book import Trust
+from potluck.node.trust.limits import Limit, Limits
 from potluck.swarm.audit import Lots
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work

@@ -13,7 +13,7 @@ from testimonies import NOW, accusation, announced
 from potluck.crypto.codec import encode
 from potluck.dht.record import DOMAIN
 from potluck.node import home as homes
-from potluck.node.bans import BANS, Bans, _Kept
+from potluck.node.trust.bans import BANS, Bans, _Kept
 from potluck.swarm.banned import Acquaintance, Ban
 from potluck.swarm.reputation import FOR_GOOD_S
 from potluck.swarm.testimony import check_contradiction, contradiction_of, sign_accusation
@@ -82,7 +82,7 @@ def test_a_full_disk_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_of_too_many_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potluck.node.bans.KEPT_MAX", 3)
+    monkeypatch.setattr("potluck.node.trust.bans.KEPT_MAX", 3)
     bans = Bans(tmp_path)
     liars = [key(f"liar {number}").peer_id for number in range(5)]
     for liar in liars:
@@ -94,7 +94,7 @@ def test_of_too_many_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_of_too_many_strangers_go_first_after_a_restart_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("potluck.node.bans.KEPT_MAX", 3)
+    monkeypatch.setattr("potluck.node.trust.bans.KEPT_MAX", 3)
     met = replace(FOR_GOOD, known=Acquaintance(90_000.0, "1.2.0.0/16"))
     Bans(tmp_path).keep(met, NOW)
     for number in range(5):

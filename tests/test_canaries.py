@@ -12,9 +12,9 @@ from receipts import key
 from test_auditor import World, signed
 from trio.testing import MockClock
 
-from potluck.node.again import Again
-from potluck.node.auditor import CANARY_BYTES_MAX, Auditor, Docket
-from potluck.node.trust import Trust
+from potluck.node.trust.again import Again
+from potluck.node.trust.auditor import CANARY_BYTES_MAX, Auditor, Docket
+from potluck.node.trust.book import Trust
 from potluck.swarm.audit import AuditConfig, Lots
 from potluck.swarm.ledger import Work
 
@@ -143,7 +143,7 @@ async def test_what_is_kept_of_answers_is_bounded(
         work = replace(world.work, peer=key(name).peer_id, account=account)
         auditor._learn(work, (Again(key("a").peer_id, account, memoryview(world.right[-1])),))
     assert len(auditor._answers) == 4
-    monkeypatch.setattr("potluck.node.auditor.CANARY_BYTES_MAX", 10)
+    monkeypatch.setattr("potluck.node.trust.auditor.CANARY_BYTES_MAX", 10)
     auditor._answers.clear()
     auditor._learn(world.work, ())
     assert auditor._answers == {} and CANARY_BYTES_MAX > 10

@@ -16,8 +16,8 @@ from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.keyspace import spans_of
 from potluck.dht.record import REFRESH_S, Announcement, Record, sign_fact
-from potluck.node.capability import CHANGES_SAVED, Capabilities, Told
-from potluck.node.registry import Registrar
+from potluck.node.gossip.capability import CHANGES_SAVED, Capabilities, Told
+from potluck.node.gossip.registry import Registrar
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.topics import CAPABILITY, Message, topic_of, topics_of
 

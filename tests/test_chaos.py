@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from potluck.errors import MissingBlocks, PotluckError
-from potluck.node.chaos import (
+from potluck.node.process import process_id
+from potluck.node.session import Recovery
+from potluck.node.testnet.chaos import (
     COVERED_MOST_S,
     REST_EPOCHS,
     Made,
@@ -29,13 +31,11 @@ from potluck.node.chaos import (
     quantile,
     see_rest,
 )
-from potluck.node.chaos_load import Load, Toll, make_questions
-from potluck.node.islands import address_of
-from potluck.node.process import process_id
-from potluck.node.roster import Roster
-from potluck.node.session import Recovery
-from potluck.node.testnet import LocalSwarm, Plan, lay_out
-from potluck.node.testnet_log import log_bytes
+from potluck.node.testnet.islands import address_of
+from potluck.node.testnet.launcher import LocalSwarm, Plan, lay_out
+from potluck.node.testnet.logs import log_bytes
+from potluck.node.testnet.readers import Load, Toll, make_questions
+from potluck.node.testnet.roster import Roster
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.chaos import (
     FIRST_S,

@@ -12,9 +12,9 @@ import pytest
 from potluck.cli.answer import AMENDED, Question, Told, audits_line, follow, tell_answer
 from potluck.cli.habits import Habits
 from potluck.errors import UserError
-from potluck.node.auditor import Tally
 from potluck.node.config import find_audit
 from potluck.node.generation import Piece, hear
+from potluck.node.trust.auditor import Tally
 
 
 def piece(position: int, text: str, finish: str | None = None) -> Piece:

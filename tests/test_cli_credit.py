@@ -9,8 +9,8 @@ import pytest
 from receipts import key
 
 from potluck.cli.main import main
+from potluck.node.credit.tallies import open_tallies
 from potluck.node.identity import load_or_create
-from potluck.node.tallies import open_tallies
 from potluck.swarm.tally import accept, first_of, next_of, offer
 
 

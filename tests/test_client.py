@@ -21,7 +21,7 @@ from potluck.node import blocking, client
 from potluck.node.blocking import connect
 from potluck.node.client import Swarm
 from potluck.node.generation import Piece
-from potluck.node.trust import Trust
+from potluck.node.trust.book import Trust
 
 
 def threads() -> list[threading.Thread]:

@@ -31,7 +31,7 @@ from trio.testing import MockClock
 
 from potluck.crypto.codec import encode
 from potluck.dht.record import DOMAIN, Announcement, read
-from potluck.node.bans import BANS
+from potluck.node.trust.bans import BANS
 from potluck.swarm.banned import STRANGER, Acquaintance
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.testimony import (

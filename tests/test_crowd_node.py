@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.kad import KadDirectory, open_directory
 from potluck.dht.record import Record
-from potluck.node.crowd import Crowd
+from potluck.node.gossip.crowd import Crowd
 from potluck.node.net.host import Host, open_host
 from potluck.node.net.stream import Stream
 from potluck.swarm.machine import Fired

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from receipts import Stage, session
 
-from potluck.node.again import Again
-from potluck.node.auditor import Docket, Finding
-from potluck.node.trust import Trust
-from potluck.node.watch import REMADE_MAX, Watch
+from potluck.node.trust.again import Again
+from potluck.node.trust.auditor import Docket, Finding
+from potluck.node.trust.book import Trust
+from potluck.node.trust.watch import REMADE_MAX, Watch
 from potluck.swarm.audit import Judged, Verdict
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work

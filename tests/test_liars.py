@@ -26,7 +26,10 @@ from potluck.node.compute.tensor import pack, unpack
 from potluck.node.config import NodeConfig
 from potluck.node.frames import FrameStream
 from potluck.node.holder import Holder
-from potluck.node.liars import (
+from potluck.node.member import Member
+from potluck.node.serving import Model, open_model
+from potluck.node.testnet.launcher import MARK
+from potluck.node.testnet.liars import (
     DRIP_BYTES,
     DRIP_S,
     FREE_TOKENS,
@@ -36,10 +39,7 @@ from potluck.node.liars import (
     holder_type,
     open_lying_stage,
 )
-from potluck.node.lies import KINDS, LIE, Lie, parse_lie, parse_lies
-from potluck.node.member import Member
-from potluck.node.serving import Model, open_model
-from potluck.node.testnet import MARK
+from potluck.node.testnet.lies import KINDS, LIE, Lie, parse_lie, parse_lies
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.receipt import CHUNK_TOKENS
 from potluck.swarm.testimony import check_contradiction, contradiction_of

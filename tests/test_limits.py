@@ -18,7 +18,7 @@ from potluck.node.compute.compare import errors_of
 from potluck.node.compute.device import numerics_class
 from potluck.node.compute.tensor import pack
 from potluck.node.library import DEMO_FOLDER
-from potluck.node.limits import (
+from potluck.node.trust.limits import (
     FORMAT,
     LEAST,
     LIMITS,

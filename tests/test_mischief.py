@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from potluck.crypto.codec import decode_any, encode
 from potluck.node.compute.cheats import SWOLLEN, ColludingRows
 from potluck.node.compute.compare import apart
-from potluck.node.mischief import ROUND_S, false_accusation, flood_views, nobody, right_work
+from potluck.node.testnet.mischief import ROUND_S, false_accusation, flood_views, nobody, right_work
 from potluck.swarm.audit import EXACT as EQUAL
 from potluck.swarm.audit import Dispute, judge
 from potluck.swarm.sampling_events import LETTER_BYTES_MAX, PROTOCOL, VIEW_MAX, View

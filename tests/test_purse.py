@@ -13,9 +13,9 @@ from homes import impatient as impatient
 from sim.memory_host import MemoryNet, MemoryStream
 
 from potluck.crypto.keys import IdentityKey
-from potluck.node import till as till_module
-from potluck.node.tallies import FILE, Tallies
-from potluck.node.till import Till
+from potluck.node.credit import till as till_module
+from potluck.node.credit.tallies import FILE, Tallies
+from potluck.node.credit.till import Till
 from potluck.swarm.settlement import PROTOCOL
 from potluck.swarm.tally import Tally, contradiction
 
@@ -69,7 +69,7 @@ async def test_an_answer_that_never_came_is_shown_next_time(tmp_path: Path) -> N
         with pytest.MonkeyPatch.context() as patched:
             client.purse.opens(giver.key.peer_id)
             await until(lambda: client.host.peer_id in giver.till._account_of)
-            patched.setattr("potluck.node.purse.encode", lambda answer: b"\xc1")
+            patched.setattr("potluck.node.credit.purse.encode", lambda answer: b"\xc1")
             work = await client.take(giver, 100)
             await client.purse.settle()
         assert taker.sums(giver) == (0.0, pytest.approx(work))
@@ -138,7 +138,7 @@ async def test_two_clients_of_a_home_and_two_homes_at_once(tmp_path: Path) -> No
 async def test_of_many_givers_those_go_first_that_nothing_is_owed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("potluck.node.purse.GIVERS_MAX", 2)
+    monkeypatch.setattr("potluck.node.credit.purse.GIVERS_MAX", 2)
     async with world(tmp_path) as made:
         giver, taker = made.home("giver"), made.home("taker")
         client = taker.client()

@@ -19,8 +19,10 @@ from trio.testing import MockClock
 from potluck.crypto.codec import decode, encode
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import Refused, RemoteError, TransportError
-from potluck.node import exhibit
-from potluck.node.exhibit import (
+from potluck.node.frames import FrameStream
+from potluck.node.loopback import Loopback
+from potluck.node.trust import exhibit
+from potluck.node.trust.exhibit import (
     BYTES_MAX,
     FETCH_FIRST_S,
     PROTOCOL,
@@ -30,10 +32,8 @@ from potluck.node.exhibit import (
     fetch,
     name_of,
 )
-from potluck.node.frames import FrameStream
-from potluck.node.limits import Limit, Limits
-from potluck.node.loopback import Loopback
-from potluck.node.recompute import Recomputer, Unfounded, work_of
+from potluck.node.trust.limits import Limit, Limits
+from potluck.node.trust.recompute import Recomputer, Unfounded, work_of
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Ledger, Work
 from potluck.swarm.routing import Hop

@@ -14,8 +14,8 @@ from potluck.crypto.envelope import Envelope
 from potluck.dht.keyspace import spans_of
 from potluck.dht.record import REFRESH_S, Record, sign_fact
 from potluck.errors import RemoteError
-from potluck.node.registry import KINDS, OF_EACH
-from potluck.node.talks import Talk
+from potluck.node.gossip.registry import KINDS, OF_EACH
+from potluck.node.gossip.talks import Talk
 from potluck.swarm.replica import (
     LETTER_BYTES_MAX,
     PROTOCOL,

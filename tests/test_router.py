@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from potluck.node.net.ways import relays_told
 from potluck.node.router import FRESH_S, Router
 from potluck.node.session import open_session
-from potluck.node.trust import Trust
+from potluck.node.trust.book import Trust
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.view import OBSERVATIONS_TO_TRUST, RELAYED
 

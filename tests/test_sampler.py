@@ -13,10 +13,10 @@ from trio.testing import MockClock
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.message import Contact
 from potluck.errors import RemoteError, TransportError
+from potluck.node.gossip.sampling import OF_EACH, Sampler, seen_at
+from potluck.node.gossip.talks import TALK_S, Talk
 from potluck.node.net.address import parse
 from potluck.node.net.identify import Claims
-from potluck.node.sampling import OF_EACH, Sampler, seen_at
-from potluck.node.talks import TALK_S, Talk
 from potluck.swarm.sampling import ROUND_S
 from potluck.swarm.sampling_events import (
     LETTER_BYTES_MAX,

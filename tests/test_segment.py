@@ -19,7 +19,7 @@ from potluck.crypto.envelope import sign
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.record import Announcement
 from potluck.errors import RemoteError, TransportError
-from potluck.node.segment import CELL_MAX, LETTERS_SAVED, READ_EVERY_S, Segment, nearest
+from potluck.node.gossip.segment import CELL_MAX, LETTERS_SAVED, READ_EVERY_S, Segment, nearest
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.rumour import (
     DOMAIN,

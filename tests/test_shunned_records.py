@@ -12,7 +12,7 @@ from potluck.dht.keyspace import spans_of
 from potluck.dht.message import Find, Found, Put
 from potluck.dht.record import Record
 from potluck.node.client import shun_liars
-from potluck.node.trust import Trust
+from potluck.node.trust.book import Trust
 
 CHUNK = bytes(32)
 

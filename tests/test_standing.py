@@ -12,8 +12,8 @@ from testimonies import NOW, announced
 from trio.testing import MockClock
 
 from potluck.dht.record import Announcement, read
-from potluck.node import standing
-from potluck.node.standing import MET, Standings
+from potluck.node.trust import standing
+from potluck.node.trust.standing import MET, Standings
 from potluck.swarm.banned import STRANGER, Acquaintance
 
 ALICE, BOB = key("a"), key("b")

@@ -11,7 +11,7 @@ import pytest
 from receipts import key
 
 from potluck.errors import UserError
-from potluck.node.tallies import BROKEN, FILE, Tallies, open_tallies
+from potluck.node.credit.tallies import BROKEN, FILE, Tallies, open_tallies
 from potluck.swarm.credit import Book, Edge, Spent
 from potluck.swarm.tally import Tally, accept, first_of, next_of, offer
 
@@ -93,7 +93,7 @@ def test_no_number_is_signed_under_twice(tmp_path: Path) -> None:
 def test_where_too_many_are_known_the_number_just_drawn_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("potluck.node.tallies.PAIRS_MAX", 8)
+    monkeypatch.setattr("potluck.node.credit.tallies.PAIRS_MAX", 8)
     tallies = open_tallies(tmp_path, M)
     for number in range(20):
         raw, tally = signed(first_of(M, B), took=1.0 + number)
@@ -146,7 +146,7 @@ def test_a_disk_that_takes_nothing_is_told_in_one_line(
     tallies.keep(raw, tally)
     book = Book(9.0, tuple(Edge(f"peer {n}", M, 1.0, 1.0) for n in range(5000)), ())
     with monkeypatch.context() as patched:
-        patched.setattr("potluck.node.tallies._connect", full)
+        patched.setattr("potluck.node.credit.tallies._connect", full)
         with pytest.raises(UserError, match="No space left"):
             tallies.keep_book(book, {})
     assert tallies.book() is None and summed(tallies) == {B: (0.0, 1.0)}

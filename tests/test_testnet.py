@@ -21,10 +21,8 @@ from hypothesis import strategies as st
 
 from potluck.cli.main import main
 from potluck.errors import PotluckError, UserError
-from potluck.node.lies import LIE, parse_lies
 from potluck.node.process import last_lines, marked, process_id
-from potluck.node.roster import STATE, Roster
-from potluck.node.testnet import (
+from potluck.node.testnet.launcher import (
     MARK,
     Plan,
     find_testnet,
@@ -34,7 +32,9 @@ from potluck.node.testnet import (
     start_testnet,
     take_down,
 )
-from potluck.node.testnet_log import LOG
+from potluck.node.testnet.lies import LIE, parse_lies
+from potluck.node.testnet.logs import LOG
+from potluck.node.testnet.roster import STATE, Roster
 
 PRETENDED = """
 import json, os, pathlib, signal, sys

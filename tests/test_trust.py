@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from potluck.crypto.codec import decode
 from potluck.errors import UserError
 from potluck.node.home import replace_file
-from potluck.node.trust import BOOK_BYTES_MAX, TRUST, Trust
+from potluck.node.trust.book import BOOK_BYTES_MAX, TRUST, Trust
 from potluck.swarm.reputation import CONVICTED_S, Book
 
 NOW = 1.8e9
@@ -171,7 +171,7 @@ def test_what_a_full_disk_did_not_take_is_written_later(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("potluck.node.trust.replace_file", full)
+        patched.setattr("potluck.node.trust.book.replace_file", full)
         one.save()
     assert one.banned("liar") and not (tmp_path / TRUST).exists()
     one.convict("other")
@@ -189,7 +189,7 @@ async def test_the_service_writes_soon_and_at_the_end(
         if not written.is_set():
             trio.from_thread.run_sync(written.set)
 
-    monkeypatch.setattr("potluck.node.trust.replace_file", write)
+    monkeypatch.setattr("potluck.node.trust.book.replace_file", write)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(one.keep)
         one.convict("first")

@@ -20,10 +20,10 @@ from potluck.crypto.codec import encode
 from potluck.crypto.envelope import sign
 from potluck.dht.record import Announcement
 from potluck.errors import RemoteError, TransportError
-from potluck.node.again import Again
-from potluck.node.auditor import Finding
-from potluck.node.limits import Limits
-from potluck.node.witness import TRIES, Witness, public_words
+from potluck.node.trust.again import Again
+from potluck.node.trust.auditor import Finding
+from potluck.node.trust.limits import Limits
+from potluck.node.trust.witness import TRIES, Witness, public_words
 from potluck.swarm.audit import Judged
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work

@@ -19,10 +19,10 @@ from potluck.dht.known import Known
 from potluck.dht.message import Contact
 from potluck.dht.record import REFRESH_S, Record, sign_fact
 from potluck.errors import RemoteError, TransportError
+from potluck.node.gossip.registry import Registrar
+from potluck.node.gossip.sampling import Sampler
 from potluck.node.net.address import Address, parse
 from potluck.node.net.identify import Claims
-from potluck.node.registry import Registrar
-from potluck.node.sampling import Sampler
 
 from .memory_host import MemoryHost, MemoryNet, MemoryStream
 from .memory_swarm import BLOCKS, announcement

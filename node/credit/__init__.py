@@ -1,0 +1,1 @@
+"""What was given and taken: counted, signed for, kept."""

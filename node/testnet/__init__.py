@@ -1,0 +1,1 @@
+"""A swarm of several processes on this machine, broken and lied to on purpose."""

@@ -1,0 +1,1 @@
+"""Work that is checked: audits, evidence, bans; whom this home trusts, and why."""

@@ -1,0 +1,383 @@
+"""Has a share of the signed work computed again by others, and says who was right.
+
+The rules are swarm/audit.py's; here is what waits. Each answer has a `Docket`: what its servers
+sign goes in by a call that never waits, findings come out by a callback. All dockets of a process
+share a few audits at once; each computation has a deadline. A peer that dies, is busy or answers
+rubbish when it is asked to audit ends nothing: another is asked, and where nobody is left the chunk
+stays unaudited and is counted so.
+
+    LiveSession ── on_signed(work) ──▶ Docket: drawn? ──▶ queue ──▶ Auditor ── again ──▶ a peer
+    Generation ◀── tell(finding) ──────────────────────────┤       errors, judge, dispute
+                                                           └──▶ Trust: right, wrong, doubted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import trio
+
+from ...dht.network import networks_of
+from ...dht.record import Announcement
+from ...errors import Refused, RemoteError, TransportError
+from ...swarm.audit import (
+    AuditConfig,
+    Canaries,
+    Drawn,
+    Judged,
+    Known,
+    Lots,
+    Outcome,
+    Signed,
+    Verdict,
+    choose_auditor,
+    draw,
+)
+from ...swarm.ledger import Work
+from ...swarm.testimony import Contradiction
+from ..log import get_logger
+from .again import Again, is_whole
+from .book import Trust
+from .case import Case, Runner
+from .limits import Limits
+
+AT_ONCE: Final = 2  # guess: a client asks for one answer, and its audits shall not slow it down
+WAITING_MAX: Final = 64  # chunks drawn: half an hour of a person's reading; more stay unaudited
+COMPUTE_S: Final = 10.0  # guess: to reach a peer, and for its queue
+TOKEN_S: Final = 0.02  # guess: of a prompt, on a slow device
+REST_S: Final = 300.0  # guess: for so long a peer that gave nothing is not asked again
+FAILURES_MAX: Final = 4  # in one audit: peers that gave nothing
+CANARY_BYTES_MAX: Final = 1 << 20  # of rows; 64 of them are kept at most
+
+log = get_logger()
+
+Compute = Callable[[str, Work], Awaitable[Again]]
+
+
+class Peers(Protocol):
+    """Who could compute it again: the router."""
+
+    async def announcements(self, model: str) -> tuple[Announcement, ...]: ...
+
+    def may_serve(self, peer: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one audit came to.
+
+    verdict: of the work. again: what others made of it, first of all one that is believed, if any
+    is; judged, limit: the work beside that one's. right, wrong: who is believed, and who is
+    convicted; doubted: who stood with the fewer when nobody could be.
+    """
+
+    work: Work
+    verdict: Verdict
+    judged: Judged
+    limit: float
+    again: tuple[Again, ...]
+    right: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    doubted: tuple[str, ...] = ()
+
+    @property
+    def convicting(self) -> tuple[Work, ...]:
+        """What each that is convicted has signed for, enough for anybody to compute it again
+        (testimony.Accusation): the work itself, or an auditor's answer to the same question."""
+        work = self.work
+        answers = [
+            replace(
+                work, peer=one.peer, account=one.account, place=len(one.account.chunks) - 1,
+                numerics=one.numerics, gave=one.gave,
+            )
+            for one in self.again
+        ]  # fmt: skip
+        return tuple(one for one in (work, *answers) if one.peer in self.wrong)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one answer. unaudited: drawn, but nobody was there to compute it again, or its server was
+    convicted meanwhile."""
+
+    signed: int = 0
+    drawn: int = 0
+    right: int = 0
+    wrong: int = 0
+    open: int = 0
+    unaudited: int = 0
+    convicted: list[str] = field(default_factory=list)
+
+    @property
+    def audited(self) -> int:
+        return self.right + self.wrong + self.open
+
+
+class Docket:
+    """The audits of one answer. Made by `Auditor.docket`."""
+
+    def __init__(self, auditor: Auditor, tell: Callable[[Finding], None]) -> None:
+        self._auditor = auditor
+        self._tell = tell
+        self._idle = trio.Event()
+        self._pending = 0
+        self.peers: set[str] = set()  # that served the answer: none of them audits another
+        self.tally = Tally()
+        self.findings: list[Finding] = []
+
+    def signed(self, work: Work) -> None:
+        """A server has signed for this: it may be audited now. Never waits."""
+        self.tally.signed += 1
+        self.peers.add(work.peer)
+        drawn = self._auditor.drawn(work)
+        if drawn is None:
+            return
+        self.tally.drawn += 1
+        if self._auditor.take(self, work, canary=drawn.canary):
+            self._pending += 1
+        else:
+            self.tally.unaudited += 1
+
+    def settle(self, finding: Finding | None) -> None:
+        """One that was taken has come to its end; None: nobody could compute it again."""
+        self._pending -= 1
+        if finding is None:
+            self.tally.unaudited += 1
+        else:
+            self.findings.append(finding)
+            self.tally.right += finding.verdict == "right"
+            self.tally.wrong += finding.verdict == "wrong"
+            self.tally.open += finding.verdict == "open"
+            self.tally.convicted += [
+                one for one in finding.wrong if one not in self.tally.convicted
+            ]
+            self._tell(finding)
+        self._idle.set()
+        self._idle = trio.Event()
+
+    async def idle(self) -> None:
+        """Until every audit that was begun has ended."""
+        while self._pending:
+            await self._idle.wait()
+
+
+class Auditor:
+    """One for a process. `run` it in a nursery; leaving that, all audits end."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        compute: Compute,
+        worker: Runner,
+        trust: Trust,
+        limits: Limits,
+        lots: Lots,
+        config: AuditConfig | None = None,
+    ) -> None:
+        """compute: has a peer compute a chunk again (again.py). A client that holds the blocks
+        itself would give its own name and engine a place here: its word decides at once."""
+        self.trust = trust
+        self._peers = peers
+        self._compute = compute
+        self._worker = worker
+        self._limits = limits
+        self._lots = lots
+        self._config = config or AuditConfig()
+        self.on_wrong: Callable[[Finding], None] = lambda finding: None  # somebody was convicted
+        self.on_fork: Callable[[Contradiction], None] = lambda item: None  # by two receipts
+        self._resting: dict[str, float] = {}  # who gave nothing, until when
+        self._canaries = Canaries()
+        self._answers: dict[bytes, tuple[Work, tuple[Again, ...]]] = {}  # of those, by their names
+        self._send, self._receive = trio.open_memory_channel[tuple[Docket, Work, bool]](WAITING_MAX)
+
+    def docket(self, tell: Callable[[Finding], None]) -> Docket:
+        """For one answer. tell: takes each finding, after Trust has."""
+        return Docket(self, tell)
+
+    def drawn(self, work: Work) -> Drawn | None:
+        """Whether its lot falls so. What gave nothing out has nothing to be compared."""
+        if not is_whole(work):
+            return None
+        tokens = work.account.chunks[work.place].tokens
+        signed = Signed(work.peer, _name(work), work.place, tokens)
+        return next(
+            iter(draw([signed], self._lots, self.trust.rate, self._config, canaries=True)), None
+        )
+
+    def take(self, docket: Docket, work: Work, *, canary: bool = False) -> bool:
+        """Put it in the queue; False when that is full."""
+        try:
+            self._send.send_nowait((docket, work, canary))
+        except trio.WouldBlock:
+            return False
+        return True
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        async for docket, work, canary in self._receive.clone():
+            finding = await self._audit(docket, work, canary)
+            docket.settle(finding)
+            if finding is not None and finding.wrong:
+                self.on_wrong(finding)
+
+    async def _audit(self, docket: Docket, work: Work, canary: bool) -> Finding | None:
+        """By a question whose answer is known, if it is to be so and there is one; else computed
+        again by others."""
+        if self.trust.banned(work.peer):
+            return None
+        case = await self._pose(work) if canary else None
+        return await self._settle(case or Case(work, self._limits), docket.peers | {work.peer})
+
+    async def _pose(self, work: Work) -> Case | None:
+        """What its server makes of work that others have done, beside what they made of it. None
+        where there is none, or it gives nothing: then its own work is computed again."""
+        opening, peer = work.account.opening, work.peer
+        known = self._canaries.pick(
+            opening.model.hex(), str(work.blocks), work.numerics, self._lots, _name(work), peer
+        )
+        if known is None:
+            return None
+        asked, answers = self._answers[known.name]
+        if any(self.trust.banned(one.peer) for one in answers):
+            return None  # since then: it may be they who agreed on a lie
+        try:
+            with trio.fail_after(_allowed_s(asked)):
+                its = await self._compute(peer, asked)
+        except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
+            log.debug("canary not answered", by=peer, reason=str(error))
+            return None
+        place = len(its.account.chunks) - 1
+        posed = replace(
+            asked, peer=peer, account=its.account, place=place, numerics=its.numerics, gave=its.gave
+        )
+        case = Case(posed, self._limits)
+        for one in answers:
+            if not case.comparable(one.numerics):
+                return None
+            case.asked.append(one.peer)
+            await case.add(one, self._worker)
+        case.known = frozenset(case.asked)
+        return None if case.open else case
+
+    async def _settle(self, case: Case, avoid: Collection[str]) -> Finding | None:
+        """Ask one after another until the rule has an answer, or nobody is left."""
+        found = case.outcome(self.trust.mean) if case.again else Outcome((), (), True)
+        while found.ask:
+            again = await self._ask(case, avoid)
+            if again is None:
+                break
+            await case.add(again, self._worker)
+            if case.open:
+                break
+            found = case.outcome(self.trust.mean)
+        return self._conclude(case, found) if case.again else None
+
+    async def _ask(self, case: Case, avoid: Collection[str]) -> Again | None:
+        """One more computation that can be compared with those before; None: nobody can."""
+        work = case.work
+        while case.failures < FAILURES_MAX:
+            peer = await self._choose(case, avoid)
+            if peer is None:
+                return None
+            case.asked.append(peer)
+            try:
+                with trio.fail_after(_allowed_s(work)):
+                    again = await self._compute(peer, work)
+            except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
+                log.debug("not audited", by=peer, reason=str(error))
+                case.failures += 1
+                self._resting[peer] = trio.current_time() + REST_S
+                continue
+            if case.comparable(again.numerics):  # it may have announced another class
+                return again
+            case.failures += 1
+        return None
+
+    async def _choose(self, case: Case, avoid: Collection[str]) -> str | None:
+        """By lot among those that suit best: of the same class first, of other networks first."""
+        model = case.work.account.opening.model.hex()
+        try:
+            told = await self._peers.announcements(model)
+        except TransportError:
+            return None
+        now = trio.current_time()
+        self._resting = {peer: until for peer, until in self._resting.items() if now < until}
+        avoid = {*avoid, *case.asked, *self._resting}
+        fit = [one for one in told if one.peer not in avoid and self._fits(one, case)]
+        home = networks_of(
+            address for one in told if one.peer == case.work.peer for address in one.addresses
+        )
+        names = {middle for _, middle, _ in home}
+
+        def rank(one: Announcement) -> tuple[bool, bool]:
+            near = any(middle in names for _, middle, _ in networks_of(one.addresses))
+            return one.numerics != case.work.numerics, near
+
+        best = min(map(rank, fit), default=None)
+        return choose_auditor(
+            [one.peer for one in fit if rank(one) == best],
+            self._lots,
+            _name(case.work),
+            avoid=avoid,
+            turn=len(case.asked),
+        )
+
+    def _fits(self, told: Announcement, case: Case) -> bool:
+        blocks = case.work.blocks
+        holds = told.start <= blocks.start and blocks.stop <= told.stop
+        serves = told.state == "online" and self._peers.may_serve(told.peer)
+        return holds and serves and case.comparable(told.numerics)
+
+    def _conclude(self, case: Case, found: Outcome) -> Finding:
+        work, trust = case.work, self.trust
+        tokens = work.account.chunks[work.place].tokens
+        doubted = () if found.right or case.open else found.doubted
+        for peer in found.right:
+            if peer not in case.known:  # it was not asked anew
+                trust.audited(peer, right=True, tokens=tokens)
+        for peer in found.wrong:
+            trust.audited(peer, right=False, tokens=tokens)
+            trust.convict(peer)
+            log.warning("peer convicted", peer=peer, blocks=str(work.blocks))
+        for peer in doubted:
+            trust.doubted(peer, tokens=tokens)
+        verdict: Verdict = "open"
+        if work.peer in found.right:
+            verdict = "right"
+        elif work.peer in found.wrong:
+            verdict = "wrong"
+        again = sorted(case.again, key=lambda one: one.peer not in found.right)
+        judged, limit = case.judged[again[0].peer]
+        if verdict == "right" and not case.known:
+            self._learn(work, tuple(one for one in again if one.peer in found.right))
+        return Finding(
+            work, verdict, judged, limit, tuple(again), found.right, found.wrong, doubted
+        )
+
+    def _learn(self, work: Work, again: tuple[Again, ...]) -> None:
+        """Others may be asked this, some day."""
+        if sum(map(len, work.took)) > CANARY_BYTES_MAX:
+            return
+        opening, name = work.account.opening, _name(work)
+        mine = Again(work.peer, work.account, memoryview(work.gave))
+        self._answers[name] = work, (mine, *again)
+        known = Known(name, (work.peer, *(one.peer for one in again)))
+        for gone in self._canaries.learn(
+            opening.model.hex(), str(work.blocks), work.numerics, known
+        ):
+            del self._answers[gone]
+
+
+def _allowed_s(work: Work) -> float:
+    return COMPUTE_S + TOKEN_S * sum(work.sizes)
+
+
+def _name(work: Work) -> bytes:
+    """Of its receipt."""
+    return work.account.names[work.place + 1]
