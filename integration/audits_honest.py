@@ -5,15 +5,15 @@
 The stages are those of a node (choice.open_stage), the passes those of its device (batch.Lane).
 Sessions of prompts, tokens and odd steps, 1 to 32 at a time in the same passes, are answered by one
 stage; another of its class computes each again from the bytes on the wire, in the sizes of the
-steps (as node/trust/again.py asks it to), and each chunk is compared (compare.errors_of) and judged as an
-auditor does. Server and auditor differ in threads, in instruction sets and in company.
+steps (as trust/again.py asks it to), and each chunk is compared (compare.errors_of) and judged as
+an auditor does. Server and auditor differ in threads, in instruction sets and in company.
 
     same     both are ours, of one class: the limit is 0
     torch    both are torch's, of one kind: the server decodes, the auditor repeats
     other    a server of ours and an auditor of torch's
     cheats   a testnet's liars (node/testnet/liars.py), audited by an honest peer of ours
 
-Limits are those that are shipped (node/trust/limits.py); for a model without any, classes are compared
+Limits are those that are shipped (trust/limits.py); for a model without any, classes are compared
 but nobody is judged across them. They were measured with rows of fp32 on the wire, as clients send
 them, and so are the rounds across classes here: with rows of bf16 an honest int8 server of ours and
 torch's fp32 were up to .0014 apart, and the limit is .001. Between equals every wire is tried.

@@ -2,7 +2,8 @@
 
     python -m integration.dht_scale
 
-The measuring is `potluck bench dht` (node/bench/directory.py); a swarm of twelve is the quick version.
+The measuring is `potluck bench dht` (node/bench/directory.py); a swarm of twelve is the quick
+version.
 """
 
 from __future__ import annotations

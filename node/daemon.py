@@ -93,7 +93,7 @@ async def run_node(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend.
 
-    hold: what holds the blocks; in a testnet perhaps what lies about them (liars.py).
+    hold: what holds the blocks; in a testnet perhaps what lies about them (testnet/liars.py).
     """
     began_s = time.monotonic()
     prepare_home(config.home)

@@ -55,7 +55,7 @@ class Directory(Protocol):
 
 
 class Standing(Protocol):
-    """How far peers are trusted (trust.py)."""
+    """How far peers are trusted (trust/book.py)."""
 
     def cost_factor(self, peer: str) -> float:
         """What its times count: 1 for a stranger, infinitely for whom no route may lead to."""
@@ -99,7 +99,7 @@ class Router:
         self.hedges = Hedges()
         self.opens: Callable[[str], None] = lambda peer: None  # told of whom a hop is opened at,
         self.took: Callable[[str, int, float], None] = lambda peer, tokens, work: None  # and of
-        # what it computed for us (purse.py)
+        # what it computed for us (credit/purse.py)
         self._known: dict[str, Heard] = {}
         self._histories: dict[str, PeerHistory] = {}
 

@@ -10,7 +10,7 @@ its good name, but not this answer: to compute its words again costs little besi
 it is one word against another nothing is gained by taking the other's.
 
 What a stranger gave and has gone without signing for is made again too, or whoever lies would only
-have to be gone in time: all that a stranger does is audited (trust.py). So often at most that an
+have to be gone in time: all that a stranger does is audited (book.py). So often at most that an
 answer comes to its end where peers come and go all the time.
 """
 
