@@ -217,8 +217,8 @@ async def open_swarm(
 
     Our id on the network is a new one each time. But the client of a home in which a node has run
     asks on that node's account, so that what the node gave counts: those who serve it learn that
-    node's name, each time the same (credit/purse.py). anonymous: it does not, and lives from what is
-    left for newcomers.
+    node's name, each time the same (credit/purse.py). anonymous: it does not, and lives from what
+    is left for newcomers.
 
     Raises UserError when there is nobody to join by, or nobody answers.
     """

@@ -8,8 +8,8 @@ tokens of each span are one audit, as swarm/audit.py judges it:
     error of a token   |gave - again| / |again - took|, as compute/compare.py has it
     limit of a pair    twice what 999 of 1000 honest audits need, of the span where that is most
 
-Kinds are what limits are kept for (trust/limits.py): our C, and torch by its dtype, in one format of
-weights. Between two formats nothing is compared: their difference is no honest peer's. Of a pair
+Kinds are what limits are kept for (trust/limits.py): our C, and torch by its dtype, in one format
+of weights. Between two formats nothing is compared: their difference is no honest peer's. Of a pair
 whose every audit gave equal bits nothing is told: its limit is 0, as the rule has it.
 """
 
