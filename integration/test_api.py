@@ -19,6 +19,7 @@ import pytest
 import potluck
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.logs import counts, log_bytes
 
 from .ground import POTLUCK
 from .waiting import until
@@ -250,10 +251,11 @@ def test_missing_blocks_are_told_with_when_to_come_back(net: LocalSwarm, url: st
 
 def _sessions(net: LocalSwarm, name: str) -> int:
     """How many a node has open, as it says itself."""
-    since = net.log_bytes(name)
+    folder = net.roster.folder
+    since = log_bytes(folder, name)
     net.send(name, signal.SIGUSR1)
-    until(lambda: net.counts(name, since) is not None)
-    return (net.counts(name, since) or {})["sessions"]
+    until(lambda: counts(folder, name, since) is not None)
+    return (counts(folder, name, since) or {})["sessions"]
 
 
 def _metric(url: str, name: str) -> float:
