@@ -79,7 +79,7 @@ def nodes_of(home: Path) -> list[psutil.Process]:
 def launch_apart(home: Path, *how: str, by: str = "start_testnet") -> subprocess.Popen[bytes]:
     """A launcher of three nodes, in a process of its own that can be killed."""
     script = (
-        f"import sys, pathlib; from potluck.node.testnet import Plan, {by} as launch;"
+        f"import sys, pathlib; from potluck.node.testnet.launcher import Plan, {by} as launch;"
         "plan = Plan(pathlib.Path(sys.argv[1]), '/models/m', 'm', 6, 3);"
         "net = launch(plan, program=sys.argv[2:]);"
         "hasattr(net, '__enter__') and net.__enter__()"

@@ -1,6 +1,6 @@
 """Many hosts in one process, for `bench_dht`: each with an identity, a listener and a directory.
 
-    python -m potluck.node.bench_dht_hosts COUNT [MULTIADDR ...]
+    python -m potluck.node.bench.hosts COUNT [MULTIADDR ...]
 
 A line of JSON in, a line of JSON out, one at a time; the first line out says where the first host
 is. It ends when its stdin does.
