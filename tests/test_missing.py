@@ -25,6 +25,16 @@ async def one_hop(one: Router, *, hurry: bool = False) -> str:
     return hop.peer
 
 
+async def lacking(peer: str) -> tuple[Network, Router]:
+    """It lives, and was read of; the next read tells of nobody."""
+    network = Network(announced(peer, DIRECT))
+    network.alive = {peer}
+    one = router(network)
+    await one.view(MODEL, 4)
+    network.told = ()
+    return network, one
+
+
 async def fail_again_and_again(one: Router, peer: str, times: int) -> None:
     """Each time as soon as it may be asked again."""
     for _ in range(times):
@@ -60,11 +70,7 @@ async def test_who_does_not_answer_is_waited_for_no_longer_than_the_grace(
 
 async def test_whom_a_read_lacks_is_used_if_it_answers(autojump_clock: MockClock) -> None:
     """The keepers that answered had just begun, and were not told yet."""
-    network = Network(announced("one", DIRECT))
-    network.alive = {"one"}
-    one = router(network)
-    await one.view(MODEL, 4)
-    network.told = ()
+    network, one = await lacking("one")
     await trio.sleep(FRESH_S + 1)
     assert await one_hop(one) == "one"
     network.told = (replace(announced("one", DIRECT), state="draining"),)
@@ -74,11 +80,7 @@ async def test_whom_a_read_lacks_is_used_if_it_answers(autojump_clock: MockClock
 
 
 async def test_whom_a_read_lacks_is_forgotten_with_its_record(autojump_clock: MockClock) -> None:
-    network = Network(announced("one", DIRECT))
-    network.alive = {"one"}
-    one = router(network)
-    await one.view(MODEL, 4)
-    network.told = ()
+    _, one = await lacking("one")
     await trio.sleep(91)
     with pytest.raises(MissingBlocks):
         await one_hop(one)
@@ -86,11 +88,7 @@ async def test_whom_a_read_lacks_is_forgotten_with_its_record(autojump_clock: Mo
 
 async def test_who_rests_is_asked_once_and_not_waited_for(autojump_clock: MockClock) -> None:
     """It withdrew, and still tells its queue; who opens a session there is told to come later."""
-    network = Network(announced("rests", DIRECT))
-    network.alive = {"rests"}
-    one = router(network)
-    await one.view(MODEL, 4)
-    network.told = ()
+    _, one = await lacking("rests")
     await trio.sleep(FRESH_S + 1)
     assert await one_hop(one) == "rests"
     began_s = trio.current_time()
