@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 from ..errors import RemoteError, TransportError
-from .credit.letters import receive_letter, send_letter
+from .letters import receive_letter, send_letter
 from .log import get_logger
 from .net.host import Host
 from .net.stream import Stream

@@ -8,7 +8,7 @@ import trio
 
 from potluck.dht.record import Announcement
 from potluck.errors import TransportError
-from potluck.node.credit.letters import LENGTH_BYTES
+from potluck.node.letters import LENGTH_BYTES
 from potluck.node.queues import QUEUE_BYTES
 from potluck.node.router import Router
 

@@ -13,8 +13,8 @@ from homes import until, world
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError, TransportError, UserError
 from potluck.node.credit import till as till_module
-from potluck.node.credit.letters import send_letter
 from potluck.node.credit.tallies import Tallies
+from potluck.node.letters import send_letter
 from potluck.swarm.credit import Book, Credit
 from potluck.swarm.settlement import PROTOCOL, Greeting, greet
 from potluck.swarm.tally import accept, first_of, next_of, offer

@@ -37,9 +37,9 @@ from ...swarm.settlement import (
 )
 from ...swarm.tally import EVERY_S, EVERY_TOKENS, accept
 from ..identity import load_if_any
+from ..letters import receive_letter, send_letter
 from ..log import get_logger
 from ..net.host import Host
-from .letters import receive_letter, send_letter
 from .tallies import Tallies, open_tallies
 
 log = get_logger()

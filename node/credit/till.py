@@ -52,10 +52,10 @@ from ...swarm.tally import (
 )
 from ...swarm.wire import Step
 from ..compute.worker import Worker
+from ..letters import receive_letter, send_letter
 from ..log import get_logger
 from ..net.host import Host
 from ..net.stream import Stream
-from .letters import receive_letter, send_letter
 from .tallies import Tallies, open_tallies
 
 log = get_logger()

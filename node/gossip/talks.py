@@ -1,4 +1,4 @@
-"""Talks of a few tagged messages on a stream of their own, each its length (4 bytes) and its bytes.
+"""Talks of a few tagged messages on a stream of their own, each a letter (../letters.py).
 
 Nothing is left open between two talks, each has a deadline and a limit, and whoever talks nonsense
 ends that talk alone.
@@ -13,8 +13,8 @@ from typing import Any, Final
 import trio
 
 from ...crypto.codec import decode_any, encode
-from ...dht.message import LENGTH_BYTES, FrameReader
-from ...errors import RemoteError, TransportError
+from ...errors import TransportError
+from ..letters import receive_letter, send_letter
 from ..net.host import Host
 from ..net.stream import Stream
 
@@ -29,23 +29,15 @@ class Talk:
         self._stream = stream
         self._kinds = kinds
         self._bytes_max = bytes_max
-        self._reader = FrameReader(bytes_max)
 
     async def send(self, *messages: object) -> None:
-        """Send all in one flush. Raises TransportError."""
-        raws = [encode(message) for message in messages]
-        await self._stream.send(*(len(raw).to_bytes(LENGTH_BYTES) + raw for raw in raws))
+        """Send all in one run. Raises TransportError."""
+        await send_letter(self._stream, *map(encode, messages))
 
     async def receive(self) -> Any | None:
         """The next message; None when there comes no more. Raises RemoteError, TransportError."""
-        while (raw := self._reader.next()) is None:
-            piece = await self._stream.receive()
-            if not len(piece):
-                if self._reader.holds_part:
-                    raise RemoteError("the stream ended inside a message")
-                return None
-            self._reader.feed(piece)
-        return decode_any(raw, self._kinds, max_bytes=self._bytes_max)
+        raw = await receive_letter(self._stream, self._bytes_max)
+        return None if raw is None else decode_any(raw, self._kinds, max_bytes=self._bytes_max)
 
     async def close(self) -> None:
         await self._stream.close()

@@ -24,6 +24,7 @@ from ...dht.allowance import Intake
 from ...errors import Refused, RemoteError, TransportError
 from ...swarm.evidence import KEEP_S
 from ...swarm.wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX
+from ..letters import receive_up_to
 from ..net.host import Host
 from ..net.stream import Stream
 
@@ -159,10 +160,7 @@ async def _receive(stream: Stream, most: int, deadline: trio.CancelScope) -> byt
 
 async def _receive_name(stream: Stream) -> bytes:
     """Whoever asks keeps its stream open. Raises RemoteError, TransportError."""
-    found = bytearray()
-    while len(found) < DIGEST_BYTES:
-        piece = await stream.receive(DIGEST_BYTES - len(found))
-        if not len(piece):
-            raise RemoteError("the stream ended inside a name")
-        found += piece
-    return bytes(found)
+    found = await receive_up_to(stream, DIGEST_BYTES)
+    if len(found) < DIGEST_BYTES:
+        raise RemoteError("the stream ended inside a name")
+    return found
