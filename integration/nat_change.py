@@ -24,13 +24,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .nat_lab import RTT_S
-from .nat_town import Town, open_town
+from .nat_town import Town, open_town, until_ready
 
 SUSPENDED_S = 20.0
 OUTAGE_S = 20.0
 BACK_S = 90.0  # after that it is lost
 BAR_S = 30.0  # issue B's
-READY_S = 30.0
 
 
 def by_cable(town: Town) -> None:
@@ -79,22 +78,13 @@ def measure(change: str, logs: Path, *, directory: bool, level: str = "info") ->
         for name in ("alice", "bob"):
             ground.home(name, "port")
             town.start(name, "--join", *town.join)
-        _ready(town)
+        until_ready(town, ["alice", "bob"])
         where = town.peers["bob"].tell(do="report")
         met = town.peers["alice"].tell(
             do="meet", peer=where["peer"], addresses=where["addresses"], within_s=15
         )
         CHANGES[change](town)
         return {"change": change, "direct_s": met["direct_s"], **_until_back(town)}
-
-
-def _ready(town: Town) -> None:
-    deadline = time.monotonic() + READY_S
-    for name in ("alice", "bob"):
-        while not town.peers[name].tell(do="report")["nat"]["relays"]:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{name} has no relay")
-            time.sleep(0.2)
 
 
 def _until_back(town: Town) -> dict[str, Any]:

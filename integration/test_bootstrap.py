@@ -35,7 +35,9 @@ def open_bootstrap(
     ) as process:
         assert process.stdout is not None
         try:
-            yield process, json.loads(process.stdout.readline() or "{}")
+            line = process.stdout.readline()
+            assert line, "it did not start: it says why on stderr"
+            yield process, json.loads(line)
         finally:
             process.kill()
 
