@@ -27,6 +27,7 @@ from potluck.swarm.sampling_events import (
     Pull,
     Received,
     View,
+    Walk,
 )
 
 
@@ -123,6 +124,17 @@ async def test_a_peer_is_kept_only_where_it_was_seen_whatever_it_claims(
                 await trio.sleep(1)
         kept = [one for one in other.sampler._machine.members() if one.peer == liar.id]
         assert [one.address for one in kept] == [liar.host.place]
+
+
+async def test_what_comes_of_a_talk_after_the_services_end_goes_nowhere() -> None:
+    """Handlers go on until the host is closed."""
+    async with trio.open_nursery() as nursery:
+        host = TownNet(nursery).settle(IdentityKey.generate().peer_id, "/ip4/9.9.9.9/tcp/1")
+        sampler = Sampler(host, None, Random(1))  # type: ignore[arg-type]
+        with trio.CancelScope() as life:
+            life.cancel()
+            await sampler.run()
+        sampler._perform([Walk()] * 100)
 
 
 async def test_contacts_are_of_many_networks_and_those_that_spoke_come_first() -> None:

@@ -94,6 +94,11 @@ class Peer:
     key: IdentityKey
     host: Host
     segment: Segment
+    life: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def run(self) -> None:
+        with self.life:
+            await self.segment.run(lambda: BlockRange(0, BLOCKS))
 
 
 @asynccontextmanager
@@ -117,7 +122,7 @@ async def segment_of(count: int) -> AsyncIterator[tuple[list[Peer], Records]]:
                 wall=trio.current_time,  # type: ignore[arg-type]
             )
             peers.append(Peer(key, host, segment))
-            nursery.start_soon(segment.run, lambda: BlockRange(0, BLOCKS))
+            nursery.start_soon(peers[-1].run)
         await trio.sleep(2 * READ_EVERY_S)
         yield peers, records
         nursery.cancel_scope.cancel()
@@ -263,6 +268,37 @@ async def test_whoever_floods_is_not_read(autojump_clock: MockClock) -> None:
         await trio.sleep(0.1)
         allowance = other.segment._allowances.of(flooder.key.peer_id, trio.current_time())
         assert allowance.left < 1
+
+
+async def test_a_letter_that_comes_while_a_node_leaves_harms_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    """Its services have ended, its host not yet; what is answered then goes nowhere."""
+    async with segment_of(2) as (peers, _):
+        leaves, other = peers
+        stream = await other.host.open_stream(leaves.key.peer_id, protocol_of(MODEL))
+        await trio.sleep(0.1)
+        leaves.life.cancel()
+        await trio.sleep(0.1)
+        assert protocol_of(MODEL) not in leaves.host.handlers
+        await stream.send(pack(Ping(1), MODEL, lambda claim: b""))
+        await stream.close()
+        await trio.sleep(1)
+        assert leaves.host.streams == []
+
+
+async def test_whoever_is_stopped_in_the_middle_of_a_letter_is_not_to_blame(
+    autojump_clock: MockClock,
+) -> None:
+    async with segment_of(2) as (peers, _):
+        stopped, other = peers
+        net = stopped.host._net
+        stream = await stopped.host.open_stream(other.key.peer_id, protocol_of(MODEL))
+        await stream.send(pack(Ping(1), MODEL, lambda claim: b"")[:3])
+        await trio.sleep(10)
+        [(who, error)] = net.faults
+        assert who == other.key.peer_id and isinstance(error, TransportError)
+        net.faults.clear()
 
 
 def test_the_nearest_are_watched_and_only_those_that_serve() -> None:

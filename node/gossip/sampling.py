@@ -131,9 +131,9 @@ class Sampler:
         self._perform(self._machine.start(trio.current_time()))
         self._perform([Walk()])
         try:
-            async with trio.open_nursery() as nursery, self._to_do:
+            async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._timers.run)
-                async for effect in self._to_do:
+                async for effect in self._to_do:  # left open: handlers may outlive us
                     nursery.start_soon(self._do, effect)
         finally:
             self._host.unhandle(PROTOCOL)

@@ -127,9 +127,8 @@ class Segment:
                     came(connection)
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._keep_known, around)
-                async with self._letters:
-                    async for peer, message in self._letters:
-                        nursery.start_soon(self._send, peer, message)
+                async for peer, message in self._letters:  # left open: handlers may outlive us
+                    nursery.start_soon(self._send, peer, message)
             finally:
                 self._host.came.remove(came)
                 self._host.unhandle(self._protocol)
@@ -215,7 +214,7 @@ class Segment:
                     raise RemoteError(f"a letter above {LETTER_BYTES_MAX} bytes")
             await stream.close()
         if deadline.cancelled_caught:
-            raise RemoteError(f"a letter that was not whole in {TIMEOUT_S:.0f} s")
+            raise TransportError(f"a letter was not whole in {TIMEOUT_S:.0f} s")
         known = self._machine.state(stream.peer) is not None
         message = unpack(bytes(raw), self._model, heed_news=known)
         self._dispatch(Received(stream.peer, message))
