@@ -18,7 +18,7 @@ from ..crypto.keys import public_of
 from ..errors import Refused, RemoteError, TransportError
 from .calls import ASK_S, Calls, Host
 from .crowd import is_besieged, siblings, size_seen
-from .keyspace import PLACE_BYTES, peer_point
+from .keyspace import PLACE_BYTES, peer_point, shared_bits
 from .lookup import Lookup
 from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Question
 from .pace import Pace
@@ -294,12 +294,20 @@ class Neighbours:
             return  # the table knows of it
 
     async def _refresh_a_bucket(self, now: float) -> None:
-        """Look up a random place in a bucket that is due."""
+        """Look up a random place in the widest bucket that is due.
+
+        A look-up that met all who share that many bits with us has seen to the deeper ones too.
+        """
         prefixes = self.table.prefixes()
         due = [p for p in prefixes if now - self._refreshed.get(p, -math.inf) >= REFRESH_BUCKET_S]
-        if due:
-            self._refreshed[due[0]] = now
-            await self._search(self._place_with_prefix(due[0]))
+        if not due:
+            return
+        bits = due[0]
+        self._refreshed[bits] = now
+        place = self._place_with_prefix(bits)
+        met = await self._search(place)
+        if len(met) == CONTACTS_MAX and shared_bits(place, peer_point(met[-1].peer)) < bits:
+            self._refreshed |= {deeper: now for deeper in prefixes if deeper > bits}
 
     def size(self) -> float:
         """How many peers the swarm has, as far as we saw; infinite while we saw nothing."""

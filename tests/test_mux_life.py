@@ -46,6 +46,17 @@ async def test_a_silent_peer_is_dead_after_ten_ticks() -> None:
         assert isinstance(mux.failure, TransportError)
 
 
+async def test_on_a_quiet_connection_one_end_asks_for_life_and_the_other_answers() -> None:
+    async with muxes() as pair:
+        for _ in range(60):
+            pair.alice.tick()
+            pair.bob.tick()
+            await settled()
+        assert pair.alice.failure is None and pair.bob.failure is None
+        asked = sorted((pair.alice._pings, pair.bob._pings))
+        assert asked[0] == 0 and asked[1] >= 60 // (MuxConfig().ping_after_ticks + 1)
+
+
 async def test_a_peer_that_answers_pings_lives() -> None:
     async with muxes() as pair:
         for _ in range(100):

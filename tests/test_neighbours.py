@@ -6,7 +6,7 @@ from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.kad import open_directory
-from potluck.dht.neighbours import GRACE_S, JOIN_MAX, SHUN_S
+from potluck.dht.neighbours import GRACE_S, JOIN_MAX, REFRESH_BUCKET_S, SHUN_S
 
 
 async def test_peers_that_lost_one_another_meet_again_without_a_bootstrap(
@@ -59,6 +59,25 @@ async def test_a_swarm_that_grew_is_no_siege(autojump_clock: MockClock) -> None:
         for peer in swarm.peers[:12:3]:
             near = await peer.directory._neighbours.lookup(swarm.dice.randbytes(32))
             assert len(near) <= 20
+
+
+async def test_upkeep_looks_only_as_deep_as_a_look_up_does_not_reach_by_itself(
+    autojump_clock: MockClock,
+) -> None:
+    """Twenty are met around each place: of 48 peers, a quarter of the key space's at once."""
+    async with open_swarm(48) as swarm:
+        neighbours = swarm.peers[-1].directory._neighbours
+        looked: list[int] = []
+        place = neighbours._place_with_prefix
+        neighbours._place_with_prefix = lambda bits: looked.append(bits) or place(bits)
+        begun = trio.current_time()
+        await trio.sleep(0.9 * REFRESH_BUCKET_S)
+        buckets = neighbours.table.prefixes()
+        assert len(buckets) >= 5 and looked[0] == 0
+        assert len(looked) <= 3  # 24, 12 and 6 peers share no, one, two bits with us
+        assert all(entry.heard_s > begun for entry in neighbours.table._entries())
+        await trio.sleep(0.3 * REFRESH_BUCKET_S)
+        assert looked.count(0) == 2  # and again in time
 
 
 async def test_of_those_to_join_by_the_first_named_are_remembered(

@@ -159,7 +159,7 @@ def reachable(sockets: Sequence[socket.socket]) -> list[Address]:
     for sock in sockets:
         host, port = sock.getsockname()[:2]
         kind = "ip6" if sock.family == socket.AF_INET6 else "ip4"
-        hosts = _interfaces(kind) if ipaddress.ip_address(host).is_unspecified else [host]
+        hosts = _interfaces(kind) if host in ("0.0.0.0", "::") else [host]
         over = sock.over if isinstance(sock, Listening) else "tcp"
         found += [Address(kind, each, port, over=over) for each in hosts]
     return sorted(set(found), key=lambda address: (_is_loopback(address.host), str(address)))

@@ -69,6 +69,7 @@ class Host:
         self.identity = Identity(config.seed, config.access.swarm_key)
         self.peer_id = self.identity.peer_id
         self._listeners = listeners
+        self._own = reachable(listeners)  # as of the last tick
         self._nursery = nursery
         self._scratch = Scratch()
         self._gate = Gate(config.limits, config.access)
@@ -104,11 +105,8 @@ class Host:
 
     def places(self) -> list[Address]:
         """The same, parsed and without our id."""
-        own = [
-            place
-            for place in reachable(self._listeners)
-            if place.kind not in self._closed or not is_public(place.host)
-        ]
+        shut = self._closed
+        own = [one for one in self._own if one.kind not in shut or not is_public(one.host)]
         return list(dict.fromkeys([*self._published, *own]))
 
     def connected(self) -> tuple[str, ...]:
@@ -228,6 +226,7 @@ class Host:
         """Listen at one more address. Raises UserError."""
         found = listening([text])
         self._listeners.extend(found)
+        self._own = reachable(self._listeners)
         for listener in found:
             self._nursery.start_soon(self._door.accept_forever, listener)
 
@@ -359,6 +358,7 @@ class Host:
         """Once a second: look after every connection."""
         while True:
             await trio.sleep(TICK_S)
+            self._own = reachable(self._listeners)  # interfaces come and go
             self._peers.tick()
             self._introductions.tick()
 

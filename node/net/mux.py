@@ -88,6 +88,8 @@ class Mux:
         self._pump_idle = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self.silent_ticks = 0  # whole ones since the last sign of life, or more
+        # Who listens asks a tick later, so that on a quiet connection one asks and not both.
+        self._ping_ticks = config.ping_after_ticks + (0 if dialer else 1)
         self._ping_sent_at: float | None = None
         self._pings = 0
 
@@ -141,15 +143,16 @@ class Mux:
         if self.silent_ticks > self._config.dead_after_ticks:
             self.fail(TransportError(f"no sign of life for {self._config.dead_after_ticks} s"))
             return
-        if self.silent_ticks == self._config.ping_after_ticks:
+        if self.silent_ticks == self._ping_ticks:
             self._ask_for_life()
-        for stream in list(self.lingering):
+        for stream in list(self.lingering) if self.lingering else ():
             stream.linger_ticks += 1
             if stream.linger_ticks > self._config.linger_ticks:
                 stream.reset_now("the peer did not end it after our close")
         if self.leaving and not self.streams:
             self.close()
-        self.flush_lazy()
+        if self._control or self._lazy or self._turns:  # seldom; a host has many connections
+            self.flush_lazy()
 
     def doubt(self) -> None:
         """The peer may have lost this connection: it has to give a sign of life soon."""
