@@ -12,28 +12,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from potluck.errors import MissingBlocks, PotluckError
+from potluck.errors import MissingBlocks, PotluckError, UserError
 from potluck.node.process import process_id
 from potluck.node.session import Recovery
+from potluck.node.testnet.breaker import Breaker
 from potluck.node.testnet.chaos import (
     COVERED_MOST_S,
+    FREED_S,
     REST_EPOCHS,
     Made,
     Outcome,
     Wish,
     _Run,
+    _settle,
     quantile,
     see_rest,
 )
 from potluck.node.testnet.islands import address_of
 from potluck.node.testnet.launcher import LocalSwarm, Plan, lay_out
-from potluck.node.testnet.logs import log_bytes
+from potluck.node.testnet.logs import broke, log_bytes, logged
 from potluck.node.testnet.readers import Load, Toll, make_questions
 from potluck.node.testnet.roster import Roster
 from potluck.swarm.blocks import BlockRange
@@ -344,6 +348,67 @@ async def test_who_still_moves_three_epochs_after_the_last_fault_breaks_a_rule(
     assert outcome.moves == len(elected) and outcome.moves_after == after
     assert bool(failures) != rests
     assert trio.current_time() - began_s == pytest.approx((REST_EPOCHS + 3 + 0.5) * EPOCH_S)
+
+
+# ---- nodes that break by themselves
+
+
+def test_a_node_that_told_of_a_fault_of_its_own_is_found_also_when_it_left(tmp_path: Path) -> None:
+    """What it told before chaos is not its doing; x1 came and left."""
+    told = "  + Exception Group Traceback (most recent call last):\n"
+    for name in ("n1", "n2", "x1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log").write_text("[info     ] stopping   signal=SIGTERM\n")
+    for name in ("n1", "x1"):
+        with (tmp_path / name / "log").open("a") as log:
+            log.write(told)
+    said = {"n1": log_bytes(tmp_path, "n1")}
+    assert logged(tmp_path) == ["n1", "n2", "x1"]
+    assert [name for name in logged(tmp_path) if broke(tmp_path, name, said.get(name, 0))] == ["x1"]
+
+
+class Dying:
+    """A seat whose process was there when it was looked for first."""
+
+    name, pid, state = "n1", 7, "dead"
+
+    def __init__(self) -> None:
+        self._looked = 0
+
+    @property
+    def process(self) -> object | None:
+        self._looked += 1
+        return self if self._looked == 1 else None
+
+
+async def test_a_node_that_dies_before_it_tells_what_is_open_holds_nobody_up(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    def send(name: str, number: int) -> None:
+        raise UserError(f"{name} is dead already")
+
+    seat, failures = Dying(), list[str]()
+    roster = SimpleNamespace(folder=tmp_path)
+    net = SimpleNamespace(roster=roster, seats=[seat], seat=lambda name: seat, send=send)
+    began_s = time.monotonic()
+    await _settle(cast("Any", net), failures.append)
+    assert time.monotonic() - began_s < FREED_S / 3
+    assert failures == ["n1 is dead at the end"]
+
+
+async def test_a_node_that_dies_while_it_is_slowed_down_is_told_of_in_a_line(
+    autojump_clock: MockClock,
+) -> None:
+    seat = SimpleNamespace(name="n1", process=psutil.Process())
+
+    def suspend() -> None:
+        raise psutil.NoSuchProcess(7)
+
+    seat.process.suspend = suspend
+    net = SimpleNamespace(seats=[seat], seat=lambda name: seat)
+    breaker = Breaker(cast("Any", net), lambda line: None, uncover=True)
+    with pytest.raises(PotluckError, match="n1 died by itself"):
+        await breaker.perform(Fault(0.0, "slow", "n1", BlockRange(0, 4), 1.0), lambda: None)
 
 
 def test_an_island_has_an_address_of_its_own() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -369,6 +370,24 @@ def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:
     assert Roster.read(roster.folder) == roster
     with pytest.raises(FileExistsError):
         roster.create()
+
+
+def test_threads_that_write_down_what_they_did_are_not_in_each_others_way(tmp_path: Path) -> None:
+    """Chaos starts nodes in threads, while it looks at others."""
+    roster = plan(tmp_path, nodes=8).roster(("potluck", "node"), process_id())
+    roster.folder.mkdir()
+    roster.create()
+
+    def note(name: str) -> None:
+        for number in range(15):
+            roster.note(replace(roster.seats[name], peer=f"{name} the {number}th"))
+            roster.note(replace(roster.seats[name], name=f"{name} guest"))
+            roster.forget(f"{name} guest")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(note, tuple(roster.seats)))
+    assert len(roster.seats) == 8 and Roster.read(roster.folder) == roster
+    assert {seat.peer.split()[-1] for seat in roster.seats.values()} == {"14th"}
 
 
 def test_the_commands_tell_of_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,13 +103,16 @@ class Breaker:
     async def _slow(self, fault: Fault, begun: Callable[[], None]) -> None:
         process = self._process(fault.node)
         begun()
-        with trio.move_on_after(fault.for_s):
-            while True:
-                process.suspend()
-                await trio.sleep(SLOW_STOPPED_S)
-                process.resume()
-                await trio.sleep(SLOW_RUNS_S)
-        process.resume()
+        try:
+            with trio.move_on_after(fault.for_s):
+                while True:
+                    process.suspend()
+                    await trio.sleep(SLOW_STOPPED_S)
+                    process.resume()
+                    await trio.sleep(SLOW_RUNS_S)
+            process.resume()
+        except psutil.NoSuchProcess:
+            raise _died(fault.node) from None
         self._tell(f"{fault.node} is as fast as before")
 
     async def _part(self, fault: Fault, begun: Callable[[], None]) -> None:
@@ -159,7 +162,7 @@ class Breaker:
     def _process(self, name: str) -> psutil.Process:
         process = self._net.seat(name).process
         if process is None:
-            raise PotluckError(f"{name} died by itself: potluck testnet logs {name}")
+            raise _died(name)
         return process
 
     def abandon(self) -> None:
@@ -175,3 +178,7 @@ class Breaker:
                         end([process], grace_s=0)
                 if fault.kind == "join":
                     self._net.remove(name)
+
+
+def _died(name: str) -> PotluckError:
+    return PotluckError(f"{name} died by itself: potluck testnet logs {name}")

@@ -6,7 +6,7 @@ What must hold all the time, as far as the plan leaves capacity: no session fail
 changes a token; a new session is served within `COVERED_S` of any fault (p95); what the directory
 tells covers every block; nobody dies whom we did not kill. And at the end: where nodes choose their
 blocks, the last that moves was elected at most `REST_EPOCHS` after the last fault was undone;
-nobody's cache is still reserved, and no process is left over.
+nobody has told of a fault of its own, no cache is still reserved, and no process is left over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..client import Swarm, open_swarm
 from ..process import marked
 from .breaker import Breaker
 from .launcher import MARK, LocalSwarm
-from .logs import counts, log_bytes, moves
+from .logs import LOG, broke, counts, log_bytes, logged, moves
 from .readers import Load, Toll
 
 QUESTIONS = 8
@@ -124,8 +124,9 @@ async def run_chaos(net: LocalSwarm, wish: Wish, tell: Tell) -> Outcome:
         say(f"BROKEN: {line}")
 
     breaker = Breaker(net, say, uncover=wish.uncover)
-    said = {seat.name: log_bytes(net.roster.folder, seat.name) for seat in net.seats}
-    async with open_swarm(net.join, home=net.roster.folder.parent, threads=1) as swarm:
+    folder = net.roster.folder
+    said = {name: log_bytes(folder, name) for name in logged(folder)}
+    async with open_swarm(net.join, home=folder.parent, threads=1) as swarm:
         load = Load(swarm, net.roster.source, wait_s=wish.wait_s, failed=failed)
         await load.learn(random.Random(f"{wish.seed} questions"), QUESTIONS)
         say(f"{QUESTIONS} questions answered undisturbed; now {wish.sessions} sessions at a time")
@@ -144,6 +145,9 @@ async def run_chaos(net: LocalSwarm, wish: Wish, tell: Tell) -> Outcome:
     if net.roster.epoch_s:
         await see_rest(net, said, outcome, run.mended_s, say, failed)
     await _settle(net, failed)
+    for name in logged(folder):
+        if broke(folder, name, said.get(name, 0)):
+            failed(f"{name} has told of a fault of its own: {folder / name / LOG}")
     return outcome
 
 
@@ -319,18 +323,22 @@ async def see_rest(
 async def _settle(net: LocalSwarm, failed: Tell) -> None:
     """Wait until nothing is reserved on any node, and look for processes that nobody knows."""
     deadline_s = time.monotonic() + FREED_S
-    left = {seat.name: "no word" for seat in net.seats if seat.process}
+    left = {seat.name: "" for seat in net.seats}
     while left and time.monotonic() < deadline_s:
         for name in list(left):
+            if net.seat(name).process is None:
+                del left[name]  # its state is told below
+                continue
             held = await _counts(net, name)
             if held is None:
-                left[name] = "no word"
+                left[name] = "it does not say what is open in it"
             elif held["leases"] or held["sessions"] or held["pages"]:
-                left[name] = f"{held['leases']} leases and {held['pages']} pages"
+                left[name] = f"{held['leases']} leases and {held['pages']} pages are still held"
             else:
                 del left[name]
+        await trio.sleep(LOOK_EVERY_S)
     for name, what in left.items():
-        failed(f"{name}: {what} are still held {FREED_S:.0f} s after the last session ended")
+        failed(f"{name}: {what}, {FREED_S:.0f} s after the last session ended")
     known = {seat.pid for seat in net.seats}
     for process in marked(MARK, str(net.roster.folder)):
         if process.pid not in known:

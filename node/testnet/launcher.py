@@ -192,8 +192,7 @@ class LocalSwarm:
         """Forget the seat of a dead node. Raises UserError when it lives."""
         if self.seat(name).process is not None:
             raise UserError(f"{name} lives: potluck testnet kill {name} first")
-        del self.roster.seats[name]
-        self.roster.write()
+        self.roster.forget(name)
         (child := self._children.pop(name, None)) is None or child.wait()
 
     def look(self) -> None:
@@ -320,8 +319,7 @@ def start_testnet(
     with ExitStack() as undone:
         undone.callback(take_down, plan.home, grace_s=0)
         net.start_all(plan.ready_s, tell)
-        net.roster.owner = None
-        net.roster.write()
+        net.roster.release()
         undone.pop_all()
     return net
 

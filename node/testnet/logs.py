@@ -2,6 +2,7 @@
 
 ... counts leases=0 pages=0 ...                 on SIGUSR1: what is open in it
 ... moved epoch=29394 new=3:8 old=0:5 ...       each time that it moved
+Traceback (most recent call last): ...          it ended by a fault of its own
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 LOG = "log"
 COUNTS = " counts "
+TRACEBACK = "Traceback (most recent call last)"
 MOVED = re.compile(r"\] moved .*\bepoch=(\d+)")  # and not: not moved
 
 
@@ -18,6 +20,16 @@ def log_bytes(folder: Path, name: str) -> int:
     """How much a node of the testnet in this folder has said so far."""
     log = folder / name / LOG
     return log.stat().st_size if log.is_file() else 0
+
+
+def logged(folder: Path) -> list[str]:
+    """Every node of which there is a log, also those that left."""
+    return sorted(log.parent.name for log in folder.glob(f"*/{LOG}"))
+
+
+def broke(folder: Path, name: str, since: int) -> bool:
+    """Whether it has told of a fault of its own behind byte `since`."""
+    return any(TRACEBACK in line for line in _lines(folder, name, since))
 
 
 def counts(folder: Path, name: str, since: int) -> dict[str, int] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from ...errors import UserError
 from ..process import ProcessId, find
 
 STATE = "testnet.json"
+_WRITING = threading.Lock()  # chaos starts nodes in threads, while it looks at others
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +88,30 @@ class Roster:
 
     def create(self) -> None:
         """Write it where no other is. Raises FileExistsError."""
-        beside = self._beside()
-        try:
-            os.link(beside, self.folder / STATE)  # unlike rename, it refuses to replace
-        finally:
-            beside.unlink()
+        with _WRITING:
+            beside = self._beside()
+            try:
+                os.link(beside, self.folder / STATE)  # unlike rename, it refuses to replace
+            finally:
+                beside.unlink()
 
     def note(self, seat: Seat) -> None:
-        """Write down what became of one node."""
-        self.seats[seat.name] = seat
-        self.write()
+        """Write down what became of one node. Raises OSError when the disk refuses."""
+        with _WRITING:
+            self.seats[seat.name] = seat
+            self._beside().replace(self.folder / STATE)
 
-    def write(self) -> None:
-        """Raises OSError when the disk refuses."""
-        self._beside().replace(self.folder / STATE)
+    def forget(self, name: str) -> None:
+        """Strike out one node. Raises OSError."""
+        with _WRITING:
+            del self.seats[name]
+            self._beside().replace(self.folder / STATE)
+
+    def release(self) -> None:
+        """Leave it running: from now on nobody owns it. Raises OSError."""
+        with _WRITING:
+            self.owner = None
+            self._beside().replace(self.folder / STATE)
 
     def _beside(self) -> Path:
         told = asdict(self) | {"seats": [asdict(one) for one in self.seats.values()]}
