@@ -34,6 +34,10 @@ class BlockRange:
     def overlaps(self, other: BlockRange) -> bool:
         return self.start < other.stop and other.start < self.stop
 
+    def common(self, other: BlockRange) -> int:
+        """How many blocks are in both."""
+        return max(0, min(self.stop, other.stop) - max(self.start, other.start))
+
 
 def parse_blocks(text: str, total: int) -> BlockRange:
     """`0:8`, `:8`, `4:` or `:` as a range inside a model of `total` blocks.
