@@ -204,14 +204,15 @@ class Holder:
                     say.info("not moved", why=why)
                     return
                 await self._go(old)
+                if not self._is("joining"):
+                    return
                 await self._say_joining(Place(move.blocks, old.stage.rates[0], "elected"))
             try:
                 new = await self._load(move.blocks)
             except PotluckError as error:
                 say.warning("not moved", why=str(error))
                 if not beside and self._is("joining"):
-                    await self._load(old.blocks)
-                    self._back()
+                    await self._return_to(old.blocks)
                 return
             if beside and (why := await self._why_not(old.blocks, move.blocks)):
                 say.info("not moved", why=why)
@@ -252,13 +253,27 @@ class Holder:
                 await self._load(blocks)
                 log.info("taken", blocks=str(blocks), why=why)
             except PotluckError as error:
-                log.warning("not resumed", why=str(error))
-                self.trouble = str(error)
-                if self._is("joining"):
-                    self.state = "resting"
-                self.changed()
-                return
+                await self._give_up(error)
+            else:
+                self._back()
+
+    async def _return_to(self, blocks: BlockRange) -> None:
+        """Serve these once more, which were left for others that could not be had."""
+        try:
+            await self._load(blocks)
+        except PotluckError as error:
+            await self._give_up(error)
+        else:
             self._back()
+
+    async def _give_up(self, error: PotluckError) -> None:
+        """Nothing can be served now: rest, and try again later (keep_rest)."""
+        log.warning("not resumed", why=str(error))
+        if self._is("joining"):
+            await self.unsay(TOLD_S)  # others were told that we join
+        if self._is("joining"):
+            self.state, self.trouble = "resting", str(error)
+        self.changed()
 
     async def _go(self, *servings: Serving) -> None:
         """See the sessions of these off, and give their memory back; then nothing is served."""
@@ -357,6 +372,8 @@ class Holder:
                 await self._member.directory.announce(self._announcement())
 
     async def _say_joining(self, place: Place) -> None:
+        if self._is("leaving"):
+            return  # meanwhile
         told = joining(self.model, place.blocks, place.rate, self._member.host.addresses())
         with trio.move_on_after(TOLD_S), suppress(TransportError):
             await self._member.directory.announce(told)

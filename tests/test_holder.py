@@ -16,8 +16,10 @@ from sim.memory_host import MemoryHost, MemoryNet
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.keyspace import spans_of
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
+from potluck.dht.record import Announcement
 from potluck.errors import UserError
 from potluck.node import holder as holding
+from potluck.node import serving
 from potluck.node.config import NodeConfig
 from potluck.node.frames import FrameStream
 from potluck.node.holder import Holder
@@ -25,6 +27,7 @@ from potluck.node.member import Member
 from potluck.node.rest import Rest, ask_rest, asked_rest, end_rest, parse_duration
 from potluck.node.serving import open_model
 from potluck.swarm.blocks import BlockRange, replicas
+from potluck.swarm.placement import Move
 from potluck.swarm.wire import PROTOCOL, Busy, Leaving, Open, Opened
 
 # ---- resting
@@ -136,6 +139,72 @@ async def test_an_elected_holder_moves_into_the_hole_before_it_leaves_its_blocks
             found = await looks.find(model)
             spans = [BlockRange(told.start, told.stop) for told in found]
             assert min(replicas(BlockRange(0, 8), spans)) >= 1
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def elected(home: Path, shelf: MemoryShelf, net: MemoryNet) -> AsyncIterator[Holder]:
+    """A holder of 0:4 beside three others, with no room for other blocks beside these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "fits_beside", lambda *rest: False)
+        patch.setattr(holding, "RETRY_S", 0.05)
+        async with holder_of(home, shelf, net, "0:4") as holder:
+            [own] = await holder._finds.find(holder.model.digest)
+            for _ in range(3):
+                other = MemoryDirectory(IdentityKey.generate(), shelf)
+                await other.announce(replace(own, addresses=()))
+            yield holder
+
+
+def move(holder: Holder) -> Move:
+    return Move(holder._member.host.peer_id, BlockRange(4, 8), 1.0)
+
+
+async def test_who_can_load_neither_the_new_blocks_nor_the_old_rests_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: serving.Model, blocks: BlockRange) -> None:
+        raise UserError("the disk is gone")
+
+    shelf = MemoryShelf()
+    async with trio.open_nursery() as nursery:
+        async with elected(tmp_path, shelf, MemoryNet(nursery)) as holder:
+            model, me = holder.model.digest, holder._member.host.peer_id
+            with monkeypatch.context() as gone:
+                gone.setattr(serving.Model, "open", refuse)
+                await holder._move(move(holder), 1)
+                assert holder.state == "resting" and holder.trouble == "the disk is gone"
+                found = await holder._finds.find(model)
+                assert len(found) == 3 and me not in {told.peer for told in found}
+            await reaches(holder, lambda: holder.state == "serving")
+            assert holder.trouble == "" and holder.current is not None
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_to_leave_while_it_moves_joins_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, told = MemoryShelf(), list[str]()
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        client = net.host("client")
+        async with elected(tmp_path, shelf, net) as holder:
+            announce = holder._member.directory.announce
+
+            async def hear(announcement: Announcement) -> None:
+                told.append(announcement.state)
+                await announce(announcement)
+
+            monkeypatch.setattr(holder._member.directory, "announce", hear)
+            net.hosts[holder._member.host.peer_id].handle(PROTOCOL, holder.serve)
+            frames = FrameStream(await client.open_stream(holder._member.host.peer_id, PROTOCOL))
+            await frames.send(Open(bytes(16), holder.model.digest, 0, 4, 16, "f32"))
+            assert isinstance((await frames.receive() or [None])[0], Opened)
+            async with trio.open_nursery() as moving:
+                moving.start_soon(holder._move, move(holder), 1)
+                await reaches(holder, lambda: holder.state == "draining")
+                await holder.leave(0.0)
+            assert holder.state == "leaving" and "joining" not in told
         nursery.cancel_scope.cancel()
 
 
