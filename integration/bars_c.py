@@ -87,17 +87,25 @@ def c4_oracle() -> Iterator[Row]:
 
 
 def c5_exact() -> Iterator[Row]:
-    from .engine_exact import FORMATS, measure
+    from .engine_exact import measure, measure_torch
 
-    found = measure()
-    for format in FORMATS:
-        one = found[format]
+    command = "python -m integration.engine_exact"
+    for name, one in measure().items():
         yield Row(
             "C5",
-            f"{format}: the same bits alone, with 15 others, in chunks, on 1 and 2 threads",
+            f"{name}: the same bits alone, with 15 others, in chunks, on 1 and 2 threads",
             f"{one['variants']} variants, {len(one['different'])} differ",
             not one["different"],
-            "python -m integration.engine_exact",
+            command,
+        )
+    for name, one in measure_torch().items():
+        yield Row(
+            "C5",
+            f"{name}: the same bits for the same steps: alone, with 15 others, replayed",
+            f"{one['variants']} variants, {len(one['different'])} differ; other cuts and threads "
+            f"are other classes, {one['cuts_apart']:.0e} apart",
+            not one["different"],
+            command,
         )
 
 
@@ -106,8 +114,7 @@ def c6_churn() -> Iterator[Row]:
 
     found: dict[str, Any] = measure(seconds=CHURN_S, shape="small", quantization="int8")
     command = "python -m integration.churn32 --shape small --quantization int8"
-    left = found["pages_used_at_the_end"] + found["pages_promised_at_the_end"]
-    share, rows = found["share_of_fixed"], found["rows_share_of_fixed_by_cpu"]
+    left = sum(found[f"{what}_at_the_end"] for what in ("pages_used", "pages_promised", "leases"))
     yield Row(
         "C6",
         "32 sessions come and go for ten minutes: each text equals its solo run, no page leaks",
@@ -117,15 +124,17 @@ def c6_churn() -> Iterator[Row]:
     )
     yield Row(
         "C6",
-        "throughput at least 85 % of the fixed batch's",
-        f"{share:.0%} by words alone; {rows:.0%} with the prompts' rows, a CPU second",
-        share >= 0.85,
+        "tokens/s, of prompts and answers, at least 85 % of those of 32 that stay",
+        f"{found['share_of_fixed']:.0%} ({found['tokens_per_s']} tokens/s; by a CPU second "
+        f"{found['share_of_fixed_by_cpu']:.0%}; answers alone {found['words_share_of_fixed']:.0%})",
+        found["share_of_fixed"] >= 0.85,
         command,
     )
     yield Row(
         "C6",
         "p99 per token under a flood of 4,096-token prompts at most 3 times idle",
-        f"{found['p99_over_idle']:.2f} ({found['flooded']['p99_ms']} ms)",
+        f"{found['p99_over_idle']:.2f} ({found['flooded']['p99_ms']} ms; "
+        f"{found['p99_over_idle_p50']:.2f} times the idle median)",
         found["p99_over_idle"] <= 3,
         command,
     )

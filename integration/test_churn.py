@@ -29,6 +29,6 @@ def test_whoever_shares_the_device_no_word_changes_and_no_page_is_lost(quantizat
 
 def test_neither_on_a_stage_of_torch() -> None:
     """Each session by itself, in the schedule's order."""
-    found = measure(seconds=3, scripts=8, engine="torch", talker_words=WORDS)
+    found = measure(seconds=2, scripts=6, engine="torch", talker_words=WORDS // 4)
     assert found["wrong"] == [] and found["sessions"] > 0
     assert found["leases_at_the_end"] == 0
