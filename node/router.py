@@ -134,7 +134,7 @@ class Router:
                     began_s = trio.current_time()
                     known.read(await self._directory.find(model), began_s)
                     for told in known.found:
-                        self.history(told.peer).announced(told.boot)
+                        self.history(told.peer).announced(told.boot, told.seq)
                         self._host.learn(told.peer, told.addresses)
         return known.found
 

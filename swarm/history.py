@@ -90,11 +90,11 @@ class PeerHistory:
     __slots__ = (
         "_banned_at",
         "_banned_until",
-        "_boot",
         "_busy_until",
         "_chunk_service",
         "_chunk_work_out",
         "_failures",
+        "_order",
         "_queue_told_at",
         "_queue_told_s",
         "_step_blocks",
@@ -119,7 +119,7 @@ class PeerHistory:
         self._banned_at = -math.inf
         self._banned_until = 0.0
         self._busy_until = 0.0
-        self._boot = 0
+        self._order = (0, 0)  # of its newest record: its run, its number
         self.rtt_s: float | None = None
 
     def answered(self, elapsed_s: float, tokens: int, blocks: int, *, queue_s: float = 0.0) -> None:
@@ -183,15 +183,20 @@ class PeerHistory:
         self._banned_at, self._banned_until = now, now + ban_s
 
     def refused(self, now: float, retry_after_s: float) -> None:
-        """The peer is full: no fault, but nothing to ask for until then."""
+        """The peer is full, or leaves: no fault, but nothing to ask for until then, or until it
+        announces itself anew."""
         self._busy_until = now + min(max(retry_after_s, BUSY_LEAST_S), BAN_LONGEST_S)
 
-    def announced(self, boot: int) -> None:
+    def announced(self, boot: int, seq: int) -> None:
         """A verified record of the peer was read; a newer boot is a peer that began anew."""
-        if boot > self._boot:
-            if self._boot:
-                self._failures, self._banned_until = 0, 0.0
-            self._boot = boot
+        known, _ = self._order
+        if (boot, seq) <= self._order:
+            return
+        self._order = boot, seq
+        if known:
+            self._busy_until = 0.0  # whoever left that moment has come back, or moved
+        if 0 < known < boot:
+            self._failures, self._banned_until = 0, 0.0
 
     def banned(self, now: float) -> bool:
         return now < self._banned_until

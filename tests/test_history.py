@@ -70,12 +70,12 @@ def test_what_all_sessions_lose_at_once_has_failed_once() -> None:
 def test_an_answer_or_a_restart_ends_a_ban_and_an_old_record_does_not() -> None:
     for pardon, still_banned in (
         (lambda h: h.answered(0.1, 1, 1), False),
-        (lambda h: h.announced(8), False),
-        (lambda h: h.announced(7), True),
-        (lambda h: h.announced(6), True),
+        (lambda h: h.announced(8, 0), False),
+        (lambda h: h.announced(7, 4), True),
+        (lambda h: h.announced(6, 9), True),
     ):
         history = PeerHistory()
-        history.announced(7)
+        history.announced(7, 3)
         history.failed(0.0)
         pardon(history)
         assert history.banned(0.1) == still_banned
@@ -85,6 +85,20 @@ def test_being_full_is_no_failure_and_ends_by_itself() -> None:
     history = PeerHistory()
     history.refused(10.0, 1.5)
     assert history.busy(11.0) and not history.busy(11.6) and not history.banned(11.0)
+
+
+@pytest.mark.parametrize(
+    "boot, seq, busy", [(7, 3, True), (7, 2, True), (6, 9, True), (7, 4, False), (8, 0, False)]
+)
+def test_who_announces_itself_anew_is_asked_again_though_it_refused_for_longer(
+    boot: int, seq: int, busy: bool
+) -> None:
+    """It left, and said for half a minute; it was back after a quarter of one."""
+    history = PeerHistory()
+    history.announced(7, 3)
+    history.refused(0.0, 30.0)
+    history.announced(boot, seq)
+    assert history.busy(15.0) == busy
 
 
 def test_a_claim_counts_half_until_the_peer_was_seen_and_never_above_what_was_seen() -> None:
