@@ -96,6 +96,21 @@ async def test_what_is_said_before_anybody_is_there_is_said_again(
         assert two.stops() == {one.node.id: 2}
 
 
+async def test_who_comes_back_to_blocks_it_left_says_so_once_more(
+    autojump_clock: MockClock,
+) -> None:
+    """Its record is as it was when it went, but for its number."""
+    async with town() as place:
+        one = await add(place, "one", BlockRange(0, 16))
+        two = await add(place, "two", BlockRange(0, 8))
+        one.node.host.dial(two.node.host)
+        await trio.sleep(10)
+        for seq, start in ((1, 0), (2, 8), (3, 0)):
+            one.capabilities.tell(said(one.node.key, seq, start=start, stop=start + 8))
+            await trio.sleep(3)
+        assert two.stops() == {one.node.id: 3}
+
+
 async def test_only_what_is_true_new_and_of_this_segment_is_passed_on(
     autojump_clock: MockClock,
 ) -> None:

@@ -59,7 +59,7 @@ class Capabilities:
         self._registrar = registrar
         self._shunned = shunned
         self._changes = Allowances(CHANGES_S, CHANGES_SAVED)
-        self._told: dict[str, object] = {}  # in each topic, what we said last
+        self._told: dict[str, dict[str, object]] = {}  # of a model, in each topic: said last
 
     def tell(self, record: Record) -> None:
         """A record of ours was signed just now."""
@@ -67,11 +67,14 @@ class Capabilities:
             return
         told = read(record, Announcement)
         content = _content(told, record.boot)
+        before, said = self._told.get(told.model, {}), dict[str, object]()
         for topic in sorted(_topics(told)):
-            if self._told.get(topic) != content:
+            if before.get(topic) != content:
                 self._gossip.publish(topic, encode(Told(topic, record.raw)))
-                if self._gossip.subscribed(topic):  # else it is said again with the next refresh
-                    self._told[topic] = content
+                if not self._gossip.subscribed(topic):
+                    continue  # it is said again with the next refresh
+            said[topic] = content
+        self._told[told.model] = said  # what was said where we are no more counts for nothing
 
     def judge(self, message: Message) -> Verdict:
         """What gossip is to make of a message (swarm/gossip.py)."""
