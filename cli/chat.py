@@ -35,6 +35,14 @@ Audit = Annotated[
         "Default: as config.toml says, else not.",
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|DIGEST",
+        help="A LoRA adapter to wear: the folder that PEFT saved, or the digest of one that was "
+        "used here. Its weights go to the servers.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No note on speed and route.")]
 
 
@@ -62,6 +70,7 @@ def generate(
         ),
     ] = None,
     audit: Audit = None,
+    adapter: Adapter = None,
     join: Join = None,
     home: Home = None,
     offline: Offline = False,
@@ -78,6 +87,7 @@ def generate(
       potluck generate "def " -m demo --temperature 0.8 --seed 7 --stop "\\n\\n"
       cat question.txt | potluck generate - -m org/name --json
       potluck generate "Hello" -m demo --audit --receipt answer.receipt
+      potluck generate "Hello" -m demo --adapter ./my-lora
     """
     with loading():
         from .answer import Question, tell_answer
@@ -89,7 +99,16 @@ def generate(
         _read_prompt() if prompt == "-" else prompt,
         model,
         Habits(
-            max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            seed,
+            wait,
+            audit,
+            adapter,
         ),
         stop=tuple(_unescape(one) for one in stop or ()),
         receipt=receipt,
@@ -111,6 +130,7 @@ def chat(
     seed: Seed = None,
     wait: Wait = 0.0,
     audit: Audit = None,
+    adapter: Adapter = None,
     join: Join = None,
     home: Home = None,
     offline: Offline = False,
@@ -131,8 +151,9 @@ def chat(
 
     show_logs("warning")
     habits = Habits(
-        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit
-    )
+        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit,
+        adapter,
+    )  # fmt: skip
     talk(model, habits, system=system, join=join or (), home=home, offline=offline, quiet=quiet)
 
 

@@ -12,7 +12,7 @@ from ..node.compute.sampling import Settings
 class Habits:
     """The options of `Swarm.generation` that do not change from one answer to the next.
 
-    audit: None: as the config file says.
+    audit: None: as the config file says. adapter: None: the model as it is.
     """
 
     max_new_tokens: int = 64
@@ -24,6 +24,7 @@ class Habits:
     seed: int | None = None
     wait_s: float = 0.0
     audit: bool | None = None
+    adapter: str | None = None
 
     def check(self) -> None:
         """Raises UserError for what makes no sense, before anything is asked."""
@@ -45,4 +46,6 @@ class Habits:
         }
         if self.audit is not None:
             options["audit"] = "on" if self.audit else "off"
+        if self.adapter is not None:
+            options["adapter"] = self.adapter
         return options

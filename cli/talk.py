@@ -46,6 +46,8 @@ def talk(
     with connect(join, home=home, offline=offline) as swarm:
         voice = swarm.voice(model)
         voice.text.chat([{"role": "user", "content": "Hello"}])  # has it a template at all?
+        if habits.adapter is not None:
+            swarm.adapter(model, habits.adapter)
         start: list[Message] = [{"role": "system", "content": system}] if system else []
         messages = list(start)
         interactive = sys.stdin.isatty()

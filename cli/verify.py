@@ -22,6 +22,10 @@ def verify(
             "--model", "-m", metavar="MODEL", help="Whether it is this one: demo, a folder, an id."
         ),
     ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Whether its servers wore this one; none: ''."),
+    ] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -49,6 +53,9 @@ def verify(
         expected = _digest(model, home)
         if proof.answer.model.hex() != expected:
             proof.faults.append(Fault(0, f"it is of another model than {model} ({expected[:16]})"))
+    if adapter is not None and proof.adapters != ((adapter,) if adapter else ()):
+        worn = " and ".join(proof.adapters) or "none"
+        proof.faults.append(Fault(0, f"its servers wore another adapter than that: {worn}"))
     if json:
         print_json(_facts(proof))
     else:
@@ -74,6 +81,7 @@ def _facts(proof: Proof) -> dict[str, object]:
         "model": None if answer is None else {"name": answer.name, "digest": answer.model.hex()},
         "tokens": None if answer is None else list(answer.tokens),
         "positions": None if answer is None else answer.fed,
+        "adapters": list(proof.adapters),
         "signers": [asdict(signer) for signer in proof.signers],
         "links": proof.linked,
         "bare": proof.bare,
@@ -96,6 +104,8 @@ def _show(proof: Proof) -> None:
             ("SIGNER", "BLOCKS", "NUMERICS", "CHUNKS>"),
             [(one.peer, one.blocks, one.numerics, str(one.chunks)) for one in proof.signers],
         )
+    for worn in proof.adapters:
+        say(f"they wore the adapter {worn}")
     for one in proof.audited:
         how = "the receipts show it" if one.shown else "as the client says"
         by = f" by {one.by}" if one.by else ""

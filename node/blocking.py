@@ -68,6 +68,13 @@ class BlockingSwarm:
         """The tokenizer and the two ends of a model, loaded once. Raises UserError."""
         return trio.from_thread.run(self._swarm.voice, model, trio_token=self._token)
 
+    def adapter(self, model: str, ref: str | Path) -> str:
+        """The digest of an adapter, loaded once. Raises UserError."""
+        worn = trio.from_thread.run(
+            self._swarm.adapter, self.voice(model), ref, trio_token=self._token
+        )
+        return worn.hex
+
     def models(self) -> tuple[ModelOffer, ...]:
         """The models that the swarm serves, by name."""
         return trio.from_thread.run(self._swarm.models, trio_token=self._token)

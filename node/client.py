@@ -37,7 +37,9 @@ from ..dht.directory import ModelOffer
 from ..dht.kad import KadDirectory
 from ..dht.record import DOMAIN, Announcement, Record
 from ..errors import MissingBlocks, RemoteError, TransportError, UserError
+from ..swarm.adapter import Bundle
 from ..swarm.testimony import check_contradiction, contradiction_of
+from .adapters import find_adapter
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
@@ -76,6 +78,7 @@ class Options(TypedDict, total=False):
     ignore_eos: bool  # go on to max_new_tokens, whatever the model says
     receipts: bool  # have the servers sign, for Generation.proof
     audit: str  # "on": have a share of the work computed again (generation.py); or "off"
+    adapter: str | Path  # LoRA: a folder that PEFT saved, or the digest of one kept here
 
 
 class Swarm:
@@ -105,6 +108,8 @@ class Swarm:
         self._home = home
         self._offline = offline
         self._voices: dict[str, Voice] = {}
+        self._bundles: dict[bytes, Bundle] = {}  # adapters by their digests
+        self._worn: dict[tuple[str, str], Bundle] = {}  # by the model, and what was asked for
         self._loading = trio.Lock()
 
     async def voice(self, model: str) -> Voice:
@@ -122,6 +127,15 @@ class Swarm:
         )
         return replace(voice, name=shelf.name)
 
+    async def adapter(self, voice: Voice, ref: str | Path) -> Bundle:
+        """The adapter that a folder of PEFT's means, or the digest of one kept in this home; for
+        this model; loaded once. Raises UserError."""
+        key = voice.digest, str(ref)
+        if key not in self._worn:
+            bundle = await trio.to_thread.run_sync(find_adapter, ref, voice, self._home)
+            self._worn[key] = self._bundles[bundle.name] = bundle
+        return self._worn[key]
+
     @asynccontextmanager
     async def generation(
         self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]
@@ -132,7 +146,10 @@ class Swarm:
         """
         voice = await self.voice(model)
         audit = find_audit(options["audit"], self._home) if "audit" in options else self.audits
-        request = _request(voice, prompt, options, audit=audit)
+        worn = None
+        if (ref := options.get("adapter")) is not None:
+            worn = await self.adapter(voice, ref)
+        request = replace(_request(voice, prompt, options, audit=audit), adapter=worn)
         try:
             async with self.answer(request) as answer:
                 yield answer
@@ -159,7 +176,7 @@ class Swarm:
         """Who makes the audits of this process, from the first answer on that wants any."""
         async with self._loading:
             if self._auditor is None:
-                compute = partial(compute_again, self.member.host)
+                compute = partial(compute_again, self.member.host, bundle_of=self._bundles.get)
                 limits = await trio.to_thread.run_sync(load_limits, self._home)
                 lots = await trio.to_thread.run_sync(self.trust.lots)
                 court = await open_court(self.member, self._home, self.trust)

@@ -27,7 +27,7 @@ from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
-from ..swarm.wire import PROTOCOL
+from ..swarm.wire import PROTOCOL, WEARING_PROTOCOL
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
 from .gossip.capability import Capabilities
@@ -125,7 +125,8 @@ async def _run(
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()
-        member.host.handle(PROTOCOL, house.serve)
+        for protocol in (PROTOCOL, WEARING_PROTOCOL):
+            member.host.handle(protocol, house.serve)
         house.tell_queues(member.host)
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next

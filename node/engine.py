@@ -5,12 +5,19 @@ Ports: node/compute has the engines and the worker, tests have others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import Step
 
 DTYPE_BYTES: Final = {"f32": 4, "f16": 2, "bf16": 2}
+
+
+class Worn(Protocol):
+    """What `open_cache` is given, so that the rows of its sessions go through an adapter."""
+
+    bytes: int
 
 
 class Engine(Protocol):
@@ -21,7 +28,10 @@ class Engine(Protocol):
     context: int  # positions that a session may have
     numerics: str
 
-    def open_cache(self, blocks: BlockRange, tokens: int) -> Any: ...
+    def open_cache(self, blocks: BlockRange, tokens: int, adapter: Any = None) -> Any: ...
+
+    def dress(self, name: str, parts: Mapping[int, bytes]) -> Worn:
+        """An adapter's parts as caches wear them. Raises RemoteError for what does not fit."""
 
     def close_cache(self, cache: Any) -> None: ...
 

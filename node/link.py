@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from ..errors import RemoteError, TransportError
+from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
 from ..swarm.ledger import Ledger, Work
@@ -30,9 +31,22 @@ from ..swarm.session_events import (
     Signed,
 )
 from ..swarm.tally import work_of
-from ..swarm.wire import PROTOCOL, Busy, Fault, Message, Open, Output, Receipts, Renew, Sign, Step
+from ..swarm.wire import (
+    Busy,
+    Fault,
+    Lacking,
+    Message,
+    Open,
+    Output,
+    Receipts,
+    Renew,
+    Sign,
+    Step,
+    protocol_of,
+)
 from ..swarm.wire import Leaving as LeavingMessage
 from ..swarm.wire import Opened as OpenedMessage
+from .adapters import bring
 from .compute.tensor import unpack
 from .frames import FrameStream
 from .net.host import Host
@@ -45,7 +59,8 @@ LEASE_LEAST_S: Final = 3.0  # guess: whoever lends for less would have us do not
 class Link:
     """asked: what the server is opened with. width: of the model. tell: takes what happens.
 
-    ledger: checks receipts, where they are asked for; works: takes what was signed for.
+    ledger: checks receipts, where they are asked for; works: takes what was signed for. worn: the
+    adapter that is asked for, to be brought to a server that lacks it.
     """
 
     def __init__(
@@ -60,6 +75,7 @@ class Link:
         tell: Callable[[Event], None],
         ledger: Ledger | None = None,
         works: Callable[[Work], None] = lambda work: None,
+        worn: Bundle | None = None,
     ) -> None:
         self.number = number
         self.hop = hop
@@ -74,6 +90,7 @@ class Link:
         self._tell = tell
         self._ledger = ledger
         self._works = works
+        self._worn = worn
         self._reading = trio.CancelScope()
         self._writing = trio.CancelScope()
         self._frames: FrameStream | None = None
@@ -143,11 +160,14 @@ class Link:
         self.begun_s = began_s = trio.current_time()
         self._span = self._router.span(self._asked.model, self.hop.peer)
         self._router.opens(self.hop.peer)
-        stream = await self._host.open_stream(self.hop.peer, PROTOCOL)
+        stream = await self._host.open_stream(self.hop.peer, protocol_of(self._asked))
         self._frames = frames = FrameStream(stream)
         self.relayed = self._host.relay_of(self.hop.peer) is not None
         await frames.send(self._asked)
         received = await frames.receive()
+        if self._worn is not None and received is not None and isinstance(received[0], Lacking):
+            await bring(frames, self._worn, self.hop.blocks)
+            received = await frames.receive()
         match received:
             case OpenedMessage(lease_s, width, numerics, opening), _ if width == self._width:
                 self._lease_s = max(lease_s, LEASE_LEAST_S)

@@ -42,12 +42,14 @@ from ..swarm.wire import (
     Sign,
     Step,
     Truncate,
+    Wear,
 )
 from .engine import DTYPE_BYTES, Device, Engine
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
 from .signing import Notaries, check_room, note, signed
+from .wardrobe import Lent, Wardrobe
 
 log = get_logger()
 
@@ -65,6 +67,7 @@ class _Session:
     dtype: str
     payload_bytes_max: int
     notary: Notary | None = None  # where receipts were asked for
+    worn: Lent | None = None  # the adapter
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
     length: int = 0
@@ -81,13 +84,15 @@ class Server:
         admission: Admission,
         model: str,
         key: IdentityKey,
+        wardrobe: Wardrobe | None = None,
     ) -> None:
-        """key: by which receipts are signed."""
+        """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none."""
         self._engine = engine
         self._device = device
         self._admission = admission
         self._model = model
         self._notaries = Notaries(key)
+        self._wardrobe = wardrobe
         self._live: dict[object, _Session] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
@@ -127,6 +132,7 @@ class Server:
                 del self._live[key]
                 # in this order: what is admitted from now on is opened after this is closed
                 self._device.post(self._engine.close_cache, session.cache)
+                self._undress(session.worn)
                 self._release(key)
         with trio.move_on_after(1):
             if session.scope.cancelled_caught:
@@ -171,18 +177,28 @@ class Server:
         blocks = self._check(asked)
         try:
             self._admission.admit(key, frames.peer, blocks, asked.tokens, trio.current_time())
+            return await self._reserve(frames, asked, blocks, key)
         except Refused as refusal:
             await frames.send(Busy(refusal.reason, refusal.retry_after_s))
             await frames.close()
             return None
+
+    async def _reserve(
+        self, frames: FrameStream, asked: Open, blocks: BlockRange, key: object
+    ) -> _Session:
+        """What an admitted session needs. Raises Refused."""
         row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
         payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes)
-        frames.allow(payload_bytes_max)
         with ExitStack() as undone:  # from the last to the first, unless the client has been told
             undone.callback(self._release, key)
-            cache = await self._device.run(self._engine.open_cache, blocks, asked.tokens)
+            worn = await self._dress(frames, asked, blocks)
+            undone.callback(self._undress, worn)
+            how = (blocks, asked.tokens) if worn is None else (blocks, asked.tokens, worn.worn)
+            frames.allow(payload_bytes_max)
+            cache = await self._device.run(self._engine.open_cache, *how)
             undone.callback(self._device.post, self._engine.close_cache, cache)
             session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
+            session.worn = worn
             opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
             if asked.receipts:
                 session.notary = self._notaries.open(asked, opened)
@@ -190,6 +206,18 @@ class Server:
             await self._answer(session, opened)
             undone.pop_all()
         return session
+
+    async def _dress(self, frames: FrameStream, asked: Open, blocks: BlockRange) -> Lent | None:
+        if self._wardrobe is None:
+            if isinstance(asked, Wear):
+                raise RemoteError("no adapters are served here")
+            return None
+        self._wardrobe.make_room()  # whoever was admitted has it
+        return await self._wardrobe.lend(frames, asked, blocks) if isinstance(asked, Wear) else None
+
+    def _undress(self, worn: Lent | None) -> None:
+        if worn is not None and self._wardrobe is not None:
+            self._wardrobe.give_back(worn)
 
     def _check(self, asked: Open) -> BlockRange:
         mine = self._engine.blocks

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import trio
 
 from ..errors import MissingBlocks, PotluckError, Refused, TransportError
+from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.ledger import Ledger, Work
@@ -50,7 +51,7 @@ from ..swarm.session_events import (
     StandbyFound,
     Uncounted,
 )
-from ..swarm.wire import Open
+from .adapters import bring_s, question
 from .link import Link
 from .log import get_logger
 from .net.host import Host
@@ -70,7 +71,7 @@ STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorit
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
     """What a session is to be. tokens: the positions that it may grow to. width: of the model.
-    receipts: whether its servers shall sign."""
+    receipts: whether its servers shall sign. adapter: that it wears."""
 
     model: str
     name: str
@@ -81,6 +82,7 @@ class SessionPlan:
     dtype_bytes: int = 4
     wait_s: float = 0.0
     receipts: bool = False
+    adapter: Bundle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class LiveSession:
                 row_bytes,
                 max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_bytes),
                 self._patience_s,
-                lambda hop: max(OPEN_S, 2 * self._patience_s(hop, 1)),
+                self._open_patience_s,
                 self._hedge_s,
                 STANDBY_FROM,
                 self._open_hedge_s,
@@ -129,6 +131,7 @@ class LiveSession:
             self.ledger = Ledger(
                 self._name, plan.model, BlockRange(0, plan.blocks), plan.width, plan.dtype,
                 row_bytes, works=on_signed is not None,
+                adapter=b"" if plan.adapter is None else plan.adapter.name,
             )  # fmt: skip
         self._on_signed = on_signed
         self._settling: trio.Event | None = None
@@ -251,10 +254,9 @@ class LiveSession:
 
     def _link(self, number: int, hop: Hop) -> Link:
         plan, blocks = self._plan, hop.blocks
-        asked = Open(
-            self._name, plan.model, blocks.start, blocks.stop, plan.tokens, plan.dtype,
-            plan.receipts,
-        )  # fmt: skip
+        asked = question(
+            plan.adapter, self._name, plan.model, blocks, plan.tokens, plan.dtype, plan.receipts
+        )
         return Link(
             number,
             hop,
@@ -265,6 +267,7 @@ class LiveSession:
             tell=self._dispatch,
             ledger=self.ledger,
             works=self._on_signed or (lambda work: None),
+            worn=plan.adapter,
         )
 
     def _note_class(self, link: Link) -> None:
@@ -300,9 +303,18 @@ class LiveSession:
     def _hedge_s(self, hop: Hop, tokens: int) -> float:
         return self._router.history(hop.peer).hedge_s(tokens, len(hop.blocks))
 
+    def _open_patience_s(self, hop: Hop) -> float:
+        return max(OPEN_S, 2 * self._patience_s(hop, 1)) + self._bring_s(hop)
+
     def _open_hedge_s(self, hop: Hop) -> float:
         rtt_s = self._host.rtt_s(hop.peer)
-        return DIAL_HEDGE_S if rtt_s is None else max(OPEN_HEDGE_S, 4 * rtt_s)
+        dial_s = DIAL_HEDGE_S if rtt_s is None else max(OPEN_HEDGE_S, 4 * rtt_s)
+        return dial_s + self._bring_s(hop)
+
+    def _bring_s(self, hop: Hop) -> float:
+        """What it may take beside to bring the adapter."""
+        worn = self._plan.adapter
+        return 0.0 if worn is None else bring_s(worn.manifest.size(hop.blocks))
 
     async def _find_standby(self, asked: FindStandby) -> None:
         """One peer for the blocks of a link, in the same class, or none: nobody waits for it.

@@ -18,8 +18,8 @@ import trio
 
 from ..crypto.keys import IdentityKey
 from ..errors import RemoteError
-from ..swarm.receipt import Notary, Opening
-from ..swarm.wire import Open, Opened, Receipts
+from ..swarm.receipt import Notary, Opening, WearingOpening
+from ..swarm.wire import Open, Opened, Receipts, Wear
 from .engine import DTYPE_BYTES
 
 ASIDE_BYTES: Final = 64 * 1024  # guess: 0.1 ms of hashing, which is what a thread's turn costs
@@ -35,7 +35,7 @@ class Notaries:
 
     def open(self, asked: Open, answer: Opened) -> Notary:
         """For a session that begins now, with this answer."""
-        opening = Opening(
+        said = (
             asked.session,
             secrets.token_bytes(16),
             self._wall(),
@@ -45,6 +45,9 @@ class Notaries:
             asked.stop,
             answer.width,
             asked.dtype,
+        )
+        opening = (
+            WearingOpening(*said, asked.adapter) if isinstance(asked, Wear) else Opening(*said)
         )
         return Notary(self._key, opening, answer.width * DTYPE_BYTES[asked.dtype])
 

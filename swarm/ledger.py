@@ -23,7 +23,7 @@ from ..crypto.merkle import leaves_of
 from ..errors import RemoteError
 from .blocks import BlockRange
 from .proof import SHARES_MAX, Share
-from .receipt import Account, Part, Unsigned
+from .receipt import Account, Part, Unsigned, adapter_of
 from .routing import Hop
 from .session_events import Payload, SendStep
 from .testimony import Contradiction, fork_of
@@ -36,7 +36,8 @@ class Work:
     """One signed chunk that may be audited: enough to compute it again.
 
     place: its number in account.chunks. sizes, took: all steps from position 0 to the chunk's end,
-    in their original sizes. gave: the last `rows` rows of the chunk, as they came.
+    in their original sizes. gave: the last `rows` rows of the chunk, as they came. adapter: the
+    digest of what the session wore; empty: nothing.
     """
 
     peer: str
@@ -49,6 +50,7 @@ class Work:
     took: tuple[Payload, ...]
     rows: int
     gave: Payload
+    adapter: bytes = b""
 
 
 @dataclass(slots=True)
@@ -94,8 +96,9 @@ class Ledger:
         row_bytes: int,
         *,
         works: bool = False,
+        adapter: bytes = b"",
     ) -> None:
-        """model: its digest, as hex. blocks: all of it."""
+        """model: its digest, as hex. blocks: all of it. adapter: the digest of what is worn."""
         self.session = session
         self.model = bytes.fromhex(model)
         self._blocks = blocks
@@ -103,6 +106,7 @@ class Ledger:
         self._dtype = dtype
         self._row_bytes = row_bytes
         self._works = works
+        self._adapter = adapter
         self.on_fork: Callable[[Contradiction], None] = lambda item: None
         self._pages: dict[int, _Page] = {}
         self._lost: dict[int, _Page] = {}
@@ -120,7 +124,7 @@ class Ledger:
             raise RemoteError(f"an opening of {hop.peer} signed by {account.peer}")
         told = (said.session, said.model, said.blocks, said.width, said.dtype, said.numerics)
         asked = (self.session, self.model, hop.blocks, self._width, self._dtype, numerics)
-        if told != asked:
+        if told != asked or adapter_of(said) != self._adapter:
             raise RemoteError("an opening of something else than was asked for")
         self._pages[link] = _Page(hop, account)
 
@@ -267,4 +271,5 @@ class Ledger:
             tuple(one for _, one in fed),
             part.rows,
             given[0] if len(given) == 1 else b"".join(given),
+            self._adapter,
         )

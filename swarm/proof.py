@@ -28,7 +28,7 @@ from ..crypto.keys import IdentityKey
 from ..crypto.merkle import Digest, leaf_of, root_of
 from ..errors import RemoteError
 from .blocks import BlockRange, uncovered
-from .receipt import Account, Chunk, check_links
+from .receipt import Account, Chunk, adapter_of, check_links
 from .wire import BlockNumber, Position
 
 HEADER: Final = b"potluck-receipt 1"
@@ -110,12 +110,14 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Whose account is in the file. chunks: lines of it, read or not."""
+    """Whose account is in the file. chunks: lines of it, read or not. adapter: the digest, in hex,
+    of what it says that its session wore; empty: nothing."""
 
     peer: str
     blocks: str
     numerics: str
     chunks: int
+    adapter: str = ""
 
 
 @dataclass(slots=True)
@@ -135,6 +137,11 @@ class Proof:
     @property
     def good(self) -> bool:
         return not self.faults
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """What its signers say that the answer wore: one, or none, in a good one."""
+        return tuple(sorted({one.adapter for one in self.signers if one.adapter}))
 
 
 def write_proof(
@@ -253,9 +260,9 @@ class _Reading:
             self.fault(len(lines), "the answer, which signs for the rest, is missing")
         for account, chunks in zip(self._accounts, self._chunks, strict=True):
             if account is not None:
-                numerics = account.opening.numerics
+                numerics, worn = account.opening.numerics, adapter_of(account.opening).hex()
                 self.proof.signers.append(
-                    Signer(account.peer, str(account.blocks), numerics, chunks)
+                    Signer(account.peer, str(account.blocks), numerics, chunks, worn)
                 )
         if answer is None:
             return
@@ -282,6 +289,8 @@ class _Reading:
             if account.opening.session != answer.session:
                 self.fault(line, f"{account.peer} signs for another session")
             found.append((account, share))
+            if adapter_of(account.opening) != adapter_of(found[0][0].opening):
+                self.fault(line, f"{account.peer} wore another adapter than {found[0][0].peer}")
         return found
 
     def _links(self, answer: Answer, shares: Sequence[tuple[Account, Share]]) -> None:
@@ -340,8 +349,8 @@ def _same(account: Account, place: int, auditor: Account) -> bool | None:
     """Whether both gave the same for this chunk, where they had to: in one class of numbers, from
     the same rows and all rows before them. None when the accounts cannot tell."""
     mine, theirs = account.opening, auditor.opening
-    if (mine.model, mine.numerics, mine.start, mine.stop, mine.dtype) != (
-        theirs.model, theirs.numerics, theirs.start, theirs.stop, theirs.dtype
+    if (mine.model, mine.numerics, mine.start, mine.stop, mine.dtype, adapter_of(mine)) != (
+        theirs.model, theirs.numerics, theirs.start, theirs.stop, theirs.dtype, adapter_of(theirs)
     ):  # fmt: skip
         return None
     chunk = account.chunks[place]

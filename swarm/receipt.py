@@ -61,6 +61,26 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class WearingOpening(Opening):
+    """As `Opening`, of a session that wears an adapter: other numbers come of the same rows."""
+
+    adapter: Digest
+
+
+def read_opening(body: bytes) -> Opening:
+    """What was signed: with an adapter or without. Raises RemoteError."""
+    try:
+        return decode(body, Opening)
+    except RemoteError:
+        return decode(body, WearingOpening)
+
+
+def adapter_of(opening: Opening) -> bytes:
+    """The digest of what its session wears; empty: nothing."""
+    return opening.adapter if isinstance(opening, WearingOpening) else b""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Positions `at` to `at + tokens` were computed; of them the last `rows` were given out.
 
@@ -213,7 +233,7 @@ class Account:
     def __init__(self, opening: bytes) -> None:
         """Raises RemoteError unless it is an opening that somebody signed."""
         self.peer, body = open_(opening, OPENING, max_bytes=OPENING_BYTES_MAX)
-        self.opening = decode(body, Opening)
+        self.opening = read_opening(body)
         self.chunks: list[Chunk] = []
         self.raw: list[bytes] = [opening]
         self.names = [_name_of(body)]  # of the opening, then of each chunk

@@ -14,22 +14,35 @@ A client opens one stream per hop and keeps it for the life of the session. It s
       ◀───────────────────── Leaving      at any time: look for another, I serve until then
       (close)                             frees the cache at once
 
+A session that wears an adapter (adapter.py) opens with `Wear` in place of `Open`, under a protocol
+of its own, so that whoever knows of none is not asked:
+
+      Wear(adapter, size) ─────────────▶  reserves room, or Busy
+      ◀──────────── Lacking(within_s)     unless the adapter is there
+      Bring + manifest, Piece + bytes ... the parts of the blocks that were asked for, in order
+      ◀──────────────────────── Opened
+
 Positions are explicit: a step `at` an earlier position than the cache's length truncates it first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from ..crypto.codec import Range, Size
 from ..crypto.envelope import OVERHEAD_BYTES
+from ..crypto.merkle import Digest
 
 Position = Annotated[int, Range(0, 1 << 24)]  # of a token in a session; or a number of tokens
 BlockNumber = Annotated[int, Range(0, 1 << 16)]
 Seconds = Annotated[float, Range(0.0, 1e6)]
 
 PROTOCOL = "/potluck/session/2"
+WEARING_PROTOCOL = "/potluck/session/3"  # as the one before, and sessions that open with `Wear`
+
+WORN_BYTES_MAX: Final = 256 * 1024 * 1024  # of an adapter, in one stage: rank 64 of 20 blocks in 7B
+PIECE_BYTES_MAX: Final = 256 * 1024  # other streams of the connection take turns in between
 
 OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
 CHUNK_BYTES_MAX: Final = 300  # issue E, bar 3: for each 32 tokens and stage
@@ -50,6 +63,39 @@ class Open:
     tokens: Position
     dtype: Annotated[str, Size(4)]  # of the hidden states on this stream: "f32", "f16", "bf16"
     receipts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wear(Open):
+    """Open a session whose rows go through the adapter of this digest, too.
+
+    size: bytes of its parts for these blocks.
+    """
+
+    adapter: Digest = field(kw_only=True)
+    size: Annotated[int, Range(0, WORN_BYTES_MAX)] = field(kw_only=True)
+
+
+def protocol_of(asked: Open) -> str:
+    """Under which a session is opened in this way."""
+    return WEARING_PROTOCOL if isinstance(asked, Wear) else PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """The adapter is not here: send the parts of it, all within this time."""
+
+    within_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Bring:
+    """The adapter's manifest follows; then come as many `Piece`s as its parts have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next bytes of the parts follow, which lie one after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +185,8 @@ class Receipts:
 
 Message = (
     Open | Opened | Step | Output | Truncate | Renew | Busy | Fault | Leaving | Sign | Receipts
-)
+    | Wear | Lacking | Bring | Piece
+)  # fmt: skip
 
 # Tags are for ever: a message that is dropped leaves its number unused.
 TAGS: dict[int, type[Message]] = {
@@ -154,5 +201,9 @@ TAGS: dict[int, type[Message]] = {
     9: Leaving,
     10: Sign,
     11: Receipts,
+    12: Wear,
+    13: Lacking,
+    14: Bring,
+    15: Piece,
 }
 TAG_OF: dict[type[Message], int] = {message: tag for tag, message in TAGS.items()}

@@ -14,17 +14,21 @@ from potluck.swarm.frame import HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, FrameReader
 from potluck.swarm.wire import (
     CHUNK_BYTES_MAX,
     RECEIPTS_MAX,
+    Bring,
     Busy,
     Fault,
+    Lacking,
     Message,
     Open,
     Opened,
     Output,
+    Piece,
     Receipts,
     Renew,
     Sign,
     Step,
     Truncate,
+    Wear,
 )
 
 EXAMPLES: list[tuple[Message, bytes]] = [
@@ -41,6 +45,10 @@ EXAMPLES: list[tuple[Message, bytes]] = [
     (Opened(60.0, 192, "none c1", b"signed opening"), b""),
     (Sign(), b""),
     (Receipts((b"signed chunk", b"another")), b""),
+    (Wear(bytes(16), "cd" * 32, 2, 4, 64, "f32", True, adapter=b"a" * 32, size=4096), b""),
+    (Lacking(26.0), b""),
+    (Bring(), b"manifest"),
+    (Piece(), b"of a part"),
 ]
 
 

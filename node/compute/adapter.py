@@ -8,14 +8,14 @@
 
 The weights stay as they are, so sessions with different adapters, or with none, share a stage and a
 pass (native/adapter.py, adapted.py). Whatever an adapter asks for beyond that is refused by name,
-never left out: half of an adapter is another model.
+never left out: half of an adapter is another model. How one is named and sent: parts.py.
 
 Source: E. Hu et al., LoRA, 2021; PEFT 0.17, `LoraConfig` and `save_pretrained`.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...swarm.adapter import RANK_MAX
 from .checkpoint import read_json
 from .layout import Layout, layout_of
 from .shards import DTYPES, Shard, broken
@@ -31,7 +32,6 @@ from .spec import ModelSpec
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
-RANK_MAX = 512  # guess: PEFT's default is 8, and above 256 none was seen
 # the products of a block to which something is added, and the matrices that each is made of
 SITES: dict[str, tuple[str, ...]] = {
     "qkv": ("q", "k", "v"),
@@ -91,8 +91,24 @@ class Joined:
     ups: Sequence[Tensor]  # (outputs of each, ranks)
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two matrices of one module, as stored, and what their product is multiplied by."""
+
+    module: str
+    down: Tensor  # (rank, inputs)
+    up: Tensor  # (outputs, rank)
+    scale: float
+
+
 def read_adapter(folder: Path, spec: ModelSpec, start: int, stop: int) -> Adapter:
     """The part of an adapter that is for blocks start..stop. Raises UserError."""
+    pairs = read_pairs(folder, spec, start, stop)
+    return Adapter(folder.name, updates_of(spec, pairs))
+
+
+def read_pairs(folder: Path, spec: ModelSpec, start: int, stop: int) -> Iterator[tuple[int, Pair]]:
+    """What an adapter of PEFT's has for blocks start..stop, checked. Raises UserError."""
     if spec.general is not None:
         raise UserError(
             f"{folder}: models of {spec.family} run in transformers' own code, and are served"
@@ -103,7 +119,7 @@ def read_adapter(folder: Path, spec: ModelSpec, start: int, stop: int) -> Adapte
     shard = Shard.open(folder / TENSORS)
     layouts = {index: layout_of(spec, index) for index in range(spec.blocks)}
     place = {
-        tensor.removesuffix(".weight"): (index, tensor)
+        tensor.removesuffix(".weight"): index
         for index, layout in layouts.items()
         for tensor in {part.tensor for part in layout.matrices.values()}
     }
@@ -113,22 +129,57 @@ def read_adapter(folder: Path, spec: ModelSpec, start: int, stop: int) -> Adapte
         module, half = match.groups() if match else (key, "")
         if module not in place:
             raise broken(shard.path, f"has {key}, to which nothing in this model corresponds")
-        index, tensor = place[module]
-        _refuse_expert(shard.path, key, layouts[index], tensor)
+        if not takes(layouts[place[module]], module):
+            raise UserError(
+                f"{shard.path}: has {key}, of a mixture's experts or their router: only adapters of"
+                " attention are served there; give a model into which this one was merged"
+            )
         if entry.dtype not in DTYPES:
             raise broken(shard.path, f"has {key} of dtype {entry.dtype}")
-        if start <= index < stop:
-            halves.setdefault(module, {})[half] = shard.tensors([key])[key].float()
-    blocks: dict[int, dict[str, Update]] = {}
+        if start <= place[module] < stop:
+            halves.setdefault(module, {})[half] = shard.tensors([key])[key]
     for module, both in halves.items():
-        index, tensor = place[module]
-        _refuse_shapes(shard.path, module, both, layouts[index].shapes[tensor])
+        if both.keys() != {"A", "B"}:
+            raise broken(shard.path, f"has only lora_{'/'.join(both)} of {module}")
         scale = _scale(folder, config, module, len(both["A"]))
-        for name, part in layouts[index].matrices.items():
-            if part.tensor == tensor:
-                up = both["B"][part.start : part.stop] * scale
-                blocks.setdefault(index, {})[name] = Update(both["A"], up)
-    return Adapter(folder.name, blocks)
+        pair = Pair(module, both["A"], both["B"], scale)
+        if why := misfit(layouts[place[module]], pair):
+            raise broken(shard.path, why)
+        yield place[module], pair
+
+
+def takes(layout: Layout, module: str) -> bool:
+    """Whether something may be added to this module of a block."""
+    names = [name for name, part in layout.matrices.items() if part.tensor == f"{module}.weight"]
+    return any(name in matrices for name in names for matrices in SITES.values())
+
+
+def misfit(layout: Layout, pair: Pair) -> str:
+    """Why a pair is none for this block, whose module it names; empty when it is one."""
+    rows, columns = layout.shapes[f"{pair.module}.weight"]
+    rank = len(pair.down)
+    if not 1 <= rank <= RANK_MAX:
+        return f"has rank {rank} at {pair.module}, not 1 to {RANK_MAX}"
+    halves = {"A": (pair.down, (rank, columns)), "B": (pair.up, (rows, rank))}
+    for half, (found, wanted) in halves.items():
+        name = f"lora_{half} of {pair.module}"
+        if found.shape != wanted:
+            return f"has {name} of shape {list(found.shape)}, not {list(wanted)}"
+        if not torch.isfinite(found).all():
+            return f"has {name}, of which a number is infinite or none"
+    return "" if math.isfinite(pair.scale) else f"has no finite scale at {pair.module}"
+
+
+def updates_of(spec: ModelSpec, pairs: Iterable[tuple[int, Pair]]) -> dict[int, dict[str, Update]]:
+    """What pairs add to which matrices of which blocks."""
+    blocks: dict[int, dict[str, Update]] = {}
+    for index, pair in pairs:
+        down, up = pair.down.float(), pair.up.float()
+        for name, part in layout_of(spec, index).matrices.items():
+            if part.tensor == f"{pair.module}.weight":
+                scaled = up[part.start : part.stop] * pair.scale
+                blocks.setdefault(index, {})[name] = Update(down, scaled)
+    return blocks
 
 
 def _refuse_beyond(folder: Path, config: Mapping[str, Any]) -> None:
@@ -143,33 +194,6 @@ def _refuse_beyond(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder}: asks for {', '.join(sorted(beyond))}, which is not served: give an adapter"
             " of low-rank matrices alone, or a model into which this one was merged"
         )
-
-
-def _refuse_expert(path: Path, key: str, layout: Layout, tensor: str) -> None:
-    names = [name for name, part in layout.matrices.items() if part.tensor == tensor]
-    if not any(name in matrices for name in names for matrices in SITES.values()):
-        raise UserError(
-            f"{path}: has {key}, of a mixture's experts or their router: only adapters of attention"
-            " are served there; give a model into which this one was merged"
-        )
-
-
-def _refuse_shapes(
-    path: Path, module: str, both: Mapping[str, Tensor], shape: tuple[int, ...]
-) -> None:
-    rows, columns = shape
-    if both.keys() != {"A", "B"}:
-        raise broken(path, f"has only lora_{'/'.join(both)} of {module}")
-    rank = len(both["A"])
-    if not 1 <= rank <= RANK_MAX:
-        raise broken(path, f"has rank {rank} at {module}, not 1 to {RANK_MAX}")
-    for half, wanted in (("A", (rank, columns)), ("B", (rows, rank))):
-        if both[half].shape != wanted:
-            found = list(both[half].shape)
-            raise broken(path, f"has lora_{half} of {module} of shape {found}, not {list(wanted)}")
-        if not torch.isfinite(both[half]).all():
-            why = f"has lora_{half} of {module}, of which a number is infinite or none"
-            raise broken(path, why)
 
 
 def _scale(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:

@@ -179,6 +179,7 @@ class FalseEngine:
         self.numerics = honest.numerics
         self.exact = honest.exact
         self.open_cache = honest.open_cache  # itself, so that it is still made beside a pass
+        self.dress = honest.dress
         self.truncate = honest.truncate
         self._honest = honest
         self._cheat = cheat

@@ -1,5 +1,7 @@
 """A stage that adds: output row = input row + sum over its blocks of (block + 1) * f(cache).
 
+Under an adapter each block adds the sum of its part's bytes besides.
+
 Its hidden states are f32 rows like a real one's. What comes out depends on every row remembered, on
 the order and on the piece sizes, so a wrong replay shows.
 """
@@ -23,6 +25,13 @@ WIDTH = 4
 class AddingCache:
     blocks: BlockRange
     rows: dict[int, list[bytes]] = field(default_factory=dict)
+    worn: AddingAdapter | None = None
+
+
+@dataclass(eq=False)
+class AddingAdapter:
+    sums: dict[int, int]
+    bytes: int
 
 
 class AddingEngine:
@@ -36,8 +45,14 @@ class AddingEngine:
         self.numerics = numerics
         self.caches: list[AddingCache] = []
 
-    def open_cache(self, blocks: BlockRange, tokens: int) -> AddingCache:
-        cache = AddingCache(blocks, {b: [] for b in range(blocks.start, blocks.stop)})
+    def dress(self, name: str, parts: dict[int, bytes]) -> AddingAdapter:
+        sums = {block: sum(part) for block, part in parts.items()}
+        return AddingAdapter(sums, sum(map(len, parts.values())))
+
+    def open_cache(
+        self, blocks: BlockRange, tokens: int, adapter: AddingAdapter | None = None
+    ) -> AddingCache:
+        cache = AddingCache(blocks, {b: [] for b in range(blocks.start, blocks.stop)}, adapter)
         self.caches.append(cache)
         return cache
 
@@ -55,6 +70,7 @@ class AddingEngine:
             piece = rows[start : start + size]
             for block in range(cache.blocks.start, cache.blocks.stop):
                 piece = self._block(cache.rows[block], block, at, piece)
+                piece = piece + (cache.worn.sums.get(block, 0) if cache.worn else 0)
             out.append(piece)
             at, start = at + size, start + size
         whole = np.concatenate(out).astype("<f4")

@@ -17,15 +17,18 @@ import trio
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
+from potluck.node.adapters import Shelf
 from potluck.node.frames import FrameStream
 from potluck.node.queues import tell_queue
 from potluck.node.router import Router
 from potluck.node.server import Server
 from potluck.node.session import LiveSession, SessionPlan, open_session
+from potluck.node.wardrobe import Wardrobe
+from potluck.swarm.adapter import Bundle
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work
-from potluck.swarm.wire import PROTOCOL, Message, Open, Opened
+from potluck.swarm.wire import PROTOCOL, WEARING_PROTOCOL, Message, Open, Opened
 
 from .adding_engine import WIDTH, AddingEngine, InstantDevice
 from .memory_host import MemoryHost, MemoryNet
@@ -43,6 +46,7 @@ class Node:
     engine: AddingEngine
     admission: Admission
     device: InstantDevice
+    wardrobe: Wardrobe
 
 
 @dataclass
@@ -61,17 +65,20 @@ class World:
         cache_tokens: int = 10_000,
         numerics: str = "adding",
         step_s: float = 0.001,
+        shelf: Shelf | None = None,
     ) -> Node:
         key = IdentityKey.generate()
         host = self.net.host(key.peer_id)
         engine = AddingEngine(BlockRange(start, stop), numerics)
         device = InstantDevice(engine, step_s)
         admission = Admission(AdmissionConfig(cache_tokens))
-        server = Server(engine, device, admission, MODEL, key)
-        host.handle(PROTOCOL, server.serve)
+        wardrobe = Wardrobe(engine, device, admission, MODEL, token_bytes=ROW_BYTES, shelf=shelf)
+        server = Server(engine, device, admission, MODEL, key, wardrobe)
+        for protocol in (PROTOCOL, WEARING_PROTOCOL):
+            host.handle(protocol, server.serve)
         tell_queue(host, MODEL, lambda: server.rows * step_s)  # type: ignore[arg-type]
         await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host, numerics))
-        self.nodes.append(Node(key, host, server, engine, admission, device))
+        self.nodes.append(Node(key, host, server, engine, admission, device, wardrobe))
         return self.nodes[-1]
 
     def client(self) -> tuple[MemoryHost, Router]:
@@ -120,8 +127,12 @@ async def world(*spans: tuple[int, int]) -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
-def plan(tokens: int = 64, wait_s: float = 0.0, receipts: bool = False) -> SessionPlan:
-    return SessionPlan(MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s, receipts=receipts)
+def plan(
+    tokens: int = 64, wait_s: float = 0.0, receipts: bool = False, adapter: Bundle | None = None
+) -> SessionPlan:
+    return SessionPlan(
+        MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s, receipts=receipts, adapter=adapter
+    )
 
 
 def rows(number: int, tokens: int = 1) -> bytes:
@@ -139,10 +150,11 @@ async def begun(
     *,
     receipts: bool = False,
     works: Callable[[Work], None] | None = None,
+    adapter: Bundle | None = None,
 ) -> AsyncIterator[tuple[LiveSession, Router]]:
     """A session of a new client, and the client's router. works: takes what was signed for."""
     host, router = made.client()
-    asked = plan(tokens, wait_s, receipts)
+    asked = plan(tokens, wait_s, receipts, adapter)
     async with open_session(host, router, asked, works) as session:  # type: ignore[arg-type]
         yield session, router
 
@@ -169,9 +181,11 @@ async def step(session: LiveSession, number: int) -> bytes:
     return bytes(await session.output())
 
 
-async def talk(made: World, kill_at: dict[int, list[int]]) -> list[bytes]:
+async def talk(
+    made: World, kill_at: dict[int, list[int]], adapter: Bundle | None = None
+) -> list[bytes]:
     """A prompt in two chunks and eight steps. kill_at: before which step to kill which stages."""
-    async with begun(made) as (session, _):
+    async with begun(made, adapter=adapter) as (session, _):
         out = [await prompt(session)]
         for number in range(8):
             for start in kill_at.get(number, []):
