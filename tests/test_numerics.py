@@ -19,4 +19,6 @@ def test_ours_and_torch_differ_by_roundings_and_formats_by_what_they_lose() -> N
     assert by["nf4 torch fp32", "nf4 ours"].p99 < 1e-3
     assert 3e-3 < by["int8 ours", "none ours"].median < 3e-2
     assert 3e-2 < by["nf4 ours", "none ours"].median < 3e-1
+    for format in ("none", "int8", "nf4"):  # pages of 8 bits are a class too, with a price
+        assert 1e-4 < by[f"{format} ours kv8", f"{format} ours"].median < 2e-2
     assert found.perplexity["nf4 ours"] > found.perplexity["none ours"]

@@ -6,7 +6,8 @@ here, on the texts that the shipped model never read. What is compared is one bl
 the residual stream (what comes out less what went in), for each token from the same input: the
 stream itself would hide it (kernels.md, section 3).
 
-    own      the class's own format in our C is the reference: how honest peers differ
+    own      the class's own format in our C is the reference: how honest peers differ, and what
+             pages of 8 bits (kv8) lose
     none     fp32 in our C is the reference: what the format costs
 """
 
@@ -28,14 +29,18 @@ from .stage import Stage
 from .text import Text
 
 WINDOW = 256
+BYTE_PAGES = "kv8"  # keys and values in 8 bits: a class of its own
 CLASSES = (
     ("none", "native", ""),
+    ("none", "native", BYTE_PAGES),
     ("none", "torch", "fp32"),
     ("none", "torch", "bf16"),
     ("none", "torch", "fp16"),
     ("int8", "native", ""),
+    ("int8", "native", BYTE_PAGES),
     ("int8", "torch", "fp32"),
     ("nf4", "native", ""),
+    ("nf4", "native", BYTE_PAGES),
     ("nf4", "torch", "fp32"),
 )
 
@@ -112,20 +117,18 @@ def held_out(checkpoint: Checkpoint, tokens: int) -> list[int]:
 
 
 def _classes(checkpoint: Checkpoint) -> Iterator[tuple[str, Run]]:
-    for format, kind, dtype in CLASSES:
+    blocks = checkpoint.spec.blocks
+    for format, kind, variant in CLASSES:
         if kind == "torch":
             stage = Stage.load(
-                checkpoint,
-                0,
-                checkpoint.spec.blocks,
-                device="cpu",
-                dtype=dtype,
-                quantization=format,
+                checkpoint, 0, blocks, device="cpu", dtype=variant, quantization=format
             )
-            yield f"{format} torch {dtype}", _of_torch(stage)
+            yield f"{format} torch {variant}", _of_torch(stage)
         elif why_not() is None:
-            native = NativeStage.load(checkpoint, 0, checkpoint.spec.blocks, quantization=format)
-            yield f"{format} ours", _of_native(native)
+            native = NativeStage.load(
+                checkpoint, 0, blocks, quantization=format, byte_pages=variant == BYTE_PAGES
+            )
+            yield f"{format} ours {variant}".rstrip(), _of_native(native)
 
 
 def _of_torch(stage: Stage) -> Run:
