@@ -40,7 +40,7 @@ def up(
     auto: Annotated[
         bool, typer.Option("--auto", help="Nodes choose their own blocks, and move: --blocks auto.")
     ] = False,
-    epoch_s: Annotated[float, typer.Option(min=1, hidden=True)] = 60.0,
+    epoch_s: Annotated[float, typer.Option(min=1, hidden=True)] = 30.0,
     max_memory: Annotated[
         int, typer.Option("--max-memory", min=0, metavar="MIB", help="Of each, with --auto.")
     ] = 0,

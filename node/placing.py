@@ -34,7 +34,7 @@ from ..swarm.placement import (
     elect_moves,
     join_window,
     lot,
-    smooth_min,
+    still_helps,
     usual_rate,
 )
 from ..swarm.view import Floats
@@ -80,7 +80,8 @@ def holdings_of(
             BlockRange(told.start, told.stop),
             believed_rate(told.decode_tokens_s, usual),
             max(0.0, now - told.boot),
-            told.state == "online" and told.peer not in rooted,
+            movable=told.state == "online" and told.peer not in rooted,
+            arriving=told.state == "joining",
         )
         for told in counted
     ]
@@ -210,7 +211,8 @@ class Elections:
         """Who was elected counts where it goes, until it is there or is waited for no longer."""
         if holding.peer not in self._elected:
             return holding
-        return replace(holding, blocks=self._elected[holding.peer][1].blocks, movable=False)
+        there = self._elected[holding.peer][1].blocks
+        return replace(holding, blocks=there, movable=False, arriving=False)
 
 
 def may_switch(
@@ -226,14 +228,12 @@ def may_switch(
         return "our own announcement is not found"
     others = [one for one in holdings if one.peer != me]
     before = block_rates([*others, replace(ours, blocks=old)], total)
-    after = block_rates([*others, replace(ours, blocks=new)], total)
-    mean = float(before.mean())
-    keep = 1 if before.min() <= EMERGENCY * mean else KEEP
+    keep = 1 if before.min() <= EMERGENCY * float(before.mean()) else KEEP
     for block in range(old.start, old.stop):
         left = sum(one.blocks.start <= block < one.blocks.stop for one in others)
         if not new.start <= block < new.stop and left < keep:
             return f"block {block} would be left with {left} others, {keep} must be"
-    if smooth_min(after, mean) <= smooth_min(before, mean):
+    if not still_helps(others, replace(ours, blocks=old), new, total):
         return "it would help no more"
     return ""
 

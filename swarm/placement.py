@@ -12,9 +12,13 @@ swarm. Two rules, both functions of one snapshot of signed records:
       sm(v) = -(1/8) ln( mean over blocks of exp(-8 v / m) )        m = mean of v
 
   exceeds its cost (the work lost while it loads, over how long it should stay: the longer a peer
-  was there, the longer it stays) by theta times its share. Ties fall by a hash of epoch and peer.
-  No block is left with fewer than two others. Each move lifts sm by more than a fixed share of
-  what moved, and sm is bounded: when nobody comes or goes, moves end.
+  was there, the longer it stays) by theta times its share, by most. Ties fall by a hash of epoch
+  and peer. No block is left with fewer than two others.
+
+Newcomers fetch for minutes; who has the blocks on its disk (ahead.py) is there before them. So it
+moves, too, where it helps until they come, if the layout is no worse when they have. A move lifts
+sm, of all or else of those who serve by now, by more than a fixed share of what moved, and lowers
+that of all never; both are bounded: when nobody comes or goes, moves end.
 """
 
 from __future__ import annotations
@@ -26,11 +30,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..crypto.digest import digest
+from .ahead import READY_S, is_ready
 from .blocks import BlockRange
 from .view import Floats
 
-EPOCH_S = 60.0  # algorithms.md 2.4, as are the numbers below
-SHARPNESS = 8.0
+EPOCH_S = 30.0  # sim (`stages`): 15 s are no better, 60 s cost .011 of the flow
+SHARPNESS = 8.0  # algorithms.md 2.4, as are the numbers below
 CANDIDATES = 24
 THETA = 0.5
 THETA_LARGE = 0.25  # above 100 peers a move is a smaller part of the whole, and noise is smaller
@@ -41,6 +46,7 @@ STAY_MIN_S, STAY_MAX_S = 300.0, 1800.0
 MOVE_S = 120.0  # guess: a few blocks of weights from several neighbours, and loading them
 BELIEVED_MAX = 2.0  # times the median; sim: 1.5 costs an honest layout 3 % more, 3 shields less
 KEEP = 2  # others that must still serve each block that a mover leaves
+EVEN = 1e-9  # what rounding makes of a score that stays
 EMERGENCY = 0.25  # of the mean: a block below this waives the age gate, and lets KEEP be 1
 
 
@@ -53,6 +59,7 @@ class Holding:
     rate: float  # tokens through one block in a second
     age_s: float = 0.0  # since its boot
     movable: bool = True  # online, and neither draining nor loading
+    arriving: bool = False  # a newcomer that still loads
 
     def share(self) -> float:
         """What each of its blocks gets of it."""
@@ -143,9 +150,9 @@ def elect_moves(
         return ()
     if theta is None:
         theta = THETA if len(holdings) <= LARGE else THETA_LARGE
-    usual = usual_rate([holding.rate for holding in holdings])
+    most = BELIEVED_MAX * usual_rate([holding.rate for holding in holdings])
     standing = [
-        replace(holding, rate=believed_rate(holding.rate, usual))
+        holding if holding.rate <= most else replace(holding, rate=most)
         for holding in sorted(holdings, key=lambda holding: holding.peer)
     ]
     start = np.array([holding.blocks.start for holding in standing])
@@ -153,6 +160,7 @@ def elect_moves(
     may_go = np.array([holding.movable for holding in standing])
     old = np.array([holding.age_s >= AGE_MIN_S for holding in standing])
     rates = block_rates(standing, total)
+    served = rates - block_rates([holding for holding in standing if holding.arriving], total)
     counts = np.cumsum(
         np.bincount(start, minlength=total + 1) - np.bincount(stop, minlength=total + 1)
     )
@@ -163,12 +171,13 @@ def elect_moves(
         others = _least_within(counts[:-1].astype(np.float64))[start, stop - 1] - 1
         able = may_go & (others >= (1 if emergency else KEEP)) & (old | emergency)
         # Who moves now serves blocks of which the worst is better served than anybody else's.
-        spare = np.where(able, _least_within(rates)[start, stop - 1], -np.inf)
+        spare = np.where(able, _least_within(served)[start, stop - 1], -np.inf)
         order = np.argsort(-spare, kind="stable")[:CANDIDATES].tolist()
         found = [
-            (move.gain, lot(epoch, move.peer), i, move)
+            (worth, lot(epoch, move.peer), i, move)
             for i in order
-            if able[i] and (move := _best_move(standing[i], rates, mean, theta, move_s))
+            if able[i]
+            for worth, move in _best_move(standing[i], rates, served, mean, theta, move_s)
         ]
         if not found:
             break
@@ -176,9 +185,10 @@ def elect_moves(
         moves.append(move)
         may_go[i] = False
         for blocks, sign in ((standing[i].blocks, -1), (move.blocks, 1)):
-            rates[blocks.start : blocks.stop] += sign * standing[i].share()
+            for all_of_them in (rates, served):
+                all_of_them[blocks.start : blocks.stop] += sign * standing[i].share()
             counts[blocks.start : blocks.stop] += sign
-        rates = np.maximum(rates, 0.0)
+        rates, served = np.maximum(rates, 0.0), np.maximum(served, 0.0)
     return tuple(moves)
 
 
@@ -191,9 +201,30 @@ def _least_within(values: Floats) -> Floats:
 
 
 def _best_move(
-    holding: Holding, rates: Floats, mean: float, theta: float, move_s: float
-) -> Move | None:
-    """Where this peer helps most, if that is worth its way."""
+    holding: Holding, rates: Floats, served: Floats, mean: float, theta: float, move_s: float
+) -> list[tuple[float, Move]]:
+    """Where this peer helps most, with what that is worth; nowhere if it is not worth its way.
+
+    rates: with those who are on their way; served: without.
+    """
+    total, length = len(rates), len(holding.blocks)
+    ready = is_ready(holding.peer, total, length, holding.age_s)
+    gains = _gains(holding, rates, mean)
+    now = ready & (gains >= -EVEN)
+    if now.any():
+        gains = np.where(now, np.maximum(gains, _gains(holding, served, mean)), gains)
+    part = holding.share() / mean * length / total
+    stay_s = min(max(holding.age_s, STAY_MIN_S), STAY_MAX_S)
+    worth = gains - part * np.where(ready, min(READY_S, move_s), move_s) / stay_s
+    start = int(worth.argmax())
+    if start == holding.blocks.start or worth[start] <= theta * part:
+        return []
+    blocks = BlockRange(start, start + length)
+    return [(float(worth[start]), Move(holding.peer, blocks, float(gains[start])))]
+
+
+def _gains(holding: Holding, rates: Floats, mean: float) -> Floats:
+    """In the smooth minimum: this peer in each window of its length, instead of in its own."""
     total, length, share = len(rates), len(holding.blocks), holding.share()
     without = rates.copy()
     without[holding.blocks.start : holding.blocks.stop] -= share
@@ -201,14 +232,23 @@ def _best_move(
     starts = np.arange(total - length + 1)[:, None]
     place = np.arange(total)
     there = without + share * ((place >= starts) & (place < starts + length))
-    gains = smooth_min(there, mean) - smooth_min(rates[None, :], mean)[0]
-    start = int(gains.argmax())
-    part = share / mean * length / total
-    stay_s = min(max(holding.age_s, STAY_MIN_S), STAY_MAX_S)
-    cost = part * move_s / stay_s
-    if start == holding.blocks.start or gains[start] - cost <= theta * part:
-        return None
-    return Move(holding.peer, BlockRange(start, start + length), float(gains[start]))
+    gains: Floats = smooth_min(there, mean) - smooth_min(rates[None, :], mean)[0]
+    return gains
+
+
+def still_helps(others: Sequence[Holding], mover: Holding, blocks: BlockRange, total: int) -> bool:
+    """Whether it is better if this peer serves `blocks` instead: as elections see it, but for the
+    cost of the way, which has been paid."""
+    there = replace(mover, blocks=blocks)
+
+    def gain(counted: Sequence[Holding]) -> float:
+        before, after = (block_rates([*counted, one], total) for one in (mover, there))
+        mean = float(before.mean())
+        return float(smooth_min(after, mean) - smooth_min(before, mean))
+
+    in_the_end = gain(others)
+    now = gain([one for one in others if not one.arriving])
+    return in_the_end > EVEN or (in_the_end >= -EVEN and now > EVEN)
 
 
 @dataclass(frozen=True, slots=True)

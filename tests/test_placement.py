@@ -11,13 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potluck.swarm.ahead import AHEAD_EVERY_S, READY_S, is_ready
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.placement import (
     AGE_MIN_S,
     BELIEVED_MAX,
     EMERGENCY,
     KEEP,
+    MOVE_S,
     PEERS_PER_MOVER,
+    STAY_MAX_S,
+    STAY_MIN_S,
     Demand,
     Holding,
     believed_rate,
@@ -27,6 +31,7 @@ from potluck.swarm.placement import (
     join_window,
     smooth_min,
     span_length,
+    still_helps,
     usual_rate,
 )
 
@@ -49,6 +54,12 @@ def holdings(draw: st.DrawFn) -> list[Holding]:
             )
         )
     return found
+
+
+def some_arrive(found: list[Holding], dice: list[bool]) -> list[Holding]:
+    """Of those that do not move, some because they still load."""
+    arriving = [late and not h.movable for h, late in zip(found, dice, strict=True)]
+    return [replace(h, arriving=late) for h, late in zip(found, arriving, strict=True)]
 
 
 def slow_rates(found: list[Holding], most: float = math.inf) -> list[float]:
@@ -121,14 +132,23 @@ def test_a_move_leaves_no_block_below_its_floor_and_wins(found: list[Holding], e
         length = len(mover.blocks)
         windows = [BlockRange(at, at + length) for at in range(TOTAL - length + 1)]
         layouts = [[*others, replace(mover, blocks=there)] for there in windows]
-        every = [float(smooth_min(np.array(slow_rates(one, most)), mean)) for one in layouts]
-        assert smooth_min(np.array(slow_rates(after, most)), mean) == pytest.approx(max(every))
+        ready = is_ready(mover.peer, TOTAL, length, mover.age_s)
+        stay_s = min(max(mover.age_s, STAY_MIN_S), STAY_MAX_S)
+        part = min(mover.rate, most) / length / mean * length / TOTAL
+        worth = [
+            float(smooth_min(np.array(slow_rates(one, most)), mean))
+            - part * (READY_S if ready[window.start] else MOVE_S) / stay_s
+            for window, one in zip(windows, layouts, strict=True)
+        ]
+        assert worth[move.blocks.start] == pytest.approx(max(worth))
 
 
 @settings(max_examples=60, deadline=None)
-@given(found=holdings())
-def test_when_nobody_comes_or_goes_moves_end(found: list[Holding]) -> None:
-    """Each move lifts a bounded score by a fixed share: 14 peers are still within 100 epochs."""
+@given(found=holdings(), late=st.lists(st.booleans(), min_size=14, max_size=14))
+def test_when_nobody_comes_or_goes_moves_end(found: list[Holding], late: list[bool]) -> None:
+    """Each move lifts a bounded score by a fixed share: 14 peers are still within 100 epochs,
+    though some that load never come."""
+    found = some_arrive(found, late[: len(found)])
     for epoch in range(100):
         moves = elect_moves(found, TOTAL, epoch)
         if not moves:
@@ -144,6 +164,51 @@ def test_a_bare_block_is_served_at_once_by_a_peer_too_young_to_move_else() -> No
     assert move.blocks == BlockRange(4, 8)
     calm = [*found, Holding("other", BlockRange(4, 8), 2.0, age_s=1.0)]
     assert elect_moves(calm, TOTAL, 1) == ()
+
+
+def spare_ones(count: int, age_s: float) -> list[Holding]:
+    """Four blocks with two peers each, and the first with so many more."""
+    held = [Holding(f"old{n}", BlockRange(n // 2, n // 2 + 1), 1.0, age_s) for n in range(8)]
+    return held + [Holding(f"spare{n}", BlockRange(0, 1), 1.0, age_s) for n in range(count)]
+
+
+def test_of_equal_peers_one_moves_that_has_the_blocks_on_its_disk() -> None:
+    age_s = 2 * AHEAD_EVERY_S  # two of the four blocks
+    found = spare_ones(8, age_s)
+    del found[6]  # of block 3
+    for epoch in range(30):
+        (move,) = elect_moves(found, 4, epoch)
+        assert move.blocks == BlockRange(3, 4)
+        assert is_ready(move.peer, 4, 1, age_s)[3]
+
+
+def test_until_a_newcomer_has_loaded_who_has_the_blocks_stands_in() -> None:
+    age_s = 2 * AHEAD_EVERY_S
+    for ready in (True, False):
+        names = (f"{n}" for n in range(100) if is_ready(f"{n}", 4, 1, age_s)[3] == ready)
+        able = [Holding(next(names), BlockRange(0, 1), 1.0, age_s) for _ in range(2)]
+        rest = [replace(h, movable=False) for h in spare_ones(0, age_s)]
+        late = replace(rest[7], arriving=True)
+        moves = elect_moves([*rest[:7], late, *able], 4, 1)
+        assert [move.blocks for move in moves] == ([BlockRange(3, 4)] if ready else [])
+        assert elect_moves([*rest, *able], 4, 1) == ()  # once it is there
+
+
+def test_nobody_stands_in_where_the_layout_would_be_worse_once_the_newcomer_is_there() -> None:
+    found = spare_ones(0, 1e5)
+    late = replace(found[7], age_s=1.0, movable=False, arriving=True)
+    extra = Holding("third", BlockRange(1, 2), 1.0, 1e5)
+    assert elect_moves([*found[:7], late], 4, 1) == ()
+    assert elect_moves([*found[:7], late, extra], 4, 1) != ()
+
+
+def test_what_was_loaded_is_switched_to_while_it_helps_now_or_in_the_end() -> None:
+    *others, late, mover = spare_ones(1, 1e5)
+    new = BlockRange(3, 4)
+    arriving = replace(late, arriving=True)
+    assert still_helps([*others, arriving], mover, new, 4)  # until it comes
+    assert not still_helps([*others, late], mover, new, 4)  # it came
+    assert still_helps(others, mover, new, 4)  # it comes no more
 
 
 def test_a_span_is_as_long_as_memory_allows_and_at_least_one_block() -> None:

@@ -120,6 +120,8 @@ def test_a_boast_counts_for_two_medians_and_who_leaves_for_nothing() -> None:
         told("going", 0, 12, state="draining"),
     ]
     holdings = holdings_of(found, OLD_S)
+    assert not any(one.arriving for one in holdings)
+    assert holdings_of([told("new", 0, 4, state="joining")], OLD_S)[0].arriving
     assert {one.peer: one.rate for one in holdings} == {
         "a": 100,
         "b": 100,

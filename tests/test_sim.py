@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from potluck.cli.main import main
 from potluck.errors import UserError
+from potluck.swarm.ahead import READY_S, is_ready
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.sim.dice import Dice
 from potluck.swarm.sim.optimum import layout_bound, optimum
@@ -162,6 +163,39 @@ def test_a_layout_that_moves_carries_more_than_one_that_does_not() -> None:
     ours, nobody = run(scenario, "ours"), run(scenario, "random")
     assert ours.flow > nobody.flow and ours.moves_per_hour > 0 == nobody.moves_per_hour
     assert ours.flow <= 1.0 + 1e-9
+    # Who still loads is no part of the one yardstick, and is of the other.
+    assert 0 < ours.flow_here < ours.flow_best
+
+
+def test_who_has_fetched_ahead_loads_from_its_disk_and_who_died_is_told_of_for_a_while() -> None:
+    scenario = Scenario(
+        kind="layout",
+        model=Model(blocks=8),
+        peers=Peers(count=20, span_min=1, span_max=1),
+        churn=Churn(kind="spot", mean_s=7200.0),
+    )
+    world = World(scenario, lambda purpose: random.Random(purpose))
+    for i in world.living():
+        ready = is_ready(world.name(i), 8, 1, 1000.0 - float(world.born[i]))
+        for block, on_disk in enumerate(ready.tolist()):
+            wanted_s = READY_S if on_disk else scenario.placing.move_s
+            assert world.move_s(i, BlockRange(block, block + 1), 1000.0) == wanted_s
+    short = replace(
+        scenario, seconds=1200.0, churn=Churn(kind="weibull", mean_s=300.0, away_s=60.0)
+    )
+    soon, late = (run(replace(short, placing=Placing(tell_s=tell_s))) for tell_s in (0.0, 300.0))
+    assert soon.flow > late.flow
+
+
+def test_a_newcomer_is_on_its_way_until_it_serves() -> None:
+    scenario = Scenario(churn=Churn(kind="weibull", mean_s=600.0))
+    world = World(scenario, lambda purpose: random.Random(purpose))
+    newcomer = world.count
+    blocks = world.join(newcomer)
+    arriving = [one.peer for one in world.holdings(1.0) if one.arriving]
+    assert arriving == [world.name(newcomer)]
+    world.settle(newcomer, blocks)
+    assert not any(one.arriving for one in world.holdings(1.0))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 REQUEST_COLUMNS = (
     "goodput", "done", "p50_s", "p95_s", "hops", "retries", "load", "moves_h", "control_kbit_s",
 )  # fmt: skip
-LAYOUT_COLUMNS = ("flow_best", "flow", "flow_low", "uncovered", "moves_h", "peers")
+LAYOUT_COLUMNS = ("flow_best", "flow_here", "flow", "flow_low", "uncovered", "moves_h", "peers")
 
 MEANINGS = {
     "goodput": "share of requests answered within their deadline",
@@ -60,7 +60,8 @@ MEANINGS = {
     "retries": "hops done again, of an answer",
     "load": "offered, of the optimum of the instant (LP)",
     "flow": "optimum of the layout (LP), of the bound of all layouts (peers cut at will)",
-    "flow_best": "the same, of a layout made anew from the peers of the instant",
+    "flow_best": "the same, of a layout made anew from the peers of the instant that serve",
+    "flow_here": "... from these and those that still load: nobody can reach it",
     "flow_low": "5th percentile in time of flow",
     "uncovered": "share of time in which a block had no peer",
     "moves_h": "moves of one peer in an hour",
@@ -91,6 +92,7 @@ def measures(outcome: Outcome) -> dict[str, float]:
         "load": outcome.load,
         "flow": outcome.flow,
         "flow_best": outcome.flow_best,
+        "flow_here": outcome.flow_here,
         "flow_low": outcome.flow_low,
         "uncovered": outcome.uncovered,
         "moves_h": outcome.moves_per_hour,

@@ -52,6 +52,7 @@ class Outcome:
     hops: int = 0
     flow: float = 0.0  # mean over time: the optimum of the layout, over the bound of all layouts
     flow_best: float = 0.0  # ... over a layout made anew from the same peers
+    flow_here: float = 0.0  # ... over one of those who still load, too: in reach of nobody
     flow_low: float = 0.0  # 5th percentile in time of the first
     uncovered: float = 0.0  # share of time in which some block was served by nobody
     load: float = 0.0  # what was offered, over the optimum of the instant, mean
@@ -103,7 +104,7 @@ class Simulation:
         self._number = 0
         self._open = 0  # requests that count and are not done
         self._stopped = False
-        self._flow: list[tuple[float, float, float, float]] = []
+        self._flow: list[tuple[float, float, float, float, float]] = []
         self._joins_and_leaves = 0
         self.ended_s = 0.0  # virtual time
         self.outcome = Outcome(router)
@@ -293,10 +294,12 @@ class Simulation:
         self._trace.update(pack("<d", now) + f"{kind} {what}".encode())
         match kind, what:
             case "dies", int(i):
-                world.announce(i, None)
                 world.pause(i)
                 self._moving.discard(i)
                 self._joins_and_leaves += 1
+                self._at(now + placing.tell_s, "missed", i)
+            case "missed", int(i):
+                world.announce(i, None)
             case "born", int(i):
                 self._joins_and_leaves += 1
                 self._at(now + placing.move_s, "loaded", (i, world.join(i)))
@@ -317,7 +320,10 @@ class Simulation:
                     self._moves += self._scenario.warm_s <= now < self._scenario.seconds
                     if not self._mover.serves_while_loading:
                         world.pause(i)
-                    self._at(now + placing.move_s, "loaded", (i, blocks))
+                    # The baselines' peers fetch nothing ahead, as those of SWARM and Petals.
+                    ahead = self._mover.serves_while_loading
+                    move_s = world.move_s(i, blocks, now) if ahead else placing.move_s
+                    self._at(now + move_s, "loaded", (i, blocks))
             case "sample", _:
                 self._sample(now)
 
@@ -326,9 +332,13 @@ class Simulation:
             return
         world = self._world
         flow, bound = world.optimum(), world.bound()
-        best = _best_layout(world) if self._scenario.kind == "layout" else 1.0
-        self._flow.append((flow, bound, best, float(world.alive.sum())))
-        every_s = LAYOUT_SAMPLE_S if self._scenario.kind == "layout" else SAMPLE_S
+        best = here = 1.0
+        every_s = SAMPLE_S
+        if self._scenario.kind == "layout":
+            best = _best_layout(world, world.living())
+            here = _best_layout(world, world.here(now))
+            every_s = LAYOUT_SAMPLE_S
+        self._flow.append((flow, bound, best, float(world.alive.sum()), here))
         self._at(now + every_s, "sample", None)
 
     def _finish(self, ended_s: float) -> Outcome:
@@ -340,6 +350,7 @@ class Simulation:
             outcome.flow_low = float(np.quantile(ratio, 0.05))
             if scenario.kind == "layout":
                 outcome.flow_best = float((flows[:, 0] / np.maximum(flows[:, 2], 1e-12)).mean())
+                outcome.flow_here = float((flows[:, 0] / np.maximum(flows[:, 4], 1e-12)).mean())
             outcome.uncovered = float((flows[:, 0] <= 0).mean())
             outcome.peers = float(flows[:, 3].mean())
             offered = self._rate * world.mean_tokens()
@@ -368,11 +379,10 @@ def _pareto(mean: float, tail: float, most: int, dice: Dice) -> int:
     return max(1, min(most, round(drawn)))
 
 
-def _best_layout(world: World) -> float:
-    """What the same peers could carry if all were placed anew, the fastest first."""
-    living = sorted(world.living(), key=lambda i: -world.rate[i] / world.length[i])
+def _best_layout(world: World, peers: Sequence[int]) -> float:
+    """What these could carry if all were placed anew, the fastest first."""
     load = np.zeros(world.total)
-    for i in living:
+    for i in sorted(peers, key=lambda i: -world.rate[i] / world.length[i]):
         blocks = join_window(load, world.length[i])
         load[blocks.start : blocks.stop] += world.rate[i] / len(blocks)
     return float(load.min())

@@ -107,8 +107,9 @@ class Control:
 @dataclass(frozen=True, slots=True)
 class Placing:
     moving: Moving = "auto"  # auto: the one that belongs to the router
-    epoch_s: float = 60.0
-    move_s: float = 120.0
+    epoch_s: float = 30.0
+    move_s: float = 120.0  # to fetch a span and load it
+    tell_s: float = 0.0  # until records leave out who is dead; spot machines are warned before
     period_s: float = 300.0  # swarm's T
     balance: float = 0.75  # petals' balance_quality
 
@@ -133,7 +134,7 @@ SHARES = {"share", "relayed", "loss", "burst_share"}
 MAY_BE_ZERO = SHARES | {
     "spread", "warm_s", "access_ms_min", "world_ms", "detect_s", "deadline_token_s", "flash_at_s",
     "flash_s", "ramp_s", "cache_tokens", "cores", "row_bytes", "open_s", "copies", "record_bytes",
-    "probe_bytes", "move_s",
+    "probe_bytes", "move_s", "tell_s",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..admission import Admission, AdmissionConfig
+from ..ahead import READY_S, is_ready
 from ..blocks import BlockRange
 from ..foresight import Promises
 from ..placement import Holding, believed_rate, join_window, usual_rate
@@ -73,6 +74,7 @@ class World:
         self.versions = np.zeros(self.total, dtype=np.int64)  # of the layout, at each block
         self.load: Floats = np.zeros(self.total)  # of each block, by what records tell
         self.told: dict[int, BlockRange] = {}  # what the record of each peer says that it serves
+        self._arriving: set[int] = set()  # newcomers that load
         tokens = self.mean_tokens()
         self._token_block_s = self.table.token_block_s(tokens)
         for i, (born, dies) in enumerate([*lives, *self.births]):
@@ -192,7 +194,14 @@ class World:
         """Choose blocks for a newcomer, by the rule, and announce them."""
         blocks = join_window(self.load, self.length[i], self.name(i))
         self.announce(i, blocks)
+        self._arriving.add(i)
         return blocks
+
+    def move_s(self, i: int, blocks: BlockRange, now: float) -> float:
+        """How long peer i takes to load these: who fetches ahead has some of them on its disk."""
+        whole_s = self.scenario.placing.move_s
+        ready = is_ready(self.name(i), self.total, len(blocks), now - float(self.born[i]))
+        return min(whole_s, READY_S) if ready[blocks.start] else whole_s
 
     def announce(self, i: int, blocks: BlockRange | None) -> None:
         """The record of peer i says that it serves, or will serve, these blocks; None: gone."""
@@ -209,11 +218,13 @@ class World:
         self.pause(i)
         self.start[i], self.stop[i] = blocks.start, blocks.stop
         self.alive[i] = True
+        self._arriving.discard(i)
         self.versions[blocks.start : blocks.stop] += 1
 
     def pause(self, i: int) -> None:
         """Peer i serves nothing: it loads other blocks, or is dead."""
         self.alive[i] = False
+        self._arriving.discard(i)
         self.versions[self.start[i] : self.stop[i]] += 1
 
     def living(self) -> Sequence[int]:
@@ -226,6 +237,7 @@ class World:
             Holding(
                 self.name(i), blocks, self.claim(i), now - float(self.born[i]),
                 movable=bool(self.alive[i]) and i not in moving,
+                arriving=i in self._arriving,
             )
             for i, blocks in self.told.items()
         ]  # fmt: skip
@@ -234,6 +246,11 @@ class World:
         """Tokens a second that the layout of this instant could carry; liars count as they are."""
         rate = np.where(self.black_hole, 0.0, self.rate)[self.alive]
         return optimum(self.start[self.alive], self.stop[self.alive], rate, self.total)
+
+    def here(self, now: float) -> Sequence[int]:
+        """Who was born and has not died: all who serve, and all who still load."""
+        found: list[int] = np.flatnonzero((self.born <= now) & (self.dies > now)).tolist()
+        return found
 
     def bound(self) -> float:
         return layout_bound(self.rate[self.alive & ~self.black_hole], self.total)
