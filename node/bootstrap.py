@@ -14,23 +14,20 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
 from .config import RUNNING
+from .errands import start_errands
 from .home import hold_home, prepare_home, write_whole
 from .identity import load_or_create, next_boot
-from .lists import keep_access
 from .log import get_logger
 from .member import open_member
 from .net.access import Access
 from .net.nat import NatConfig
-from .peerstore import keep_known, load_known
-from .report import keep_report
-from .toll import keep_work
+from .peerstore import load_known
 from .trust.evidence import open_court
 
 if TYPE_CHECKING:
@@ -91,13 +88,8 @@ async def run_bootstrap(
             signals = stopping.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
             court = await open_court(member, config.home)
             services.start_soon(court.run, list)  # it serves no blocks, and is told of no work
-            services.start_soon(keep_work, config.home, member.host)
-            services.start_soon(keep_known, config.home, member.directory)
-            services.start_soon(keep_report, config.home, member)
-            services.start_soon(
-                partial(keep_access, ban=config.ban, allow_only=config.allow_only),
-                config.home,
-                member.host.admit,
+            start_errands(
+                services, config.home, member, ban=config.ban, allow_only=config.allow_only
             )
             ready = Ready(
                 member.host.peer_id,

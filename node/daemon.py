@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,6 +29,7 @@ from ..swarm.blocks import BlockRange
 from ..swarm.wire import PROTOCOL, WEARING_PROTOCOL
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
+from .errands import start_errands
 from .gossip.capability import Capabilities
 from .gossip.crowd import Crowd
 from .gossip.segment import Segment
@@ -37,14 +37,11 @@ from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .house import House, Room
 from .identity import load_or_create, next_boot
-from .lists import keep_access
 from .log import get_logger
 from .member import Member, open_member
 from .net.nat import NatConfig
-from .peerstore import keep_known, load_known
-from .report import keep_report
+from .peerstore import load_known
 from .rest import end_rest
-from .toll import keep_work
 from .trust.evidence import Court, open_court
 from .trust.limits import load_limits
 from .trust.recompute import Recomputer
@@ -208,14 +205,7 @@ async def _serve(
     async with trio.open_nursery() as services:
         services.start_soon(crowd.run)
         services.start_soon(court.run, house.serving, recomputer.compute)
-        services.start_soon(keep_work, config.home, member.host)
-        services.start_soon(keep_known, config.home, member.directory)
-        services.start_soon(keep_report, config.home, member)
-        services.start_soon(
-            partial(keep_access, ban=config.ban, allow_only=config.allow_only),
-            config.home,
-            member.host.admit,
-        )
+        start_errands(services, config.home, member, ban=config.ban, allow_only=config.allow_only)
         kept = await house.keep(services)
         if not kept and member.directory.peers():
             log.warning("no peer keeps our announcement: is this machine's clock right?")

@@ -27,6 +27,7 @@ import psutil
 
 from ...errors import LocalError, PotluckError, UserError
 from ..config import AUTO, RUNNING, TESTNET
+from ..home import prepare_home
 from ..leash import leash
 from ..process import ProcessId, end, find, last_lines, marked, process_id, start
 from .islands import address_of, make_island, on_island, remove_islands, why_not
@@ -375,12 +376,7 @@ def _claim(plan: Plan, program: Sequence[str]) -> LocalSwarm:
         raise UserError(f"no networks of their own: {why}; start without --isolated")
     roster = plan.roster(program, process_id())
     runs = UserError(f"a testnet runs already: potluck testnet down --home {plan.home} ends it")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror}); give another --home"
-        ) from error
+    prepare_home(folder)
     old = Roster.read(folder)
     if old is not None and old.runs:
         raise runs
