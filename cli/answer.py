@@ -13,7 +13,7 @@ import trio
 from ..node.client import Swarm, open_swarm
 from ..node.generation import Piece, hear
 from ..node.session import Recovery
-from ..node.trust.auditor import Tally
+from ..node.trust.docket import Tally
 from ..swarm.routing import Hop
 from .edge import until_signalled
 from .habits import Habits
@@ -45,6 +45,7 @@ class Told:
     seed: int | None = None
     exact: bool = True
     audits: Tally | None = None
+    adapter: str | None = None  # the digest
 
     @property
     def text(self) -> str:
@@ -85,6 +86,7 @@ class Told:
             ],
             "exact": self.exact,
             "audits": None if self.audits is None else asdict(self.audits),
+            "adapter": self.adapter,
             "seed": self.seed,
             "finish": self.finish,
         }
@@ -98,6 +100,8 @@ class Told:
         if self.pieces:
             parts.append(f"first after {self.pieces[0].seconds * 1e3:.0f} ms")
         parts.append(f"{len(self.route)} hop{'' if len(self.route) == 1 else 's'}")
+        if self.adapter is not None:
+            parts.append(f"adapter {self.adapter}")
         lost = ", ".join(short(one.peer) for one in self.recoveries if not one.moved)
         if lost:
             parts.append(f"went on without {lost}")
@@ -168,6 +172,7 @@ async def follow(
         told.recoveries = answer.recoveries
         told.seed = answer.seed
         told.audits = answer.audits
+        told.adapter = answer.adapter
         async for piece in answer:
             if hear(told.pieces, piece):
                 show("\n" + AMENDED + "\n" + told.text)

@@ -2,9 +2,10 @@
 
     python -m integration.audit_sim [--runs 400]
 
-A client sends chunks through three peers each time, drawn from twelve of which three cheat, audits
-by receipts' lots, takes disputes to peers drawn the same way, and bans whom it convicts. A cheat is
-seen through with probability q (a comparison that misses one calls it right).
+A client sends sessions of one chunk through three peers each time, drawn from twelve of which three
+cheat, audits by receipts' lots, takes disputes to peers drawn the same way, and bans whom it
+convicts. A cheat is seen through with probability q (a comparison that misses one calls it right).
+Of longer sessions tells audit_law.py.
 
     trusted    every peer has 200 valid audits behind it, so that the rate is at its floor: cheated
                chunks until the ban of each cheater, which should be geometric with p q
@@ -23,12 +24,21 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from potluck.swarm.audit import AuditConfig, Dispute, Lots, Signed, choose_auditor, draw, rate
+from potluck.swarm.audit import (
+    AuditConfig,
+    Dispute,
+    Lots,
+    Signed,
+    choose_auditor,
+    draw,
+    draw_whole,
+    rate,
+)
 from potluck.swarm.reputation import Reputation
 
 PEERS, CHEATERS, HOPS = 12, 3, 3
 CHUNK_S = 2.0  # between two chunks of one session
-CONFIG = AuditConfig()
+CONFIG = AuditConfig(floor=0.05)
 
 
 @dataclass
@@ -64,8 +74,9 @@ class World:
             self.number += 1
             false = self.dice.random() < self.cheats[peer]
             self.cheated[peer] += false
-            signed = Signed(peer, self.number.to_bytes(32), 0, 32)
-            for _ in draw([signed], self.lots, self._rate, CONFIG):
+            signed = Signed(peer, self.number.to_bytes(32), 0, 32, 32)
+            looked = draw([signed], self.lots, self._rate, CONFIG)
+            if looked or draw_whole(signed.name, self._rate(peer), self.lots, CONFIG):
                 self._audit(signed, false and self.dice.random() < self.seen, usable)
 
     def _rate(self, peer: str) -> float:

@@ -85,14 +85,14 @@ def e3_cost() -> Iterator[Row]:
         "python -m integration.receipt_rate",
     )
     for name, one in audit_cost().items():
-        if "audits_of_chunks" in one:
-            chunks = one["audits_of_chunks"]
+        if "audits" in one:
+            audits = one["audits"]
             yield Row(
                 "E3",
                 f"audits at the floor rate cost at most {COST_MAX:.0%} of decoding, {name}",
-                ", ".join(f"{share:.1%} in answers of {length}" for length, share in chunks.items())
-                + f"; {one['audits_of_whole_sessions']:.1%} were whole sessions drawn",
-                max(chunks.values()) <= COST_MAX,
+                ", ".join(f"{share:.1%} in answers of {length}" for length, share in audits.items())
+                + f"; a prompt's token costs {one['prompt_to_decode']:.2f} of a decoded one",
+                max(audits.values()) <= COST_MAX,
                 "python -m integration.receipt_cost",
             )
 

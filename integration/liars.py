@@ -1,6 +1,6 @@
 """Bar E1: real daemons, of which three cheat: chunks until each is banned, and who is blamed.
 
-    python -m integration.liars [--runs 30] [--nodes 12] [--known 200]
+    python -m integration.liars [--runs 30] [--nodes 12] [--rate .05] [--texts 30]
 
 Two nodes serve the first half of the demo model, all others the second, of which three cheat: one
 computes with weights of four bits, one leaves a block out, one answers a tenth of its chunks with
@@ -9,12 +9,15 @@ contradict one whom we trusted as much as them (swarm/audit.py: each by .95 at m
 its chunks signed for, draws audits by lot and takes disputes to others, by its own objects:
 session, router, auditor, book of trust.
 
-A run is, for each liar, a client that has met nobody, but knows each peer by `known` audits that
-passed: 200 bring the rate of audits down to its floor, .05, and 0 leave it at 1. It sends sessions
-of four chunks through the liar, and through anybody in the other stage, until the liar is banned.
-Counted are the chunks in which it cheated, the one that convicted it among them; whether it
-cheated, an honest stage here says, bit by bit. They should be geometric with p q. (Another liar is
-caught, too, when it audits and is contradicted; that is no sample, but counts among the blamed.)
+A run is, for each liar, a client that has met nobody, but knows each peer by so many audits that
+passed that their rate is at its floor, which is .05 here (at .02, a client's own, all takes 2.5
+times as long). It sends sessions of four chunks through the liar, and through anybody in the other
+stage, until the liar is banned. Counted are the chunks in which it cheated, all of the session in
+which it was caught among them; whether it cheated, an honest stage here says, bit by bit. Sessions
+should be geometric, with the chance that the draw (audit_law.py) reaches a chunk in which it
+cheated and that a comparison sees that: so p is what the law says of such a liar, for each of its
+false chunks. (Another liar is caught, too, when it audits and is contradicted; that is no sample,
+but counts among the blamed.)
 
 For the text a client of its own asks as people do, with audits on, and is given the words of an
 honest swarm.
@@ -55,19 +58,21 @@ from potluck.node.trust.auditor import Auditor, Finding
 from potluck.node.trust.book import Trust
 from potluck.node.trust.limits import load_limits
 from potluck.swarm.audit import AuditConfig
-from potluck.swarm.audit import rate as audit_rate
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work
 from potluck.swarm.receipt import CHUNK_TOKENS
 from potluck.swarm.view import SwarmView
 from potluck.swarm.wire import Step
 
+from .audit_law import until_caught
+
 BLOCKS, CUT = 8, 4  # of the demo model, and where its second stage begins
 FIRST = 2  # nodes of the first stage
-LIES = ("four_bit", "skip", "random:0.1")
+LIES = {"four_bit": 1.0, "skip": 1.0, "random:0.1": 0.1}  # and in which part of the chunks
+KNOWN = 1000  # audits that passed: the rate is at its floor, whatever passes yet
 READY_S = 300.0  # of a dozen nodes at once, on two cores that others use
 STEPS = 4  # chunks of one session
-SESSIONS_MAX = 400  # of one liar in one run: then it is not banned
+SESSIONS_MAX = 1000  # of one liar in one run: then it is not banned
 PROMPT, TOKENS = 64, 48  # of an answer
 
 
@@ -99,8 +104,10 @@ class Count:
     undecided: int = 0
     wronged: int = 0  # convicted of a chunk in which it did not cheat
 
-    def told(self, rate: float) -> dict[str, Any]:
+    def told(self, often: float, config: AuditConfig) -> dict[str, Any]:
+        """often: the part of its chunks in which it cheats."""
         q = self.seen / max(1, self.audited)
+        expected, _ = until_caught(STEPS, config.floor, config, lambda at: often, max(q, 1e-9))
         mean = statistics.mean(self.false) if self.false else math.nan
         spread = statistics.stdev(self.false) if len(self.false) > 1 else math.nan
         half = 1.96 * spread / math.sqrt(max(1, len(self.false)))
@@ -109,8 +116,8 @@ class Count:
             "banned": self.banned,
             "mean": round(mean, 2),
             "interval_95": [round(mean - half, 2), round(mean + half, 2)],
-            "expected": round(1 / (rate * q), 2) if q else None,
-            "p": rate,
+            "expected": round(expected, 2),
+            "p": round(1 / (expected * q), 4) if q else None,
             "q": round(q, 4),
             "chunks_mean": round(statistics.mean(self.chunks), 1) if self.chunks else None,
             "audits_of_false_chunks": self.audited,
@@ -131,17 +138,18 @@ class Client:
     auditor: Auditor
 
     @staticmethod
-    def of(swarm: Swarm, worker: Worker, home: Path, peers: Iterable[str], known: int) -> Client:
-        trust = Trust()
+    def of(
+        swarm: Swarm, worker: Worker, home: Path, peers: Iterable[str], config: AuditConfig
+    ) -> Client:
+        trust = Trust(config=config)
         for peer in peers:
-            for _ in range(known):
+            for _ in range(KNOWN):
                 trust.audited(peer, right=True, tokens=CHUNK_TOKENS)
         member = swarm.member
         router = Pinned(member.host, member.directory, SystemRandom(), trust)
         compute = partial(compute_again, member.host)
         limits = load_limits(home)
-        plain = AuditConfig(canary_share=0.0)  # counted are chunks, each audited by its own rows
-        auditor = Auditor(router, compute, worker, trust, limits, trust.lots(), plain)
+        auditor = Auditor(router, compute, worker, trust, limits, trust.lots(), config)
         return Client(swarm, worker, trust, router, auditor)
 
     async def send(
@@ -165,13 +173,17 @@ class Client:
                 session.feed(payload, tokens=len(chunk), rows=len(chunk))
                 await session.output()
             await session.settle()
+        docket.ended()
         await docket.idle()
 
 
 class Trial:
     """The testnet, and what was found in it so far."""
 
-    def __init__(self, net: LocalSwarm, swarm: Swarm, worker: Worker, voice: Voice) -> None:
+    def __init__(
+        self, net: LocalSwarm, swarm: Swarm, worker: Worker, voice: Voice, config: AuditConfig
+    ) -> None:
+        self._config = config
         self.swarm = swarm
         self.worker = worker
         self.voice = voice
@@ -185,10 +197,10 @@ class Trial:
         self.counts: dict[str, Count] = {lie: Count() for lie in self.lies.values()}
         self.blamed = self.blamed_right = self.honest_banned = self.honest_audits = 0
 
-    async def run(self, known: int) -> None:
+    async def run(self) -> None:
         """For each liar a client, from its first chunk until that liar is banned."""
         for liar in self.lies:
-            client = Client.of(self.swarm, self.worker, self._home, self._blocks, known)
+            client = Client.of(self.swarm, self.worker, self._home, self._blocks, self._config)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.auditor.run)
                 await self._meet(liar, client)
@@ -229,10 +241,8 @@ class Trial:
         count.runs += 1
         count.banned += banned
         of = {_name(one.work): one for one in findings if one.work.peer == liar}
-        chunks = false = 0
-        for work, cheated in zip(works, self._cheated(works), strict=True):
-            chunks += 1
-            false += cheated
+        cheats = list(self._cheated(works))
+        for work, cheated in zip(works, cheats, strict=True):
             finding = of.get(_name(work))
             if finding is None:
                 continue
@@ -243,8 +253,8 @@ class Trial:
             elif liar in finding.wrong:
                 count.wronged += 1
             if liar in finding.wrong:
-                count.chunks.append(chunks)
-                count.false.append(false)
+                count.chunks.append(len(works))
+                count.false.append(sum(cheats))
                 return
         count.otherwise += banned
 
@@ -319,7 +329,8 @@ def open_net(home: Path, nodes: int) -> Iterator[LocalSwarm]:
         yield net
 
 
-async def _measure(runs: int, nodes: int, known: int, texts: int) -> dict[str, Any]:
+async def _measure(runs: int, nodes: int, rate: float, texts: int) -> dict[str, Any]:
+    config = AuditConfig(rate, canary_share=0.0)  # counted are chunks, audited by their own rows
     with (
         tempfile.TemporaryDirectory(prefix="potluck-liars-") as folder,
         open_net(Path(folder), nodes) as net,
@@ -328,7 +339,7 @@ async def _measure(runs: int, nodes: int, known: int, texts: int) -> dict[str, A
             open_swarm(net.join, home=folder, threads=1) as swarm,
             open_worker(threads=1) as worker,
         ):
-            trial = Trial(net, swarm, worker, await swarm.voice("demo"))
+            trial = Trial(net, swarm, worker, await swarm.voice("demo"), config)
             right = 0
             for number in range(texts):
                 ids = trial.ids[number * PROMPT : (number + 1) * PROMPT]
@@ -336,12 +347,11 @@ async def _measure(runs: int, nodes: int, known: int, texts: int) -> dict[str, A
                 words = await audited_words(net.join, home, ids)
                 right += words == await honest_words(trial, ids)
             for _ in range(runs):
-                await trial.run(known)
-    rate = audit_rate(known, 1.0, AuditConfig())
+                await trial.run()
     return {
         "nodes": nodes,
-        "known": known,
-        "until_ban": {lie: count.told(rate) for lie, count in trial.counts.items()},
+        "rate": rate,
+        "until_ban": {lie: one.told(LIES[lie], config) for lie, one in trial.counts.items()},
         "blamed": trial.blamed,
         "blamed_right": trial.blamed_right,
         "honest_banned": trial.honest_banned,
@@ -351,17 +361,17 @@ async def _measure(runs: int, nodes: int, known: int, texts: int) -> dict[str, A
     }
 
 
-def measure(runs: int = 30, nodes: int = 12, known: int = 200, texts: int = 30) -> dict[str, Any]:
+def measure(runs: int = 30, nodes: int = 12, rate: float = 0.05, texts: int = 30) -> dict[str, Any]:
     """Figures as in the bar."""
     torch.set_num_threads(1)
-    return trio.run(_measure, runs, nodes, known, texts)
+    return trio.run(_measure, runs, nodes, rate, texts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--nodes", type=int, default=12)
-    parser.add_argument("--known", type=int, default=200)
+    parser.add_argument("--rate", type=float, default=0.05, help="of audits, at their floor")
     parser.add_argument("--texts", type=int, default=30)
     print(json.dumps(measure(**vars(parser.parse_args())), indent=1))
 

@@ -4,9 +4,9 @@
 
 Processor time of one thread (not the wall's: a busy machine would be measured else). A server's
 notary hashes what comes in and goes out of each token and signs every 32; its client checks that.
-An audit is one prompt up to the last chunk that was drawn. What audits take is told as a share of
-what decoding took, at the floor rate: where chunks are drawn one by one, for sessions of some
-lengths, and where whole sessions of a hop are drawn.
+An audit is a prompt up to the last chunk that it compares. What audits take at the floor rate is
+told as a share of what decoding took, in sessions of some lengths: the tokens that are computed
+again where lots fall as a client's do (audit_law.py), at what one costs in a prompt.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from potluck.node.library import DEMO_FOLDER
 from potluck.swarm.audit import AuditConfig
 from potluck.swarm.receipt import CHUNK_TOKENS, Account, Notary, Opening
 
+from .audit_law import computed
+
 TOKENS = 512
 WIDTHS = (192, 2048, 4096)
+CHUNKS = (1, 8, 32, 128)  # of a session
 
 
 def notary_us(width: int) -> tuple[float, float]:
@@ -73,12 +76,9 @@ def stage_us(stage: NativeStage) -> tuple[float, float]:
     return spent[3], spent[2]
 
 
-def expected_prompt(chunks: int, rate: float) -> float:
-    """The chunks that one audit of a session computes, on average: up to the last one drawn."""
-    return sum(last * rate * (1 - rate) ** (chunks - last) for last in range(1, chunks + 1))
-
-
 def measure() -> dict[str, Any]:
+    config = AuditConfig()
+    shares = {chunks: computed(chunks, config.floor, config) for chunks in CHUNKS}
     checkpoint = open_checkpoint(str(DEMO_FOLDER))
     found: dict[str, Any] = {}
     for width in WIDTHS:
@@ -91,18 +91,17 @@ def measure() -> dict[str, Any]:
             checkpoint, 0, checkpoint.spec.blocks, quantization=format, threads=1
         )
         decode, prefill = stage_us(stage)
-        floor = AuditConfig().floor
         found[f"demo {format}"] = {
             "decode_us_a_token": round(decode, 1),
             "prompt_to_decode": round(prefill / decode, 4),
-            "audits_of_whole_sessions": round(floor * prefill / decode, 4),
-            "audits_of_chunks": {
-                f"{chunks * CHUNK_TOKENS} tokens": round(
-                    expected_prompt(chunks, floor) / chunks * prefill / decode, 4
-                )
-                for chunks in (1, 8, 32, 128)
+            "audits": {
+                f"{chunks * CHUNK_TOKENS} tokens": round(share * prefill / decode, 4)
+                for chunks, share in shares.items()
             },
         }
+    found["audits_of_prompts"] = {
+        f"{chunks * CHUNK_TOKENS} tokens": round(share, 4) for chunks, share in shares.items()
+    }
     return found
 
 

@@ -26,6 +26,7 @@ import trio
 
 from ..crypto.keys import IdentityKey
 from ..errors import Refused, UserError
+from ..swarm.adapter import Bundle
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
@@ -35,7 +36,8 @@ from .compute.worker import Worker
 from .net.host import Host
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
-from .trust.auditor import Auditor, Tally
+from .trust.auditor import Auditor
+from .trust.docket import Tally
 from .trust.watch import Watch, notes_of
 
 CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
@@ -51,6 +53,7 @@ class Request:
     receipts: whether the servers shall sign, so that the answer can be proved. audit: whether a
     share of their work is computed again by others; they sign for it then too. amend: whether words
     that were given may be replaced; if not, a conviction that would is the end of the answer.
+    adapter: that its sessions wear.
     """
 
     voice: Voice
@@ -63,6 +66,7 @@ class Request:
     receipts: bool = False
     audit: bool = False
     amend: bool = True
+    adapter: Bundle | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -115,6 +119,12 @@ class Generation:
     def seed(self) -> int | None:
         """The seed that was used, drawn or given; None when nothing is drawn."""
         return self._request.settings.seed
+
+    @property
+    def adapter(self) -> str | None:
+        """The digest of what is worn, in hex."""
+        worn = self._request.adapter
+        return None if worn is None else worn.hex
 
     @property
     def exact(self) -> bool:
@@ -287,6 +297,7 @@ async def open_generation(
         dtype=DTYPE,
         wait_s=request.wait_s,
         receipts=request.receipts or request.audit,
+        adapter=request.adapter,
     )
     if not request.audit:
         async with open_session(host, router, plan) as session:

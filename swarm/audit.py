@@ -5,7 +5,14 @@ can toss, and only after the signature: the coin is a keyed digest of the receip
 BOINC's adaptive replication (`sched_send.cpp`: ten valid results, then one in as many), with a
 floor, so that whoever waits until it is trusted gains nothing by waiting:
 
-    rate    1 below ten valid audits in a row, then max(floor, 5 / valid); more where trust is low
+    rate    1 below ten valid audits in a row, then max(floor, 5 / valid); more where trust is low:
+            of a stranger each chunk is computed again, of others so many tokens, on average, as
+            this share of theirs
+    look    a chunk can be computed again only behind all that came before it in its session. So a
+            peer that is known is looked at up to the chunk, in one pass in which all chunks are
+            compared, with half the rate times what part of those tokens the chunk is: deep looks
+            cost more, and are as much rarer. The other half goes to whole sessions, drawn by their
+            openings and looked at when they have ended: a liar finds no place late enough
     way     most are computed again by a peer of the same blocks, from the first position on, as
             an ordinary prompt; of those whom we know, a fifth are canaries: work whose answer is
             known is sent to the server itself, which cannot have agreed on it with an auditor
@@ -22,9 +29,12 @@ floor, so that whoever waits until it is trusted gains nothing by waiting:
                                      │       the auditor too
                                      └─────▶ six were asked, in vain: open, a doubt on the fewer
 
-A server that cheats in chunks, each of which is drawn with rate p and seen through with
-probability q, cheats 1 / (p q) times before it is caught, however seldom it does (algorithms.md
-4.4). Nothing here rolls dice, computes on tensors or waits: errors come in as numbers.
+At the floor audits compute two tokens in a hundred again, however long sessions are; a token of a
+prompt costs no more than one that was decoded, so that they take 2 % of the work at most. A liar
+falsifies 2 / (rate q) answers at most until it is caught, wherever in them it cheats, where q is
+how often a comparison sees it; of answers of one chunk 1 / (rate q) (algorithms.md 4.4). In chunks
+it is more where answers are longer: integration/audit_law.py. Nothing here rolls dice, computes on
+tensors or waits: errors come in as numbers.
 """
 
 from __future__ import annotations
@@ -51,9 +61,12 @@ Verdict = Literal["right", "wrong", "open"]
 
 @dataclass(frozen=True, slots=True)
 class AuditConfig:
-    """floor: of the rate; algorithms.md 4.4 has .05 where a person waits, .02 for batches."""
+    """floor: of the rate; algorithms.md 4.4 has .02 for batches and .05 where a person waits, which
+    takes more than 2 % where a prompt's token costs over 0.4 of a decoded one. whole_share: of the
+    rate, what goes to whole sessions."""
 
-    floor: float = 0.05
+    floor: float = 0.02
+    whole_share: float = 0.5  # guess: the rest finds soon who always lies, and this who lies late
     valid_to_trust: int = 10  # BOINC's CONS_VALID_UNREPLICATED
     earned: float = 5.0  # algorithms.md 4.4
     doubt_below: float = 0.8  # algorithms.md 4.4: of the trust's lower bound
@@ -62,11 +75,12 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         assert 0 < self.floor <= 1 and 0 <= self.canary_share <= 1 and self.valid_to_trust >= 1
+        assert 0 <= self.whole_share <= 1
 
 
 def rate(valid: int, trust: float, config: AuditConfig) -> float:
-    """With which probability a chunk is audited. valid: audits in a row that found its server
-    right; trust: the lower bound of its reputation."""
+    """Which share of a peer's tokens is computed again; 1: each chunk is audited. valid: audits in
+    a row that found it right; trust: the lower bound of its reputation."""
     if valid < config.valid_to_trust:
         return 1.0
     usual = max(config.floor, config.earned / valid)
@@ -97,20 +111,32 @@ class Lots:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A chunk that a server has signed for. name: of the receipt; place: in its account."""
+    """A chunk that a server has signed for. name: of the receipt; place: in its account; stop: the
+    position at which it ends, and so the tokens that are to be computed for it."""
 
     peer: str
     name: bytes
     place: int
     tokens: int
+    stop: int
 
 
 def signed_by(account: Account, first: int = 0) -> list[Signed]:
     """The chunks of an account from number `first` on, to draw from."""
     return [
-        Signed(account.peer, account.names[place + 1], place, account.chunks[place].tokens)
-        for place in range(first, len(account.chunks))
+        Signed(account.peer, account.names[place + 1], place, chunk.tokens, chunk.stop)
+        for place, chunk in enumerate(account.chunks[first:], start=first)
     ]
+
+
+def look_chance(rate: float, tokens: int, stop: int, config: AuditConfig) -> float:
+    """With which probability a chunk is looked at, and all before it."""
+    return 1.0 if rate >= 1 else rate * (1 - config.whole_share) * tokens / stop
+
+
+def draw_whole(opening: bytes, rate: float, lots: Lots, config: AuditConfig) -> bool:
+    """Whether all of this session is looked at when it has ended. opening: its name."""
+    return lots.draw("session", opening) < (rate * config.whole_share if rate < 1 else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +160,9 @@ def draw(
     every chunk has to be found right itself."""
     found = []
     for one in signed:
-        if lots.draw("chunk", one.name) < (chance := rate_of(one.peer)):
-            known = canaries and chance < 1 and lots.draw("way", one.name) < config.canary_share
+        rate = rate_of(one.peer)
+        if lots.draw("chunk", one.name) < look_chance(rate, one.tokens, one.stop, config):
+            known = canaries and rate < 1 and lots.draw("way", one.name) < config.canary_share
             found.append(Drawn(one, known))
     return found
 

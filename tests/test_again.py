@@ -74,6 +74,19 @@ async def test_another_server_gives_the_same_rows_and_signs_for_the_same_chunk(
                 await trio.sleep(0.1)
 
 
+async def test_chunks_before_it_are_shown_in_the_same_pass(autojump_clock: MockClock) -> None:
+    async with world((0, 6), (0, 6)) as made:
+        *before, last = await worked(made)
+        host, _ = made.client()
+        peer = made.nodes[1].host.peer_id
+        for earlier in (before, before[1:]):
+            found = await compute_again(host, peer, last, earlier)  # type: ignore[arg-type]
+            assert [bytes(rows) for rows in found.earlier] == [bytes(one.gave) for one in earlier]
+            assert bytes(found.gave) == bytes(last.gave) and found.number == 2
+            for one in earlier:  # and it has signed for them as the other did
+                assert found.account.chunks[one.place].gave == one.account.chunks[one.place].gave
+
+
 async def test_whatever_hinders_it_is_an_error_by_its_remedy(autojump_clock: MockClock) -> None:
     async with world((0, 6)) as made:
         work = (await worked(made))[0]

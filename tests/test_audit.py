@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from itertools import accumulate
 from random import Random
 
 import pytest
@@ -27,9 +28,11 @@ from potluck.swarm.audit import (
     Tolerances,
     choose_auditor,
     draw,
+    draw_whole,
     is_exact,
     judge,
     limit_from,
+    look_chance,
     rate,
     signed_by,
 )
@@ -39,7 +42,7 @@ LOTS = Lots(b"k" * 32)
 
 
 def signed(number: int, peer: str = "p") -> Signed:
-    return Signed(peer, number.to_bytes(32), number, 32)
+    return Signed(peer, number.to_bytes(32), number, 32, 32)
 
 
 # ---- which
@@ -52,7 +55,7 @@ def test_the_rate_is_boincs_with_a_floor(valid: int, trust: float) -> None:
     if valid < 10:
         assert found == 1
     else:
-        assert found == max(0.05, 5 / valid) + (0.05 if trust < 0.8 else 0)
+        assert found == max(0.02, 5 / valid) + (0.05 if trust < 0.8 else 0)
     assert rate(valid + 1, trust, CONFIG) <= found
 
 
@@ -76,16 +79,38 @@ def test_the_drawn_are_of_their_rate_and_of_the_known_a_fifth_are_canaries() -> 
     drawn = draw(chunks, LOTS, lambda peer: 1.0 if peer == "new" else 0.2, CONFIG, canaries=True)
     assert sum(one.signed.peer == "new" for one in drawn) == 4000
     old = [one for one in drawn if one.signed.peer == "old"]
-    assert abs(len(old) - 800) < 4 * math.sqrt(800)
-    assert abs(sum(one.canary for one in old) / len(old) - 0.2) < 0.06  # four deviations
+    assert abs(len(old) - 400) < 4 * math.sqrt(400)  # half the rate: they begin their sessions
+    assert abs(sum(one.canary for one in old) / len(old) - 0.2) < 0.08  # four deviations
     assert not any(one.canary for one in drawn if one.signed.peer == "new")
     assert not any(one.canary for one in draw(chunks, LOTS, lambda _: 1.0, CONFIG))
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=80), st.floats(0.001, 0.999))
+def test_of_a_known_peers_tokens_its_rate_is_computed_again_in_sessions_of_any_length(
+    chunks: list[int], share: float
+) -> None:
+    """A look computes all tokens up to its chunk, one at a whole session all of them."""
+    looks = sum(
+        look_chance(share, tokens, stop, CONFIG) * stop
+        for tokens, stop in zip(chunks, accumulate(chunks), strict=True)
+    )
+    wholes = share * CONFIG.whole_share * sum(chunks)
+    assert looks + wholes == pytest.approx(share * sum(chunks))
+    assert look_chance(1.0, chunks[-1], sum(chunks), CONFIG) == 1, "of a stranger, each chunk"
+
+
+def test_whole_sessions_are_drawn_by_half_the_rate_and_all_of_a_stranger() -> None:
+    openings = [number.to_bytes(32) for number in range(8000)]
+    for share, drawn in ((0.2, 800), (0.02, 80)):
+        count = sum(draw_whole(name, share, LOTS, CONFIG) for name in openings)
+        assert abs(count - drawn) < 4 * math.sqrt(drawn)
+    assert all(draw_whole(name, 1.0, LOTS, CONFIG) for name in openings)
 
 
 def test_chunks_are_drawn_by_the_names_of_their_receipts() -> None:
     (stage,) = session("a", [32, 32, 5])
     found = signed_by(stage.account, 1)
-    assert [(one.place, one.tokens) for one in found] == [(1, 32), (2, 5)]
+    assert [(one.place, one.tokens, one.stop) for one in found] == [(1, 32, 64), (2, 5, 69)]
     assert [one.name for one in found] == stage.account.names[2:]
     assert stage.account.chunks[2].prev == found[0].name
 

@@ -5,7 +5,7 @@ A peer's answer is a table: `honest` gives what the blocks give, `liars` what th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -25,10 +25,9 @@ from potluck.node.trust.auditor import (
     TOKEN_S,
     WAITING_MAX,
     Auditor,
-    Docket,
-    Finding,
 )
 from potluck.node.trust.book import Trust
+from potluck.node.trust.docket import Docket, Finding
 from potluck.node.trust.limits import Limit, Limits
 from potluck.swarm.audit import Lots
 from potluck.swarm.blocks import BlockRange
@@ -69,6 +68,7 @@ class World:
     classes: dict[str, str] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)
+    unusable_now: Callable[[], set[str]] = set
     asked: list[str] = field(default_factory=list)
     trust: Trust = field(default_factory=Trust)
     limits: Limits = field(default_factory=Limits)
@@ -106,9 +106,10 @@ class World:
         )  # fmt: skip
 
     def may_serve(self, peer: str) -> bool:
-        return self.names[peer] not in self.unusable and self.trust.usable(peer)
+        barred = self.unusable | self.unusable_now()
+        return self.names[peer] not in barred and self.trust.usable(peer)
 
-    async def compute(self, peer: str, work: Work) -> Again:
+    async def compute(self, peer: str, work: Work, earlier: Sequence[Work]) -> Again:
         name = self.names[peer]
         self.asked.append(name)
         await trio.sleep(1)
@@ -129,8 +130,10 @@ class World:
             case _:
                 gave = self.right
         numerics = self.classes.get(name, self.numerics)
-        account = signed(name, self.took, gave, numerics)
-        return Again(peer, account, memoryview(gave[-1]))
+        stop = work.place + 1
+        account = signed(name, self.took[:stop], gave[:stop], numerics)
+        shown = tuple(memoryview(gave[one.place]) for one in earlier)
+        return Again(peer, account, memoryview(gave[work.place]), earlier=shown)
 
     async def run(self, fn: Callable[..., list[float]], *args: object) -> list[float]:
         await trio.lowlevel.checkpoint()
@@ -334,6 +337,112 @@ async def test_a_full_queue_never_makes_a_session_wait(autojump_clock: MockClock
     assert docket.tally.drawn == WAITING_MAX + 5 and docket.tally.unaudited == 5
 
 
+def works(world: World, gave: list[bytes]) -> list[Work]:
+    """All chunks that the accused signed for, if it gave this."""
+    world.account = signed("accused", world.took, gave, world.numerics)
+    return [
+        replace(
+            world.work, account=world.account, place=place, sizes=world.chunks[: place + 1],
+            took=tuple(world.took[: place + 1]), rows=world.chunks[place], gave=gave[place],
+        )
+        for place in range(len(world.chunks))
+    ]  # fmt: skip
+
+
+def looking_at(world: World, rate: float, chunk_lots: list[float], whole: float) -> Auditor:
+    """An auditor whose lots fall like this: of the chunks in order, and of the session."""
+    world.trust.rate = lambda peer: rate  # type: ignore[method-assign]
+    auditor, left = world.auditor(), list(chunk_lots)
+
+    class Rigged(Lots):
+        def draw(self, what: str, *names: bytes) -> float:
+            if what == "chunk":
+                return left.pop(0)
+            return {"session": whole, "way": 0.99}.get(what, 0.5)
+
+    auditor._lots = Rigged(bytes(32))
+    return auditor
+
+
+async def findings_of(world: World, auditor: Auditor, work: list[Work]) -> Docket:
+    docket = auditor.docket(world.findings.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(auditor.run)
+        for one in work:
+            docket.signed(one)
+        docket.ended()
+        with trio.fail_after(3600):
+            await docket.idle()
+        nursery.cancel_scope.cancel()
+    return docket
+
+
+async def test_a_look_compares_all_chunks_before_it_in_one_pass(autojump_clock: MockClock) -> None:
+    world = World(chunks=(40, 32, 32, 32), others={"honest0": "honest"})
+    auditor = looking_at(world, 0.2, [0.9, 0.9, 0.0, 0.9], whole=0.9)
+    docket = await findings_of(world, auditor, works(world, world.right))
+    assert [one.work.place for one in world.findings] == [0, 1, 2] and world.asked == ["honest0"]
+    assert [one.verdict for one in world.findings] == ["right"] * 3
+    assert (docket.tally.signed, docket.tally.drawn, docket.tally.right) == (4, 3, 3)
+    for one in world.findings:  # a proof shows the chunk of who computed it again beside it
+        [again] = one.again
+        assert again.account.chunks[again.number].gave == world.account.chunks[one.work.place].gave
+        assert bytes(again.gave) == bytes(one.work.gave)
+    assert world.trust._book.valid(world.peer("accused")) == 3
+
+
+async def test_a_lie_before_the_chunk_that_was_drawn_convicts_and_ends_the_look(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(chunks=(40, 32, 32, 32), others=HONEST)
+    world.know(*HONEST)
+    gave = [world.right[0], world.false[1], *world.right[2:]]
+    auditor = looking_at(world, 0.2, [0.9, 0.9, 0.9, 0.0], whole=0.9)
+    docket = await findings_of(world, auditor, works(world, gave))
+    assert [one.verdict for one in world.findings] == ["right", "wrong"]
+    wrong = world.findings[1]
+    assert wrong.work.place == 1 and wrong.wrong == (world.peer("accused"),)
+    assert wrong.again[0].number == 1 and is_whole(wrong.convicting[0])
+    assert (docket.tally.drawn, docket.tally.unaudited) == (4, 2)
+
+
+async def test_an_auditor_that_lies_of_an_earlier_chunk_has_signed_for_that(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(chunks=(40, 32), others={"liar": "lies", **HONEST})
+    world.know(*HONEST, "accused")
+    auditor = looking_at(world, 0.2, [0.9, 0.0], whole=0.9)
+    world.unusable_now = lambda: set(HONEST) if not world.asked else {"liar"}
+    await findings_of(world, auditor, works(world, world.right))
+    [found] = world.findings[:1]
+    assert found.verdict == "right" and found.wrong == (world.peer("liar"),)
+    [shown] = found.convicting
+    assert shown.place == 0 and shown.peer == world.peer("liar") and is_whole(shown)
+    assert bytes(shown.gave) == world.false[0]
+
+
+async def test_a_whole_session_is_looked_at_when_it_has_ended_but_for_what_was_before(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(chunks=(40, 32, 32, 32), others={"honest0": "honest"})
+    auditor = looking_at(world, 0.2, [0.9, 0.0, 0.9, 0.9], whole=0.05)
+    docket = await findings_of(world, auditor, works(world, world.right))
+    assert sorted(one.work.place for one in world.findings) == [0, 1, 2, 3]
+    assert world.asked == ["honest0"] * 2 and docket.tally.drawn == 4
+    spared = World(chunks=(40, 32), others={"honest0": "honest"})
+    auditor = looking_at(spared, 0.2, [0.9, 0.9], whole=0.11)
+    assert (await findings_of(spared, auditor, works(spared, spared.right))).tally.drawn == 0
+
+
+async def test_what_was_taken_back_is_compared_no_more(autojump_clock: MockClock) -> None:
+    world = World(chunks=(40, 32, 32), others={"honest0": "honest"})
+    old = works(world, world.right)
+    auditor = looking_at(world, 0.2, [0.9, 0.9, 0.0], whole=0.9)
+    took = (old[2].took[0], floats(Random(9), 32), old[2].took[2])  # other words in its place
+    await findings_of(world, auditor, [*old[:2], replace(old[2], took=took)])
+    assert [one.work.place for one in world.findings] == [0, 2]
+
+
 def test_the_frames_are_cut_where_the_account_is_and_give_the_rows_it_gave() -> None:
     world = World(chunks=(40, 32))
     assert [(one.at, one.rows, one.signed) for one in parts_of(world.work)] == [
@@ -341,6 +450,8 @@ def test_the_frames_are_cut_where_the_account_is_and_give_the_rows_it_gave() -> 
         (40, 32, True),
     ]
     assert took_last(world.work) == world.took[-1]
+    before = replace(world.work, place=0, sizes=(40,), took=world.work.took[:1], rows=5)
+    assert [one.rows for one in parts_of(world.work, [before])] == [5, 32]
     last = replace(world.work, rows=1, gave=world.work.gave[-ROW_BYTES:])
     assert [one.rows for one in parts_of(last)] == [0, 1]
     assert took_last(last) == world.took[-1][-ROW_BYTES:]

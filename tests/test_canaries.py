@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -13,12 +13,22 @@ from test_auditor import World, signed
 from trio.testing import MockClock
 
 from potluck.node.trust.again import Again
-from potluck.node.trust.auditor import CANARY_BYTES_MAX, Auditor, Docket
+from potluck.node.trust.auditor import CANARY_BYTES_MAX, Auditor
 from potluck.node.trust.book import Trust
+from potluck.node.trust.docket import Docket
 from potluck.swarm.audit import AuditConfig, Lots
 from potluck.swarm.ledger import Work
 
 ALWAYS = AuditConfig(floor=0.9999, canary_share=1.0)  # of those who are known
+
+
+class Falling(Lots):
+    """Each chunk is drawn."""
+
+    def draw(self, what: str, *names: bytes) -> float:
+        return 0.0 if what == "chunk" else super().draw(what, *names)
+
+
 HONEST = {f"honest{number}": "honest" for number in range(5)}
 
 
@@ -27,14 +37,14 @@ class Scene(World):
 
     questions: list[tuple[str, str]]  # who was asked, whose work
 
-    async def compute(self, peer: str, work: Work) -> Again:
+    async def compute(self, peer: str, work: Work, earlier: Sequence[Work]) -> Again:
         self.questions.append((self.names[peer], self.names[work.peer]))
-        return await super().compute(peer, work)
+        return await super().compute(peer, work, earlier)
 
     @asynccontextmanager
     async def dockets(self) -> AsyncIterator[tuple[Docket, Docket]]:
         self.questions = []
-        lots = Lots(bytes([self.roll]) * 32)
+        lots = Falling(bytes([self.roll]) * 32)
         auditor = Auditor(self, self.compute, self, self.trust, self.limits, lots, ALWAYS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(auditor.run)

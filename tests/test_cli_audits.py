@@ -14,7 +14,7 @@ from potluck.cli.habits import Habits
 from potluck.errors import UserError
 from potluck.node.config import find_audit
 from potluck.node.generation import Piece, hear
-from potluck.node.trust.auditor import Tally
+from potluck.node.trust.docket import Tally
 
 
 def piece(position: int, text: str, finish: str | None = None) -> Piece:

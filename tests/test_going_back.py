@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from receipts import Stage, session
 
 from potluck.node.trust.again import Again
-from potluck.node.trust.auditor import Docket, Finding
 from potluck.node.trust.book import Trust
+from potluck.node.trust.docket import Docket, Finding
 from potluck.node.trust.watch import REMADE_MAX, Watch
 from potluck.swarm.audit import Judged, Verdict
 from potluck.swarm.blocks import BlockRange
@@ -202,7 +202,7 @@ def test_words_without_a_signature_are_made_again_a_few_times_and_then_stand() -
 def test_no_hop_of_the_answer_audits_another_though_it_has_not_signed_yet() -> None:
     session = PretendedSession([], route=(Hop("hop", BlockRange(0, 2)),))
     made, _ = watch(session)
-    made._docket._auditor.drawn = lambda work: None  # type: ignore[method-assign]
+    made._docket._audits.drawn = lambda work: None  # type: ignore[method-assign]
     made.signed(finding(STAGES[0], 0).work)
     assert made._docket.peers == {"hop", FIRST}
 

@@ -54,11 +54,11 @@ def test_a_stranger_counts_once_a_trusted_peer_half_and_a_convict_is_not_used() 
     assert one.usable("stranger") and not one.banned("stranger")
 
 
-def test_all_of_a_strangers_work_is_audited_and_a_twentieth_of_a_known_ones() -> None:
+def test_all_of_a_strangers_work_is_audited_and_a_fiftieth_of_a_known_ones() -> None:
     one = trust()
     assert one.rate("p") == 1.0
-    found_right(one, "p", 100)
-    assert one.rate("p") == pytest.approx(0.05)
+    found_right(one, "p", 250)
+    assert one.rate("p") == pytest.approx(0.02)
     one.audited("p", right=False, tokens=32)
     assert one.rate("p") == 1.0
 
@@ -67,11 +67,11 @@ def test_who_did_not_pay_for_its_identity_is_audited_like_a_stranger_however_lon
     None
 ):
     one = trust()
-    found_right(one, "p", 100)
+    found_right(one, "p", 250)
     one.on_probation = "p".__eq__
     assert one.rate("p") == 1.0
-    found_right(one, "other", 100)
-    assert one.rate("other") == pytest.approx(0.05)
+    found_right(one, "other", 250)
+    assert one.rate("other") == pytest.approx(0.02)
     assert one.usable("p") and one.cost_factor("p") == one.cost_factor("other")
 
 

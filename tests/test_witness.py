@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -21,7 +21,7 @@ from potluck.crypto.envelope import sign
 from potluck.dht.record import Announcement
 from potluck.errors import RemoteError, TransportError
 from potluck.node.trust.again import Again
-from potluck.node.trust.auditor import Finding
+from potluck.node.trust.docket import Finding
 from potluck.node.trust.limits import Limits
 from potluck.node.trust.witness import TRIES, Witness, public_words
 from potluck.swarm.audit import Judged
@@ -76,7 +76,7 @@ class World:
     def may_serve(self, peer: str) -> bool:
         return peer != key("liar").peer_id
 
-    async def compute(self, peer: str, work: Work) -> Again:
+    async def compute(self, peer: str, work: Work, earlier: Sequence[Work]) -> Again:
         await trio.sleep(1)
         name = next(name for name in (*self.spans, "liar") if key(name).peer_id == peer)
         if name in self.dead:

@@ -2,10 +2,11 @@
 
 It is asked as any client asks, in the order and the sizes in which the work was done, since the
 bits of a product may depend on its shape; of all rows only those are wanted that the chunk gave
-out. It signs where the other did, so that a proof can show both accounts beside each other
+out, and earlier chunks of the same account that are to be compared too: those cost nothing more. It
+signs where the other did, so that a proof can show both accounts beside each other
 (swarm/proof.py).
 
-    Open(receipts) ──▶ ◀── Opened(opening)
+    Open(receipts) ──▶ ◀── Opened(opening)                      or Wear: what the work wore
     Step(at, sizes, rows=0), Sign ──▶ ◀── Output, Receipts      once a chunk before it
     Step(at, sizes, rows), Sign ──▶ ◀── Output + rows, Receipts
 """
@@ -13,21 +14,23 @@ out. It signs where the other did, so that a proof can show both accounts beside
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeVar
 
 from ...errors import Refused, RemoteError, TransportError
+from ...swarm.adapter import Bundle
+from ...swarm.blocks import BlockRange
 from ...swarm.journal import SIZES_MAX
 from ...swarm.ledger import Ledger, Work
 from ...swarm.receipt import Account
 from ...swarm.routing import Hop
 from ...swarm.session_events import SendStep
 from ...swarm.wire import (
-    PROTOCOL,
     Busy,
     Fault,
+    Lacking,
     Leaving,
     Message,
     Open,
@@ -36,7 +39,9 @@ from ...swarm.wire import (
     Receipts,
     Sign,
     Step,
+    protocol_of,
 )
+from ..adapters import bring, question
 from ..compute.tensor import check_hidden, payload_bytes
 from ..frames import FrameStream
 from ..net.host import Host
@@ -44,15 +49,24 @@ from ..session import GROUP_BYTES
 
 M = TypeVar("M", bound=Message)
 _LINK = 0  # there is one
+RETRY_S = 60.0  # guess: whoever holds the adapter may ask again
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What one peer makes of a chunk. gave: the rows; the last chunk of `account` is for them."""
+    """What one peer makes of a chunk. gave: the rows; place: of the chunk that it signed for them,
+    in `account`, by default the last. earlier: the rows of the chunks before it that were asked
+    for, in their order."""
 
     peer: str
     account: Account
     gave: memoryview
+    place: int | None = None
+    earlier: tuple[memoryview, ...] = ()
+
+    @property
+    def number(self) -> int:
+        return len(self.account.chunks) - 1 if self.place is None else self.place
 
     @property
     def numerics(self) -> str:
@@ -91,11 +105,11 @@ def took_last(work: Work) -> bytes:
     return b"".join(reversed(found))
 
 
-def parts_of(work: Work) -> Iterator[Part]:
+def parts_of(work: Work, earlier: Sequence[Work] = ()) -> Iterator[Part]:
     """The frames to send, cut where the account is cut."""
     row_bytes = _row_bytes(work)
     cuts = {chunk.stop for chunk in work.account.chunks[: work.place + 1]}
-    given = sum(work.sizes) - work.rows  # from this position on rows are wanted
+    wanted = [(sum(one.sizes) - one.rows, sum(one.sizes)) for one in (*earlier, work)]
     first = at = tokens = 0
     for number, size in enumerate(work.sizes):
         tokens += size
@@ -103,36 +117,73 @@ def parts_of(work: Work) -> Iterator[Part]:
         cut = last or at + tokens in cuts
         full = number + 1 - first == SIZES_MAX
         if cut or full or (tokens + work.sizes[number + 1]) * row_bytes > GROUP_BYTES:
-            rows = max(0, min(tokens, at + tokens - given))
+            stop = at + tokens
+            rows = max(max(0, stop - max(at, since)) for since, end in wanted if stop <= end)
             yield Part(first, number + 1, at, rows, cut)
             first, at, tokens = number + 1, at + tokens, 0
 
 
-async def compute_again(host: Host, peer: str, work: Work) -> Again:
-    """Raises TransportError or Refused when the peer is not to be had, RemoteError when it says
-    what no honest peer says."""
-    frames = FrameStream(await host.open_stream(peer, PROTOCOL))
+async def compute_again(
+    host: Host,
+    peer: str,
+    work: Work,
+    earlier: Sequence[Work] = (),
+    *,
+    bundle_of: Callable[[bytes], Bundle | None] = lambda name: None,
+) -> Again:
+    """earlier: chunks of the same account before this one, in order, that it is told of as well.
+    bundle_of: the adapter of a digest, to be brought to a peer that lacks what the work wore.
+
+    Raises TransportError or Refused when the peer is not to be had, RemoteError when it says what
+    no honest peer says."""
+    worn = bundle_of(work.adapter) if work.adapter else None
+    if work.adapter and worn is None:
+        raise Refused("the adapter of this work is not here", retry_after_s=RETRY_S)
+    blocks, tokens = work.blocks, sum(work.sizes)
+    asked = question(
+        worn, secrets.token_bytes(16), work.account.opening.model.hex(), blocks, tokens,
+        work.dtype, True,
+    )  # fmt: skip
+    frames = FrameStream(await host.open_stream(peer, protocol_of(asked)))
     done = False
     try:
-        again = await _converse(frames, peer, work)
+        opened = await _open(frames, asked, blocks, worn)
+        again = await _converse(frames, peer, work, earlier, asked, opened)
         done = True
     finally:
         await (frames.close() if done else frames.reset())
     return again
 
 
-async def _converse(frames: FrameStream, peer: str, work: Work) -> Again:
-    told, blocks, tokens = work.account.opening, work.blocks, sum(work.sizes)
-    session, model = secrets.token_bytes(16), told.model.hex()
-    ledger = Ledger(session, model, blocks, told.width, work.dtype, _row_bytes(work))
-    await frames.send(
-        Open(session, model, blocks.start, blocks.stop, tokens, work.dtype, receipts=True)
-    )
-    opened, _ = await _expect(frames, Opened)
+async def _open(
+    frames: FrameStream, asked: Open, blocks: BlockRange, worn: Bundle | None
+) -> Opened:
+    await frames.send(asked)
+    if worn is not None:
+        told, _ = await _expect(frames, Opened, Lacking)
+        if isinstance(told, Opened):
+            return told
+        await bring(frames, worn, blocks)
+    return (await _expect(frames, Opened))[0]
+
+
+async def _converse(
+    frames: FrameStream,
+    peer: str,
+    work: Work,
+    earlier: Sequence[Work],
+    asked: Open,
+    opened: Opened,
+) -> Again:
+    told, blocks = work.account.opening, work.blocks
+    ledger = Ledger(
+        asked.session, asked.model, blocks, told.width, work.dtype, _row_bytes(work),
+        adapter=work.adapter,
+    )  # fmt: skip
     ledger.opened(_LINK, Hop(peer, blocks), opened.opening, opened.numerics)
-    ledger.counted(_LINK, 0, tokens)
+    ledger.counted(_LINK, 0, asked.tokens)
     gave: list[memoryview] = []
-    for part in parts_of(work):
+    for part in parts_of(work, earlier):
         sizes, payloads = work.sizes[part.first : part.stop], work.took[part.first : part.stop]
         ledger.sent(SendStep(_LINK, part.at, sizes, part.rows, payloads))
         await frames.send(Step(part.at, sizes, part.rows), *payloads)
@@ -149,11 +200,16 @@ async def _converse(frames: FrameStream, peer: str, work: Work) -> Again:
             receipts, _ = await _expect(frames, Receipts)
             ledger.signed(_LINK, receipts.chunks)
     accounts, _ = ledger.told()
-    return Again(peer, accounts[0], gave[0] if len(gave) == 1 else memoryview(b"".join(gave)))
+    whole, at = gave[0] if len(gave) == 1 else memoryview(b"".join(gave)), 0
+    shown: list[memoryview] = []
+    for one in (*earlier, work):
+        shown.append(whole[at : at + len(one.gave)])
+        at += len(one.gave)
+    return Again(peer, accounts[0], shown[-1], earlier=tuple(shown[:-1]))
 
 
-async def _expect(frames: FrameStream, kind: type[M]) -> tuple[M, memoryview]:
-    """The next message of this kind, and its payload. Raises Refused, RemoteError or
+async def _expect(frames: FrameStream, *kinds: type[M]) -> tuple[M, memoryview]:
+    """The next message of these kinds, and its payload. Raises Refused, RemoteError or
     TransportError for what comes instead."""
     while (received := await frames.receive()) is not None:
         message, payload = received
@@ -164,8 +220,8 @@ async def _expect(frames: FrameStream, kind: type[M]) -> tuple[M, memoryview]:
                 raise Refused(reason, retry_after_s=retry_after_s)
             case Fault(reason):
                 raise RemoteError(f"the peer says: {reason}")
-        if not isinstance(message, kind):
-            raise RemoteError(f"{type(message).__name__} in place of {kind.__name__}")
+        if not isinstance(message, kinds):
+            raise RemoteError(f"{type(message).__name__} in place of {kinds[0].__name__}")
         return message, payload
     raise TransportError("the stream was closed")
 

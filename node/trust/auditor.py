@@ -1,10 +1,10 @@
 """Has a share of the signed work computed again by others, and says who was right.
 
-The rules are swarm/audit.py's; here is what waits. Each answer has a `Docket`: what its servers
-sign goes in by a call that never waits, findings come out by a callback. All dockets of a process
-share a few audits at once; each computation has a deadline. A peer that dies, is busy or answers
-rubbish when it is asked to audit ends nothing: another is asked, and where nobody is left the chunk
-stays unaudited and is counted so.
+The rules are swarm/audit.py's; here is what waits. Each answer has a `Docket` (docket.py): what its
+servers sign goes in by a call that never waits, findings come out by a callback. All dockets of a
+process share a few audits at once; each computation has a deadline. A peer that dies, is busy or
+answers rubbish when it is asked to audit ends nothing: another is asked, and where nobody is left
+the chunk stays unaudited and is counted so.
 
     LiveSession ── on_signed(work) ──▶ Docket: drawn? ──▶ queue ──▶ Auditor ── again ──▶ a peer
     Generation ◀── tell(finding) ──────────────────────────┤       errors, judge, dispute
@@ -13,8 +13,8 @@ stays unaudited and is counted so.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import trio
@@ -26,7 +26,6 @@ from ...swarm.audit import (
     AuditConfig,
     Canaries,
     Drawn,
-    Judged,
     Known,
     Lots,
     Outcome,
@@ -34,26 +33,29 @@ from ...swarm.audit import (
     Verdict,
     choose_auditor,
     draw,
+    draw_whole,
 )
 from ...swarm.ledger import Work
 from ...swarm.testimony import Contradiction
 from ..log import get_logger
-from .again import Again, is_whole
+from .again import Again
 from .book import Trust
 from .case import Case, Runner
+from .docket import Docket, Finding, Look
 from .limits import Limits
 
 AT_ONCE: Final = 2  # guess: a client asks for one answer, and its audits shall not slow it down
 WAITING_MAX: Final = 64  # chunks drawn: half an hour of a person's reading; more stay unaudited
 COMPUTE_S: Final = 10.0  # guess: to reach a peer, and for its queue
 TOKEN_S: Final = 0.02  # guess: of a prompt, on a slow device
+BRING_S: Final = 60.0  # guess: for an adapter to be brought to who lacks it
 REST_S: Final = 300.0  # guess: for so long a peer that gave nothing is not asked again
 FAILURES_MAX: Final = 4  # in one audit: peers that gave nothing
 CANARY_BYTES_MAX: Final = 1 << 20  # of rows; 64 of them are kept at most
 
 log = get_logger()
 
-Compute = Callable[[str, Work], Awaitable[Again]]
+Compute = Callable[[str, Work, Sequence[Work]], Awaitable[Again]]
 
 
 class Peers(Protocol):
@@ -62,105 +64,6 @@ class Peers(Protocol):
     async def announcements(self, model: str) -> tuple[Announcement, ...]: ...
 
     def may_serve(self, peer: str) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one audit came to.
-
-    verdict: of the work. again: what others made of it, first of all one that is believed, if any
-    is; judged, limit: the work beside that one's. right, wrong: who is believed, and who is
-    convicted; doubted: who stood with the fewer when nobody could be.
-    """
-
-    work: Work
-    verdict: Verdict
-    judged: Judged
-    limit: float
-    again: tuple[Again, ...]
-    right: tuple[str, ...] = ()
-    wrong: tuple[str, ...] = ()
-    doubted: tuple[str, ...] = ()
-
-    @property
-    def convicting(self) -> tuple[Work, ...]:
-        """What each that is convicted has signed for, enough for anybody to compute it again
-        (testimony.Accusation): the work itself, or an auditor's answer to the same question."""
-        work = self.work
-        answers = [
-            replace(
-                work, peer=one.peer, account=one.account, place=len(one.account.chunks) - 1,
-                numerics=one.numerics, gave=one.gave,
-            )
-            for one in self.again
-        ]  # fmt: skip
-        return tuple(one for one in (work, *answers) if one.peer in self.wrong)
-
-
-@dataclass(slots=True)
-class Tally:
-    """Of one answer. unaudited: drawn, but nobody was there to compute it again, or its server was
-    convicted meanwhile."""
-
-    signed: int = 0
-    drawn: int = 0
-    right: int = 0
-    wrong: int = 0
-    open: int = 0
-    unaudited: int = 0
-    convicted: list[str] = field(default_factory=list)
-
-    @property
-    def audited(self) -> int:
-        return self.right + self.wrong + self.open
-
-
-class Docket:
-    """The audits of one answer. Made by `Auditor.docket`."""
-
-    def __init__(self, auditor: Auditor, tell: Callable[[Finding], None]) -> None:
-        self._auditor = auditor
-        self._tell = tell
-        self._idle = trio.Event()
-        self._pending = 0
-        self.peers: set[str] = set()  # that served the answer: none of them audits another
-        self.tally = Tally()
-        self.findings: list[Finding] = []
-
-    def signed(self, work: Work) -> None:
-        """A server has signed for this: it may be audited now. Never waits."""
-        self.tally.signed += 1
-        self.peers.add(work.peer)
-        drawn = self._auditor.drawn(work)
-        if drawn is None:
-            return
-        self.tally.drawn += 1
-        if self._auditor.take(self, work, canary=drawn.canary):
-            self._pending += 1
-        else:
-            self.tally.unaudited += 1
-
-    def settle(self, finding: Finding | None) -> None:
-        """One that was taken has come to its end; None: nobody could compute it again."""
-        self._pending -= 1
-        if finding is None:
-            self.tally.unaudited += 1
-        else:
-            self.findings.append(finding)
-            self.tally.right += finding.verdict == "right"
-            self.tally.wrong += finding.verdict == "wrong"
-            self.tally.open += finding.verdict == "open"
-            self.tally.convicted += [
-                one for one in finding.wrong if one not in self.tally.convicted
-            ]
-            self._tell(finding)
-        self._idle.set()
-        self._idle = trio.Event()
-
-    async def idle(self) -> None:
-        """Until every audit that was begun has ended."""
-        while self._pending:
-            await self._idle.wait()
 
 
 class Auditor:
@@ -176,8 +79,9 @@ class Auditor:
         lots: Lots,
         config: AuditConfig | None = None,
     ) -> None:
-        """compute: has a peer compute a chunk again (again.py). A client that holds the blocks
-        itself would give its own name and engine a place here: its word decides at once."""
+        """compute: has a peer compute a chunk again, and show chunks before it (again.py). A client
+        that holds the blocks itself would give its own name and engine a place here: its word
+        decides at once."""
         self.trust = trust
         self._peers = peers
         self._compute = compute
@@ -190,26 +94,29 @@ class Auditor:
         self._resting: dict[str, float] = {}  # who gave nothing, until when
         self._canaries = Canaries()
         self._answers: dict[bytes, tuple[Work, tuple[Again, ...]]] = {}  # of those, by their names
-        self._send, self._receive = trio.open_memory_channel[tuple[Docket, Work, bool]](WAITING_MAX)
+        self._send, self._receive = trio.open_memory_channel[tuple[Docket, Look]](WAITING_MAX)
 
     def docket(self, tell: Callable[[Finding], None]) -> Docket:
         """For one answer. tell: takes each finding, after Trust has."""
         return Docket(self, tell)
 
     def drawn(self, work: Work) -> Drawn | None:
-        """Whether its lot falls so. What gave nothing out has nothing to be compared."""
-        if not is_whole(work):
-            return None
-        tokens = work.account.chunks[work.place].tokens
-        signed = Signed(work.peer, _name(work), work.place, tokens)
+        """Whether its lot falls so."""
+        chunk = work.account.chunks[work.place]
+        signed = Signed(work.peer, _name(work), work.place, chunk.tokens, chunk.stop)
         return next(
             iter(draw([signed], self._lots, self.trust.rate, self._config, canaries=True)), None
         )
 
-    def take(self, docket: Docket, work: Work, *, canary: bool = False) -> bool:
+    def drawn_whole(self, work: Work) -> bool:
+        """Whether the lot of its session, which has ended, falls so."""
+        rate = self.trust.rate(work.peer)
+        return draw_whole(work.account.names[0], rate, self._lots, self._config)
+
+    def take(self, docket: Docket, look: Look) -> bool:
         """Put it in the queue; False when that is full."""
         try:
-            self._send.send_nowait((docket, work, canary))
+            self._send.send_nowait((docket, look))
         except trio.WouldBlock:
             return False
         return True
@@ -220,19 +127,34 @@ class Auditor:
                 nursery.start_soon(self._work)
 
     async def _work(self) -> None:
-        async for docket, work, canary in self._receive.clone():
-            finding = await self._audit(docket, work, canary)
-            docket.settle(finding)
-            if finding is not None and finding.wrong:
-                self.on_wrong(finding)
+        async for docket, look in self._receive.clone():
+            findings = await self._audit(docket, look)
+            docket.settle(look, findings)
+            for finding in findings:
+                if finding.wrong:
+                    self.on_wrong(finding)
 
-    async def _audit(self, docket: Docket, work: Work, canary: bool) -> Finding | None:
+    async def _audit(self, docket: Docket, look: Look) -> list[Finding]:
         """By a question whose answer is known, if it is to be so and there is one; else computed
         again by others."""
+        work, avoid = look.work, docket.peers | {look.work.peer}
         if self.trust.banned(work.peer):
-            return None
-        case = await self._pose(work) if canary else None
-        return await self._settle(case or Case(work, self._limits), docket.peers | {work.peer})
+            return []
+        if look.canary and (case := await self._pose(work)) is not None:
+            return [await self._settle(case, avoid)]
+        last = Case(work, self._limits)
+        again = await self._ask(last, avoid, look.earlier)
+        if again is None:
+            return []
+        found: list[Finding] = []
+        for one, gave in zip(look.earlier, again.earlier, strict=True):
+            case = Case(one, self._limits)
+            case.asked = list(last.asked)
+            its = replace(again, gave=gave, earlier=(), place=_place_of(one, again))
+            found.append(await self._weigh(case, its, avoid))
+            if found[-1].verdict != "right":
+                return found  # what came of it later is not right either
+        return [*found, await self._weigh(last, again, avoid)]
 
     async def _pose(self, work: Work) -> Case | None:
         """What its server makes of work that others have done, beside what they made of it. None
@@ -246,16 +168,18 @@ class Auditor:
         asked, answers = self._answers[known.name]
         if any(self.trust.banned(one.peer) for one in answers):
             return None  # since then: it may be they who agreed on a lie
+        if sum(asked.sizes) > sum(work.sizes):
+            return None  # it would cost more than what was drawn
         try:
             with trio.fail_after(_allowed_s(asked)):
-                its = await self._compute(peer, asked)
+                its = await self._compute(peer, asked, ())
         except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
             log.debug("canary not answered", by=peer, reason=str(error))
             return None
-        place = len(its.account.chunks) - 1
         posed = replace(
-            asked, peer=peer, account=its.account, place=place, numerics=its.numerics, gave=its.gave
-        )
+            asked, peer=peer, account=its.account, place=its.number, numerics=its.numerics,
+            gave=its.gave,
+        )  # fmt: skip
         case = Case(posed, self._limits)
         for one in answers:
             if not case.comparable(one.numerics):
@@ -265,20 +189,26 @@ class Auditor:
         case.known = frozenset(case.asked)
         return None if case.open else case
 
-    async def _settle(self, case: Case, avoid: Collection[str]) -> Finding | None:
-        """Ask one after another until the rule has an answer, or nobody is left."""
-        found = case.outcome(self.trust.mean) if case.again else Outcome((), (), True)
-        while found.ask:
+    async def _weigh(self, case: Case, again: Again, avoid: Collection[str]) -> Finding:
+        """What comes of the first answer to a case."""
+        await case.add(again, self._worker)
+        return await self._settle(case, avoid)
+
+    async def _settle(self, case: Case, avoid: Collection[str]) -> Finding:
+        """Somebody has answered: ask one after another until the rule has an answer, or nobody is
+        left."""
+        found = case.outcome(self.trust.mean)
+        while found.ask and not case.open:
             again = await self._ask(case, avoid)
             if again is None:
                 break
             await case.add(again, self._worker)
-            if case.open:
-                break
             found = case.outcome(self.trust.mean)
-        return self._conclude(case, found) if case.again else None
+        return self._conclude(case, found)
 
-    async def _ask(self, case: Case, avoid: Collection[str]) -> Again | None:
+    async def _ask(
+        self, case: Case, avoid: Collection[str], earlier: Sequence[Work] = ()
+    ) -> Again | None:
         """One more computation that can be compared with those before; None: nobody can."""
         work = case.work
         while case.failures < FAILURES_MAX:
@@ -288,7 +218,7 @@ class Auditor:
             case.asked.append(peer)
             try:
                 with trio.fail_after(_allowed_s(work)):
-                    again = await self._compute(peer, work)
+                    again = await self._compute(peer, work, earlier)
             except (TransportError, RemoteError, Refused, trio.TooSlowError) as error:
                 log.debug("not audited", by=peer, reason=str(error))
                 case.failures += 1
@@ -375,9 +305,15 @@ class Auditor:
 
 
 def _allowed_s(work: Work) -> float:
-    return COMPUTE_S + TOKEN_S * sum(work.sizes)
+    return COMPUTE_S + TOKEN_S * sum(work.sizes) + (BRING_S if work.adapter else 0.0)
 
 
 def _name(work: Work) -> bytes:
     """Of its receipt."""
     return work.account.names[work.place + 1]
+
+
+def _place_of(work: Work, again: Again) -> int:
+    """Of the chunk that was signed for this work, in the account of who computed it again."""
+    stop = work.account.chunks[work.place].stop
+    return next(place for place, one in again.account.standing() if one.stop == stop)

@@ -26,7 +26,8 @@ from ...swarm.proof import Note, Share
 from ...swarm.receipt import Account
 from ...swarm.routing import Hop
 from ...swarm.testimony import Contradiction
-from .auditor import Auditor, Finding, Tally
+from .auditor import Auditor
+from .docket import Finding, Tally
 
 REMADE_MAX: Final = 4  # guess: each takes back up to 32 tokens
 ERROR_MAX: Final = 1e30  # as a note tells it
@@ -118,6 +119,7 @@ class Watch:
     def end(self) -> None:
         """Findings may come later still; there is nothing left that they could change."""
         self._trust.on_convicted.remove(self._convicted)
+        self._docket.ended()
         self._session = None
 
     async def settle(self) -> None:
@@ -125,6 +127,7 @@ class Watch:
         assert self._session is not None
         with trio.move_on_after(SETTLE_S):
             await self._session.settle()
+            self._docket.ended()
             await self._docket.idle()
 
     def went_back(self, at: int) -> None:

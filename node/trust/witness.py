@@ -34,7 +34,8 @@ from ..compute.voice import DTYPE, Voice
 from ..log import get_logger
 from ..net.host import Host
 from .again import Again, took_last
-from .auditor import Compute, Finding, Peers
+from .auditor import Compute, Peers
+from .docket import Finding
 from .evidence import Court
 from .limits import Limits
 
@@ -134,7 +135,8 @@ class Witness:
         ids = voice.text.encode(public_words(self._dice))[: min(CHUNK_TOKENS, voice.context - 1)]
         rows: Payload = await self._worker.run(voice.embed, ids)
         count, at = len(ids), 0
-        asked = replace(work, sizes=(count,), took=(rows,), rows=count, gave=b"")
+        # bare: an adapter may be private, and whoever judges would have to be given it
+        asked = replace(work, sizes=(count,), took=(rows,), rows=count, gave=b"", adapter=b"")
         while at < work.blocks.start:
             told = await self._serving(asked, at)
             stop = min(max((one.stop for one in told), default=at), work.blocks.start)
@@ -166,7 +168,7 @@ class Witness:
         for peer in peers[:ASKED_MAX]:
             try:
                 with trio.fail_after(COMPUTE_S):
-                    return await self._compute(peer, asked)
+                    return await self._compute(peer, asked, ())
             except (TransportError, RemoteError, Refused) as error:
                 failure = error
             except trio.TooSlowError:
