@@ -52,7 +52,10 @@ def node(
     port: Port = 0,
     join: Join = None,
     home: Home = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(help="auto, cpu, cuda:N or mps; several, as cuda:0,cuda:1, share the blocks."),
+    ] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16; default: by the device.")] = "",
     threads: Annotated[
         int, typer.Option(min=0, max=THREADS_MAX, help="For the arithmetic; 0: all cores.")
@@ -89,7 +92,7 @@ def node(
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions have to move at the end.")
     ] = 30.0,
-    epoch_s: Annotated[float, typer.Option(min=1, hidden=True)] = 60.0,
+    epoch_s: Annotated[float, typer.Option(min=1, hidden=True)] = 30.0,
     relay: Relay = "auto",
     ban: Ban = None,
     allow_only: AllowOnly = None,

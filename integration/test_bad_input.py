@@ -179,6 +179,7 @@ def test_a_model_larger_than_memory(place: Place, tmp_path: Path) -> None:
     [
         (["--device", "toaster"], "use auto, cpu, cuda:N or mps"),
         (["--device", "cuda:99"], "use another or cpu"),
+        (["--device", "cpu,cuda:7"], "use another or cpu"),
         (["--dtype", "int3"], "use one of fp32, bf16, fp16"),
         (["--listen", "example"], "give all, .* an IP address"),
         (["--listen", "192.0.2.7"], "choose an address of this machine"),

@@ -54,6 +54,7 @@ class NodeConfig:
     32 or 8. spill_mib: of the host's memory, for sessions at rest that a GPU has no room for; None:
     a quarter of what is free.
 
+    device: several, with commas between, share the blocks (compute/spread.py).
     engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
     weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
     part_mib: of the free memory, where there is no limit and models share it (house.py); 0: all.
@@ -82,7 +83,7 @@ class NodeConfig:
     part_mib: int = 0
     offline: bool = False
     drain_s: float = 30.0
-    epoch_s: float = 60.0  # algorithms.md 2.4
+    epoch_s: float = 30.0  # swarm/placement.py, EPOCH_S
     relay: Literal["auto", "yes", "no"] = "auto"
     access: Access = field(default_factory=Access)
     ban: tuple[str, ...] = ()

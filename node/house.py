@@ -20,9 +20,7 @@ from ..errors import PotluckError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import Open
 from .compute.choice import host_share
-from .compute.device import choose_device
-from .compute.memory import free_bytes
-from .compute.room import OWNERS_SHARE
+from .compute.room import free_on
 from .config import NodeConfig
 from .gossip.segment import Segment
 from .holder import WITHDRAW_S, Holder
@@ -64,7 +62,7 @@ def _shared(config: NodeConfig) -> NodeConfig:
     """With figures for what the owner left open, and each model for itself would take again."""
     part_mib, spill_mib = 0, config.spill_mib
     if not config.max_memory_mib:
-        part_mib = int(free_bytes(choose_device(config.device)) * (1 - OWNERS_SHARE)) // _MIB
+        part_mib = free_on(config.device) // _MIB
     if spill_mib is None:
         spill_mib = host_share() // _MIB
     return replace(config, part_mib=part_mib, spill_mib=spill_mib)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,17 +23,21 @@ from ..swarm.admission import Admission, AdmissionConfig
 from ..swarm.blocks import BlockRange, parse_blocks
 from ..swarm.demand import Asked
 from ..swarm.rates import PassTimes
+from .adapters import Shelf
 from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
-from .compute.choice import Opened, StageWish, open_stage
+from .compute.choice import Opened, StageWish
+from .compute.joined import JoinedPools
 from .compute.pages import Pool
-from .compute.room import blocks_that_fit, fits_beside, give_back, require_room
+from .compute.room import give_back
+from .compute.spread import count_that_fit, fits_beside, open_span, require_span
 from .compute.worker import Worker, open_worker
 from .config import AUTO, NodeConfig
 from .credit.till import Metered, Till
 from .library import find_model
 from .log import get_logger
 from .server import Server
+from .wardrobe import Wardrobe
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -55,6 +60,7 @@ class Model:
     digest: str
     wish: StageWish
     threads: int
+    home: Path
 
     @property
     def total(self) -> int:
@@ -62,11 +68,11 @@ class Model:
 
     def open(self, blocks: BlockRange) -> Opened:
         """Load these blocks. Blocks the caller. Raises UserError."""
-        return open_stage(self.checkpoint, blocks, self.wish)
+        return open_span(self.checkpoint, blocks, self.wish)
 
     def room(self) -> int:
         """How many blocks fit here. Blocks the caller. Raises UserError."""
-        return blocks_that_fit(self.checkpoint, self.wish)
+        return count_that_fit(self.checkpoint, self.wish)
 
     def room_beside(self, blocks: BlockRange, held: int) -> bool:
         """Whether these fit while `held` others are served. Blocks the caller."""
@@ -92,9 +98,11 @@ def open_model(config: NodeConfig) -> Model:
     )
     wish.check()
     if config.blocks != AUTO:  # before the files are read whole, for the digest
-        require_room(checkpoint, parse_blocks(config.blocks, checkpoint.spec.blocks), wish)
+        require_span(checkpoint, parse_blocks(config.blocks, checkpoint.spec.blocks), wish)
     name = config.name or shelf.name
-    return Model(checkpoint, shelf.source, name, checkpoint.digest(), wish, config.threads)
+    return Model(
+        checkpoint, shelf.source, name, checkpoint.digest(), wish, config.threads, config.home
+    )
 
 
 class Serving:
@@ -119,10 +127,17 @@ class Serving:
         self.metered = metered
         worker.serve(Lane(stage.engine, self.times, metered.favour if metered else None))
         self.admission = Admission(
-            AdmissionConfig(stage.cache_tokens, stage.page_tokens, stage.session_tokens_max),
+            AdmissionConfig(
+                stage.cache_tokens, stage.page_tokens, stage.session_tokens_max, stage.parts
+            ),
             (lambda: metered.funded) if metered else tuple,
         )
-        self.server = Server(stage.engine, metered or worker, self.admission, model.digest, key)
+        device = metered or worker
+        wardrobe = Wardrobe(
+            stage.engine, device, self.admission, model.digest,
+            token_bytes=stage.token_bytes, shelf=Shelf(model.home),
+        )  # fmt: skip
+        self.server = Server(stage.engine, device, self.admission, model.digest, key, wardrobe)
         self._asked = Asked(time.monotonic())
 
     def announcement(self, state: State, addresses: tuple[str, ...]) -> Announcement:
@@ -247,7 +262,7 @@ async def _serve(
             nursery.cancel_scope.cancel()
 
 
-async def _keep_small(worker: Worker, pool: Pool | None) -> None:
+async def _keep_small(worker: Worker, pool: Pool | JoinedPools | None) -> None:
     """Have the memory of pages that nobody uses any more given back to the system."""
     while pool is not None:
         await trio.sleep(TRIM_EVERY_S)

@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 
 from ...errors import UserError
+from ...swarm.admission import Part
 from ...swarm.blocks import BlockRange
 from .cache import bytes_per_token
 from .checkpoint import Checkpoint
 from .device import choose_device
 from .engine import BatchEngine, Engine, StageEngine
+from .joined import JoinedPools
 from .memory import free_bytes, processors
 from .native.library import why_not
 from .native_stage import NativeStage
@@ -72,8 +74,9 @@ class Opened:
     """A stage that is ready. rates: tokens a second through one block, decoding and in a prefill.
 
     cache_tokens: positions times blocks that sessions may hold. page_tokens: in steps of how many
-    positions they are counted. session_tokens_max: of them in one session; None: all. pool: where
-    they lie, if in pages. why: of the choice, for the log.
+    positions they are counted. token_bytes: of one of them. session_tokens_max: of them in one
+    session; None: all. pool: where they lie, if in pages. why: of the choice, for the log.
+    parts: what each of several devices remembers (spread.py); cache_tokens is the least of them.
     """
 
     engine: Engine
@@ -83,9 +86,11 @@ class Opened:
     rates: tuple[float, float]
     cache_tokens: int
     page_tokens: int
-    pool: Pool | None
+    token_bytes: int
+    pool: Pool | JoinedPools | None
     why: str
     session_tokens_max: int | None = None
+    parts: tuple[Part, ...] = ()
 
 
 def open_stage(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> Opened:
@@ -138,6 +143,7 @@ def _open_native(
         rates=stage.measure(),
         cache_tokens=pool.pages * PAGE_TOKENS,
         page_tokens=PAGE_TOKENS,
+        token_bytes=page_bytes // PAGE_TOKENS,
         pool=pool,
         why=why,
     )
@@ -172,8 +178,9 @@ def _open_torch(
         cache_tokens=budget.promised_bytes // token_bytes,
         session_tokens_max=budget.session_bytes_max // token_bytes,
         page_tokens=1,
+        token_bytes=token_bytes,
         pool=None,
-        why=why,
+        why="; ".join(filter(None, [why, stage.told])),
     )
 
 

@@ -34,6 +34,18 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cpu")
 
 
+def devices_of(wanted: str) -> tuple[str, ...]:
+    """The devices that `--device` names, in their order: one, or several with commas between.
+
+    One that is named twice is two, which share its memory. Raises UserError for one that is not
+    here.
+    """
+    names = [name.strip() for name in wanted.split(",")]
+    if len(names) > 1 and "auto" in names:
+        raise UserError(f"--device {wanted}: auto is one device by itself; name each")
+    return tuple(str(choose_device(name)) for name in names)
+
+
 def choose_dtype(wanted: str | None, device: torch.device, *, wide: bool = False) -> torch.dtype:
     """`fp32`, `bf16`, `fp16`; None: what is fast and exact enough on the device.
 
@@ -53,8 +65,13 @@ def choose_dtype(wanted: str | None, device: torch.device, *, wide: bool = False
     return torch.float32 if wide else torch.float16
 
 
-def numerics_class(device: torch.device, dtype: torch.dtype, format: Format = "none") -> str:
+def numerics_class(
+    device: torch.device, dtype: torch.dtype, format: Format = "none", kernel: str = ""
+) -> str:
     """A name for everything that a kernel's last bits depend on, at most 128 characters.
+
+    kernel: of ours, for few rows (quant/race.py); it stands behind the card, since limits are kept
+    for cards and what follows them.
 
     Products are reduced in an order that the library chooses by processor, by its own version
     and by the number of threads (measured: one and two threads differ in the last bits).
@@ -65,7 +82,7 @@ def numerics_class(device: torch.device, dtype: torch.dtype, format: Format = "n
         if device.type == "cuda":
             name += f" bitsandbytes {importlib.metadata.version('bitsandbytes')}"
     if device.type == "cuda":
-        place = torch.cuda.get_device_name(device)
+        place = f"{torch.cuda.get_device_name(device)} {kernel}".strip()
     else:
         capability = torch.backends.cpu.get_cpu_capability()
         place = f"{_processor()} {capability} threads {torch.get_num_threads()}"

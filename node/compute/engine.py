@@ -15,7 +15,7 @@ stage:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -25,8 +25,10 @@ from ...errors import RemoteError
 from ...swarm.blocks import BlockRange
 from ...swarm.wire import Step
 from .adapted import PlacedAdapter
+from .adapter import Adapter
 from .cache import Cache
 from .pages import Lease, Pool
+from .parts import wear
 from .spec import ModelSpec
 from .spill import Residents
 from .stage import Stage
@@ -77,12 +79,13 @@ class Work:
         if first < len(out):
             self._out.append(out[first:])
 
+    def rows(self) -> Tensor:
+        """The rows that were asked for, of which there are some."""
+        return self._out[0] if len(self._out) == 1 else torch.cat(self._out)
+
     def answer(self) -> memoryview:
         """The rows that were asked for, packed."""
-        if not self._wanted:
-            return NOTHING
-        whole = self._out[0] if len(self._out) == 1 else torch.cat(self._out)
-        return pack(whole, self.dtype)
+        return pack(self.rows(), self.dtype) if self._wanted else NOTHING
 
 
 def beside(call: Call) -> Call:
@@ -104,8 +107,12 @@ class Engine(Protocol):
     numerics: str
     exact: bool
 
-    def open_cache(self, blocks: BlockRange, tokens: int) -> Any:
-        """The memory of a session. Raises RemoteError for blocks or sizes not served."""
+    def open_cache(self, blocks: BlockRange, tokens: int, adapter: Any = None) -> Any:
+        """The memory of a session, which wears what `dress` gave. Raises RemoteError for blocks or
+        sizes not served."""
+
+    def dress(self, name: str, parts: Mapping[int, bytes]) -> Any:
+        """An adapter's parts (parts.py), loaded. Raises RemoteError for what does not fit."""
 
     def close_cache(self, cache: Any) -> None: ...
 
@@ -136,12 +143,14 @@ class StageEngine:
     def open_cache(
         self, blocks: BlockRange, tokens: int, adapter: PlacedAdapter | None = None
     ) -> Cache:
-        """adapter: that the session wears, of the stage's `load_adapter`."""
         cache = self._stage.open_cache(blocks.start, blocks.stop, tokens)
         cache.adapter = adapter
         if self._residents is not None:
             self._residents.open(cache)
         return cache
+
+    def dress(self, name: str, parts: Mapping[int, bytes]) -> PlacedAdapter:
+        return self._stage.load_adapter(wear(self._stage.spec, name, parts))
 
     def close_cache(self, cache: Cache) -> None:
         if self._residents is not None:
@@ -153,8 +162,12 @@ class StageEngine:
 
     def begin(self, cache: Cache, payload: memoryview, step: Step, dtype: str) -> Work:
         hidden = unpack(payload, sum(step.sizes), self.width, dtype)
-        cache.check(step.at, step.at + len(hidden))
+        self.ready(cache, step.at, step.at + len(hidden))
         return Work(cache, hidden, step, dtype)
+
+    def ready(self, cache: Cache, at: int, stop: int) -> None:
+        """Positions at..stop are written next. Raises RemoteError where they cannot be."""
+        cache.check(at, stop)
 
     def run(self, slices: Sequence[tuple[Work, int]]) -> None:
         for work, rows in slices:
@@ -188,6 +201,9 @@ class ExactStage(Protocol):
         whose pages for positions at..at+count are there. Returns the same shape.
         """
 
+    def load_adapter(self, adapter: Adapter) -> Any:
+        """What leases may wear."""
+
     def measure(self) -> tuple[float, float]:
         """Tokens per second and block: decoding one by one, and in a prefill of 128."""
 
@@ -207,7 +223,6 @@ class BatchEngine:
 
     @beside
     def open_cache(self, blocks: BlockRange, tokens: int, adapter: Any = None) -> Lease:
-        """adapter: that the session wears, of the stage's `load_adapter`."""
         if not self.blocks.covers(blocks):
             raise RemoteError(f"blocks {blocks} asked, {self.blocks} served")
         if not 1 <= tokens <= self.context:
@@ -215,6 +230,9 @@ class BatchEngine:
         lease = self._pool.open(blocks.start, blocks.stop, tokens)
         lease.adapter = adapter
         return lease
+
+    def dress(self, name: str, parts: Mapping[int, bytes]) -> Any:
+        return self._stage.load_adapter(wear(self._stage.spec, name, parts))
 
     def close_cache(self, cache: Lease) -> None:
         cache.release()
@@ -224,8 +242,12 @@ class BatchEngine:
 
     def begin(self, cache: Lease, payload: memoryview, step: Step, dtype: str) -> Work:
         hidden = unpack(payload, sum(step.sizes), self.width, dtype)
-        cache.reserve(step.at, step.at + len(hidden))
+        self.ready(cache, step.at, step.at + len(hidden))
         return Work(cache, hidden.float(), step, dtype)
+
+    def ready(self, cache: Lease, at: int, stop: int) -> None:
+        """Positions at..stop are written next. Raises RemoteError where they cannot be."""
+        cache.reserve(at, stop)
 
     def run(self, slices: Sequence[tuple[Work, int]]) -> None:
         """One pass for each range of blocks that is asked for; nearly always there is one."""

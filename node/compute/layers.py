@@ -22,6 +22,7 @@ from .cache import Cache
 from .checkpoint import Checkpoint
 from .general import FAULTS, Skeleton, empty, fill, new_past, one_line, skeleton, tie
 from .memory import require_memory
+from .quant.race import Chosen
 from .spec import ModelSpec
 
 
@@ -74,6 +75,7 @@ class Layers:
         self, bones: Skeleton, start: int, stop: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.weight_bytes = 0
+        self.kernels: tuple[Chosen, ...] = ()
         self._bones = bones
         self._start = start
         self._itemsize = dtype.itemsize

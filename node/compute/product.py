@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .quant.product import linear
+from .quant.race import settled
 from .weight import Weight, join
 
 _TILE = 64  # rows turned at once: a tile of it and its source fit the first cache
@@ -49,13 +50,16 @@ class Plain:
 
 
 class Coded:
-    """Weights in codes."""
+    """Weights in codes. Few rows go through what won on this device (quant/race.py)."""
 
-    def __init__(self, weight: Weight, bias: Tensor | None) -> None:
+    def __init__(self, weight: Weight, bias: Tensor | None, dtype: torch.dtype) -> None:
         self._weight = weight
         self._bias = bias
+        self._few = settled(weight.format, dtype, weight.codes.device)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._few.multiply is not None and 1 <= len(x) <= self._few.rows_max:
+            return self._few.multiply(x, self._weight, self._bias)
         return linear(x, self._weight, self._bias)
 
     def add(self, to: Tensor, x: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ def product(
     whole = join(parts)
     scales = None if whole.scales is None else whole.scales.to(device)
     coded = Weight(whole.format, whole.rows, whole.columns, whole.codes.to(device), scales)
-    return Coded(coded, bias)
+    return Coded(coded, bias, dtype)
 
 
 def _transposed(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

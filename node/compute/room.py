@@ -14,7 +14,7 @@ from ...swarm.blocks import BlockRange
 from ...swarm.placement import span_length
 from .checkpoint import Checkpoint
 from .choice import CACHE_SHARE, StageWish, refusal
-from .device import choose_device, choose_dtype
+from .device import choose_device, choose_dtype, devices_of
 from .general import skeleton
 from .layout import layout_of
 from .loading import block_bytes
@@ -32,13 +32,14 @@ def blocks_that_fit(checkpoint: Checkpoint, wish: StageWish) -> int:
     return span_length(checkpoint.spec.blocks, budget - sessions, largest_block(checkpoint, wish))
 
 
-def fits_beside(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish, held: int) -> bool:
-    """Whether these blocks can be loaded while `held` others of the model are served."""
+def weights_that_fit(checkpoint: Checkpoint, wish: StageWish, held: int = 0) -> int:
+    """How many blocks can be loaded, with no session, while `held` others of the model are served.
+    Raises UserError."""
     each = largest_block(checkpoint, wish)
     budget = _budget(wish)
     if wish.most_bytes:
         budget = min(budget, wish.most_bytes - held * each)
-    return len(blocks) * each <= budget
+    return max(0, budget // max(1, each))
 
 
 def require_room(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> None:
@@ -76,6 +77,12 @@ def give_back() -> None:
         torch.cuda.empty_cache()
 
 
+def free_on(devices: str) -> int:
+    """Bytes that may be taken on the devices that `--device` names, together. Raises UserError."""
+    names = dict.fromkeys(devices_of(devices))
+    return int(sum(free_bytes(torch.device(name)) for name in names) * (1 - OWNERS_SHARE))
+
+
 def _budget(wish: StageWish) -> int:
-    free = int(free_bytes(choose_device(wish.device)) * (1 - OWNERS_SHARE))
+    free = free_on(wish.device)
     return min(free, wish.most_bytes) if wish.most_bytes else free

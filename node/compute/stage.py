@@ -5,7 +5,7 @@ A stage holds the weights of consecutive blocks: of our own block, or of transfo
 one thread that touches the device (worker.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,10 +20,11 @@ from .cache import Cache
 from .checkpoint import Checkpoint
 from .device import choose_device, choose_dtype, numerics_class
 from .layers import Layers
-from .layout import layout_of
+from .layout import Layout, layout_of
 from .loading import Loader, block_bytes
 from .memory import require_memory
 from .quant.formats import QUANTIZATIONS, Quantization, choose
+from .quant.race import Chosen, settle
 from .rating import decode_and_prefill, median_s
 from .rope import Ropes, Turns, is_stretched
 from .sight import plan_step
@@ -37,6 +38,7 @@ class Runner(Protocol):
     """What computes a stage's blocks."""
 
     weight_bytes: int
+    kernels: tuple[Chosen, ...]  # that were chosen on this device
 
     def open(self, start: int, stop: int, max_tokens: int) -> Cache:
         """The memory of a new session over blocks start..stop."""
@@ -59,8 +61,10 @@ class Blocks:
         dtype: torch.dtype,
         device: torch.device,
         weight_bytes: int,
+        kernels: tuple[Chosen, ...] = (),
     ) -> None:
         self.weight_bytes = weight_bytes
+        self.kernels = kernels
         self._spec = spec
         self._start = start
         self._blocks = blocks
@@ -87,12 +91,15 @@ class Blocks:
             checkpoint.require(layout.shapes)
         needed = sum(block_bytes(layout, coding, dtype) for layout in layouts.values())
         require_memory(needed, device, f"{checkpoint.name}: blocks {start}:{stop}")
+        kernels = _settle(layouts.values(), coding, dtype, device)
         loader = Loader(checkpoint, coding, cache_dir)
         blocks = []
         with torch.inference_mode():
             for index in layouts:
                 blocks.append(Block(spec, index, loader.block(index), dtype=dtype, device=device))
-        return Blocks(spec, start, blocks, dtype=dtype, device=device, weight_bytes=needed)
+        return Blocks(
+            spec, start, blocks, dtype=dtype, device=device, weight_bytes=needed, kernels=kernels
+        )
 
     def open(self, start: int, stop: int, max_tokens: int) -> Cache:
         return Cache(
@@ -146,6 +153,11 @@ class Stage:
         self.weight_bytes = runner.weight_bytes
         self._runner = runner
 
+    @property
+    def told(self) -> str:
+        """Which kernels were chosen, and by which figures; empty where there was no choice."""
+        return "; ".join(one.told for one in self._runner.kernels if one.told)
+
     @staticmethod
     def load(
         checkpoint: Checkpoint,
@@ -197,7 +209,9 @@ class Stage:
     @property
     def numerics(self) -> str:
         """Stages of equal strings give equal bits for equal steps."""
-        return numerics_class(self.device, self.dtype, self.quantization)
+        names = [one.name for one in self._runner.kernels]
+        kernel = "+".join(name or "bnb" for name in names) if any(names) else ""
+        return numerics_class(self.device, self.dtype, self.quantization, kernel)
 
     def open_cache(self, start: int, stop: int, max_tokens: int) -> Cache:
         """The memory of a new session over blocks start..stop. Raises RemoteError."""
@@ -272,3 +286,15 @@ class Stage:
         if not placed.is_contiguous() or placed.data_ptr() % _ALIGNMENT_BYTES:
             return placed.clone(memory_format=torch.contiguous_format)
         return placed
+
+
+def _settle(
+    layouts: Iterable[Layout], coding: Quantization, dtype: torch.dtype, device: torch.device
+) -> tuple[Chosen, ...]:
+    """Choose the kernels for each format that the blocks' matrices are in."""
+    shapes: dict[Format, set[tuple[int, int]]] = {}
+    for layout in layouts:
+        for name, shape in layout.shapes.items():
+            if len(shape) == 2 and name not in layout.exact:
+                shapes.setdefault(coding.fitting(shape[1]), set()).add((shape[0], shape[1]))
+    return tuple(settle(one, sorted(shapes[one]), dtype, device) for one in sorted(shapes))
