@@ -1,6 +1,9 @@
 """Blocks kept on disk come back as they were, or are made anew."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,13 +165,87 @@ def test_where_nothing_can_be_written_blocks_are_made_anew(tmp_path: Path) -> No
     assert kept.get(KEY) is None
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk to be had that is full")
+def test_a_disk_that_fills_up_while_a_block_is_written_costs_nothing_but_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/full takes no byte. What was kept before is left, and nothing half-written."""
+    kept = Larder(tmp_path)
+    assert kept.put(KEY, BUFFERS)
+    before = set(tmp_path.rglob("*"))
+    real = os.fdopen
+
+    def full(handle: int, mode: str) -> object:
+        os.close(handle)
+        return real(os.open("/dev/full", os.O_WRONLY), mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(larder.os, "fdopen", full)
+        assert not kept.put(Key("ab" * 32, 4, "nf4", "rows1"), BUFFERS)
+        assert not kept.put(KEY, BUFFERS)
+    assert set(tmp_path.rglob("*")) == before
+    found = kept.get(KEY)
+    assert found is not None and equal(found.buffers, BUFFERS)
+
+
+WRITER = """
+import sys
+import time
+from pathlib import Path
+import torch
+from potluck.node.compute.quant.larder import Key, Larder
+kept = Larder(Path(sys.argv[1]))
+print("begun", flush=True)
+while True:
+    for value in (1, 2):
+        block = {name: torch.full((1 << 20,), value) for name in ("one", "two")}
+        kept.put(Key("ab" * 32, 3, "nf4", "rows1"), block)
+"""
+
+
+def test_of_two_writers_of_which_one_is_killed_a_reader_sees_whole_blocks(tmp_path: Path) -> None:
+    """Each writes blocks of ones or of twos, to one name; both are killed where they stand."""
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    kept, seen = Larder(tmp_path), 0
+
+    def look() -> None:
+        nonlocal seen
+        if (found := kept.get(KEY)) is not None:
+            seen += 1
+            value = int(found.buffers["one"][0])
+            assert all((one == value).all() for one in found.buffers.values())
+
+    try:
+        for writer in writers:
+            assert writer.stdout is not None and writer.stdout.readline() == b"begun\n"
+        while seen < 20:
+            look()
+        writers[0].kill()
+        writers[0].wait()
+        for _ in range(20):
+            look()
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    look()
+    assert kept.put(KEY, BUFFERS) and kept.get(KEY) is not None
+    assert set(tmp_path.rglob("*.block")) == {kept.path(KEY)}
+
+
 def test_half_written_files_of_the_past_are_swept(tmp_path: Path) -> None:
     kept = Larder(tmp_path)
     kept.put(KEY, BUFFERS)
     old, new = (kept.path(KEY).parent / name for name in ("new-old", "new-new"))
     for path in (old, new):
         path.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    an_hour_ago = time.time() - 3600
+    os.utime(old, (an_hour_ago, an_hour_ago))
     kept.put(KEY, BUFFERS)
     assert not old.exists() and new.exists()
 

@@ -38,7 +38,7 @@ _ALIGNMENT = 64  # a processor's cache line, and its widest vector
 _HEAD_BYTES = len(_MAGIC) + 8 + 32
 _HEADER_BYTES_MAX = 16 << 20
 _DISK_LEFT_BYTES = 1 << 30  # a volunteer's disk is not for us to fill; a guess
-_STALE_S = 24 * 3600.0  # a half-written file of so long ago has no writer any more
+_STALE_S = 600.0  # a half-written file that nobody wrote to for so long has no writer: a guess
 _SUFFIX = ".block"
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -132,9 +132,8 @@ class Larder:
                         file.write(plain[buffer])
                     file.truncate(size)
                 os.replace(name, path)
-            except BaseException:
-                os.unlink(name)
-                raise
+            finally:
+                Path(name).unlink(missing_ok=True)  # it is there only if something went wrong
         except OSError:
             return False
         return True
