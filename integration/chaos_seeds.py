@@ -22,7 +22,8 @@ from potluck.node.testnet.islands import why_not
 from potluck.node.testnet.launcher import take_down
 
 NODES, REPLICAS = 8, 4
-AUTO = ("--auto", "--epoch-s", "5", "--max-memory", "8", "--cache-mib", "4")
+# half of a cache is one client's, and the readers are one: 8,192 positions, for all 8 of 900 each
+AUTO = ("--auto", "--epoch-s", "5", "--max-memory", "12", "--cache-mib", "8")
 LONG_S = 2.0  # what took longer is told fault by fault
 
 
