@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import potluck
 
@@ -47,3 +53,31 @@ def test_the_demo_model_is_shipped_and_small() -> None:
 
 def test_the_version_is_said_once() -> None:
     assert PROJECT["project"]["version"] == potluck.__version__
+
+
+@pytest.mark.parametrize("compiler", [None, f"{sys.executable} -c raise(SystemExit(1))"])
+def test_the_package_is_built_without_a_compiler_and_with_one_that_fails(
+    tmp_path: Path, compiler: str | None
+) -> None:
+    """pip runs the same command of setup.py; what it says then shows in pip's own output."""
+    pytest.importorskip("setuptools", minversion="77")  # as pyproject.toml asks of pip
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    native = Path("node/compute/native")
+    ours = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / native, tmp_path / native, ignore=ours)
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "CC"}
+    environment |= {"PATH": str(empty)} | ({} if compiler is None else {"CC": compiler})
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--build-lib", "made", "--build-temp", "temp"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "potluck: no compiled kernels, torch's are used" in done.stderr
+    assert not list((tmp_path / "made").rglob("*.so"))
