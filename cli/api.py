@@ -24,6 +24,14 @@ def api(
             "swarm serves are loaded when they are asked for.",
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL:NAME=PATH",
+            help="A LoRA adapter (PEFT's folder, or a digest), asked for as the model MODEL:NAME; "
+            "may be repeated. One that was used here is MODEL:DIGEST too.",
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")] = 11545,
     host: Annotated[
         str, typer.Option(help="Where to listen; beyond this machine only with a key.")
@@ -49,6 +57,7 @@ def api(
       potluck api -m demo
       curl http://127.0.0.1:11545/v1/completions -H 'content-type: application/json' \\
         -d '{"model": "demo", "prompt": "The function returns"}'
+      potluck api -m demo --adapter demo:poet=./my-lora
       POTLUCK_API_KEY=$(openssl rand -hex 16) potluck api --host 0.0.0.0
     """
     with loading():
@@ -61,6 +70,7 @@ def api(
         home=home_of(home),
         join=join or (),
         models=model or (),
+        adapters=adapter or (),
         host=host,
         port=port,
         keys=tuple(key or ()),

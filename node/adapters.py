@@ -9,6 +9,7 @@ nothing here has to be trusted, and all of it may be deleted at any time.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -93,11 +94,11 @@ def find_adapter(ref: str | Path, voice: Voice, home: Path) -> Bundle:
     """The adapter that a folder or a digest means, whole, for this model. Blocks. Raises
     UserError."""
     shelf, text = Shelf(home), str(ref)
-    if (name := _digest_of(text)) is None:
+    if not is_digest(text):
         bundle = read_bundle(Path(ref).expanduser(), voice.ends.spec, voice.digest)
         shelf.save(bundle)
         return bundle
-    found = shelf.load(name)
+    found = shelf.load(bytes.fromhex(text))
     if found is None:
         raise UserError(f"no adapter {text[:16]}... is kept here: give its folder once")
     if found.manifest.model.hex() != voice.digest:
@@ -108,12 +109,9 @@ def find_adapter(ref: str | Path, voice: Voice, home: Path) -> Bundle:
     return found
 
 
-def _digest_of(text: str) -> bytes | None:
-    """The digest that a text is, and no folder's name."""
-    with suppress(ValueError):
-        if len(text) == 2 * DIGEST_BYTES and not Path(text).exists():
-            return bytes.fromhex(text)
-    return None
+def is_digest(text: str) -> bool:
+    """Whether it is written as digests are."""
+    return re.fullmatch(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}", text, re.ASCII) is not None
 
 
 def question(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 from potluck.crypto.keys import IdentityKey
-from potluck.swarm.receipt import Account, Notary, Opening
+from potluck.swarm.receipt import Account, Notary, Opening, WearingOpening
 
 ROW_BYTES = 8
 MODEL = bytes(range(32))
@@ -17,10 +17,11 @@ def key(name: str) -> IdentityKey:
     return IdentityKey.from_bytes(name.encode().ljust(32, b"."))
 
 
-def opening(start: int, stop: int, *, nonce: int = 0, numerics: str = "none c1") -> Opening:
-    return Opening(
-        SESSION, nonce.to_bytes(16), 1.8e9, MODEL, numerics, start, stop, ROW_BYTES // 4, "f32"
-    )
+def opening(
+    start: int, stop: int, *, nonce: int = 0, numerics: str = "none c1", adapter: bytes = b""
+) -> Opening:
+    said = SESSION, nonce.to_bytes(16), 1.8e9, MODEL, numerics, start, stop, ROW_BYTES // 4, "f32"
+    return WearingOpening(*said, adapter) if adapter else Opening(*said)
 
 
 def rows(dice: Random, tokens: int) -> bytes:
@@ -30,9 +31,12 @@ def rows(dice: Random, tokens: int) -> bytes:
 class Stage:
     """A server of a session in a test."""
 
-    def __init__(self, name: str, start: int, stop: int, *, nonce: int = 0) -> None:
+    def __init__(
+        self, name: str, start: int, stop: int, *, nonce: int = 0, adapter: bytes = b""
+    ) -> None:
         self.key = key(name)
-        self.notary = Notary(self.key, opening(start, stop, nonce=nonce), ROW_BYTES)
+        said = opening(start, stop, nonce=nonce, adapter=adapter)
+        self.notary = Notary(self.key, said, ROW_BYTES)
         self.account = Account(self.notary.opening)
 
     def step(self, at: int, took: bytes, gave: bytes) -> None:
@@ -45,11 +49,16 @@ class Stage:
 
 
 def session(
-    names: Sequence[str], chunks: Sequence[int], *, seed: int = 0, last_rows: bool = True
+    names: Sequence[str],
+    chunks: Sequence[int],
+    *,
+    seed: int = 0,
+    last_rows: bool = True,
+    adapter: bytes = b"",
 ) -> list[Stage]:
     """Servers of two blocks each, one after another, and so many tokens in each chunk."""
     dice = Random(seed)
-    stages = [Stage(name, 2 * i, 2 * i + 2) for i, name in enumerate(names)]
+    stages = [Stage(name, 2 * i, 2 * i + 2, adapter=adapter) for i, name in enumerate(names)]
     at = 0
     for tokens in chunks:
         hidden = rows(dice, tokens)

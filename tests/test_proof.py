@@ -21,10 +21,17 @@ def answer(fed: int, shares: tuple[Share, ...], *, blocks: int = 4) -> Answer:
     return Answer(SESSION, 1.8e9, MODEL, "demo", blocks, tokens, 1, fed, shares, bytes(32))
 
 
-def audited() -> bytes:
-    """Two servers, 70 positions; b's second chunk was computed again by c, with equal bits."""
+def audited(*worn: bytes) -> bytes:
+    """Two servers, 70 positions; b's second chunk was computed again by c, with equal bits.
+
+    worn: the adapter of each."""
     dice = Random(5)
-    a, b, c = Stage("a", 0, 2), Stage("b", 2, 4), Stage("c", 2, 4)
+    of_a, of_b, of_c = worn or (b"", b"", b"")
+    a, b, c = (
+        Stage("a", 0, 2, adapter=of_a),
+        Stage("b", 2, 4, adapter=of_b),
+        Stage("c", 2, 4, adapter=of_c),
+    )
     for at, tokens in ((0, 32), (32, 32), (64, 6)):
         one, two, three = (rows(dice, tokens) for _ in range(3))
         a.step(at, one, two)
@@ -51,6 +58,19 @@ def test_a_good_file_says_what_it_proves() -> None:
         key("b").peer_id, key("c").peer_id, 32, True,
     )  # fmt: skip
     assert proof.audited_share == 64 / 280
+
+
+def test_a_file_says_which_adapter_was_worn_and_whether_it_was_one() -> None:
+    mine, other = b"a" * 32, b"b" * 32
+    proof = check_proof(audited(mine, mine, mine))
+    assert proof.good and proof.adapters == (mine.hex(),) and proof.audited[0].shown
+    for worn in ((mine, other, other), (mine, b"", b""), (b"", mine, mine)):
+        faults = check_proof(audited(*worn)).faults
+        assert [fault.line for fault in faults] == [6]
+        assert faults[0].what.endswith(f"wore another adapter than {key('a').peer_id}")
+    for of_auditor in (b"", other):
+        proof = check_proof(audited(mine, mine, of_auditor))
+        assert not proof.audited[0].shown, "computed again with something else on"
 
 
 def test_every_single_bit_counts_and_its_line_is_named() -> None:

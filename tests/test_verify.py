@@ -16,7 +16,11 @@ SHARES = (Share(0, 0, 37), Share(1, 0, 37))
 
 @pytest.fixture
 def receipt(tmp_path: Path) -> Path:
-    accounts = [stage.account for stage in session("ab", [32, 5])]
+    return receipt_of(tmp_path)
+
+
+def receipt_of(tmp_path: Path, adapter: bytes = b"") -> Path:
+    accounts = [stage.account for stage in session("ab", [32, 5], adapter=adapter)]
     answer = Answer(
         b"session of tests", 1.8e9, bytes(range(32)), "demo", 4, tuple(range(38)), 30, 37,
         SHARES, bytes(32),
@@ -56,6 +60,22 @@ def test_another_model_than_said_is_told(
 ) -> None:
     assert main(["verify", str(receipt), "-m", "demo", "--home", str(tmp_path)]) == 1
     assert "another model" in capsys.readouterr().out
+
+
+def test_the_adapter_that_was_worn_is_told_and_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worn = b"a" * 32
+    receipt = str(receipt_of(tmp_path, worn))
+    assert main(["verify", receipt, "--adapter", worn.hex()]) == 0
+    assert f"they wore the adapter {worn.hex()}\n" in capsys.readouterr().out
+    assert main(["verify", receipt, "--adapter", "cd" * 32]) == 1
+    assert main(["verify", receipt, "--adapter", ""]) == 1
+    assert f"another adapter than that: {worn.hex()}" in capsys.readouterr().out
+    bare = str(receipt_of(tmp_path))
+    assert main(["verify", bare, "--adapter", ""]) == 0
+    assert main(["verify", bare, "--adapter", worn.hex(), "--json"]) == 1
+    assert '"adapters": []' in capsys.readouterr().out
 
 
 def test_no_file_is_2_and_rubbish_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from receipts import Stage, key
 from sim.memory_swarm import (
     MODEL,
     ROW_BYTES,
@@ -37,6 +38,7 @@ from potluck.swarm.adapter import Bundle, make_bundle
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Ledger, Work
 from potluck.swarm.routing import Hop
+from potluck.swarm.testimony import Accusation, check_accusation, sign_accusation
 from potluck.swarm.wire import (
     PIECE_BYTES_MAX,
     WEARING_PROTOCOL,
@@ -312,6 +314,18 @@ async def test_an_opening_of_another_adapter_than_was_asked_for_is_refused(
                 ledger.opened(
                     1, Hop(signed.peer, opening.blocks), signed.account.raw[0], opening.numerics
                 )
+
+
+def test_nobody_can_be_accused_of_work_that_wore_an_adapter() -> None:
+    """Whoever judges would have to be given it; so an honest accuser asks for bare work."""
+    stage = Stage("a", 0, 2, adapter=ONE.name)
+    stage.step(0, bytes(8), bytes(8))
+    stage.cut()
+    told = Accusation(
+        stage.key.peer_id, stage.account.raw[0], stage.account.raw[1], bytes(32), 0.5, 1.8e9
+    )
+    with pytest.raises(RemoteError, match="Opening has the fields"):
+        check_accusation(sign_accusation(key("b"), told))
 
 
 async def test_limits_that_were_measured_without_an_adapter_convict_nobody_who_wore_one(

@@ -179,6 +179,7 @@ async def _plan(
                 stops=wish.stops,
                 wait_s=wish.wait_s,
                 ignore_eos=wish.ignore_eos,
+                adapter=language.adapter,
             )
             jobs.append(Job(len(jobs), request, speaker))
             reader = CallReader(wish.tools) if wish.tools is not None else None

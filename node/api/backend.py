@@ -13,11 +13,12 @@ import trio
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ..adapters import is_digest
 from ..client import Swarm
 from ..compute.voice import DTYPE
 from ..compute.worker import Worker
 from ..generation import CHUNK_TOKENS, Generation, Request
-from ..library import find_model
+from ..library import Shelf, find_model
 from ..session import SessionPlan, open_session
 from .language import Language
 from .problem import no_model
@@ -78,19 +79,37 @@ class SwarmBackend:
     async def preload(self, ref: str) -> Language:
         """Load what `ref` means, a folder too: what the owner names, no client does."""
         shelf = find_model(ref, self._home)
+        self._languages[shelf.name] = language = await self._load(ref, shelf)
+        return language
+
+    async def _load(self, ref: str, shelf: Shelf) -> Language:
         voice = await self._swarm.voice(ref)
-        language = await self._loader.run(
+        return await self._loader.run(
             lambda: Language.load(shelf, voice, offline=self._offline, home=self._home)
         )
-        self._languages[shelf.name] = language
-        return language
+
+    async def dress(self, told: str) -> Language:
+        """Load what `BASE:NAME=PATH` or `BASE:NAME=DIGEST` means; it may be asked for as BASE:NAME.
+        Raises UserError."""
+        name, _, ref = told.partition("=")
+        base, _, own = name.rpartition(":")
+        if not base or not own or not ref:
+            raise UserError(f"--adapter {told} is not MODEL:NAME=PATH, as in demo:poet=./my-lora")
+        language = self._languages.get(base) or await self.preload(base)
+        return await self._wear(language, name, ref)
+
+    async def _wear(self, language: Language, name: str, ref: str) -> Language:
+        worn = await self._swarm.adapter(language.voice, ref)
+        self._languages[name] = dressed = language.wearing(name, worn)
+        return dressed
 
     async def offers(self) -> tuple[Offer, ...]:
         found = await self._swarm.models()
         offers = {one.name: Offer(one.name, one.model, one.blocks, len(one.peers)) for one in found}
         for name, language in self._languages.items():
             voice = language.voice
-            mine = [one for one in found if (one.name, one.model) == (name, voice.digest)]
+            base = name if language.adapter is None else name.rpartition(":")[0]
+            mine = [one for one in found if (one.name, one.model) == (base, voice.digest)]
             peers = len(mine[0].peers) if mine else 0
             offers[name] = Offer(name, voice.digest, voice.blocks, peers)
         return tuple(offers[name] for name in sorted(offers))
@@ -98,6 +117,12 @@ class SwarmBackend:
     async def language(self, name: str) -> Language:
         if (known := self._languages.get(name)) is not None:
             return known
+        base, _, digest = name.rpartition(":")
+        if base and is_digest(digest):
+            try:
+                return await self._wear(await self.language(base), name, digest)
+            except UserError as error:
+                raise no_model(name, f"has no such adapter here ({error})") from error
         async with self._loading:
             if (known := self._languages.get(name)) is not None:
                 return known
@@ -105,14 +130,14 @@ class SwarmBackend:
             if not offered:
                 raise no_model(name, "is not served here; GET /v1/models tells what is")
             try:
-                language = await self.preload(name)
+                language = await self._load(name, find_model(name, self._home))
             except UserError as error:
                 raise no_model(
                     name, f"has no files here ({error}); start potluck api with --model"
                 ) from error
             if language.voice.digest not in {one.model for one in offered}:
-                del self._languages[name]
                 raise no_model(name, "is served from other files than those found here")
+            self._languages[name] = language
             return language
 
     def answer(self, request: Request) -> AbstractAsyncContextManager[Generation]:
@@ -133,6 +158,7 @@ class SwarmBackend:
             tokens=len(ids),
             dtype=DTYPE,
             wait_s=wait_s,
+            adapter=language.adapter,
         )
         chunks = [ids[at : at + CHUNK_TOKENS] for at in range(0, len(ids), CHUNK_TOKENS)]
         total = np.zeros(voice.width, dtype=np.float64)

@@ -32,11 +32,13 @@ STEPS_QUEUED_MAX = 4096  # tokens that may wait for the head: more than all choi
 
 @dataclass(frozen=True, slots=True)
 class ApiConfig:
-    """models: loaded before the first request; others are when they are asked for."""
+    """models: loaded before the first request; others are when they are asked for. adapters: as
+    BASE:NAME=PATH, each a model of its own."""
 
     home: Path
     join: Sequence[str] = ()
     models: Sequence[str] = ()
+    adapters: Sequence[str] = ()
     host: str = "127.0.0.1"
     port: int = PORT
     keys: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ async def serve_swarm(
             swarm, worker=worker, loader=loader, home=config.home, offline=config.offline
         )
         loaded = [(await backend.preload(ref)).voice.name for ref in config.models]
+        loaded += [(await backend.dress(told)).voice.name for told in config.adapters]
         server = Server(Api(backend, Guard(config.keys, here=not config.keys)), bound)
         host = f"[{config.host}]" if ":" in config.host else config.host
         async with trio.open_nursery() as nursery:
