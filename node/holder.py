@@ -25,6 +25,7 @@ from ..errors import PotluckError, TransportError
 from ..swarm.blocks import BlockRange, parse_blocks
 from ..swarm.placement import Move
 from ..swarm.wire import Open
+from .ahead import BlockFiles, keep_ahead
 from .compute.room import give_back
 from .config import AUTO, NodeConfig
 from .credit.till import Till
@@ -146,6 +147,14 @@ class Holder:
         if self._config.blocks != AUTO:
             return  # the owner has chosen
         every_s = self._config.epoch_s
+        async with trio.open_nursery() as fetching:
+            if self.current is not None:
+                me, length = self._member.host.peer_id, len(self.current.blocks)
+                files = BlockFiles(self.model.checkpoint)
+                fetching.start_soon(keep_ahead, files, me, length)
+            await self._keep_electing(every_s)
+
+    async def _keep_electing(self, every_s: float) -> None:
         elections = Elections(self._member.host.peer_id, self.model.total)
         while True:
             epoch = int(self._wall() // every_s) + 1

@@ -46,6 +46,13 @@ class Loader:
         return BlockWeights.of(layout, matrices, exact)
 
 
+def fetch_block(checkpoint: Checkpoint, index: int) -> None:
+    """Have the files of block `index` here. Of a model that is not of our families nothing is
+    known to belong to one block, and nothing is fetched. Raises UserError."""
+    if checkpoint.spec.general is None:
+        checkpoint.fetch(layout_of(checkpoint.spec, index).shapes)
+
+
 def block_bytes(layout: Layout, coding: Quantization, dtype: torch.dtype) -> int:
     """Bytes of a block in a format, its plain numbers as `dtype`."""
     exact = layout.exact
