@@ -31,7 +31,8 @@ class Engine(Protocol):
     def open_cache(self, blocks: BlockRange, tokens: int, adapter: Any = None) -> Any: ...
 
     def dress(self, name: str, parts: Mapping[int, bytes]) -> Worn:
-        """An adapter's parts as caches wear them. Raises RemoteError for what does not fit."""
+        """An adapter's parts as caches wear them; on any thread, beside a pass. Raises RemoteError
+        for what does not fit."""
 
     def close_cache(self, cache: Any) -> None: ...
 

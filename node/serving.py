@@ -134,7 +134,7 @@ class Serving:
         )
         device = metered or worker
         wardrobe = Wardrobe(
-            stage.engine, device, self.admission, model.digest,
+            stage.engine, self.admission, model.digest,
             token_bytes=stage.token_bytes, shelf=Shelf(model.home),
         )  # fmt: skip
         self.server = Server(stage.engine, device, self.admission, model.digest, key, wardrobe)

@@ -22,7 +22,7 @@ from ..swarm.admission import Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import PIECE_BYTES_MAX, Bring, Lacking, Piece, Wear
 from .adapters import Shelf, bring_s
-from .engine import Device, Engine, Worn
+from .engine import Engine, Worn
 from .frames import FrameStream
 
 SHARE: Final = 0.25  # guess: of the sessions' room, for adapters that are worn
@@ -55,7 +55,6 @@ class Wardrobe:
     def __init__(
         self,
         engine: Engine,
-        device: Device,
         admission: Admission,
         model: str,
         *,
@@ -64,7 +63,6 @@ class Wardrobe:
     ) -> None:
         """token_bytes: of one position in one block, the unit of the book. shelf: on disk."""
         self._engine = engine
-        self._device = device
         self._admission = admission
         self._model = bytes.fromhex(model)
         self._token_bytes = token_bytes
@@ -88,7 +86,8 @@ class Wardrobe:
             room = self._take(blocks, asked.size)
             try:
                 bundle = await self._bundle(frames, asked, blocks)
-                worn = await self._device.run(self._engine.dress, bundle.hex, bundle.parts)
+                # beside the device's thread: no step waits while it is packed
+                worn = await trio.to_thread.run_sync(self._engine.dress, bundle.hex, bundle.parts)
             finally:
                 self._give(room)
             key = self._find(asked.adapter, blocks)  # another session may have been first

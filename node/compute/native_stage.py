@@ -113,7 +113,7 @@ class NativeStage:
 
     def load_adapter(self, adapter: Adapter) -> PackedAdapter:
         """What leases may wear (`Lease.adapter`), so that their rows go through it."""
-        return PackedAdapter(self.spec, adapter, self.start, self.stop, self._threads)
+        return PackedAdapter(self.spec, adapter, self.start, self.stop)
 
     def forward_rows(self, hidden: Tensor, sessions: Sequence[tuple[Lease, int, int]]) -> Tensor:
         """Run rows of several sessions through their blocks, which are the same for all.

@@ -72,7 +72,7 @@ class World:
         engine = AddingEngine(BlockRange(start, stop), numerics)
         device = InstantDevice(engine, step_s)
         admission = Admission(AdmissionConfig(cache_tokens))
-        wardrobe = Wardrobe(engine, device, admission, MODEL, token_bytes=ROW_BYTES, shelf=shelf)
+        wardrobe = Wardrobe(engine, admission, MODEL, token_bytes=ROW_BYTES, shelf=shelf)
         server = Server(engine, device, admission, MODEL, key, wardrobe)
         for protocol in (PROTOCOL, WEARING_PROTOCOL):
             host.handle(protocol, server.serve)

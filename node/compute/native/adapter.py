@@ -9,7 +9,7 @@ import torch
 from ..adapter import SITES, Adapter
 from ..layout import layout_of
 from ..spec import ModelSpec
-from .linear import Linear, Packed, Pool
+from .linear import Linear, Packed
 
 
 class _Addend(ctypes.Structure):
@@ -27,9 +27,8 @@ class _Adapter(ctypes.Structure):
 class PackedAdapter:
     """An adapter over the blocks start..stop of a stage."""
 
-    def __init__(
-        self, spec: ModelSpec, adapter: Adapter, start: int, stop: int, pool: Pool
-    ) -> None:
+    def __init__(self, spec: ModelSpec, adapter: Adapter, start: int, stop: int) -> None:
+        """By the caller's thread alone: that of the device computes meanwhile."""
         self.name = adapter.name
         self.rank = 0  # of the widest product
         self.bytes = 0
@@ -46,8 +45,8 @@ class PackedAdapter:
                 make = Packed.in_turns if site == "gate_up" else Packed.below
                 ups = joined.ups if site == "gate_up" else [torch.cat(list(joined.ups))]
                 addend = self._facts[index - start].at[at]
-                addend.down = self._linear(Packed("none", joined.down, pool=pool))
-                addend.up = self._linear(make("none", [(up, None) for up in ups], pool=pool))
+                addend.down = self._linear(Packed("none", joined.down))
+                addend.up = self._linear(make("none", [(up, None) for up in ups]))
                 self.rank = max(self.rank, len(joined.down))
 
     def address(self, block: int) -> int:
