@@ -62,6 +62,54 @@ def quiet(
 
 
 @bench.command()
+def gpu(
+    blocks: Annotated[int, typer.Option(min=1, help="Of Llama-3.1-8B, with random weights.")] = 4,
+    json: Json = False,
+) -> None:
+    """What the first GPU reaches: decode against copying, prefill against products, bitsandbytes'.
+
+    \b
+    Example:
+      potluck bench gpu --json
+    """
+    from dataclasses import asdict
+
+    from ..node.compute.cards import measure
+
+    found = measure(blocks)
+    if json:
+        print_json(asdict(found))
+        return
+    from .tables import print_table
+
+    print_table(
+        ("MEASURED", "VALUE>"),
+        [
+            ("card", found.name),
+            ("copy, GB/s", f"{found.copy_gb_s:.0f}"),
+            ("products, TFLOP/s", f"{found.matrix_tflops:.1f}"),
+        ],
+    )
+    print_table(
+        ("FORMAT", "TOKENS/S>", "OF COPY>", "BITSANDBYTES>", "PREFILL OF PRODUCTS>", "OUTSIDE US>"),
+        [
+            (
+                one.format,
+                f"{one.tokens_s:.0f}",
+                f"{one.of_copy:.0%}",
+                f"{one.theirs_of_copy:.0%}" if one.theirs_of_copy else "-",
+                f"{one.of_matrix:.0%}",
+                f"{one.outside_us:.0f}",
+            )
+            for one in found.formats
+        ],
+    )
+    for one in found.formats:
+        if one.told:
+            typer.echo(one.told)
+
+
+@bench.command()
 def net(json: Json = False) -> None:
     """Streams of ours beside TLS of trio's, in the same minute: requests, bulk, connecting.
 

@@ -36,7 +36,7 @@ def run(names: list[str]) -> list[Row]:
         except Exception as error:  # one broken bar must not hide the others
             found = [Row(name, BARS[name].__name__, f"broke: {error!r}", False, "")]
         for row in found:
-            mark = "holds" if row.holds else "FALLS SHORT"
+            mark = {True: "holds", False: "FALLS SHORT", None: "unmeasured"}[row.holds]
             print(
                 f"{row.bar}  {mark:11}  {row.goal}\n    {row.measured}   [{row.command}]",
                 flush=True,
@@ -58,8 +58,9 @@ def main() -> int:
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()}
     report = {"date": began, "machine": machine, "bars": [asdict(row) for row in rows]}
     asked.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    short = [row for row in rows if not row.holds]
-    print(f"{len(rows) - len(short)} of {len(rows)} hold; {asked.json} has the same as JSON")
+    short = [row for row in rows if row.holds is False]
+    held = sum(row.holds is True for row in rows)
+    print(f"{held} of {len(rows)} hold; {asked.json} has the same as JSON")
     return 1 if short else 0
 
 

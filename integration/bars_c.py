@@ -54,6 +54,43 @@ def c1_speed() -> Iterator[Row]:
     )
 
 
+def c3_gpu() -> Iterator[Row]:
+    """On the first GPU; without one nothing is measured."""
+    import torch
+
+    from potluck.node.compute.cards import measure
+
+    goals = {"none": 0.80, "int8": 0.65, "nf4": 0.65}
+    card = measure() if torch.cuda.is_available() else None
+    by = {one.format: one for one in card.formats} if card else {}
+    missing, command = "not measured: no GPU", "potluck bench gpu"
+    for format, goal in goals.items():
+        one = by.get(format)
+        yield Row(
+            "C3",
+            f"{'bf16' if format == 'none' else format}: blocks decode at batch 1 at {goal:.0%} of "
+            "weights over copy bandwidth",
+            f"{one.of_copy:.0%}, bitsandbytes' layers {one.theirs_of_copy:.0%}" if one else missing,
+            one.of_copy >= goal if one else None,
+            command,
+        )
+    plain = by.get("none")
+    yield Row(
+        "C3",
+        "prefill at 60 % of the device's matrix rate in bf16",
+        f"{plain.of_matrix:.0%} of {card.matrix_tflops:.0f} TFLOP/s" if plain and card else missing,
+        plain.of_matrix >= 0.6 if plain else None,
+        command,
+    )
+    yield Row(
+        "C3",
+        "at most 5 us a block and step outside kernels",
+        ", ".join(f"{one.format} {one.outside_us:.0f} us" for one in by.values()) or missing,
+        max(one.outside_us for one in by.values()) <= 5 if by else None,
+        command,
+    )
+
+
 def c4_oracle() -> Iterator[Row]:
     from potluck.node.compute.numerics import measure
     from potluck.node.library import DEMO_FOLDER
@@ -91,7 +128,7 @@ def c5_exact() -> Iterator[Row]:
     from .engine_exact import measure, measure_torch
 
     command = "python -m integration.engine_exact"
-    for name, one in measure().items():
+    for name, one in measure():
         yield Row(
             "C5",
             f"{name}: the same bits alone, with 15 others, in chunks, on 1 and 2 threads",
@@ -99,7 +136,7 @@ def c5_exact() -> Iterator[Row]:
             not one["different"],
             command,
         )
-    for name, one in measure_torch().items():
+    for name, one in measure_torch():
         yield Row(
             "C5",
             f"{name}: the same bits for the same steps: alone, with 15 others, replayed",
@@ -228,6 +265,7 @@ def c9_quiet() -> Iterator[Row]:
 
 BARS: dict[str, Callable[[], Iterator[Row]]] = {
     "C1": c1_speed,
+    "C3": c3_gpu,
     "C4": c4_oracle,
     "C5": c5_exact,
     "C6": c6_churn,

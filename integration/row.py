@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One line of the table. holds: None where nothing could be measured."""
 
     bar: str
     goal: str
     measured: str
-    holds: bool
+    holds: bool | None
     command: str

@@ -91,7 +91,7 @@ class Blocks:
             checkpoint.require(layout.shapes)
         needed = sum(block_bytes(layout, coding, dtype) for layout in layouts.values())
         require_memory(needed, device, f"{checkpoint.name}: blocks {start}:{stop}")
-        kernels = _settle(layouts.values(), coding, dtype, device)
+        kernels = settle_kernels(layouts.values(), coding, dtype, device)
         loader = Loader(checkpoint, coding, cache_dir)
         blocks = []
         with torch.inference_mode():
@@ -288,7 +288,7 @@ class Stage:
         return placed
 
 
-def _settle(
+def settle_kernels(
     layouts: Iterable[Layout], coding: Quantization, dtype: torch.dtype, device: torch.device
 ) -> tuple[Chosen, ...]:
     """Choose the kernels for each format that the blocks' matrices are in."""
