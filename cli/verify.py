@@ -1,10 +1,10 @@
-"""Check an answer's receipt, offline."""
+"""Check an answer's receipt, or the proof of a ban, offline."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from ..swarm.proof import Proof
 
 
+BANS: Final = "bans"  # the folder of a home in which they lie, as node/trust/bans.py has it
+
+
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt of potluck generate.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A receipt of potluck generate, or a ban.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -32,12 +37,14 @@ def verify(
     """What an answer's receipt proves: who signed, whether it fits together, what was audited.
 
     Nothing is asked of any peer. It ends with 1 when a single bit was changed, a signature is
-    false, or two servers contradict each other, and says in which line.
+    false, or two servers contradict each other, and says in which line. Of a ban (a file in
+    HOME/bans) it says whether its two signatures convict that peer.
 
     \b
     Example:
       potluck verify answer.receipt
       potluck verify answer.receipt --model demo --json | jq .faults
+      potluck verify ~/.potluck/bans/12D3KooW...
     """
     from ..errors import UserError
     from ..swarm.proof import FILE_BYTES_MAX, Fault, check_proof
@@ -48,6 +55,8 @@ def verify(
             raw = opened.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}: give the file of a receipt") from None
+    if file.parent.name == BANS:
+        _verify_ban(raw, json)
     proof = check_proof(raw)
     if model is not None and proof.answer is not None:
         expected = _digest(model, home)
@@ -61,6 +70,25 @@ def verify(
     else:
         _show(proof)
     raise typer.Exit(FAILED if proof.faults else DONE)
+
+
+def _verify_ban(raw: bytes, json: bool) -> NoReturn:
+    from ..errors import RemoteError
+    from ..node.trust.bans import proven
+    from .edge import DONE, FAILED
+
+    fault = convicted = kind = None
+    try:
+        convicted, kind = proven(raw)
+    except RemoteError as error:
+        fault = str(error)
+    if json:
+        print_json({"good": fault is None, "convicted": convicted, "kind": kind, "fault": fault})
+    elif fault is None:
+        say(f"{convicted} signed two statements that contradict each other ({kind})")
+    else:
+        say(f"fault: {fault}")
+    raise typer.Exit(DONE if fault is None else FAILED)
 
 
 def _digest(model: str, home: Path | None) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import trio
@@ -70,3 +73,25 @@ async def test_a_false_accuser_is_banned_by_all_and_nobody_else_is(tmp_path: Pat
         bans = [line for log in logs for line in log.read_text().splitlines() if "banned=" in line]
         assert len(bans) == len(logs), bans
         assert "views flooded" in logs[1].read_text()
+
+
+def test_who_shows_tallies_of_work_that_was_not_done_is_banned_for_good(
+    tmp_path: Path,
+) -> None:
+    """Two of them contradict each other: whoever reads them knows, and needs to trust nobody."""
+    plan = Plan(
+        tmp_path, str(DEMO_FOLDER), "demo", 8, nodes=2, replicas=2, offline=True,
+        liars=parse_lies("false_tally"),
+    )  # fmt: skip
+    with open_testnet(plan) as net:
+        honest, liar = net.seats
+        log = folder_of(tmp_path) / honest.name / LOG
+        until(lambda: f"banned={liar.peer} grounds=contradiction" in log.read_text(), NAMED_S)
+        until(lambda: any(tmp_path.rglob(f"bans/{liar.peer}")), NAMED_S)
+        ban = next(tmp_path.rglob(f"bans/{liar.peer}"))
+        shown = subprocess.run(
+            [sys.executable, "-P", "-m", "potluck.cli", "verify", str(ban), "--json"],
+            capture_output=True, check=False, timeout=NAMED_S,
+        )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["convicted"] == liar.peer

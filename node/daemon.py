@@ -143,6 +143,7 @@ async def _open_house(
     """The models' files are there, and nothing is loaded. Raises UserError."""
     wanted = await open_models(config, member.directory, time.time)
     till = await open_till(member.host, key, config.home)
+    till.on_fork = court.take
     finds = court.cleared(member.directory)
     dice = random.SystemRandom()
     rooms: list[Room] = []

@@ -9,11 +9,11 @@ reads them (credit.py).
     offer     envelope of { low, high, ..., low_gave, high_gave, prev }     by one of the two
     tally     envelope of the offer                                         by the other
 
-Two tallies of one place in a chain, both of the same boot of a peer, convict that peer. Its boot
-here is a number from the clock that grows with each signature of a pair, so that a peer whose disk
-was restored, or that offers twice because no answer came, does not contradict itself. Two that are
-signed at once, each by a process of one of the two, may have the same place; what counts of them
-is the larger of each sum.
+Two tallies of one place in a chain, both of the same boot of a peer, convict that peer: whoever
+reads the signatures knows (testimony.py). Its boot here is a number from the clock that grows with
+each signature of a pair, so that a peer whose disk was restored, or that offers twice because no
+answer came, does not contradict itself. Two that are signed at once, each by a process of one of
+the two, may have the same place; what counts of them is the larger of each sum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Annotated, Final
 
 from ..crypto.codec import Range, Size, decode, encode
 from ..crypto.digest import digest
-from ..crypto.envelope import OVERHEAD_BYTES, open_, sign
+from ..crypto.envelope import OVERHEAD_BYTES, Envelope, open_, sign
 from ..crypto.keys import PUBLIC_BYTES, IdentityKey, peer_id_of, public_of
 from ..crypto.merkle import Digest
 from ..errors import RemoteError
@@ -151,6 +151,12 @@ def read_tally(raw: bytes) -> Tally:
     if {accepted, offered} != set(tally.peers):
         raise RemoteError("a tally that one of the two did not sign")
     return tally
+
+
+def tally_in(raw: bytes) -> Tally:
+    """What it says; no signature is checked. Raises RemoteError."""
+    raw_offer = decode(raw, Envelope, max_bytes=TALLY_BYTES_MAX).body
+    return decode(decode(raw_offer, Envelope, max_bytes=OFFER_BYTES_MAX).body, Tally)
 
 
 def follows(tally: Tally, last: Tally) -> bool:

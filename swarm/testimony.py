@@ -26,10 +26,15 @@ from ..dht.record import BODY_BYTES_MAX, RECORD_BYTES_MAX, Signed
 from ..dht.record import DOMAIN as RECORD
 from ..errors import RemoteError
 from .receipt import CHUNK, OPENING, Account, Chunk, Opening
+from .tally import Tally, read_tally, tally_in
+from .tally import contradiction as convicted_by
 from .wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX
 
 ACCUSATION: Final = "accusation"
 ATTESTATION: Final = "attestation"
+TALLY_LOW, TALLY_HIGH = "tally of low", "tally of high"  # who signed both, of the pair
+TALLIES: Final = (TALLY_LOW, TALLY_HIGH)
+_TALLY_OF: Final = {True: TALLY_LOW, False: TALLY_HIGH}
 ACCUSATION_BYTES_MAX: Final = OPENING_BYTES_MAX + CHUNK_BYTES_MAX + 512 + OVERHEAD_BYTES
 ATTESTATION_BYTES_MAX: Final = 256 + OVERHEAD_BYTES
 ITEM_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX + 64  # of any item of evidence
@@ -42,7 +47,8 @@ Verdict = Literal["wrong", "right"]  # of the accused's work
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """Two signed statements, the one with the lesser bytes first; `domain` says of what kind."""
+    """Two signed statements, the one with the lesser bytes first; `domain` says of what kind. Two
+    tallies, which both of a pair have signed, convict the one of the lower key or the other."""
 
     TAG: ClassVar[str] = "contradiction"
 
@@ -110,6 +116,16 @@ def contradiction_of(domain: str, one: bytes, other: bytes) -> Contradiction:
     return Contradiction(domain, first, second)
 
 
+def forks_of(one: bytes, other: bytes) -> list[Contradiction]:
+    """What two tallies prove, as they were signed: one for each that they convict. Raises
+    RemoteError unless both are tallies."""
+    tally = read_tally(one)
+    return [
+        contradiction_of(_TALLY_OF[peer == tally.peers[0]], one, other)
+        for peer in convicted_by(tally, read_tally(other))
+    ]
+
+
 def fork_of(account: Account, raw: bytes) -> Contradiction | None:
     """What a receipt proves that does not follow this account: that its server has signed another
     behind the same one. None when it proves nothing."""
@@ -127,17 +143,21 @@ def fork_of(account: Account, raw: bytes) -> Contradiction | None:
 
 
 def suspect(item: Contradiction) -> str:
-    """Whom it would convict, if it is true: no signature is checked yet."""
+    """Whom it would convict, if it is true: no signature is checked yet. Raises RemoteError."""
+    if item.domain in TALLIES:
+        return _whose(item.domain, tally_in(item.one))
     return peer_id_of(decode(item.one, Envelope, max_bytes=RECORD_BYTES_MAX).public)
 
 
 def check_contradiction(item: Contradiction) -> str:
     """The peer that contradicts itself. Raises RemoteError unless both statements prove it."""
+    if item.one >= item.other:
+        raise RemoteError("a contradiction whose statements stand in the wrong order")
+    if item.domain in TALLIES:
+        return _check_tallies(item)
     name = _NAMES.get(item.domain)
     if name is None:
         raise RemoteError(f"a contradiction of kind {item.domain!r}")
-    if item.one >= item.other:
-        raise RemoteError("a contradiction whose statements stand in the wrong order")
     one, first = open_(item.one, item.domain, max_bytes=RECORD_BYTES_MAX)
     other, second = open_(item.other, item.domain, max_bytes=RECORD_BYTES_MAX)
     if one != other:
@@ -145,6 +165,19 @@ def check_contradiction(item: Contradiction) -> str:
     if first == second or name(first) != name(second):
         raise RemoteError(f"two statements of {one} that do not contradict each other")
     return one
+
+
+def _check_tallies(item: Contradiction) -> str:
+    """Both of a pair have signed each; of its two places in the pair the domain names one."""
+    tally = read_tally(item.one)
+    peer = _whose(item.domain, tally)
+    if peer not in convicted_by(tally, read_tally(item.other)):
+        raise RemoteError(f"two tallies in which {peer} does not contradict itself")
+    return peer
+
+
+def _whose(domain: str, tally: Tally) -> str:
+    return tally.peers[domain != TALLY_LOW]
 
 
 def sign_accusation(key: IdentityKey, told: Accusation) -> SignedAccusation:

@@ -5,8 +5,8 @@ is signed by who says it, and must hold whoever brings it; a second signature, b
 to publish, would cost as much to check and prove nothing that is asked. So nobody is told who that
 was, and a message is its content: `id_of`, as js-libp2p names messages that are not signed.
 
-    /potluck/evidence/1                      contradictions: they concern everybody
-    /potluck/evidence/1/<model>/<segment>    accusations of work in these 8 blocks, and what came of
+    /potluck/evidence/2                      contradictions: they concern everybody
+    /potluck/evidence/2/<model>/<segment>    accusations of work in these 8 blocks, and what came of
                                              computing it again: who serves them can tell
     /potluck/cap/1/<model>/<segment>         what a peer can do that serves some of these 8 blocks:
                                              its record, when it has changed (node/capability.py)
@@ -41,7 +41,7 @@ from .wire import OPENING_BYTES_MAX
 
 PROTOCOL: Final = "/meshsub/1.2.0"
 SEGMENT_BLOCKS: Final = 8  # algorithms.md 3.5
-EVIDENCE: Final = "/potluck/evidence/1"
+EVIDENCE: Final = "/potluck/evidence/2"
 CAPABILITY: Final = "/potluck/cap/1"
 KINDS: Final = (EVIDENCE, CAPABILITY)  # the first is told of first
 TOPIC_CHARS_MAX: Final = 128

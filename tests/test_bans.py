@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from receipts import key
 from testimonies import NOW, accusation, announced
 
+from potluck.cli.main import main
 from potluck.crypto.codec import encode
 from potluck.dht.record import DOMAIN
 from potluck.node import home as homes
@@ -114,3 +116,24 @@ def test_a_ban_of_the_first_version_is_read(tmp_path: Path) -> None:
 
 def test_without_a_home_nothing_is_kept() -> None:
     assert not Bans(None).keep(FOR_GOOD, NOW) and Bans(None).load(NOW) == ()
+
+
+def test_anybody_can_check_the_proof_of_a_ban_offline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bans = Bans(tmp_path)
+    for ban in (FOR_GOOD, FOR_A_WHILE):
+        assert bans.keep(ban, NOW)
+    path = tmp_path / BANS / MALLORY.peer_id
+    assert main(["verify", str(path)]) == 0 and MALLORY.peer_id in capsys.readouterr().out
+    whole = path.read_bytes()
+    for statement in (PROOF.one, PROOF.other):  # a bit of each that is signed
+        at = whole.index(statement) + len(statement) // 2
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert main(["verify", str(path), "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)["convicted"] is None
+    path.write_bytes(whole.replace(MALLORY.peer_id.encode(), LIAR.peer_id.encode()))
+    assert main(["verify", str(path)]) == 1, "it convicts nobody else"
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / BANS / LIAR.peer_id)]) == 1
+    assert "nobody can read from signatures" in capsys.readouterr().out

@@ -13,21 +13,25 @@ from testimonies import NOW, accusation, announced, chunk
 
 from potluck.crypto.codec import decode_any, encode
 from potluck.crypto.envelope import sign
+from potluck.crypto.keys import IdentityKey
 from potluck.dht.record import DOMAIN as RECORD
 from potluck.dht.record import Record
 from potluck.errors import RemoteError
 from potluck.swarm.receipt import CHUNK, OPENING
+from potluck.swarm.tally import accept, first_of, next_of, offer
 from potluck.swarm.testimony import (
     ACCUSATION_BYTES_MAX,
     ATTESTATION_BYTES_MAX,
     ITEM_BYTES_MAX,
     ITEMS,
+    TALLIES,
     Attestation,
     Contradiction,
     check_accusation,
     check_attestation,
     check_contradiction,
     contradiction_of,
+    forks_of,
     sign_accusation,
     sign_attestation,
     suspect,
@@ -49,6 +53,47 @@ def test_two_records_of_one_time_convict_their_signer() -> None:
 def test_two_chunks_after_the_same_one_convict_their_signer() -> None:
     forked = contradiction_of(CHUNK, chunk(MALLORY, gave=b"1"), chunk(MALLORY, gave=b"2"))
     assert check_contradiction(forked) == MALLORY.peer_id
+
+
+def tally(gave: float, *, boot: int = 7, bobs: int = 7, by: IdentityKey = MALLORY) -> bytes:
+    """The first of Mallory and Bob, which both signed; `by` offered it."""
+    made = next_of(
+        first_of(MALLORY.peer_id, BOB.peer_id), MALLORY.peer_id, boot=boot, their_boot=bobs,
+        gave=gave, took=0.0, now=1.0, since=bytes(32),
+    )  # fmt: skip
+    return accept(BOB if by is MALLORY else MALLORY, offer(by, made))
+
+
+@pytest.mark.parametrize("by", [MALLORY, BOB])
+def test_two_tallies_for_one_place_convict_who_signed_both_and_nobody_else(
+    by: IdentityKey,
+) -> None:
+    """Whoever of the two offered them. Bob signed each under a boot of its own, as a peer does
+    whose disk was restored."""
+    pair = tally(1.0), tally(2.0, bobs=8, by=by)
+    [item] = forks_of(*pair)
+    assert check_contradiction(item) == suspect(item) == MALLORY.peer_id
+    assert forks_of(*reversed(pair)) == [item] and len(encode(item)) < ITEM_BYTES_MAX
+    for domain in TALLIES:
+        if domain != item.domain:
+            with pytest.raises(RemoteError, match="does not contradict itself"):
+                check_contradiction(replace(item, domain=domain))
+    both = forks_of(tally(1.0), tally(2.0))
+    assert {check_contradiction(one) for one in both} == {MALLORY.peer_id, BOB.peer_id}
+
+
+def test_tallies_that_do_not_contradict_each_other_prove_nothing() -> None:
+    one = tally(1.0)
+    assert forks_of(one, one) == forks_of(one, tally(1.0, by=BOB)) == []
+    assert forks_of(one, tally(2.0, boot=8, bobs=8)) == []
+    for other in (tally(1.0, by=BOB), tally(2.0, boot=8, bobs=8), b"\xc1", one[:-1]):
+        for domain in TALLIES:
+            with pytest.raises(RemoteError):
+                check_contradiction(contradiction_of(domain, one, other))
+    half = offer(MALLORY, next_of(first_of(MALLORY.peer_id, BOB.peer_id), MALLORY.peer_id, boot=7,
+                                  gave=2.0, took=0.0, now=1.0, since=bytes(32)))  # fmt: skip
+    with pytest.raises(RemoteError):
+        forks_of(one, half)  # what Bob never signed
 
 
 @pytest.mark.parametrize(

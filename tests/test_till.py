@@ -14,10 +14,13 @@ from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError, TransportError, UserError
 from potluck.node.credit import till as till_module
 from potluck.node.credit.tallies import Tallies
-from potluck.node.letters import send_letter
+from potluck.node.letters import receive_letter, send_letter
+from potluck.node.testnet.mischief import false_tallies
 from potluck.swarm.credit import Book, Credit
-from potluck.swarm.settlement import PROTOCOL, Greeting, greet
-from potluck.swarm.tally import accept, first_of, next_of, offer
+from potluck.swarm.forks import Shown
+from potluck.swarm.settlement import CLAIM_BYTES_MAX, PROTOCOL, Greeting, greet
+from potluck.swarm.tally import accept, first_of, next_of, offer, read_tally
+from potluck.swarm.testimony import check_contradiction
 
 
 async def test_who_gave_is_funded_where_it_gave(tmp_path: Path) -> None:
@@ -113,6 +116,39 @@ async def test_what_no_honest_client_sends_ends_the_stream_alone(tmp_path: Path)
         work = await client.take(giver, 10)
         await client.purse.settle()
         await until(lambda: giver.sums(taker) == (pytest.approx(work), 0.0))
+
+
+async def test_two_tallies_for_one_place_are_told_as_soon_as_both_were_shown(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as made:
+        giver, liar, accomplice = made.home("giver"), made.home("liar"), IdentityKey.generate()
+        client, found = liar.client(), []
+        giver.till.on_fork = found.append
+        await until(lambda: PROTOCOL in giver.host.handlers)
+        for raw in false_tallies(liar.key, accomplice, 1.0):  # the second by another stream
+            assert found == []
+            stream = await client.host.open_stream(giver.key.peer_id, PROTOCOL)
+            ends = client.host.peer_id, giver.key.peer_id
+            words = Greeting(*ends, boot=1, took=0.0, head=b"", shown=(raw,))
+            await send_letter(stream, greet(liar.key, words))
+            await receive_letter(stream, CLAIM_BYTES_MAX)
+        convicted = {check_contradiction(item) for item in found}
+        assert convicted == {liar.key.peer_id, accomplice.peer_id} and len(found) == 2
+        assert giver.credit(liar) == 0.0, "and nothing that they claim counts"
+
+
+def test_of_the_pairs_that_are_shown_the_last_are_kept() -> None:
+    shown, liar = Shown(), IdentityKey.generate()
+    one, other = false_tallies(liar, IdentityKey.generate(), 1.0)
+    assert shown.hear(one, read_tally(one)) == [] == shown.hear(one, read_tally(one))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("potluck.swarm.forks.PAIRS_MAX", 2)
+        for _ in range(2):
+            more = false_tallies(liar, IdentityKey.generate(), 1.0)[0]
+            shown.hear(more, read_tally(more))
+    assert shown.hear(other, read_tally(other)) == [], "forgotten"
+    assert len(shown.hear(one, read_tally(one))) == 2
 
 
 async def test_whoever_greets_without_end_is_not_read(

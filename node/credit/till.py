@@ -30,6 +30,7 @@ from ...errors import Refused, RemoteError, TransportError, UserError
 from ...swarm.blocks import BlockRange
 from ...swarm.credit import Credit
 from ...swarm.favour import Ages, Favour, Place
+from ...swarm.forks import Shown
 from ...swarm.settlement import (
     ANSWER_BYTES_MAX,
     GREETING_BYTES_MAX,
@@ -50,6 +51,7 @@ from ...swarm.tally import (
     read_tally,
     work_of,
 )
+from ...swarm.testimony import Contradiction
 from ...swarm.wire import Step
 from ..compute.worker import Worker
 from ..letters import receive_letter, send_letter
@@ -98,6 +100,8 @@ class Till:
         self._arrears: dict[str, float] = {}  # of accounts: what was not signed for in the end
         self._unanswered: dict[str, tuple[str, Tally, float]] = {}  # (to whom, offer, work in it)
         self._settling: set[str] = set()
+        self._shown = Shown()
+        self.on_fork: Callable[[Contradiction], None] = lambda item: None  # two for one place
         self._greetings = Allowances(GREETINGS_S, GREETINGS_SAVED)  # they cost us signatures
         self._changed = trio.Event()
         # sqlite lets one write at a time: who waits for it keeps no other thread from its work
@@ -251,8 +255,10 @@ class Till:
             pair = await self._at_disk(self._tallies.pair, account)
         for raw in greeting.shown:
             tally = read_tally(raw)
-            if account in tally.peers and me not in tally.peers and self._credit.matters(tally):
-                self._credit.settle(tally, self._wall())
+            if account in tally.peers and me not in tally.peers:
+                self._heard(raw, tally)
+                if self._credit.matters(tally):
+                    self._credit.settle(tally, self._wall())
             await trio.lowlevel.checkpoint()
         self._hurry()
         head = b"" if pair.raw == greeting.head else pair.raw
@@ -286,9 +292,14 @@ class Till:
     async def _sign(self, raw: bytes, account: str) -> Tally:
         """A tally of ours, which both signed."""
         tally = read_head(raw, account, self._host.peer_id)
+        self._heard(raw, tally)
         await self._at_disk(self._tallies.keep, raw, tally)
         self._credit.settle(tally, self._wall())
         return tally
+
+    def _heard(self, raw: bytes, tally: Tally) -> None:
+        for item in self._shown.hear(raw, tally):
+            self.on_fork(item)
 
     def _has_signed(self, client: str, account: str, work: float) -> None:
         """If that client has gone, its account answers for less."""

@@ -49,7 +49,7 @@ from ..server import Server
 from ..serving import Model
 from .launcher import MARK
 from .lies import LIE, Lie, parse_lie
-from .mischief import NAMES, accuse_falsely, come_as, flood_views
+from .mischief import NAMES, accuse_falsely, come_as, flood_views, show_false_tallies
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -116,8 +116,10 @@ class LyingHolder(Holder):
                 case "false_accusation":
                     width = self.model.checkpoint.spec.hidden
                     nursery.start_soon(accuse_falsely, member, self.model.digest, width, wall)
+                case "false_tally":
+                    nursery.start_soon(show_false_tallies, member.host, self._key, wall)
                 case "flood_views":
-                    nursery.start_soon(flood_views, member.host, FLOOD_PORT)
+                    nursery.start_soon(flood_views, show_false_tallies, member.host, FLOOD_PORT)
                 case "many_names":
                     for _ in range(NAMES):
                         nursery.start_soon(come_as, member, self._announcement, self.serve, wall)

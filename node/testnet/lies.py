@@ -6,7 +6,7 @@ it, and only a node that bears a testnet's mark heeds it: there is no option of 
     in what it computes      four_bit, skip, smaller, collude      (compute/cheats.py)
     in what it answers       random:P, replay, false_receipt, false_load, black_hole, drip
     in what it announces     false_rate, false_load, forged_record, rolled_back_record, equivocate
-    in what it does else     false_accusation, flood_views, many_names      (mischief.py)
+    in what it does else     false_accusation, false_tally, flood_views, many_names (mischief.py)
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ Kind = Literal[
     "rolled_back_record",  # it puts records of a run before this one
     "equivocate",  # it puts two records of one number
     "false_accusation",  # it says that right work is wrong
+    "false_tally",  # it shows tallies of work that nobody did
     "flood_views",  # it tells of peers that there are not
     "many_names",  # it comes as several peers
 ]

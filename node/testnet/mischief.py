@@ -2,6 +2,9 @@
 
 false_accusation   it has others sign right work, says that it is wrong, and shows it to whoever
                    asks: who computes it again refutes it
+false_tally        it greets whoever counts what was given, and shows what an accomplice has signed
+                   for: work without end that was never done, of two sums, both in one place of
+                   their chain
 flood_views        it tells all whom it knows of peers that there are not, hundreds at a time,
                    all at its own address, so that theirs hold nobody else
 many_names         it comes and announces itself under more identities, with one device behind
@@ -22,17 +25,20 @@ from ...crypto.codec import encode
 from ...crypto.keys import IdentityKey
 from ...dht.record import Announcement
 from ...errors import Refused, RemoteError, TransportError
+from ...swarm import settlement
 from ...swarm.ledger import Work
 from ...swarm.receipt import CHUNK_TOKENS, Account, Notary, Opening
 from ...swarm.sampling_events import LETTER_BYTES_MAX, VIEW_MAX, Pull, View
 from ...swarm.sampling_events import PROTOCOL as SAMPLE
 from ...swarm.sampling_events import Member as Sampled
+from ...swarm.tally import FIRST, accept, first_of, next_of, offer
 from ...swarm.testimony import Accusation, sign_accusation
 from ...swarm.topics import PROTOCOL as GOSSIP
 from ...swarm.topics import Message, Rpc, home_of
 from ...swarm.wire import PROTOCOL as SESSIONS
 from ..compute.tensor import payload_bytes
 from ..gossip.talks import open_talk
+from ..letters import receive_letter, send_letter
 from ..log import get_logger
 from ..member import Member, open_member
 from ..net.gossip_wire import pack
@@ -108,6 +114,36 @@ async def say_to_all(host: Host, message: Message) -> None:
             stream = await host.open_stream(peer, GOSSIP)
             await stream.send(pack(Rpc(messages=(message,))))
             await stream.close()
+
+
+async def show_false_tallies(host: Host, key: IdentityKey, wall: Callable[[], float]) -> None:
+    """To all who are connected, again and again, those of one accomplice."""
+    shown = false_tallies(key, IdentityKey.generate(), wall())
+    while True:
+        await trio.sleep(ROUND_S)
+        for peer in host.connected():
+            greeting = settlement.Greeting(host.peer_id, peer, 1, 0.0, b"", shown)
+            with suppress(TransportError, RemoteError), trio.move_on_after(ROUND_S):
+                stream = await host.open_stream(peer, settlement.PROTOCOL)
+                await send_letter(stream, settlement.greet(key, greeting))
+                await receive_letter(stream, settlement.CLAIM_BYTES_MAX)
+                await stream.close()
+        log.info("false tallies shown", peers=len(host.connected()))
+
+
+def false_tallies(key: IdentityKey, accomplice: IdentityKey, now: float) -> tuple[bytes, ...]:
+    """Two for the first place of their chain, each signed by both."""
+    first = first_of(key.peer_id, accomplice.peer_id)
+    return tuple(
+        accept(
+            accomplice,
+            offer(
+                key,
+                next_of(first, key.peer_id, boot=1, gave=work, took=0.0, now=now, since=FIRST),
+            ),
+        )
+        for work in (1e9, 2e9)
+    )
 
 
 async def flood_views(host: Host, port: int) -> None:

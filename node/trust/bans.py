@@ -27,6 +27,7 @@ from ...swarm.testimony import (
     Peer,
     SignedAccusation,
     SignedAttestation,
+    check_contradiction,
 )
 from ..home import replace_file
 from ..log import get_logger
@@ -110,6 +111,18 @@ class Bans:
         for peer in self._kept.put(ban, now):
             with suppress(OSError):  # it goes when they are loaded next
                 (self._folder / peer).unlink()
+
+
+def proven(raw: bytes) -> tuple[str, str]:
+    """(who is banned, on which grounds), by the file of a ban that is read beside everything else.
+    Raises RemoteError unless its proof convicts that peer, whoever reads it; what only some could
+    compute again proves nothing here."""
+    told, _ = _decode(raw)
+    if not isinstance(told.proof, Contradiction):
+        raise RemoteError(f"banned on what nobody can read from signatures: {told.grounds}")
+    if check_contradiction(told.proof) != told.peer:
+        raise RemoteError(f"what is signed does not convict {told.peer}")
+    return told.peer, told.proof.domain
 
 
 def _read(path: Path) -> Ban | None:
