@@ -164,30 +164,28 @@ def _variants(format: str, byte_pages: bool) -> Iterator[tuple[str, str]]:
     use_isa(best)
 
 
-def measure() -> dict[str, Any]:
+def measure() -> Iterator[tuple[str, dict[str, Any]]]:
     """For each class of ours, how many variants there were and which of them differ."""
-    told: dict[str, Any] = {}
     for format, byte_pages in itertools.product(FORMATS, (False, True)):
         found = dict(_variants(format, byte_pages))
         expected = next(iter(found.values()))
         different = [what for what, digest in found.items() if digest != expected]
         name = Run(format, 1, byte_pages=byte_pages).stage.numerics
-        told[name] = {"variants": len(found), "different": different, "sha256": expected}
-    return told
+        yield name, {"variants": len(found), "different": different, "sha256": expected}
 
 
-def measure_torch() -> dict[str, Any]:
+def measure_torch() -> Iterator[tuple[str, dict[str, Any]]]:
     """For each class of torch's: of which cuts alone, among others and replayed differ, and how far
     two cuts or numbers of threads are apart (relative L2, the largest)."""
     threads_before = torch.get_num_threads()
+    demo = open_checkpoint(DEMO_FOLDER)
+    for format in FORMATS:
+        yield f"torch {format}", _torch_class(demo, format)
     with tempfile.TemporaryDirectory(prefix="potluck-exact-") as folder:
         save_general(Path(folder), GENERAL, max_position_embeddings=TOKENS)
-        general, demo = open_checkpoint(Path(folder)), open_checkpoint(DEMO_FOLDER)
-        kinds = [(f"torch {format}", demo, format) for format in FORMATS]
-        kinds.append((f"transformers' layers ({GENERAL})", general, "none"))
-        told = {name: _torch_class(checkpoint, format) for name, checkpoint, format in kinds}
+        general = open_checkpoint(Path(folder))
+        yield f"transformers' layers ({GENERAL})", _torch_class(general, "none")
     torch.set_num_threads(threads_before)
-    return told
 
 
 def _torch_class(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
@@ -209,4 +207,6 @@ def _torch_class(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"instruction_sets": isas(), **measure(), **measure_torch()}, indent=2))
+    print(json.dumps({"instruction_sets": isas()}))
+    for name, told in itertools.chain(measure(), measure_torch()):
+        print(json.dumps({name: told}), flush=True)
