@@ -83,7 +83,7 @@ from .bans import KEPT_MAX, Bans
 from .book import Trust
 from .exhibit import PROTOCOL as EXHIBIT
 from .exhibit import Exhibits, exhibit_of
-from .standing import Standings
+from .standing import Cleared, Standings
 
 if TYPE_CHECKING:  # they bring numpy, and light nodes are without it
     from ...swarm.ledger import Work
@@ -176,7 +176,7 @@ class Court:
 
     def cleared(self, finds: Finds) -> Finds:
         """The same directory, without those who are banned; who serves what is learned by it."""
-        return _Cleared(finds, self._standings, self.banned)
+        return Cleared(finds, self._standings, self.banned)
 
     def counts(self) -> dict[str, int]:
         return {
@@ -386,17 +386,3 @@ async def open_court(member: Member, home: Path, trust: Trust | None = None) -> 
     member.directory.shun(court.banned)
     court.told.append(member.directory.forget)
     return court
-
-
-class _Cleared:
-    """A directory whose answers are learned from, and leave out whom we shun."""
-
-    def __init__(self, finds: Finds, standings: Standings, banned: Callable[[str], bool]) -> None:
-        self._finds = finds
-        self._standings = standings
-        self._banned = banned
-
-    async def find(self, model: str) -> tuple[Announcement, ...]:
-        found = await self._finds.find(model)
-        self._standings.learn(found)
-        return tuple(told for told in found if not self._banned(told.peer))

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import trio
 
@@ -29,6 +29,9 @@ from ...swarm.receipt import Opening
 from ...swarm.testimony import Peer
 from ..home import replace_file
 from ..log import get_logger
+
+if TYPE_CHECKING:  # it brings numpy, and light nodes are without it
+    from ..placing import Finds
 
 MET: Final = "met"
 MET_MAX: Final = 8192  # who was seen last; 0.6 MB
@@ -114,6 +117,20 @@ class Standings:
         finally:
             if self._path is not None:
                 _write(self._path, tuple(self._met.items()))
+
+
+class Cleared:
+    """A directory whose answers are learned from, and leave out whom we shun."""
+
+    def __init__(self, finds: Finds, standings: Standings, banned: Callable[[str], bool]) -> None:
+        self._finds = finds
+        self._standings = standings
+        self._banned = banned
+
+    async def find(self, model: str) -> tuple[Announcement, ...]:
+        found = await self._finds.find(model)
+        self._standings.learn(found)
+        return tuple(told for told in found if not self._banned(told.peer))
 
 
 def _network(told: Announcement) -> str:
