@@ -168,3 +168,9 @@ def test_a_class_names_the_kernel_and_has_limits_of_its_own(
     assert names[1] == f"{names[0]} t1-16x256w4s4"
     assert kind_of(names[0]) == "int8 torch bf16 NVIDIA H200"
     assert kind_of(names[1]) == "int8 torch bf16 NVIDIA H200 t1-16x256w4s4"
+
+
+def test_a_macs_gpu_is_in_no_class_of_its_processor() -> None:
+    processor, card = (numerics_class(torch.device(one), torch.float16) for one in ("cpu", "mps"))
+    assert kind_of(processor) == "none torch fp16"
+    assert kind_of(card).startswith("none torch fp16 MPS ")

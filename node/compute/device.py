@@ -83,6 +83,8 @@ def numerics_class(
             name += f" bitsandbytes {importlib.metadata.version('bitsandbytes')}"
     if device.type == "cuda":
         place = f"{torch.cuda.get_device_name(device)} {kernel}".strip()
+    elif device.type == "mps":  # not the processor beside it, whose kernels are others
+        place = f"MPS {_processor()} macOS {platform.mac_ver()[0]}"
     else:
         capability = torch.backends.cpu.get_cpu_capability()
         place = f"{_processor()} {capability} threads {torch.get_num_threads()}"

@@ -75,6 +75,8 @@ def give_back() -> None:
     gc.collect()  # an engine and its lane know each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def free_on(devices: str) -> int:
