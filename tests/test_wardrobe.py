@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from api_fakes import Inline
 from receipts import Stage, key
 from sim.memory_swarm import (
     MODEL,
@@ -295,6 +296,12 @@ async def test_work_is_computed_again_under_the_adapter_that_it_wore(
         assert other.wardrobe.brought_bytes == 1800
         bare = await compute_again(host, other.host.peer_id, replace(work, adapter=b""))  # type: ignore[arg-type]
         assert bytes(bare.gave) != bytes(work.gave)
+        case = Case(work, Limits(()))
+        await case.add(again, Inline())
+        assert case.judged[other.host.peer_id][0].verdict == "right"
+        case = Case(work, Limits(()))
+        await case.add(bare, Inline())
+        assert case.judged[other.host.peer_id][0].verdict == "wrong", "what must not be asked"
         with pytest.raises(Refused, match="is not here"):
             await compute_again(host, other.host.peer_id, work)  # type: ignore[arg-type]
 

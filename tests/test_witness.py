@@ -33,6 +33,7 @@ from potluck.swarm.testimony import Contradiction, check_contradiction, fork_of
 WIDTH = ROW_BYTES // 4
 WORDS = tuple(range(32))
 SECRET = b"a prompt that nobody shall read."  # 4 rows
+WORN = b"and an adapter, which is private"
 
 
 def account_of(name: str, blocks: BlockRange, took: bytes, gave: bytes) -> Account:
@@ -83,7 +84,7 @@ class World:
             raise TransportError("gone")
         self.asked.append((name, work.blocks))
         (took,) = work.took
-        assert SECRET not in bytes(took)
+        assert SECRET not in bytes(took) and not work.adapter
         gave = added(took, len(work.blocks))
         if name == "liar" and self.lies.pop(0):
             gave = added(gave, 7)
@@ -94,6 +95,7 @@ class World:
         return fn(*args)
 
     async def accuse(self, work: Work, error: float) -> bytes:
+        assert not work.adapter
         self.accused.append((work, error))
         await trio.lowlevel.checkpoint()
         return b"name"
@@ -121,6 +123,7 @@ class World:
                     (SECRET,),
                     4,
                     gave,
+                    adapter=WORN,
                 )
             )
         again = tuple(Again(one.peer, one.account, memoryview(gave)) for one in works[1:])
