@@ -122,6 +122,7 @@ def tell_answer(
     join: Sequence[str],
     home: Path | None,
     offline: bool,
+    anonymous: bool = False,
     json: bool,
     quiet: bool,
 ) -> int:
@@ -133,7 +134,7 @@ def tell_answer(
     async def ask() -> int:
         nonlocal live
         with until_signalled() as interruption:
-            async with open_swarm(join, home=home, offline=offline) as swarm:
+            async with open_swarm(join, home=home, offline=offline, anonymous=anonymous) as swarm:
                 audit = question.habits.audit
                 if swarm.audits if audit is None else audit:  # what a pipe was given, it has
                     live = live and sys.stdout is not None and sys.stdout.isatty()

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from .loading import loading
-from .options import Home, Join, Json, Model, Offline
+from .options import Anonymous, Home, Join, Json, Model, Offline
 
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", "-n", min=1, help="How long an answer may get.")
@@ -73,6 +73,7 @@ def generate(
     adapter: Adapter = None,
     join: Join = None,
     home: Home = None,
+    anonymous: Anonymous = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -114,7 +115,15 @@ def generate(
         receipt=receipt,
     )
     raise typer.Exit(
-        tell_answer(question, join=join or (), home=home, offline=offline, json=json, quiet=quiet)
+        tell_answer(
+            question,
+            join=join or (),
+            home=home,
+            anonymous=anonymous,
+            offline=offline,
+            json=json,
+            quiet=quiet,
+        )  # fmt: skip
     )
 
 
@@ -133,6 +142,7 @@ def chat(
     adapter: Adapter = None,
     join: Join = None,
     home: Home = None,
+    anonymous: Anonymous = False,
     offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
@@ -154,7 +164,10 @@ def chat(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit,
         adapter,
     )  # fmt: skip
-    talk(model, habits, system=system, join=join or (), home=home, offline=offline, quiet=quiet)
+    talk(
+        model, habits, system=system, join=join or (), home=home, anonymous=anonymous,
+        offline=offline, quiet=quiet,
+    )  # fmt: skip
 
 
 def _read_prompt() -> str:

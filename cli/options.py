@@ -34,6 +34,9 @@ Listen = Annotated[
 Port = Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+Anonymous = Annotated[
+    bool, typer.Option("--anonymous", help="Ask on no node's account, as a stranger.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what the hub's cache holds.")]
 Relay = Annotated[
     Literal["auto", "yes", "no"],

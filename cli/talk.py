@@ -35,6 +35,7 @@ def talk(
     join: Sequence[str],
     home: Path | None,
     offline: bool,
+    anonymous: bool = False,
     quiet: bool,
 ) -> None:
     """Raises UserError when there is no such model, or it cannot chat; and, where nobody sits
@@ -43,7 +44,7 @@ def talk(
     check_text(system, "--system")
     if sys.stdin is None:
         raise UserError("questions are read from stdin, which is closed; use generate")
-    with connect(join, home=home, offline=offline) as swarm:
+    with connect(join, home=home, offline=offline, anonymous=anonymous) as swarm:
         voice = swarm.voice(model)
         voice.text.chat([{"role": "user", "content": "Hello"}])  # has it a template at all?
         if habits.adapter is not None:

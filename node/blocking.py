@@ -106,9 +106,14 @@ async def _pump(
 
 @contextmanager
 def connect(
-    join: Sequence[str] = (), *, home: str | Path | None = None, offline: bool = False
+    join: Sequence[str] = (),
+    *,
+    home: str | Path | None = None,
+    offline: bool = False,
+    anonymous: bool = False,
 ) -> Iterator[BlockingSwarm]:
-    """Join as a client, without an event loop: one runs on a thread of its own meanwhile."""
+    """Join as a client, as `open_swarm` does, without an event loop: one runs on a thread of its
+    own meanwhile."""
     running: Future[trio.lowlevel.TrioToken] = Future()
     started: Future[BlockingSwarm] = Future()
     ended: Future[None] = Future()
@@ -120,7 +125,7 @@ def connect(
         running.set_result(token := trio.lowlevel.current_trio_token())
         with joining:
             async with (
-                open_swarm(join, home=home, offline=offline) as swarm,
+                open_swarm(join, home=home, offline=offline, anonymous=anonymous) as swarm,
                 trio.open_nursery() as nursery,
             ):
                 started.set_result(BlockingSwarm(swarm, token, nursery))

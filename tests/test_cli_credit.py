@@ -9,6 +9,7 @@ import pytest
 from receipts import key
 
 from potluck.cli.main import main
+from potluck.errors import UserError
 from potluck.node.credit.tallies import open_tallies
 from potluck.node.identity import load_or_create
 from potluck.swarm.tally import accept, first_of, next_of, offer
@@ -72,3 +73,21 @@ def test_an_empty_home_is_told_what_to_do(
     load_or_create(tmp_path)
     assert main(["credit", "--home", str(tmp_path)]) == 0
     assert "Keep it running" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+@pytest.mark.parametrize("command", [["generate", "?"], ["chat"]])
+def test_who_asks_on_no_account_says_so_to_the_swarm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str], anonymous: bool
+) -> None:
+    """In every command that asks, the option comes to where the purse is opened."""
+    asked: list[object] = []
+
+    def open_swarm(*args: object, **options: object) -> None:
+        asked.append(options["anonymous"])
+        raise UserError("enough")
+
+    for module in ("potluck.cli.answer", "potluck.node.blocking"):
+        monkeypatch.setattr(f"{module}.open_swarm", open_swarm)
+    words = [*command, "-m", "demo", "--home", str(tmp_path), *["--anonymous"][: int(anonymous)]]
+    assert main(words) == 2 and asked == [anonymous]
