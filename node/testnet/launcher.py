@@ -165,10 +165,10 @@ class LocalSwarm:
         except psutil.NoSuchProcess:  # it was faster
             raise gone from None
 
-    def restart(self, name: str, *, ready_s: float = READY_S) -> Seat:
+    def restart(self, name: str) -> Seat:
         """Start a dead node anew under its old identity. Raises UserError when it lives."""
         self.launch(name, self.join)
-        self._await([name], time.monotonic() + ready_s, lambda seat: None)
+        self._await([name], time.monotonic() + READY_S, lambda seat: None)
         return self.seat(name)
 
     def launch(self, name: str, join: Sequence[str]) -> None:
