@@ -123,7 +123,7 @@ def generate(
             offline=offline,
             json=json,
             quiet=quiet,
-        )  # fmt: skip
+        )
     )
 
 
