@@ -10,7 +10,7 @@ holds beyond its kernels', for each block: the launches that did not hide behind
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -167,7 +167,7 @@ def _random_matrix(
 
 
 def _theirs_s(
-    format: Format, shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device
+    format: Format, shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device
 ) -> float:
     """Seconds of one row through bitsandbytes' layers of these shapes (n, k); 0: it has none."""
     if format == "none" or device.type != "cuda":
