@@ -7,9 +7,12 @@ It is served as any prompt is, by peer in turn and behind steps that somebody wa
 given up when there is no room: others serve the same blocks. Accusers are cheap: after each case
 the device rests from them nine times as long as it took.
 
-Nothing is said where no limit between the accused's class of numbers and ours was measured, and
-where ours is too coarse to tell: work that is off by less than two honest peers may be is neither
-wrong nor is its accuser refuted, and what overflowed in a narrower class than ours is no lie.
+The accuser chose the rows. In one class of equal bits an honest peer gives ours, whatever they are:
+only there is work found wrong. Between two others whoever searches long enough finds rows in which
+a rounding grows until an honest peer's answer is far from ours, and no limit that was measured on
+natural rows says anything of those; a liar in such a class is banned by each client's own audits.
+Nothing is said either where no limit was measured, and where ours is too coarse to tell: who is off
+by less than two honest peers may be is not right beyond doubt, and its accuser is not refuted.
 """
 
 from __future__ import annotations
@@ -151,10 +154,10 @@ class Recomputer:
             errors = await trio.to_thread.run_sync(compare, took_last(work), work.gave, again.gave)
         except RemoteError:  # ours was read when it came: what the accused gave are no numbers
             return "wrong" if tolerance == EXACT else None
-        found = judge(errors, tolerance)
-        if found.verdict == "right" and tolerance.limit > 0 and off <= 2 * tolerance.limit:
-            return None
-        return found.verdict if found.verdict != "open" else None
+        verdict = judge(errors, tolerance).verdict
+        if tolerance == EXACT:
+            return None if verdict == "open" else verdict
+        return "right" if verdict == "right" and off > 2 * tolerance.limit else None
 
     async def _again(self, work: Work) -> Again | None:
         """By our own server; None when that has no room, or no time."""
