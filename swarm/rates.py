@@ -24,6 +24,7 @@ _WEIGHT = 0.2  # of one observation among fresh ones; guess: a dozen passes to b
 _HALF_LIFE_S = 60.0  # guess: what a device did a minute ago says half as much of what it does now
 _RETURN_S = 300.0  # guess: after that long without a pass, half way back to the start's measure
 _FLOOR = 0.1  # of the start's measure: still worth a try when all others are full
+_LIKE = 3  # guess: passes of up to eight times the rows, or an eighth, tell of the same limit
 _ROWS_MAX = 2048  # of one pass
 PASS_S = 0.040  # with what a thread's turn takes, below the 50 ms within which streams are served
 _PROMPT_SHARE = 0.4  # of a pass of tokens alone: what prompts may add to it
@@ -85,10 +86,24 @@ class PassTimes:
         return self._rate(1, decode, now), self._rate(PREFILL_ROWS, prefill, now)
 
     def _rate(self, rows: int, start: float, now: float) -> float:
-        average = self._averages[_bucket(rows)]
-        age_s = max(0.0, now - average.at_s)
-        found = self._blocks * average.rows / average.seconds
-        return max(start + (found - start) * math.exp2(-age_s / _RETURN_S), start * _FLOOR)
+        """Of passes of so many rows; where there are none of late, of the likest: a prompt comes in
+        slices as long as a pass may take, and tokens come together."""
+
+        def weight(bucket: int) -> float:
+            return math.exp2(-max(0.0, now - self._averages[bucket].at_s) / _RETURN_S)
+
+        like = (one for one in self._averages if abs(one - _bucket(rows)) <= _LIKE)
+        likest = max(like, key=lambda one: weight(one) * math.exp2(-abs(one - _bucket(rows))))
+        average = self._averages[likest]
+        found = start * self._start_seconds(average.rows) / average.seconds
+        return max(start + (found - start) * weight(likest), start * _FLOOR)
+
+    def _start_seconds(self, rows: float) -> float:
+        """What a pass of so many rows took at the start: on a line through the two measures."""
+        decode, prefill = self._start
+        one_s = self._blocks / decode
+        chunk_s = max(one_s, self._blocks * PREFILL_ROWS / prefill)
+        return one_s + (chunk_s - one_s) * (rows - 1) / (PREFILL_ROWS - 1)
 
 
 class Pace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -169,6 +170,18 @@ def test_while_a_long_prompt_fills_tokens_are_in_every_pass() -> None:
         assert passes < 3000
     assert (np.frombuffer(said.unwrap()[0], "<f4") == alone(prompt)[-1]).all()
     assert [(0, 1)] in bench.stage.passes
+
+
+def test_what_is_announced_follows_from_the_passes_that_were_served() -> None:
+    """At the start it was measured a thousand million tokens a second; no pass is as fast."""
+    bench = Bench(times=PassTimes(3, 1e9, 1e9))
+    lease = bench.open()
+    for at in range(20):
+        bench.put(lease, random_rows(1, at), at)
+        bench.finish()
+    bench.put(bench.open(), random_rows(600), 0)
+    bench.finish()
+    assert max(bench.times.announced(time.monotonic())) < 5e8
 
 
 def test_two_ranges_of_blocks_are_two_passes() -> None:

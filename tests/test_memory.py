@@ -58,3 +58,22 @@ def test_a_refusal_has_figures(groups: Path) -> None:
 
 def test_there_is_a_processor() -> None:
     assert 1 <= processors() <= psutil.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (("max 100000", "200000 100000"), 2),
+        (("150000 100000", "max 100000"), 2),  # one and a half: both are of use
+        (("50000 100000", "800000 100000"), 1),
+        (("max 100000", "what?"), 8),
+    ],
+)
+def test_a_containers_share_of_the_processors_is_not_exceeded(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, limits: tuple[str, str], expected: int
+) -> None:
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for folder, limit in zip((groups / "user", groups / "user" / "me"), limits, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.max").write_text(limit + "\n")
+    assert processors() == expected

@@ -7,12 +7,14 @@ import mmap
 import sys
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from potluck.errors import LocalError, Refused, RemoteError
 from potluck.node.compute.pages import NO_PAGE, PAGE_TOKENS, Lease, Pool, pages_for, whole_pages
+from potluck.swarm.admission import Admission, AdmissionConfig
+from potluck.swarm.blocks import BlockRange
 
 KIB = 1 << 10
 SYSTEM_PAGE = mmap.PAGESIZE
@@ -144,6 +146,39 @@ class Sharing(RuleBasedStateMachine):
 
 Sharing.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 test_pages_are_neither_lost_nor_mixed_up = Sharing.TestCase
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(1, 900)), max_size=30),
+)
+def test_what_is_announced_as_free_is_what_the_pool_can_promise(
+    pages: int, asked: list[tuple[int, int, int]]
+) -> None:
+    """Sessions over any blocks, that grow, are taken back and end: the book of leases, whose figure
+    is announced, and the pool never differ by a page, and whoever is admitted has his pages."""
+    pool = Pool(budget_bytes=pages * SYSTEM_PAGE, page_bytes=SYSTEM_PAGE)
+    book = Admission(AdmissionConfig(pool.pages * PAGE_TOKENS, PAGE_TOKENS))
+    held: list[tuple[object, Lease]] = []
+    for number, (start, count, tokens) in enumerate(asked):
+        free = book.free_tokens
+        wanted = count * whole_pages(tokens)
+        key = object()
+        try:
+            book.admit(key, f"p{number}", BlockRange(start, start + count), tokens, 0.0)
+        except Refused:
+            assert wanted > free
+            if held:
+                key, lease = held.pop(0)
+                lease.release()
+                book.release(key, 1.0)
+        else:
+            lease = pool.open(start, start + count, tokens)
+            lease.reserve(0, tokens)
+            lease.length = tokens
+            lease.truncate(tokens // 2)
+            held.append((key, lease))
+        assert book.free_tokens == pool.free_pages * PAGE_TOKENS
 
 
 def test_an_empty_lease_has_a_promise_and_no_page() -> None:

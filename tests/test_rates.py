@@ -58,6 +58,22 @@ def test_the_announced_rates_follow_what_is_served_and_come_back() -> None:
     assert times.announced(1e6)[0] == pytest.approx(80.0)
 
 
+@given(st.sampled_from([1, 5, 14, 20, 40, 150, 300]), st.floats(0.2, 5.0))
+def test_a_device_that_changed_its_pace_announces_it_whatever_the_size_of_its_passes(
+    rows: int, slower: float
+) -> None:
+    """Who fills prompts in slices of 40 rows never sees a pass of 128; who serves many at once
+    never sees one of a single token."""
+    start = (4 / linear(1), 4 * PREFILL_ROWS / linear(PREFILL_ROWS))
+    times = PassTimes(4, *start)
+    for now in range(60):
+        times.observe(rows, linear(rows) * slower, float(now))
+    decode, prefill = times.announced(60.0)
+    tells_of_prompts = rows >= 16
+    assert decode == pytest.approx(start[0] / (1.0 if tells_of_prompts else slower), rel=0.05)
+    assert prefill == pytest.approx(start[1] / (slower if tells_of_prompts else 1.0), rel=0.05)
+
+
 def test_an_announced_rate_has_a_floor() -> None:
     times = PassTimes(4, decode_tokens_s=80.0, prefill_tokens_s=2560.0)
     for now in range(100):

@@ -1,7 +1,8 @@
 """How much memory a device has left, and a refusal with figures before it is gone.
 
 On a GPU it is the driver's word. Else it is the least of what the machine has available and of what
-each control group around this process (a container, a service's limits) may still take.
+each control group around this process (a container, a service's limits) may still take. Processors
+are counted in the same way.
 """
 
 import os
@@ -39,10 +40,11 @@ def require_memory(needed: int, device: torch.device, purpose: str) -> None:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use: of a container's share each thread more would only
+    spend what the others wait for."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    shares = map(_group_processors, _group_folders(_GROUPS, _MEMBERSHIP))
+    return max(1, min([found or 1, *shares]))
 
 
 def _group_folders(root: Path, membership: Path) -> list[Path]:
@@ -57,6 +59,15 @@ def _group_folders(root: Path, membership: Path) -> list[Path]:
     place = next((line[3:] for line in told if line.startswith("0::")), "/")
     folder = root / place.strip("/")
     return [folder, *(one for one in folder.parents if one.is_relative_to(root))]
+
+
+def _group_processors(group: Path) -> int:
+    """How many processors' time a control group may take, rounded up."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return _UNLIMITED if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        return _UNLIMITED  # no limit known
 
 
 def _group_free(group: Path) -> int:

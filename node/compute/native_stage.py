@@ -8,7 +8,6 @@ be merged and cut freely, and `numerics` names the format alone. Keys and values
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from ...errors import UserError
 from .adapter import Adapter
 from .checkpoint import Checkpoint
 from .layout import BlockWeights, layout_of
-from .memory import require_memory
+from .memory import processors, require_memory
 from .native.adapter import PackedAdapter
 from .native.blocks import RUN, PackedBlock, PackedBlocks, page_bytes
 from .native.linear import Pool as Threads
@@ -84,8 +83,8 @@ class NativeStage:
         """Load blocks start..stop and nothing else, one after another. Raises UserError.
 
         quantization: `none`, `int8`, `nf4`; None or `auto`: as the checkpoint is stored.
-        threads: None: one for each processor. cache_dir: where quantized blocks are kept.
-        byte_pages: keys and values in 8 bits.
+        threads: None: one for each processor that we may use. cache_dir: where quantized blocks are
+        kept. byte_pages: keys and values in 8 bits.
         """
         spec = checkpoint.spec
         if not 0 <= start < stop <= spec.blocks:
@@ -97,7 +96,7 @@ class NativeStage:
         layouts = {index: layout_of(spec, index) for index in range(start, stop)}
         for layout in layouts.values():
             checkpoint.require(layout.shapes)
-        pool = Threads(threads or os.cpu_count() or 1)
+        pool = Threads(threads or processors())
         loader = _Loader(checkpoint, chosen, pool, cache_dir)
         needed = sum(loader.bytes_of(layout.shapes) for layout in layouts.values())
         require_memory(needed, torch.device("cpu"), f"{checkpoint.name}: blocks {start}:{stop}")
