@@ -29,7 +29,7 @@ from .home import replace_file
 FOLDER: Final = "adapters"
 MANIFEST: Final = "manifest"
 KEPT_BYTES_MAX: Final = 1 << 30  # guess: a hundred adapters of a small model, or three of a large
-BRING_BYTES_S: Final = 256 * 1024  # 2 Mbit/s: whoever is slower is not waited for
+BRING_BYTES_S: Final = 512 * 1024  # 4 Mbit/s: whoever is slower is not waited for
 
 
 def bring_s(size: int) -> float:

@@ -41,7 +41,7 @@ Seconds = Annotated[float, Range(0.0, 1e6)]
 PROTOCOL = "/potluck/session/2"
 WEARING_PROTOCOL = "/potluck/session/3"  # as the one before, and sessions that open with `Wear`
 
-WORN_BYTES_MAX: Final = 256 * 1024 * 1024  # of an adapter, in one stage: rank 64 of 20 blocks in 7B
+WORN_BYTES_MAX: Final = 512 * 1024 * 1024  # of an adapter: rank 16 of all that 70B has, in bf16
 PIECE_BYTES_MAX: Final = 256 * 1024  # other streams of the connection take turns in between
 
 OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError, UserError
+from potluck.node.compute import parts
 from potluck.node.compute.adapter import CONFIG, TENSORS, read_adapter
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.choice import StageWish, open_stage
@@ -95,6 +96,15 @@ def test_a_block_without_anything_has_no_part(tmp_path: Path, checkpoint: Checkp
         read_bundle(tmp_path / "nowhere", checkpoint.spec, MODEL)
 
 
+def test_one_that_is_too_large_to_be_sent_is_told_before_anybody_is_asked(
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_adapter(tmp_path, checkpoint.spec, rank=300)
+    monkeypatch.setattr(parts, "SIZE_MAX", 1 << 20)
+    with pytest.raises(UserError, match=r"has 2 MiB of tensors, of which 1 are sent"):
+        read_bundle(tmp_path, checkpoint.spec, MODEL)
+
+
 # ---- PEFT's folder, and back
 
 
@@ -140,8 +150,8 @@ def test_a_publishers_signature_holds_for_this_adapter_alone(
 def test_parts_are_what_the_folder_is(tmp_path: Path, checkpoint: Checkpoint) -> None:
     spec = checkpoint.spec
     save_adapter(tmp_path, spec, rank=5, alpha=11)
-    whole, parts = read_adapter(tmp_path, spec, 0, 3), read_bundle(tmp_path, spec, MODEL).parts
-    worn = wear(spec, "it", {1: parts[1]})
+    whole, made = read_adapter(tmp_path, spec, 0, 3), read_bundle(tmp_path, spec, MODEL).parts
+    worn = wear(spec, "it", {1: made[1]})
     assert worn.blocks.keys() == {1} and worn.blocks[1].keys() == whole.blocks[1].keys()
     for name, update in worn.blocks[1].items():
         assert torch.equal(update.down, whole.blocks[1][name].down)
@@ -201,13 +211,13 @@ def test_two_stages_that_wear_parts_give_the_logits_of_a_merged_model(
     save_adapter(tmp_path / "adapter", spec, alpha=1)
     merge(DEMO_FOLDER, tmp_path / "adapter", tmp_path / "merged")
     expected, bare = logits_of(tmp_path / "merged"), logits_of(DEMO_FOLDER)
-    parts = read_bundle(tmp_path / "adapter", spec, MODEL).parts
+    made = read_bundle(tmp_path / "adapter", spec, MODEL).parts
     ends = Ends.load(demo)
     payload = pack(ends.embed(IDS), "f32")
     wish = StageWish("cpu", "fp32", engine, quantization="none", threads=1, cache_bytes=1 << 24)
     for blocks in (BlockRange(0, 3), BlockRange(3, spec.blocks)):
         stage = open_stage(demo, blocks, wish).engine
-        mine = {block: parts[block] for block in range(blocks.start, blocks.stop)}
+        mine = {block: made[block] for block in range(blocks.start, blocks.stop)}
         cache = stage.open_cache(blocks, whole, stage.dress("it", mine))
         work = stage.begin(cache, payload, Step(0, (whole,), whole), "f32")
         stage.run([(work, whole)])

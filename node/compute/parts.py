@@ -24,12 +24,15 @@ from ...crypto.codec import Range, Size, decode, encode
 from ...crypto.keys import IdentityKey
 from ...errors import RemoteError, UserError
 from ...swarm.adapter import RANK_MAX, Bundle, make_bundle, publish, publisher_of
+from ...swarm.wire import WORN_BYTES_MAX
 from .adapter import CONFIG, TENSORS, Adapter, Pair, misfit, read_pairs, takes, updates_of
 from .layout import layout_of
 from .shards import DTYPES, broken
 from .spec import ModelSpec
 
 SIGNED: Final = "potluck.signed"  # beside PEFT's files: the manifest, signed by who gave it out
+MIB: Final = 1 << 20
+SIZE_MAX: Final = WORN_BYTES_MAX - (8 << 20)  # of tensors; the rest is for the heads
 _HEAD_SIZE: Final = 4
 _NAME_OF: Final = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -61,6 +64,12 @@ def read_bundle(folder: Path, spec: ModelSpec, model: str) -> Bundle:
     if not of_block:
         raise broken(folder / TENSORS, "has no tensors")
     pairs = [pair for found in of_block.values() for pair in found]
+    size = sum(one.down.nbytes + one.up.nbytes for one in pairs)
+    if size > SIZE_MAX:
+        raise UserError(
+            f"{folder}: has {size / MIB:.0f} MiB of tensors, of which {SIZE_MAX // MIB} are sent:"
+            " give one of a smaller rank or in bfloat16, or a model into which it was merged"
+        )
     bundle = make_bundle(
         bytes.fromhex(model),
         max(len(pair.down) for pair in pairs),
