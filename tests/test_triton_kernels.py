@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -91,6 +95,22 @@ def test_a_bias_is_added_and_a_slice_of_rows_is_taken_as_it_is(
         found = kernels.multiply(x, weight, bias, tiling)
         exact = x @ weight.dequantize().t() + bias
         torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["int8", "nf4"])
+def test_they_compile_for_cards_that_are_not_here(format: Format, tmp_path: Path) -> None:
+    """In a process of its own: the interpreter puts its own operations into Triton's place."""
+    pytest.importorskip("triton", reason="Triton comes with torch for CUDA")
+    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    script = Path(__file__).parent / "triton_compile.py"
+    command = [sys.executable, str(script), format, "80", "90"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert len(told) == 2
+    for ptx in told:  # codes are copied behind the registers while others are multiplied
+        assert "mma" in ptx.split() and "cp.async" in ptx.split()
 
 
 @pytest.mark.gpu
