@@ -25,15 +25,19 @@ from trio.testing import MockClock
 
 from potluck.crypto.codec import encode
 from potluck.dht.record import DOMAIN
+from potluck.node.testnet.mischief import false_tallies
 from potluck.swarm.evidence import KEEP_S
 from potluck.swarm.recent import KEPT_BYTES_MAX, SEEN_MAX
 from potluck.swarm.testimony import (
     Attestation,
     check_accusation,
     contradiction_of,
+    forks_of,
     sign_attestation,
 )
 from potluck.swarm.topics import EVIDENCE, MESSAGE_BYTES_MAX, Message, Rpc
+
+TALLIES = false_tallies(MALLORY, key("accomplice"), NOW)  # two for one place
 
 
 def rubbish(dice: Random, now: float) -> dict[str, Rpc | bytes]:
@@ -50,6 +54,8 @@ def rubbish(dice: Random, now: float) -> dict[str, Rpc | bytes]:
         "forged": news(forged),
         "no contradiction": news(contradiction_of(DOMAIN, honest.raw, later.raw)),
         "of an unknown kind": news(contradiction_of("letter", honest.raw, dice.randbytes(50))),
+        "of tallies that agree": news(contradiction_of("tally of low", TALLIES[0], TALLIES[0])),
+        "of half a tally": news(contradiction_of("tally of high", TALLIES[0], dice.randbytes(9))),
         "in the wrong order": news(type(PROOF)(DOMAIN, PROOF.other, PROOF.one)),
         "under the wrong topic": news(fresh, topic=EVIDENCE),
         "oversized": Rpc(messages=(Message(EVIDENCE, bytes(MESSAGE_BYTES_MAX + 1)),)),
@@ -98,7 +104,7 @@ async def test_no_bit_that_is_turned_makes_evidence(autojump_clock: MockClock) -
         await servers(place, 1, set())
         (node,) = place.nodes
         await trio.sleep(10)
-        for item in (PROOF, accused, attested):
+        for item in (PROOF, forks_of(*TALLIES)[0], accused, attested):
             whole = encode(item)
             for _ in range(400):
                 spoilt = bytearray(whole[: dice.choice([len(whole), dice.randrange(len(whole))])])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -26,6 +27,7 @@ from ...swarm.tally import Tally, first_of, read_tally
 
 FILE: Final = "credit.db"
 BROKEN: Final = "credit.broken"
+BOOT_LOTS: Final = 256  # a signature each 30 s, and 32 bits last for twenty years
 WAIT_S: Final = 5.0  # for another process of this home
 PAIRS_MAX: Final = 1 << 16  # peers that we have to do with; who had least to do with us goes first
 _TABLES: Final = """
@@ -62,10 +64,12 @@ class Tallies:
             return self._pair(db, peer)
 
     def next_boot(self, peer: str, now: float) -> int:
-        """A number for one signature: later than every one before, from the clock, and kept."""
+        """A number for one signature: later than every one before, from the clock, and kept. By
+        some lots later: where a disk and a clock are both set back to one moment, as those of a
+        machine that is restored whole, none is drawn twice but by chance."""
         with self._writing() as db:
             row = self._row(db, peer)
-            boot = max(int(now), (row.boot if row else 0) + 1)
+            boot = max(int(now), (row.boot if row else 0) + 1) + secrets.randbelow(BOOT_LOTS)
             if row is None:
                 self._put(db, peer, _Row(boot=boot))
             else:
