@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.foresight import PROMISED_TO, Promises, Shortfall
+from potluck.swarm.foresight import CHOSEN_FIRST, SHY, Promises, Shortfall
 from potluck.swarm.routing import Finder, Offer
 from potluck.swarm.sim.baselines import Greedy
 from potluck.swarm.sim.dice import Dice
@@ -26,15 +26,38 @@ def dice(purpose: str) -> Dice:
     return random.Random(purpose)
 
 
-def test_who_is_asked_beside_others_expects_its_part_until_it_would_have_come() -> None:
+def test_who_is_asked_expects_a_part_of_the_work_until_it_would_have_come() -> None:
     promises = Promises()
     assert promises.seconds(0.0) == 0.0
-    promises.asked(6.0, beside=6, now=1.0, until=1.5)
-    assert promises.seconds(1.0) == pytest.approx(6.0 * PROMISED_TO / 6)
-    promises.asked(3.0, beside=1, now=1.2, until=1.4)
-    assert promises.seconds(1.3) == pytest.approx(6.0 * PROMISED_TO / 6 + 3.0)
-    assert promises.seconds(1.45) == pytest.approx(6.0 * PROMISED_TO / 6)
+    promises.asked(6.0, told_s=0.1, now=1.0, until=1.5)
+    part = promises.seconds(1.0)
+    assert part == pytest.approx(6.0 * SHY * CHOSEN_FIRST)
+    promises.asked(3.0, told_s=50.0, now=1.2, until=1.4)
+    assert promises.seconds(1.3) == pytest.approx(part + 3.0 * SHY * CHOSEN_FIRST)
+    assert promises.seconds(1.45) == pytest.approx(part)
     assert promises.seconds(1.5) == 0.0
+
+
+def test_of_queues_after_which_nobody_comes_nothing_is_expected_and_of_the_others_all() -> None:
+    promises = Promises()
+    for now in range(2000):
+        promises.asked(1.0, told_s=0.0, now=now, until=now + 0.5)
+        promises.came(told_s=0.01)  # as good as none
+        promises.asked(1.0, told_s=3.0, now=now, until=now + 0.5)
+    promises.asked(1.0, told_s=0.0, now=5000.0, until=5001.0)
+    assert promises.seconds(5000.0) == 1.0  # never more than the work
+    promises.asked(1.0, told_s=3.1, now=6000.0, until=6001.0)
+    assert promises.seconds(6000.0) < 0.01
+
+
+@given(came=st.lists(st.booleans(), max_size=300))
+def test_what_is_expected_lies_between_nothing_and_the_work(came: list[bool]) -> None:
+    promises = Promises()
+    for now, comes in enumerate(came):
+        promises.asked(2.0, told_s=1.0, now=now, until=now + 1)
+        assert 0.0 <= promises.seconds(now) <= 2.0
+        if comes:
+            promises.came(told_s=1.0)
 
 
 def test_work_whose_header_came_is_expected_until_its_rows_are_there() -> None:

@@ -83,6 +83,8 @@ class Ours:
                 client.shortfall.saw(finder.togo_s(request.at), cost_s, blocks * size)
                 request.work_s = blocks * request.tokens * float(client.columns.block_s[row])
                 client.in_flight_s[row] += request.work_s
+                # Its step tells so; in life it does when it is there.
+                self._world.promises(row).came(float(client.told_s[row]))
                 return row, stop
         return None
 
@@ -173,7 +175,7 @@ class Ours:
             there_s = world.owd_s(i, request.access_s, request.place)
             client.columns.rtt_s[i] = 2 * there_s
             work_s = world.service_s(i, stop - at, request.tokens)
-            world.promises(i).asked(work_s, len(asked), now, now + there_s)
+            world.promises(i).asked(work_s, queue_s, now, now + there_s)
             in_flight_s = float(client.in_flight_s[i])
             offers.append(Offer(i, believed_queue_s(queue_s, in_flight_s)))
         return offers
