@@ -197,10 +197,11 @@ def d6_chaos() -> Iterator[Row]:
     late = sum(sum(after[REST_EPOCHS:]) for after in found["moves_after"])
     yield Row(
         "D6",
-        f"where nodes choose their blocks, moves end within {REST_EPOCHS} epochs of the last fault",
+        f"where nodes choose their blocks and some are left bare, moves end within {REST_EPOCHS} "
+        "epochs of the last fault",
         f"{late} of {found['moves']} moves were later, {AUTO_SEEDS} seeds; broken: "
         f"{found['broken'] or 'none'}",
-        found["holds"] and not late,
+        found["holds"] and found["moves"] > 0 and not late,
         f"{command} --auto --seeds {AUTO_SEEDS}",
     )
 
