@@ -102,6 +102,10 @@ class Holder:
         """How long a step that came now would wait."""
         return 0.0 if self.current is None else self.current.queue_s()
 
+    def step_s(self) -> float:
+        """How long a step of usual size computes."""
+        return 0.0 if self.current is None else self.current.step_s()
+
     def counts(self) -> dict[str, int]:
         """What is open in all stages."""
         found: dict[str, int] = {"sessions": 0, "leases": 0, "free_tokens": 0, "pages": 0}

@@ -26,7 +26,7 @@ from .gossip.segment import Segment
 from .holder import WITHDRAW_S, Holder
 from .net.host import Host
 from .net.stream import Stream
-from .queues import tell_queue
+from .queues import Told, tell_queue
 from .server import Server, serve_stream
 
 MODELS_MAX = 8  # that a peer's list of models has room for (dht/record.py)
@@ -86,6 +86,7 @@ class House:
     def __init__(self, rooms: Sequence[Room]) -> None:
         assert rooms
         self.rooms = tuple(rooms)
+        self._told: dict[str, Told] = {}  # by model
 
     @property
     def holders(self) -> tuple[Holder, ...]:
@@ -107,10 +108,12 @@ class House:
 
     async def serve(self, stream: Stream) -> None:
         """The handler of session streams."""
-        await serve_stream(stream, self._choose)
+        await serve_stream(stream, lambda asked: self._choose(asked, stream.peer))
 
-    def _choose(self, asked: Open) -> Server | None:
+    def _choose(self, asked: Open, peer: str) -> Server | None:
         """Of a model that is not held the first one's server, which says so."""
+        if asked.model in self._told:
+            self._told[asked.model].came(peer, trio.current_time())
         mine = (one for one in self.holders if one.model.digest == asked.model)
         return next(mine, self.first).choose(asked)
 
@@ -149,7 +152,8 @@ class House:
     def tell_queues(self, host: Host) -> None:
         """Tell whoever asks how long a step would wait here."""
         for holder in self.holders:
-            tell_queue(host, holder.model.digest, holder.queue_s)
+            digest = holder.model.digest
+            self._told[digest] = tell_queue(host, digest, holder.queue_s, holder.step_s)
 
     def keep_places(self, services: trio.Nursery, changed: Callable[[], None]) -> None:
         """From now on blocks may move, and rest. changed: called after each change."""

@@ -169,6 +169,11 @@ class Serving:
         """How long a step that came now would wait: a pass of all rows that are here."""
         return self.times.seconds(self.server.rows) if self.server.rows else 0.0
 
+    def step_s(self) -> float:
+        """How long a step of usual size computes."""
+        steps = max(1, self.server.steps_served)
+        return self.times.seconds(max(1, round(self.server.tokens_served / steps)))
+
     def counts(self) -> dict[str, int]:
         """What is open in it now: a leak shows here."""
         return {

@@ -11,7 +11,17 @@ from sim.memory_host import MemoryHost, MemoryNet
 from sim.memory_swarm import BLOCKS, MODEL, plan, rows, world
 from trio.testing import MockClock
 
-from potluck.node.queues import ASK_S, GRACE_S, QUEUE_MAX_S, ask_queues, queues_of, tell_queue
+from potluck.node.queues import (
+    ASK_S,
+    ASKERS_MAX,
+    COME_S,
+    GRACE_S,
+    QUEUE_MAX_S,
+    Told,
+    ask_queues,
+    queues_of,
+    tell_queue,
+)
 from potluck.node.session import open_session
 from potluck.swarm.blocks import BlockRange
 
@@ -156,3 +166,47 @@ async def test_a_server_tells_of_the_rows_that_wait_and_of_none_when_idle(
             assert told == {node.host.peer_id: 2.0}
             await session.output()
             assert node.server.rows == 0
+
+
+async def test_who_asks_at_the_same_moment_is_told_of_those_who_were_before(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        tell_queue(net.host("a"), MODEL, lambda: 1.0, lambda: 6.0)  # type: ignore[arg-type]
+        told = [
+            (await ask_queues(net.host(f"asker{n}"), MODEL, ["a"]))["a"]  # type: ignore[arg-type]
+            for n in range(3)
+        ]
+        assert told[0] == 1.0 < told[1] < told[2]
+        await trio.sleep(COME_S)
+        assert (await ask_queues(net.host("late"), MODEL, ["a"]))["a"] == 1.0  # type: ignore[arg-type]
+        nursery.cancel_scope.cancel()
+
+
+def test_who_asks_again_and_again_is_expected_once() -> None:
+    told = Told(lambda: 0.0, lambda: 6.0)
+    first, second, *others = (told.asked("one", 0.1, 1e-3 * n) for n in range(50))
+    assert first == 0.0 < second <= 6.0 and {second} == set(others)
+    assert told.asked("other", None, 0.1) == second
+
+
+def test_what_is_expected_follows_who_came() -> None:
+    """The same queue; those of one server come, and those of the other never do."""
+    chosen, shunned = Told(lambda: 0.5, lambda: 6.0), Told(lambda: 0.5, lambda: 6.0)
+    for n in range(500):
+        for told in (chosen, shunned):
+            told.asked("asker", 0.1, 10.0 * n)
+        chosen.came("asker", 10.0 * n + 1)
+        shunned.came("stranger", 10.0 * n + 1)
+        shunned.came("asker", 10.0 * n + COME_S + 1)  # too late: not because of what it was told
+    assert chosen.asked("one", 0.1, 1e5) == shunned.asked("one", 0.1, 1e5) == 0.5
+    assert chosen.asked("two", 0.1, 1e5) == pytest.approx(6.5)
+    assert shunned.asked("two", 0.1, 1e5) < 0.7
+
+
+def test_no_more_askers_are_kept_in_mind_than_there_is_room_for() -> None:
+    told = Told(lambda: 0.0, lambda: 1.0)
+    for n in range(2 * ASKERS_MAX):
+        told.asked(f"asker{n}", 0.0, n)
+    assert len(told._askers) == ASKERS_MAX
