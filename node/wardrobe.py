@@ -26,7 +26,7 @@ from .engine import Engine, Worn
 from .frames import FrameStream
 
 SHARE: Final = 0.25  # guess: of the sessions' room, for adapters that are worn
-WAIT_S: Final = 10.0  # guess: beside what the bytes take
+WAIT_S: Final = 10.0  # guess: until the first bytes, beside what all of them take
 RETRY_S: Final = 10.0  # guess: until a session has ended that wears another
 HOLDER: Final = "adapters"  # who has their room, in the book of leases
 
@@ -162,7 +162,7 @@ class Wardrobe:
         within_s = WAIT_S + bring_s(asked.size)
         frames.allow(max(MANIFEST_BYTES_MAX, PIECE_BYTES_MAX))
         await frames.send(Lacking(within_s))
-        with trio.move_on_after(within_s) as deadline:
+        with trio.move_on_after(WAIT_S) as deadline:  # who sends nothing holds no room for long
             manifest = read_manifest(await _next(frames, Bring), asked.adapter)
             if manifest.model != self._model:
                 raise RemoteError("an adapter for another model than is served here")
@@ -174,8 +174,9 @@ class Wardrobe:
                 if not len(piece) or len(raw) + len(piece) > asked.size:
                     raise RemoteError("pieces of another size than the adapter's parts")
                 raw += piece
+                deadline.deadline += bring_s(len(piece))
         if deadline.cancelled_caught:
-            raise TransportError(f"{frames.peer} brought no adapter in {within_s:.0f} s")
+            raise TransportError(f"{frames.peer} brings no adapter, or too slowly")
         parts = await trio.to_thread.run_sync(cut_parts, manifest, blocks, memoryview(raw))
         self.brought_bytes += len(raw)
         return Bundle(asked.adapter, manifest, parts)

@@ -29,7 +29,7 @@ from trio.testing import MockClock
 
 from potluck.errors import Refused, RemoteError, TransportError
 from potluck.node import adapters
-from potluck.node.adapters import KEPT_BYTES_MAX, Shelf, bring
+from potluck.node.adapters import BRING_BYTES_S, KEPT_BYTES_MAX, Shelf, bring
 from potluck.node.frames import FrameStream
 from potluck.node.trust.again import compute_again
 from potluck.node.trust.case import Case
@@ -54,7 +54,9 @@ from potluck.swarm.wire import (
 
 
 def bundle(seed: int = 1, size: int = 300, blocks: range = range(6), model: str = MODEL) -> Bundle:
-    parts = {block: bytes((seed * 7 + block + i) % 251 for i in range(size)) for block in blocks}
+    round_ = bytes(range(251)) * (2 + size // 251)
+    firsts = {block: (seed * 7 + block) % 251 for block in blocks}
+    parts = {block: round_[first : first + size] for block, first in firsts.items()}
     return make_bundle(bytes.fromhex(model), 4, ["q_proj"], parts)
 
 
@@ -180,16 +182,37 @@ async def test_what_is_not_the_adapter_that_was_named_is_refused(autojump_clock:
             assert "too large" in await refused(made, frames)
 
 
-async def test_who_brings_it_too_slowly_is_left_and_holds_no_room(
-    autojump_clock: MockClock,
+async def test_who_brings_nothing_is_left_and_holds_no_room(autojump_clock: MockClock) -> None:
+    async with world((0, 6)) as made:
+        admission = made.nodes[0].admission
+        async with opened(made) as frames:
+            told = await heard(frames)
+            assert isinstance(told, Lacking) and WAIT_S <= told.within_s < WAIT_S + 1
+            await frames.send(Bring(), ONE.raw)
+            await trio.sleep(WAIT_S / 2)
+            assert admission.free_tokens < 10_000 - 6 * 32
+            await trio.sleep(WAIT_S / 2 + 1)
+            assert admission.free_tokens == 10_000
+
+
+@pytest.mark.parametrize(("pause_s", "answer"), [(0.9, Opened), (1.5, None)])
+async def test_each_piece_allows_for_the_time_that_it_takes_at_the_least_rate(
+    autojump_clock: MockClock, pause_s: float, answer: type | None
 ) -> None:
-    async with world((0, 6)) as made, opened(made) as frames:
-        told = await heard(frames)
-        assert isinstance(told, Lacking) and WAIT_S <= told.within_s < WAIT_S + 1
-        await frames.send(Bring(), ONE.raw)
-        assert made.nodes[0].admission.free_tokens < 10_000 - 6 * 32
-        await trio.sleep(told.within_s + 1)
-        assert made.nodes[0].admission.free_tokens == 10_000
+    large = bundle(size=int(BRING_BYTES_S * WAIT_S / 6))  # as much again as the first wait
+    raw, pieces = b"".join(large.parts.values()), 20  # each half a second's worth
+    async with world() as made:
+        await made.add(0, 6, cache_tokens=1 << 21)
+        async with opened(made, large) as frames:
+            assert isinstance(await heard(frames), Lacking)
+            await frames.send(Bring(), large.raw)
+            said: object = None
+            with suppress(TransportError):
+                for at in range(0, len(raw), -(-len(raw) // pieces)):
+                    await trio.sleep(pause_s)
+                    await frames.send(Piece(), raw[at : at - (-len(raw) // pieces)])
+                said = await heard(frames)
+            assert (said and type(said)) == answer
 
 
 # ---- what it costs, and whose room it takes
