@@ -13,7 +13,7 @@ import torch
 from ...swarm.blocks import BlockRange
 from ...swarm.placement import span_length
 from .checkpoint import Checkpoint
-from .choice import CACHE_SHARE, StageWish, refusal
+from .choice import CACHE_SHARE, StageWish, cache_room, refusal
 from .device import choose_device, choose_dtype, devices_of
 from .general import skeleton
 from .layout import layout_of
@@ -45,8 +45,9 @@ def weights_that_fit(checkpoint: Checkpoint, wish: StageWish, held: int = 0) -> 
 def require_room(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> None:
     """Raise UserError when these blocks do not fit, before anything is read or downloaded."""
     needed = sum(block_sizes(checkpoint, wish)[blocks.start : blocks.stop])
-    purpose = f"{checkpoint.name}: blocks {blocks}"
-    require_memory(needed, choose_device(wish.device), purpose)
+    device = choose_device(wish.device)
+    require_memory(needed, device, f"{checkpoint.name}: blocks {blocks}")
+    cache_room(wish, blocks, free=free_bytes(device), weights=needed)  # what the owner gives
 
 
 def largest_block(checkpoint: Checkpoint, wish: StageWish) -> int:
