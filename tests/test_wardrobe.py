@@ -84,7 +84,9 @@ async def test_killed_servers_change_no_answer_of_a_dressed_session(
             assert node.admission.sessions == 0 or node.host.dead
 
 
-async def test_it_wears_what_it_asked_for_beside_others_that_wear_something_else() -> None:
+async def test_it_wears_what_it_asked_for_beside_others_that_wear_something_else(
+    autojump_clock: MockClock,
+) -> None:
     other = bundle(2)
     expected = [await undisturbed(), await dressed(ONE), await dressed(other)]
     assert expected[0] != expected[1] != expected[2]
