@@ -77,7 +77,11 @@ async def keep_ahead(
             return
         began_s = trio.current_time()
         try:
-            await trio.to_thread.run_sync(model.fetch, block, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(
+                model.fetch,
+                block,
+                abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's stubs of trio are old
+            )
         except UserError as error:
             log.info("not fetched ahead", block=block, why=str(error))
         else:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from sim.memory_host import MemoryNet
+from trio.testing import MockClock
 
 from potluck.errors import UserError
 from potluck.node.compute.choice import host_share
 from potluck.node.config import ModelWish, NodeConfig
 from potluck.node.house import MODELS_MAX, House, configs_of
+from potluck.node.queues import COME_S, ask_queues
 from potluck.swarm.wire import Open
 
 MIB = 1 << 20
@@ -81,6 +85,12 @@ class _Holder:
     def choose(self, asked: Open) -> None:
         self.asked.append(asked)
 
+    def queue_s(self) -> float:
+        return 0.5
+
+    def step_s(self) -> float:
+        return 6.0
+
 
 @dataclass
 class _Room:
@@ -105,8 +115,30 @@ def test_a_session_comes_to_the_holder_of_its_model_and_a_foreign_one_to_the_fir
     one, other = _Holder(_Model("a")), _Holder(_Model("b"))
     house = house_of(one, other)
     for model in ("b", "a", "c"):
-        house._choose(asked := Open(bytes(16), model, 0, 1, 1, "f32"))
+        house._choose(asked := Open(bytes(16), model, 0, 1, 1, "f32"), "asker")
         assert (asked in one.asked) == (model != "b") and (asked in other.asked) == (model == "b")
+
+
+async def test_who_opens_a_session_came_because_of_what_it_was_told(
+    autojump_clock: MockClock,
+) -> None:
+    """A queue after which they come is one for which they are expected."""
+    expected = {}
+    for comes in (True, False):
+        async with trio.open_nursery() as nursery:
+            net = MemoryNet(nursery)
+            house, host = house_of(_Holder(_Model("a"))), net.host("server")
+            house.tell_queues(host)  # type: ignore[arg-type]
+            for _ in range(100):
+                assert await ask_queues(net.host("asker"), "a", ["server"])  # type: ignore[arg-type]
+                if comes:
+                    house._choose(Open(bytes(16), "a", 0, 1, 1, "f32"), "asker")
+                await trio.sleep(COME_S)
+            await ask_queues(net.host("one"), "a", ["server"])  # type: ignore[arg-type]
+            told = await ask_queues(net.host("two"), "a", ["server"])  # type: ignore[arg-type]
+            expected[comes] = told["server"] - 0.5
+            nursery.cancel_scope.cancel()
+    assert expected[True] > 5 * expected[False]
 
 
 async def test_when_one_model_cannot_be_loaded_nobody_is_left_to_believe_that_we_join() -> None:
