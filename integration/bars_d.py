@@ -193,7 +193,8 @@ def d6_chaos() -> Iterator[Row]:
         found["covered_s_p95"] is not None and found["covered_s_p95"] <= 5,
         command,
     )
-    found = measure(AUTO_SEEDS, auto=True)
+    kinds = ("kill", "leave", "join")  # whatever changes who is there
+    found = measure(AUTO_SEEDS, 2.0, 1, *(f"--{kind}" for kind in kinds), auto=True)
     late = sum(sum(after[REST_EPOCHS:]) for after in found["moves_after"])
     yield Row(
         "D6",
@@ -202,7 +203,7 @@ def d6_chaos() -> Iterator[Row]:
         f"{late} of {found['moves']} moves were later, {AUTO_SEEDS} seeds; broken: "
         f"{found['broken'] or 'none'}",
         found["holds"] and found["moves"] > 0 and not late,
-        f"{command} --auto --seeds {AUTO_SEEDS}",
+        f"{command} --auto --seeds {AUTO_SEEDS} {' '.join(kinds)}",
     )
 
 
