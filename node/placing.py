@@ -44,7 +44,7 @@ SETTLE_S = 1.0  # guess: a record is at its keepers within that time
 ROUNDS_MAX = 8  # of looking again: who is further back in line may have to move later
 SLOW_TIMES = 3.0  # guess: a token may take that much longer in us than in the peer in the middle
 SPAN_S = 0.1  # guess: a span through which a token takes no longer is never too long
-WAIT_EPOCHS = 3  # guess: to load the new blocks
+WAIT_EPOCHS = 3  # guess: to load what is on the disk; who has to fetch it may be overtaken
 PASSED_EPOCHS = 30  # for so long nobody waits for who did not move
 
 
