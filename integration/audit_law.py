@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from potluck.swarm.audit import AuditConfig, Lots, Signed, draw, draw_whole, look_chance
@@ -73,12 +74,16 @@ def computed(chunks: int, rate: float, config: AuditConfig) -> float:
     return again / (sessions * chunks * CHUNK_TOKENS)
 
 
+def _from(first: int, at: int) -> float:
+    return float(at >= first)
+
+
 def measure(config: AuditConfig | None = None) -> dict[str, Any]:
     config = config or AuditConfig()
     rate, found = config.floor, {}
     for chunks in LENGTHS:
         begins = {
-            first: until_caught(chunks, rate, config, lambda at, first=first: float(at >= first))
+            first: until_caught(chunks, rate, config, partial(_from, first))
             for first in range(1, chunks + 1)
         }
         found[f"sessions of {chunks} chunks"] = {

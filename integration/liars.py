@@ -191,8 +191,8 @@ class Trial:
         self.lies = {seat.peer: seat.lie for seat in net.seats if seat.lie}
         self._blocks = {seat.peer: BlockRange(seat.start, seat.stop) for seat in net.seats}
         self.ids = voice.text.encode((DEMO_FOLDER / "README.md").read_text(encoding="utf-8") * 20)
-        config = NodeConfig(self._home, "demo", threads=1, cache_mib=64, offline=True)
-        model = open_model(config)
+        node = NodeConfig(self._home, "demo", threads=1, cache_mib=64, offline=True)
+        model = open_model(node)
         self._honest = {one: model.open(one).engine for one in set(self._blocks.values())}
         self.counts: dict[str, Count] = {lie: Count() for lie in self.lies.values()}
         self.blamed = self.blamed_right = self.honest_banned = self.honest_audits = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from sim.adding_engine import WIDTH
@@ -72,6 +74,16 @@ async def test_another_server_gives_the_same_rows_and_signs_for_the_same_chunk(
         with trio.fail_after(10):  # and nothing is kept, once the server has heard of the end
             while any(node.engine.caches for node in made.nodes):  # noqa: ASYNC110  # virtual time
                 await trio.sleep(0.1)
+
+
+async def test_a_question_that_nobody_has_answered_yet_is_answered(
+    autojump_clock: MockClock,
+) -> None:
+    """As whoever bears witness asks it."""
+    async with world((0, 6), (0, 6)) as made:
+        for work in await worked(made):
+            found = await again(made, replace(work, gave=b""))
+            assert bytes(found.gave) == bytes(work.gave)
 
 
 async def test_chunks_before_it_are_shown_in_the_same_pass(autojump_clock: MockClock) -> None:

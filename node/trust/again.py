@@ -203,8 +203,9 @@ async def _converse(
     whole, at = gave[0] if len(gave) == 1 else memoryview(b"".join(gave)), 0
     shown: list[memoryview] = []
     for one in (*earlier, work):
-        shown.append(whole[at : at + len(one.gave)])
-        at += len(one.gave)
+        size = one.rows * _row_bytes(work)  # not what it gave: it may be a question of ours
+        shown.append(whole[at : at + size])
+        at += size
     return Again(peer, accounts[0], shown[-1], earlier=tuple(shown[:-1]))
 
 
