@@ -62,8 +62,12 @@ class BlockFiles:
 
 
 def has_room(folder: Path) -> bool:
-    """Whether more may come to this disk."""
-    disk = shutil.disk_usage(folder)
+    """Whether more may come to this disk; not where its folder is gone."""
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError as error:
+        log.info("cannot look at the disk", folder=str(folder), why=str(error))
+        return False
     return disk.free >= FREE_SHARE * disk.total
 
 
@@ -82,7 +86,7 @@ async def keep_ahead(
                 block,
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's stubs of trio are old
             )
-        except UserError as error:
+        except (UserError, OSError) as error:
             log.info("not fetched ahead", block=block, why=str(error))
         else:
             log.debug("fetched ahead", block=block)
