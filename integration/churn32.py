@@ -10,8 +10,8 @@ are talkers, each of whose words hangs on every bit before it (talkers.py). Meas
     flood     p99 of the time per word of one talker beside prompts of 4,096 words without end, over
               that of the same talker alone; and how long the event loop was silent meanwhile
 
-What is compared is measured in turns, in rounds of at most a minute: another hour is another
-machine, and so is another minute of one that has neighbours.
+What is compared is measured in turns, in rounds of seconds: another hour is another machine,
+and so is another minute of one that has neighbours.
 
     python -m integration.churn32                     ten minutes
     python -m integration.churn32 --seconds 20 --shape small --quantization int8
@@ -45,7 +45,7 @@ SCRIPTS = 96  # different conversations; each has one solo run
 FLOOD_TOKENS = 4096
 FLOODERS = 4
 TALKER_WORDS = 380  # that one talker says beside a flood, again and again
-ROUND_S = 60.0
+ROUND_S = 20.0
 COUNTED = ("sessions", "left early", "cut off", "refused")
 HANGUPS = 0.15  # of the sessions, somewhere in the middle
 MIB = 1 << 20
@@ -196,9 +196,10 @@ async def run(
                 fixed.append(await stay(made, max(2.0, seconds / rounds / 10)))
                 coming.append(await churn.run(seconds / rounds))
             idle, flooded = (Flood(made, one, talker_words) for one in (0, FLOODERS))
-            for _ in range(rounds):
+            floods = max(1, rounds // 3)  # a talker has its say, however long that takes
+            for _ in range(floods):
                 for flood in (idle, flooded):
-                    await flood.run(max(2.0, seconds / rounds / 20))
+                    await flood.run(max(2.0, seconds / floods / 20))
             await made.worker.run(int)  # what was posted before is done
             return {
                 "numerics": made.stage.engine.numerics,
