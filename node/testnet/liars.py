@@ -119,7 +119,7 @@ class LyingHolder(Holder):
                 case "false_tally":
                     nursery.start_soon(show_false_tallies, member.host, self._key, wall)
                 case "flood_views":
-                    nursery.start_soon(flood_views, show_false_tallies, member.host, FLOOD_PORT)
+                    nursery.start_soon(flood_views, member.host, FLOOD_PORT)
                 case "many_names":
                     for _ in range(NAMES):
                         nursery.start_soon(come_as, member, self._announcement, self.serve, wall)
