@@ -6,9 +6,8 @@
  * either nothing or a task of the run that is on now. Nobody waits for threads that took no task:
  * when other processes hold the cores, the calling thread does all of it by itself.
  *
- * Where the system lets it, the other threads are kept off the CPU on which the run was called. Left
- * to the scheduler, two threads mostly read memory no faster than one (33 GB/s on two CPUs; kept off:
- * 64). The price: where others keep every CPU busy, a run waits for a thread stopped in its task. */
+ * Where the system lets it, the other threads are kept off the CPU on which the run was called: a
+ * thread that is woken there waits until the caller has done everything, and two work as one. */
 #if defined(__linux__) && !defined(__ANDROID__)
 #define _GNU_SOURCE
 #include <sched.h>
