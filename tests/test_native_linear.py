@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -118,24 +117,6 @@ def test_threads_change_nothing(kind: str) -> None:
         for _ in range(5):
             assert torch.equal(packed.multiply(x, pool), expected)
             assert torch.equal(packed.multiply(x[:1], pool), expected[:1])
-
-
-def cpus_of_others(threads: int) -> list[set[int]]:
-    """Where the threads of a pool that has worked may run, but for the calling one."""
-    before = set(os.listdir("/proc/self/task"))
-    pool = Pool(threads)
-    others = set(os.listdir("/proc/self/task")) - before
-    Packed(*made("int8", 600, 256), pool=pool).multiply(rows_of(4, 256), pool)
-    return [os.sched_getaffinity(int(one)) for one in others]
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="CPUs cannot be asked for")
-def test_other_threads_keep_off_the_callers_cpu_where_there_are_enough() -> None:
-    mine = os.sched_getaffinity(0)
-    for threads in range(2, min(len(mine), 4) + 1):
-        for cpus in cpus_of_others(threads):
-            assert cpus < mine and len(mine - cpus) == 1
-    assert cpus_of_others(len(mine) + 1) == [mine] * len(mine)
 
 
 def test_callers_of_one_pool_take_turns() -> None:

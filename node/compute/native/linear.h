@@ -45,9 +45,8 @@ enum {                 /* what happens to what stands in the output */
  * `run` calls task(context, i, thread) once for every i below count, on the calling thread and the
  * pool's own, and returns when all are done. `thread` is below potluck_pool_threads: an index for
  * scratch memory of one's own. Tasks are handed out one by one, so make a task 10 us or more. Idle
- * threads spin for some microseconds and then sleep; where there are CPUs enough they keep off the
- * caller's. Callers of one pool take turns; a task must not call run. pool == NULL: everything runs
- * on the calling thread. */
+ * threads spin for some microseconds and then sleep. Callers of one pool take turns; a task must not
+ * call run. pool == NULL: everything runs on the calling thread. */
 typedef struct potluck_pool potluck_pool;
 typedef void (*potluck_task)(void *context, int32_t index, int32_t thread);
 

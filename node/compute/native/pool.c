@@ -4,14 +4,7 @@
  * takes a task by adding one to it, and reads the run's task and context only after that: a run
  * cannot end, nor the next begin, before the taken task is done. So a thread that wakes late finds
  * either nothing or a task of the run that is on now. Nobody waits for threads that took no task:
- * when other processes hold the cores, the calling thread does all of it by itself.
- *
- * Where the system lets it, the other threads are kept off the CPU on which the run was called: a
- * thread that is woken there waits until the caller has done everything, and two work as one. */
-#if defined(__linux__) && !defined(__ANDROID__)
-#define _GNU_SOURCE
-#include <sched.h>
-#endif
+ * when other processes hold the cores, the calling thread does all of it by itself. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -29,7 +22,6 @@ struct potluck_pool {
     potluck_task task;
     void *context;
     int32_t threads, spins;
-    int32_t kept_off; /* the CPU that the other threads do not use; -1: they use all */
     pthread_mutex_t turn; /* callers, one at a time */
     pthread_mutex_t lock;
     pthread_cond_t begun, finished;
@@ -110,23 +102,6 @@ static void wait_for_the_end(potluck_pool *pool, int32_t count) {
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* The others may use what the caller may, but for the CPU it is on: if that is enough for them. */
-static void keep_off_the_caller(potluck_pool *pool) {
-#if defined(__linux__) && !defined(__ANDROID__)
-    cpu_set_t cpus;
-    int32_t cpu = sched_getcpu();
-    if (cpu == pool->kept_off || cpu < 0 || cpu >= CPU_SETSIZE) return;
-    if (pthread_getaffinity_np(pthread_self(), sizeof cpus, &cpus)) return;
-    CPU_CLR(cpu, &cpus);
-    if (CPU_COUNT(&cpus) < pool->threads - 1) return;
-    for (int32_t thread = 1; thread < pool->threads; thread++)
-        pthread_setaffinity_np(pool->others[thread - 1], sizeof cpus, &cpus);
-    pool->kept_off = cpu;
-#else
-    (void)pool;
-#endif
-}
-
 void potluck_pool_run(potluck_pool *pool, potluck_task task, void *context, int32_t count) {
     if (pool == NULL) {
         for (int32_t i = 0; i < count; i++) task(context, i, 0);
@@ -138,10 +113,7 @@ void potluck_pool_run(potluck_pool *pool, potluck_task task, void *context, int3
     pool->context = context;
     atomic_store(&pool->done, 0);
     atomic_store(&pool->ticket, (uint64_t)(uint32_t)count << 32);
-    if (count > 1 && pool->threads > 1) {
-        keep_off_the_caller(pool);
-        announce(pool);
-    }
+    if (count > 1 && pool->threads > 1) announce(pool);
     take_tasks(pool, 0);
     wait_for_the_end(pool, count);
     pthread_mutex_unlock(&pool->turn);
@@ -165,7 +137,7 @@ potluck_pool *potluck_pool_new(int32_t threads) {
     void *memory = NULL;
     if (posix_memalign(&memory, LINE, sizeof(potluck_pool))) return NULL;
     potluck_pool *pool = memory;
-    *pool = (potluck_pool){.threads = threads, .kept_off = -1};
+    *pool = (potluck_pool){.threads = threads};
     /* With more threads than cores whoever spins keeps another from working. */
     pool->spins = threads <= sysconf(_SC_NPROCESSORS_ONLN) ? SPINS : 0;
     pthread_mutex_init(&pool->turn, NULL);
