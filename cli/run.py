@@ -89,6 +89,13 @@ def node(
         ),
     ] = None,
     offline: Offline = False,
+    fetch_ahead: Annotated[
+        bool,
+        typer.Option(
+            help="With --blocks auto, a model of the hub: fetch blocks to which this node may be "
+            "moved, eight times its own at most, while a tenth of the disk is free."
+        ),
+    ] = True,
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions have to move at the end.")
     ] = 30.0,
@@ -141,6 +148,7 @@ def node(
         quantization=quantization,
         max_memory_mib=max_memory_mib,
         offline=offline,
+        fetch_ahead=fetch_ahead,
         drain_s=drain_s,
         epoch_s=epoch_s,
         relay=relay,

@@ -58,11 +58,12 @@ class NodeConfig:
     engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
     weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
     part_mib: of the free memory, where there is no limit and models share it (house.py); 0: all.
-    threads: 0 takes the library's own choice. drain_s: how long live sessions have to move when we
-    leave their blocks. epoch_s: how often it is asked who moves; the same everywhere in a swarm.
-    relay: pass streams on for peers behind NATs: when strangers can dial us, from the start, or
-    never. access: whom the owner bars, or admits alone; ban, allow_only: what of it the command
-    line said, for when the rest is read again (lists.py).
+    threads: 0 takes the library's own choice. fetch_ahead: blocks to which we may be moved, to the
+    disk (ahead.py). drain_s: how long live sessions have to move when we leave their blocks.
+    epoch_s: how often it is asked who moves; the same everywhere in a swarm. relay: pass streams on
+    for peers behind NATs: when strangers can dial us, from the start, or never. access: whom the
+    owner bars, or admits alone; ban, allow_only: what of it the command line said, for when the
+    rest is read again (lists.py).
     """
 
     home: Path
@@ -82,6 +83,7 @@ class NodeConfig:
     max_memory_mib: int = 0
     part_mib: int = 0
     offline: bool = False
+    fetch_ahead: bool = True
     drain_s: float = 30.0
     epoch_s: float = 30.0  # swarm/placement.py, EPOCH_S
     relay: Literal["auto", "yes", "no"] = "auto"

@@ -152,7 +152,7 @@ class Holder:
             return  # the owner has chosen
         every_s = self._config.epoch_s
         async with trio.open_nursery() as fetching:
-            if self.current is not None:
+            if self._config.fetch_ahead and self.current is not None:
                 me, length = self._member.host.peer_id, len(self.current.blocks)
                 files = BlockFiles(self.model.checkpoint)
                 fetching.start_soon(keep_ahead, files, me, length)

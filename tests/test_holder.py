@@ -142,6 +142,28 @@ async def test_an_elected_holder_moves_into_the_hole_before_it_leaves_its_blocks
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_nothing_is_fetched_ahead_for_an_owner_who_does_not_want_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    fetched: list[object] = []
+
+    async def fetch(*rest: object) -> None:
+        fetched.append(rest)
+
+    async def elect_nobody(self: Holder, every_s: float) -> None: ...
+
+    monkeypatch.setattr(holding, "keep_ahead", fetch)
+    monkeypatch.setattr(Holder, "_keep_electing", elect_nobody)
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        async with holder_of(tmp_path, MemoryShelf(), net, "0:4") as holder:
+            holder._config = replace(holder._config, blocks="auto", fetch_ahead=wanted)
+            await holder.keep_place()
+            assert bool(fetched) == wanted
+        nursery.cancel_scope.cancel()
+
+
 @asynccontextmanager
 async def elected(home: Path, shelf: MemoryShelf, net: MemoryNet) -> AsyncIterator[Holder]:
     """A holder of 0:4 beside three others, with no room for other blocks beside these."""
