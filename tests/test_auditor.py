@@ -5,6 +5,7 @@ A peer's answer is a table: `honest` gives what the blocks give, `liars` what th
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -441,6 +442,29 @@ async def test_what_was_taken_back_is_compared_no_more(autojump_clock: MockClock
     took = (old[2].took[0], floats(Random(9), 32), old[2].took[2])  # other words in its place
     await findings_of(world, auditor, [*old[:2], replace(old[2], took=took)])
     assert [one.work.place for one in world.findings] == [0, 2]
+
+
+def test_what_a_long_session_keeps_to_be_compared_grows_with_its_chunks_and_not_their_square() -> (
+    None
+):
+    """A thousand chunks; each has all steps before it, which are not to be kept a thousand times."""
+    chunks = 1000
+    world = World(chunks=(1,) * chunks)
+    docket = looking_at(world, 0.2, [0.9] * chunks, whole=0.9).docket(world.findings.append)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for place in range(chunks):
+            docket.signed(
+                replace(
+                    world.work, place=place, sizes=world.chunks[: place + 1],
+                    took=tuple(world.took[: place + 1]), gave=world.right[place],
+                )
+            )  # fmt: skip
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert docket.tally.signed == chunks and after - before < 1000 * chunks
 
 
 def test_the_frames_are_cut_where_the_account_is_and_give_the_rows_it_gave() -> None:

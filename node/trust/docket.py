@@ -17,6 +17,7 @@ import trio
 
 from ...swarm.audit import Drawn, Judged, Verdict
 from ...swarm.ledger import Work
+from ...swarm.session_events import Payload
 from .again import Again, is_whole
 
 
@@ -91,24 +92,57 @@ class Audits(Protocol):
     def take(self, docket: Docket, look: Look) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What one chunk has that a later one of its session has not: without it a session would keep
+    all of its steps again with each chunk. steps, tokens: up to its end; last: of its steps."""
+
+    place: int
+    steps: int
+    tokens: int
+    last: Payload
+    rows: int
+    gave: Payload
+
+    @classmethod
+    def of(cls, work: Work) -> _Kept:
+        steps, tokens = len(work.took), sum(work.sizes)
+        return cls(work.place, steps, tokens, work.took[-1], work.rows, work.gave)
+
+    def before(self, later: Work) -> Work | None:
+        """The chunk, from a later one of its session; None when it took in something else."""
+        sizes, took = later.sizes[: self.steps], later.took[: self.steps]
+        if sum(sizes) != self.tokens or took[-1] is not self.last:
+            return None
+        return replace(
+            later, place=self.place, sizes=sizes, took=took, rows=self.rows, gave=self.gave
+        )
+
+
 @dataclass(slots=True)
 class _Session:
     """What one server signed for in it, and was not drawn yet; by place in its account."""
 
     last: Work
-    left: dict[int, Work] = field(default_factory=dict)
+    left: dict[int, _Kept] = field(default_factory=dict)
 
     def until(self, work: Work) -> tuple[Work, ...]:
         """Those of them that this one was computed behind, in order; they and it are drawn now."""
         at, before = work.account.chunks[work.place].at, []
         for place, chunk in reversed(work.account.standing()):
-            one = self.left.get(place)
-            if one is not None and chunk.stop <= at and _begins(work, one):
+            kept = self.left.get(place) if chunk.stop <= at else None
+            if kept is not None and (one := kept.before(work)) is not None:
                 before.append(one)
                 at = chunk.at
         for one in (*before, work):
             self.left.pop(one.place, None)
         return tuple(reversed(before))
+
+    def rest(self) -> Work | None:
+        """The last that was not drawn yet, of those that stand."""
+        standing = {place for place, _ in self.last.account.standing()}
+        left = [place for place in self.left if place in standing]
+        return self.left[max(left)].before(self.last) if left else None
 
 
 class Docket:
@@ -132,7 +166,7 @@ class Docket:
             return  # what gave nothing out has nothing to be compared
         name = work.account.names[0]
         session = self._sessions.setdefault(name, _Session(work))
-        session.last = session.left[work.place] = work
+        session.last, session.left[work.place] = work, _Kept.of(work)
         drawn = self._audits.drawn(work)
         if drawn is None:
             return
@@ -144,10 +178,8 @@ class Docket:
     def ended(self) -> None:
         """The answer is there, or given up: nothing more will be signed for. Never waits."""
         for session in self._sessions.values():
-            standing = {place for place, _ in session.last.account.standing()}
-            left = [place for place in session.left if place in standing]
-            if left and self._audits.drawn_whole(session.last):
-                work = session.left[max(left)]
+            work = session.rest()
+            if work is not None and self._audits.drawn_whole(session.last):
                 self._take(Look(work, session.until(work)))
         self._sessions.clear()
 
@@ -180,10 +212,3 @@ class Docket:
         """Until every audit that was begun has ended."""
         while self._pending:
             await self._idle.wait()
-
-
-def _begins(work: Work, one: Work) -> bool:
-    """Whether the steps of `work` begin with all of this earlier one's."""
-    if work.sizes[: len(one.sizes)] != one.sizes:
-        return False
-    return all(mine is its for mine, its in zip(work.took, one.took, strict=False))
