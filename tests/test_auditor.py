@@ -444,10 +444,8 @@ async def test_what_was_taken_back_is_compared_no_more(autojump_clock: MockClock
     assert [one.work.place for one in world.findings] == [0, 2]
 
 
-def test_what_a_long_session_keeps_to_be_compared_grows_with_its_chunks_and_not_their_square() -> (
-    None
-):
-    """A thousand chunks; each has all steps before it, which are not to be kept a thousand times."""
+def test_what_a_session_keeps_to_be_compared_grows_with_its_chunks_not_their_square() -> None:
+    """A thousand chunks; each has all steps before it, which are not kept a thousand times."""
     chunks = 1000
     world = World(chunks=(1,) * chunks)
     docket = looking_at(world, 0.2, [0.9] * chunks, whole=0.9).docket(world.findings.append)
