@@ -5,168 +5,23 @@ A peer's answer is a table: `honest` gives what the blocks give, `liars` what th
 
 from __future__ import annotations
 
-import tracemalloc
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from random import Random
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import trio
-from receipts import MODEL, ROW_BYTES, key, opening
+from audit_world import HONEST, TORCH, World
+from receipts import MODEL, ROW_BYTES
 from trio.testing import MockClock
 
-from potluck.dht.record import Announcement
-from potluck.errors import Refused, RemoteError, TransportError
-from potluck.node.trust.again import Again, is_whole, parts_of, took_last
+from potluck.node.trust.again import is_whole, parts_of, took_last
 from potluck.node.trust.auditor import (
     COMPUTE_S,
     REST_S,
     TOKEN_S,
     WAITING_MAX,
-    Auditor,
 )
 from potluck.node.trust.book import Trust
-from potluck.node.trust.docket import Docket, Finding
 from potluck.node.trust.limits import Limit, Limits
-from potluck.swarm.audit import Lots
-from potluck.swarm.blocks import BlockRange
-from potluck.swarm.ledger import Work
-from potluck.swarm.receipt import Account, Notary
-
-TORCH = "fp32 torch 2.13.0 processor threads 1"
-
-
-def floats(dice: Random, tokens: int) -> bytes:
-    return np.array(
-        [dice.gauss(0, 1) for _ in range(tokens * ROW_BYTES // 4)], dtype="<f4"
-    ).tobytes()
-
-
-def signed(name: str, took: list[bytes], gave: list[bytes], numerics: str) -> Account:
-    """An account of one chunk for each pair."""
-    notary = Notary(key(name), opening(0, 2, numerics=numerics), ROW_BYTES)
-    account, at = Account(notary.opening), 0
-    for inward, outward in zip(took, gave, strict=True):
-        notary.took(at, inward)
-        notary.gave(outward)
-        at += len(inward) // ROW_BYTES
-        for raw in notary.sign():
-            account.add(raw)
-    return account
-
-
-@dataclass
-class World:
-    """One chunk of work by `accused`, and who could compute it again."""
-
-    accused: str = "accused"
-    numerics: str = "none c1"
-    chunks: tuple[int, ...] = (40, 32)
-    lies: bool = False
-    others: dict[str, str] = field(default_factory=dict)  # peer: what it does
-    classes: dict[str, str] = field(default_factory=dict)
-    addresses: dict[str, str] = field(default_factory=dict)
-    unusable: set[str] = field(default_factory=set)
-    unusable_now: Callable[[], set[str]] = set
-    asked: list[str] = field(default_factory=list)
-    trust: Trust = field(default_factory=Trust)
-    limits: Limits = field(default_factory=Limits)
-    findings: list[Finding] = field(default_factory=list)
-    roll: int = 1
-
-    def __post_init__(self) -> None:
-        dice = Random(7)
-        self.took = [floats(dice, tokens) for tokens in self.chunks]
-        self.right = [floats(dice, tokens) for tokens in self.chunks]
-        self.false = [floats(dice, tokens) for tokens in self.chunks]
-        gave = self.false if self.lies else self.right
-        self.account = signed(self.accused, self.took, gave, self.numerics)
-        self.work = Work(
-            key(self.accused).peer_id, self.account, len(self.chunks) - 1, BlockRange(0, 2),
-            self.numerics, "f32", self.chunks, tuple(self.took), self.chunks[-1], gave[-1],
-        )  # fmt: skip
-        self.names = {key(name).peer_id: name for name in (self.accused, *self.others)}
-
-    def peer(self, name: str) -> str:
-        return key(name).peer_id
-
-    async def announcements(self, model: str) -> tuple[Announcement, ...]:
-        assert model == MODEL.hex()
-        await trio.lowlevel.checkpoint()
-        return tuple(
-            Announcement(
-                model=model, name="m", start=0, stop=4, blocks=4, state="online", device="cpu",
-                dtype="float32", quantization="none", decode_tokens_s=1.0, prefill_tokens_s=1.0,
-                addresses=(self.addresses.get(name, "/ip4/127.0.0.1/tcp/1"),),
-                cache_tokens_free=1, context_tokens_max=64, version="0",
-                numerics=self.classes.get(name, self.numerics), peer=self.peer(name),
-            )
-            for name in (self.accused, *self.others)
-        )  # fmt: skip
-
-    def may_serve(self, peer: str) -> bool:
-        barred = self.unusable | self.unusable_now()
-        return self.names[peer] not in barred and self.trust.usable(peer)
-
-    async def compute(self, peer: str, work: Work, earlier: Sequence[Work]) -> Again:
-        name = self.names[peer]
-        self.asked.append(name)
-        await trio.sleep(1)
-        match self.others[name]:
-            case "dead":
-                raise TransportError("gone")
-            case "busy":
-                raise Refused("full", retry_after_s=1)
-            case "rubbish":
-                raise RemoteError("no such thing")
-            case "silent":
-                await trio.sleep_forever()
-            case "lies":
-                gave = self.false
-            case "near":
-                wrong = np.frombuffer(self.right[-1], "<f4") * np.float32(1.0001)
-                gave = [*self.right[:-1], wrong.astype("<f4").tobytes()]
-            case _:
-                gave = self.right
-        numerics = self.classes.get(name, self.numerics)
-        stop = work.place + 1
-        account = signed(name, self.took[:stop], gave[:stop], numerics)
-        shown = tuple(memoryview(gave[one.place]) for one in earlier)
-        return Again(peer, account, memoryview(gave[work.place]), earlier=shown)
-
-    async def run(self, fn: Callable[..., list[float]], *args: object) -> list[float]:
-        await trio.lowlevel.checkpoint()
-        return fn(*args)
-
-    def know(self, *names: str, audits: int = 100) -> None:
-        for name in names:
-            for _ in range(audits):
-                self.trust.audited(self.peer(name), right=True, tokens=32)
-
-    def auditor(self) -> Auditor:
-        lots = Lots(bytes([self.roll]) * 32)
-        return Auditor(self, self.compute, self, self.trust, self.limits, lots)
-
-    @asynccontextmanager
-    async def docket(self) -> AsyncIterator[Docket]:
-        auditor = self.auditor()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(auditor.run)
-            yield auditor.docket(self.findings.append)
-            nursery.cancel_scope.cancel()
-
-    async def audit(self) -> Docket:
-        """To the end of what was drawn."""
-        async with self.docket() as docket:
-            docket.signed(self.work)
-            with trio.fail_after(3600):
-                await docket.idle()
-        return docket
-
-
-HONEST = {f"honest{number}": "honest" for number in range(5)}
 
 
 async def test_right_work_is_found_right_and_both_gain(autojump_clock: MockClock) -> None:
@@ -336,133 +191,6 @@ async def test_a_full_queue_never_makes_a_session_wait(autojump_clock: MockClock
     for _ in range(WAITING_MAX + 5):
         docket.signed(world.work)
     assert docket.tally.drawn == WAITING_MAX + 5 and docket.tally.unaudited == 5
-
-
-def works(world: World, gave: list[bytes]) -> list[Work]:
-    """All chunks that the accused signed for, if it gave this."""
-    world.account = signed("accused", world.took, gave, world.numerics)
-    return [
-        replace(
-            world.work, account=world.account, place=place, sizes=world.chunks[: place + 1],
-            took=tuple(world.took[: place + 1]), rows=world.chunks[place], gave=gave[place],
-        )
-        for place in range(len(world.chunks))
-    ]  # fmt: skip
-
-
-def looking_at(world: World, rate: float, chunk_lots: list[float], whole: float) -> Auditor:
-    """An auditor whose lots fall like this: of the chunks in order, and of the session."""
-    world.trust.rate = lambda peer: rate  # type: ignore[method-assign]
-    auditor, left = world.auditor(), list(chunk_lots)
-
-    class Rigged(Lots):
-        def draw(self, what: str, *names: bytes) -> float:
-            if what == "chunk":
-                return left.pop(0)
-            return {"session": whole, "way": 0.99}.get(what, 0.5)
-
-    auditor._lots = Rigged(bytes(32))
-    return auditor
-
-
-async def findings_of(world: World, auditor: Auditor, work: list[Work]) -> Docket:
-    docket = auditor.docket(world.findings.append)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(auditor.run)
-        for one in work:
-            docket.signed(one)
-        docket.ended()
-        with trio.fail_after(3600):
-            await docket.idle()
-        nursery.cancel_scope.cancel()
-    return docket
-
-
-async def test_a_look_compares_all_chunks_before_it_in_one_pass(autojump_clock: MockClock) -> None:
-    world = World(chunks=(40, 32, 32, 32), others={"honest0": "honest"})
-    auditor = looking_at(world, 0.2, [0.9, 0.9, 0.0, 0.9], whole=0.9)
-    docket = await findings_of(world, auditor, works(world, world.right))
-    assert [one.work.place for one in world.findings] == [0, 1, 2] and world.asked == ["honest0"]
-    assert [one.verdict for one in world.findings] == ["right"] * 3
-    assert (docket.tally.signed, docket.tally.drawn, docket.tally.right) == (4, 3, 3)
-    for one in world.findings:  # a proof shows the chunk of who computed it again beside it
-        [again] = one.again
-        assert again.account.chunks[again.number].gave == world.account.chunks[one.work.place].gave
-        assert bytes(again.gave) == bytes(one.work.gave)
-    assert world.trust._book.valid(world.peer("accused")) == 3
-
-
-async def test_a_lie_before_the_chunk_that_was_drawn_convicts_and_ends_the_look(
-    autojump_clock: MockClock,
-) -> None:
-    world = World(chunks=(40, 32, 32, 32), others=HONEST)
-    world.know(*HONEST)
-    gave = [world.right[0], world.false[1], *world.right[2:]]
-    auditor = looking_at(world, 0.2, [0.9, 0.9, 0.9, 0.0], whole=0.9)
-    docket = await findings_of(world, auditor, works(world, gave))
-    assert [one.verdict for one in world.findings] == ["right", "wrong"]
-    wrong = world.findings[1]
-    assert wrong.work.place == 1 and wrong.wrong == (world.peer("accused"),)
-    assert wrong.again[0].number == 1 and is_whole(wrong.convicting[0])
-    assert (docket.tally.drawn, docket.tally.unaudited) == (4, 2)
-
-
-async def test_an_auditor_that_lies_of_an_earlier_chunk_has_signed_for_that(
-    autojump_clock: MockClock,
-) -> None:
-    world = World(chunks=(40, 32), others={"liar": "lies", **HONEST})
-    world.know(*HONEST, "accused")
-    auditor = looking_at(world, 0.2, [0.9, 0.0], whole=0.9)
-    world.unusable_now = lambda: set(HONEST) if not world.asked else {"liar"}
-    await findings_of(world, auditor, works(world, world.right))
-    [found] = world.findings[:1]
-    assert found.verdict == "right" and found.wrong == (world.peer("liar"),)
-    [shown] = found.convicting
-    assert shown.place == 0 and shown.peer == world.peer("liar") and is_whole(shown)
-    assert bytes(shown.gave) == world.false[0]
-
-
-async def test_a_whole_session_is_looked_at_when_it_has_ended_but_for_what_was_before(
-    autojump_clock: MockClock,
-) -> None:
-    world = World(chunks=(40, 32, 32, 32), others={"honest0": "honest"})
-    auditor = looking_at(world, 0.2, [0.9, 0.0, 0.9, 0.9], whole=0.05)
-    docket = await findings_of(world, auditor, works(world, world.right))
-    assert sorted(one.work.place for one in world.findings) == [0, 1, 2, 3]
-    assert world.asked == ["honest0"] * 2 and docket.tally.drawn == 4
-    spared = World(chunks=(40, 32), others={"honest0": "honest"})
-    auditor = looking_at(spared, 0.2, [0.9, 0.9], whole=0.11)
-    assert (await findings_of(spared, auditor, works(spared, spared.right))).tally.drawn == 0
-
-
-async def test_what_was_taken_back_is_compared_no_more(autojump_clock: MockClock) -> None:
-    world = World(chunks=(40, 32, 32), others={"honest0": "honest"})
-    old = works(world, world.right)
-    auditor = looking_at(world, 0.2, [0.9, 0.9, 0.0], whole=0.9)
-    took = (old[2].took[0], floats(Random(9), 32), old[2].took[2])  # other words in its place
-    await findings_of(world, auditor, [*old[:2], replace(old[2], took=took)])
-    assert [one.work.place for one in world.findings] == [0, 2]
-
-
-def test_what_a_session_keeps_to_be_compared_grows_with_its_chunks_not_their_square() -> None:
-    """A thousand chunks; each has all steps before it, which are not kept a thousand times."""
-    chunks = 1000
-    world = World(chunks=(1,) * chunks)
-    docket = looking_at(world, 0.2, [0.9] * chunks, whole=0.9).docket(world.findings.append)
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        for place in range(chunks):
-            docket.signed(
-                replace(
-                    world.work, place=place, sizes=world.chunks[: place + 1],
-                    took=tuple(world.took[: place + 1]), gave=world.right[place],
-                )
-            )  # fmt: skip
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert docket.tally.signed == chunks and after - before < 1000 * chunks
 
 
 def test_the_frames_are_cut_where_the_account_is_and_give_the_rows_it_gave() -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import trio
+from audit_world import World, signed
 from receipts import key
-from test_auditor import World, signed
 from trio.testing import MockClock
 
 from potluck.node.trust.again import Again
