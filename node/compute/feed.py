@@ -12,19 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .adapted import NOTHING, Addend, Addends, plus
+from .adapted import NOTHING, Addends, Adds, plus
 from .layout import BlockWeights
-from .product import product
+from .product import Product, product
 from .spec import ModelSpec
+from .tiles import Tiles
 
 
 class Feed(Protocol):
     """The feed-forward of a block."""
 
-    def __call__(self, x: Tensor, addends: Addends) -> Tensor: ...
+    @property
+    def products(self) -> list[Product]:
+        """Every product with a matrix of its weights."""
+        ...
 
-    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
-        """`to` plus what comes out, as a new tensor. addends: what an adapter adds."""
+    def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor: ...
+
+    def add(
+        self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None
+    ) -> Tensor:
+        """`to` plus what comes out, as a new tensor. addends: what an adapter adds; tiles: of how
+        many rows a product may be that not all of these go through."""
         ...
 
 
@@ -52,15 +61,23 @@ class Gated:
         self._gate_up = product([gate, up], gate_up_bias, dtype=dtype, device=device)
         self._down = product([down], down_bias, dtype=dtype, device=device)
 
-    def __call__(self, x: Tensor, addends: Addends = NOTHING) -> Tensor:
+    @property
+    def products(self) -> list[Product]:
+        return [self._gate_up, self._down]
+
+    def __call__(
+        self, x: Tensor, addends: Addends = NOTHING, tiles: Tiles | None = None
+    ) -> Tensor:
         inner = self._inner(x, addends.gate_up)
         return plus(self._down(inner), inner, addends.down)
 
-    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
+    def add(
+        self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None
+    ) -> Tensor:
         inner = self._inner(x, addends.gate_up)
         return plus(self._down.add(to, inner), inner, addends.down)
 
-    def _inner(self, x: Tensor, addend: Addend | None) -> Tensor:
+    def _inner(self, x: Tensor, addend: Adds | None) -> Tensor:
         gate, up = plus(self._gate_up(x), x, addend).chunk(2, 1)
         opened = F.gelu(gate, approximate="tanh") if self._tanh else F.silu(gate)
         return opened.mul_(up)
@@ -80,10 +97,16 @@ class Mixture:
             Gated(spec, weights, f"{one}.", dtype=dtype, device=device) for one in range(count)
         ]
 
-    def __call__(self, x: Tensor, addends: Addends) -> Tensor:
-        return self.add(torch.zeros_like(x), x, addends)
+    @property
+    def products(self) -> list[Product]:
+        return [self._router, *(one for expert in self._experts for one in expert.products)]
 
-    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
+    def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
+        return self.add(torch.zeros_like(x), x, addends, tiles)
+
+    def add(
+        self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None
+    ) -> Tensor:
         shares, chosen = torch.softmax(self._router(x).float(), -1).topk(self._chosen, -1)
         if self._renormalise:
             shares /= shares.sum(-1, keepdim=True)
@@ -97,7 +120,8 @@ class Mixture:
         for expert, count in zip(self._experts, counts, strict=True):
             if count:
                 mine = tokens[at : at + count]  # no token twice
-                whole[mine] += expert(x[mine]) * weights[at : at + count]
+                fed = expert(x[mine]) if tiles is None else tiles.through(expert, x[mine])
+                whole[mine] += fed * weights[at : at + count]
                 at += count
         return whole
 
