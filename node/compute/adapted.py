@@ -11,7 +11,7 @@ from .adapter import SITES, Adapter
 from .layout import layout_of
 from .rope import interleave
 from .spec import ModelSpec
-from .tiles import Tiles
+from .tiles import Tiles, filled
 
 
 class Adds(Protocol):
@@ -99,11 +99,14 @@ class PlacedAdapter:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        rank_step: int = 1,
     ) -> None:
+        """rank_step: ranks are filled up with zeros to multiples of it."""
         self.name = adapter.name
         self.bytes = 0
         self.tiles = Tiles(())  # in which it is multiplied beside others, once that was tried
         self._start = start
+        self._rank_step = rank_step
         self._blocks = [
             self._block(spec, adapter, index, dtype, device) for index in range(start, stop)
         ]
@@ -138,8 +141,9 @@ class PlacedAdapter:
             joined = adapter.joined(index, site, rows)
             if joined is not None:
                 ups = _turned(spec, joined.ups) if site == "qkv" else joined.ups
-                down = joined.down.t().to(device, dtype, copy=True).contiguous()
-                up = torch.cat(list(ups)).t().to(device, dtype).contiguous()
+                rank = -(-len(joined.down) // self._rank_step) * self._rank_step
+                down = filled(joined.down, rank).t().to(device, dtype, copy=True).contiguous()
+                up = filled(torch.cat(list(ups)).t(), rank).to(device, dtype).contiguous()
                 found[site] = Addend(down, up)
                 self.bytes += down.nbytes + up.nbytes
         return Addends(**found)

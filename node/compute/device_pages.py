@@ -40,6 +40,7 @@ class HostPages(Pool):
     def __init__(self, *, budget_bytes: int, page_bytes: int, dtype: torch.dtype) -> None:
         super().__init__(budget_bytes=budget_bytes, page_bytes=page_bytes)
         self._held = page_bytes
+        self._width = page_bytes // PAGE_TOKENS // dtype.itemsize
         self._dtype = dtype
         whole = torch.frombuffer(self._map, dtype=torch.uint8)
         self._bytes = whole.view(self.pages, self.page_bytes)
@@ -47,7 +48,7 @@ class HostPages(Pool):
     def read(self, pages: list[int]) -> Tensor:
         """What these pages hold, (pages, 64, keys and values)."""
         found = self._bytes[pages, : self._held].contiguous()
-        return found.view(self._dtype).view(len(pages), PAGE_TOKENS, -1)
+        return found.view(self._dtype).view(len(pages), PAGE_TOKENS, self._width)
 
     def write(self, pages: list[int], rows: Tensor) -> None:
         plain = rows.cpu().contiguous()

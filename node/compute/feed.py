@@ -16,7 +16,10 @@ from .adapted import NOTHING, Addends, Adds, plus
 from .layout import BlockWeights
 from .product import Product, product
 from .spec import ModelSpec
-from .tiles import Tiles
+from .tiles import Tiles, filled
+from .weight import Weight
+
+_ROUTER_STEP = 16  # experts: a narrower product is summed up otherwise in some rows of a tile
 
 
 class Feed(Protocol):
@@ -29,9 +32,7 @@ class Feed(Protocol):
 
     def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor: ...
 
-    def add(
-        self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None
-    ) -> Tensor:
+    def add(self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
         """`to` plus what comes out, as a new tensor. addends: what an adapter adds; tiles: of how
         many rows a product may be that not all of these go through."""
         ...
@@ -65,15 +66,11 @@ class Gated:
     def products(self) -> list[Product]:
         return [self._gate_up, self._down]
 
-    def __call__(
-        self, x: Tensor, addends: Addends = NOTHING, tiles: Tiles | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, addends: Addends = NOTHING, tiles: Tiles | None = None) -> Tensor:
         inner = self._inner(x, addends.gate_up)
         return plus(self._down(inner), inner, addends.down)
 
-    def add(
-        self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None
-    ) -> Tensor:
+    def add(self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
         inner = self._inner(x, addends.gate_up)
         return plus(self._down.add(to, inner), inner, addends.down)
 
@@ -89,10 +86,12 @@ class Mixture:
     def __init__(
         self, spec: ModelSpec, weights: BlockWeights, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        count = weights.matrices["router"].rows
+        router = weights.matrices["router"]
+        count = router.rows
         self._chosen = spec.experts_per_token
         self._renormalise = spec.renormalise
-        self._router = product([weights.matrices["router"]], None, dtype=dtype, device=device)
+        wide = Weight.plain(filled(router.codes, -(-count // _ROUTER_STEP) * _ROUTER_STEP))
+        self._router = product([wide], None, dtype=dtype, device=device)
         self._experts = [
             Gated(spec, weights, f"{one}.", dtype=dtype, device=device) for one in range(count)
         ]
@@ -104,10 +103,9 @@ class Mixture:
     def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
         return self.add(torch.zeros_like(x), x, addends, tiles)
 
-    def add(
-        self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None
-    ) -> Tensor:
-        shares, chosen = torch.softmax(self._router(x).float(), -1).topk(self._chosen, -1)
+    def add(self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
+        scores = self._router(x)[:, : len(self._experts)].float()
+        shares, chosen = torch.softmax(scores, -1).topk(self._chosen, -1)
         if self._renormalise:
             shares /= shares.sum(-1, keepdim=True)
         whole = to.clone()

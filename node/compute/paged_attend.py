@@ -209,15 +209,13 @@ def _groups(seen: Sequence[Seen], places: Sequence[int]) -> list[_Group]:
     return found
 
 
-def _look(
-    groups: list[_Group], window: int | None, nobodys: int, device: torch.device
-) -> Look:
+def _look(groups: list[_Group], window: int | None, nobodys: int, device: torch.device) -> Look:
     groups = sorted(groups, key=lambda group: -len(group.spans(window)))
     spans = [group.spans(window) for group in groups]
-    steps = tuple(
-        sum(step < len(one) for one in spans) for step in range(max(map(len, spans)))
-    )
-    items = [(place, spans[place][step]) for step, count in enumerate(steps) for place in range(count)]
+    steps = tuple(sum(step < len(one) for one in spans) for step in range(max(map(len, spans))))
+    items = [
+        (place, spans[place][step]) for step, count in enumerate(steps) for place in range(count)
+    ]
     rows = np.zeros((len(groups), GROUP), np.int64)
     at = np.full((len(groups), GROUP), _SEES_NOTHING, np.int64)
     for place, group in enumerate(groups):

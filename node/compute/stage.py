@@ -32,6 +32,7 @@ from .spec import ModelSpec
 from .tiles import aligned
 from .weight import Format
 
+
 class Runner(Protocol):
     """What computes a stage's blocks."""
 
@@ -224,10 +225,19 @@ class Stage:
             raise RemoteError(f"{max_tokens} tokens asked, the context is {self.spec.context}")
         return self._runner.open(start, stop, max_tokens)
 
-    def load_adapter(self, adapter: Adapter) -> PlacedAdapter:
-        """What caches may wear (`Cache.adapter`), so that their rows go through it."""
+    def load_adapter(self, adapter: Adapter, rank_step: int = 1) -> PlacedAdapter:
+        """What caches may wear (`Cache.adapter`), so that their rows go through it.
+
+        rank_step: ranks are filled up to multiples of it.
+        """
         return PlacedAdapter(
-            self.spec, adapter, self.start, self.stop, dtype=self.dtype, device=self.device
+            self.spec,
+            adapter,
+            self.start,
+            self.stop,
+            dtype=self.dtype,
+            device=self.device,
+            rank_step=rank_step,
         )
 
     def forward(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:

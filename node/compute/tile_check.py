@@ -135,9 +135,7 @@ def _mirrored_codes(weight: Weight, half: int) -> Weight:
     return Weight(weight.format, weight.rows, weight.columns, codes, scales)
 
 
-def disagreement(
-    run: Callable[[Tensor, Sequence[int], bool], Tensor], hidden: Tensor
-) -> str:
+def disagreement(run: Callable[[Tensor, Sequence[int], bool], Tensor], hidden: Tensor) -> str:
     """What is wrong with what a whole block gives; empty when nothing is.
 
     run: the rows of one session through it, in steps of these sizes over and over; True: among
@@ -146,7 +144,7 @@ def disagreement(
     whole = run(hidden, (len(hidden),), False)
     if not bool(whole.isfinite().all()):
         return "its numbers are not finite"
-    for sizes, among in (((1, 7, 64, 3), False), ((1, 2, 30), True)):
+    for sizes, among in (((1, 7, 110), False), ((1, 2, 90), True)):
         if not torch.equal(run(hidden, sizes, among), whole):
             return "a block gives a row other bits when it is cut or shared otherwise"
     return ""

@@ -24,8 +24,8 @@ from ...errors import RemoteError
 from .adapted import PlacedAdapter, Worn, together
 from .adapter import Adapter
 from .device_pages import DevicePool, page_bytes_of
-from .pages import PAGE_TOKENS, Lease, pages_for
 from .paged_attend import SPAN, Look, attend_pages, look
+from .pages import PAGE_TOKENS, Lease, pages_for
 from .rating import decode_and_prefill, median_s
 from .spill import Budget
 from .stage import Blocks, Stage
@@ -34,6 +34,7 @@ from .tiles import Tiles, split
 
 NAME = "tiles1"  # of the class of numbers: counts up when tiles or items change bits
 _PASS_ROWS = 1024  # of one pass: bounds its memory, and reads weights seldom enough
+_RANK_STEP = 16  # of adapters: narrower products are summed up otherwise in some rows of a tile
 _TRIAL_TOKENS = SPAN + 24  # of the session that is tried: more than one span
 _TRIAL_LONG = 200  # of them came in long steps
 _TRIAL_OTHERS = 5
@@ -52,7 +53,7 @@ class Run(NamedTuple):
 class _Plan:
     """What all blocks share in one pass; tensors on the device.
 
-    cuts: rows of each tile; tiles: into which what is multiplied inside may be cut, of each. firsts:
+    cuts: rows of each tile; tiles: into which what is multiplied inside one may be cut. firsts:
     where each run's rows begin. slots: (blocks, rows), of all pages' positions. empty: (rows, 1),
     those of no session; None: there are none.
     """
@@ -120,7 +121,7 @@ class TiledStage:
     def load_adapter(self, adapter: Adapter) -> PlacedAdapter:
         """What leases may wear (`Lease.adapter`). Raises RemoteError for one whose products would
         give a row other bits among others."""
-        placed = self._stage.load_adapter(adapter)
+        placed = self._stage.load_adapter(adapter, _RANK_STEP)
         with torch.inference_mode():
             found = agreed(plain_forms(placed.shapes), self.dtype, self.device)
         if isinstance(found, str):
@@ -181,9 +182,7 @@ class TiledStage:
         for index in range(start, stop):
             block, nth = self._own.blocks[index - self.start], index - start
             adds = [together(worn, index) for worn in plan.worn]
-            begun = [
-                block.before(*each) for each in zip(tiles, plan.turns, adds, strict=True)
-            ]
+            begun = [block.before(*each) for each in zip(tiles, plan.turns, adds, strict=True)]
             queries, remembered = (torch.cat(each) for each in zip(*begun, strict=True))
             if plan.empty is not None:
                 remembered.masked_fill_(plan.empty, 0.0)  # nobody's page stays as it is
@@ -279,9 +278,7 @@ class TiledStage:
         for index in range(self.start, self.stop):
             kinds.setdefault((self.spec.windows[index], self.spec.experts_of(index)), index)
         tokens = min(_TRIAL_TOKENS, self.spec.context)
-        hidden = torch.randn(
-            (tokens, self.spec.hidden), generator=torch.Generator().manual_seed(1)
-        )
+        hidden = torch.randn((tokens, self.spec.hidden), generator=torch.Generator().manual_seed(1))
         tries = (disagreement(partial(self._try, index), hidden) for index in kinds.values())
         return next(filter(None, tries), "")
 

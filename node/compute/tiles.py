@@ -5,7 +5,7 @@ their last bits. In tiles of one number of rows, the last one filled up with zer
 summed up in the same way whoever is beside it. Tiles of several sizes do for one, where a row has
 the same bits in each of them; whether it has was tried on the device (tile_check.py).
 
-    sizes 16, 64, 256     300 rows ──▶ 256 | 44 + 20 of zeros     3 rows ──▶ 3 + 13 of zeros
+    sizes 16, 64, 256     300 rows ──▶ 256 | 16 | 16 | 12 + 4 of zeros     50 rows ──▶ 50 + 14
 
 Source: H. He and Thinking Machines Lab, Defeating Nondeterminism in LLM Inference, 2025.
 """
