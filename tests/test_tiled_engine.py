@@ -93,7 +93,6 @@ def test_sessions_that_come_and_go_have_the_bytes_they_have_alone(
     serves too, three times as many as the device holds, in as many passes as they need."""
     engine = engine_of(stage, 4, host_sessions)
     dice, live, seeds, done = random.Random(5), [], iter(range(1000)), 0
-    pool = stage.pool(Budget(1 << 20)).__class__  # its type alone
     room = 4 if not host_sessions else 11
     expected = {}
     while done < 12:
@@ -126,12 +125,12 @@ def test_sessions_that_come_and_go_have_the_bytes_they_have_alone(
             done += 1
     for one in live:
         engine.close_cache(one.cache)
-    assert isinstance(engine._pool, pool) and engine._pool.used_pages == 0
-    assert engine._pool.free_pages == engine._pool.promised_max
+    assert engine.pool.used_pages == 0
+    assert engine.pool.free_pages == engine.pool.promised_max
     if host_sessions:
-        assert engine.residents is not None and engine._pool.host is not None
+        assert engine.residents is not None and engine.pool.host is not None
         assert engine.residents.device_bytes == engine.residents.host_bytes == 0
-        assert engine._pool.host.used_pages == 0
+        assert engine.pool.host.used_pages == 0
 
 
 def test_a_replay_in_any_slices_answers_as_the_live_run(stage: TiledStage) -> None:

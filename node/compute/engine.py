@@ -28,7 +28,7 @@ from ...swarm.wire import Step
 from .adapted import PlacedAdapter
 from .adapter import Adapter
 from .cache import Cache
-from .pages import Lease, Pool
+from .pages import Lease, Pages
 from .parts import wear
 from .spec import ModelSpec
 from .spill import Residents
@@ -224,7 +224,7 @@ class BatchEngine:
 
     exact = True
 
-    def __init__(self, stage: ExactStage, pool: Pool) -> None:
+    def __init__(self, stage: ExactStage, pool: Pages) -> None:
         self.blocks = BlockRange(stage.start, stage.stop)
         self.width = stage.spec.hidden
         self.context = stage.spec.context

@@ -11,6 +11,7 @@ place in it, alone or among others, decoding or in a prompt.
                      └──────────┴────────────┴──▶ put together in the order of the spans
 
 A span of which a row sees nothing adds a zero to it: nothing depends on how far its neighbours see.
+Numbers that are none spoil the session that they come from, and no other.
 
 Source: Dao et al., Flash-Decoding, 2023, with parts of a fixed size instead of a fixed number.
 """
@@ -151,7 +152,7 @@ def _part(
     shape = (len(q), spec.kv_heads, GROUP, -1, SPAN)
     scores.view(shape).masked_fill_(hidden[:, None, :, None, :], -torch.inf)
     most = scores.amax(-1, keepdim=True)
-    shares = torch.exp_(scores.sub_(_finite(most)))
+    shares = scores.sub_(_finite(most)).exp_()
     return most, shares.sum(-1, keepdim=True), _product(shares.to(values.dtype), values)
 
 
@@ -238,7 +239,7 @@ def _look(groups: list[_Group], window: int | None, nobodys: int, device: torch.
     return Look(
         rows=placed(rows),
         own=placed(rows.ravel()[there]),
-        places=placed(np.flatnonzero(there)),
+        places=placed(np.flatnonzero(there).astype(np.int64)),
         at=placed(at[of]),
         starts=placed(starts),
         pages=placed(pages),

@@ -106,7 +106,7 @@ def _crafted(form: Form, dtype: torch.dtype, device: torch.device) -> tuple[Prod
     step = NF4_GROUP if form.format == "nf4" else 1  # columns that move together
     half = form.columns // (2 * step) * step
     if form.format == "none":
-        numbers = torch.randn((form.rows, form.columns), generator=dice).to(dtype)
+        numbers = torch.empty((form.rows, form.columns), dtype=dtype).normal_(generator=dice)
         weight = Weight.plain(_mirrored(numbers, half, step))
     else:
         drawn = random_weights(form.format, [(form.rows, form.columns)], torch.device("cpu"), 1)
@@ -120,9 +120,9 @@ def _crafted(form: Form, dtype: torch.dtype, device: torch.device) -> tuple[Prod
 
 
 def _mirrored(numbers: Tensor, half: int, step: int) -> Tensor:
-    found = numbers.clone()
-    found[:, half : 2 * half] = torch.roll(numbers[:, :half], step, 1)
-    return found
+    """In place."""
+    numbers[:, half : 2 * half] = torch.roll(numbers[:, :half], step, 1)
+    return numbers
 
 
 def _mirrored_codes(weight: Weight, half: int) -> Weight:

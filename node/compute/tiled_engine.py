@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class TiledEngine(BatchEngine):
 
     def __init__(self, stage: TiledStage, pool: DevicePool) -> None:
         super().__init__(stage, pool)
+        self.pool = pool
         self._tiled = stage
         self._residents = Residents(pool.budget) if pool.budget.spills else None
 
@@ -34,12 +36,12 @@ class TiledEngine(BatchEngine):
         """Which sessions lie on the device; None: all, always."""
         return self._residents
 
-    def close_cache(self, cache: MovingLease) -> None:
+    def close_cache(self, cache: Any) -> None:
         if self._residents is not None and self._residents.knows(cache):
             self._residents.close(cache)
         super().close_cache(cache)
 
-    def ready(self, cache: MovingLease, at: int, stop: int) -> None:
+    def ready(self, cache: Any, at: int, stop: int) -> None:
         if self._residents is None:
             super().ready(cache, at, stop)
         else:

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import RemoteError
@@ -265,7 +266,7 @@ class TiledStage:
                 at += size
         return found
 
-    def _placed(self, numbers: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+    def _placed(self, numbers: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
 
     def _room(self, pages: int) -> DevicePool:
