@@ -349,6 +349,12 @@ def test_a_stage_whose_rows_know_their_company_is_not_made(
     monkeypatch.setattr(tiled_stage, "attend_pages", lambda *rest: honest(*rest) * torch.nan)
     assert TiledStage.of(stage) == "its numbers are not finite"
 
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(tiled_stage, "attend_pages", broken)
+    assert TiledStage.of(stage) == "a block fails (RuntimeError)"
+
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("format", ["none", "int8", "nf4"])

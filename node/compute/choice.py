@@ -11,7 +11,7 @@ free once the weights are there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,7 @@ from .tiled_stage import TiledStage
 CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
 ENGINES = ("auto", "native", "torch", "tiled")
 LOSS_MAX = 0.1  # of a single session's rates, for which many may share a pass on CUDA
+_PASS_SHARE = 0.1  # guess: of a GPU's free memory, for what passes compute with
 _MIB = 1 << 20
 
 
@@ -217,6 +218,9 @@ def _tiled(stage: Stage, wish: StageWish, rates: tuple[float, float]) -> TiledSt
 def _open_tiled(
     tiled: TiledStage, blocks: BlockRange, budget: Budget, stage: Stage, why: str
 ) -> Opened:
+    if stage.device.type == "cuda":  # its pages are all taken now: a pass needs memory beside them
+        room = int(free_bytes(stage.device) * (1 - _PASS_SHARE))
+        budget = replace(budget, device_bytes=min(budget.device_bytes, room))
     least = tiled.page_bytes * len(blocks)
     if budget.session_bytes_max < least:
         raise _too_small(budget.device_bytes, blocks, f"one page of {PAGE_TOKENS} positions")

@@ -27,6 +27,7 @@ from .adapter import Adapter
 from .device_pages import DevicePool, page_bytes_of
 from .paged_attend import SPAN, Look, attend_pages, look
 from .pages import PAGE_TOKENS, Lease, pages_for
+from .quant.race import faults
 from .rating import decode_and_prefill, median_s
 from .spill import Budget
 from .stage import Blocks, Stage
@@ -96,7 +97,10 @@ class TiledStage:
             if isinstance(tiles, str):
                 return tiles
             made = TiledStage(stage, stage.own, tiles)
-            return made._fault() or made
+            try:
+                return made._fault() or made
+            except (*faults(), TypeError) as error:  # an older torch knows fewer arguments
+                return f"a block fails ({type(error).__name__})"
 
     @property
     def numerics(self) -> str:
