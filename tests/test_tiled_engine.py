@@ -191,7 +191,7 @@ class _Owner:
 
 def test_a_lane_runs_many_sessions_in_one_pass(stage: TiledStage) -> None:
     engine = engine_of(stage, 4)
-    lane = Lane(engine, PassTimes())
+    lane = Lane(engine, PassTimes(2, 3000.0, 30_000.0))
     expected = {}
     for seed in range(4):
         cache = engine.open_cache(BLOCKS, TOKENS)

@@ -127,8 +127,8 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "format", "dtype"),
     [(shape, "none", "fp32") for shape in SHAPES]
-    + [("llama", "int8", "fp32"), ("llama", "nf4", "fp32"), ("mixture", "nf4", "fp32")]
-    + [("odd", "none", "bf16"), ("capped", "none", "bf16"), ("llama", "int8", "bf16")],
+    + [("llama", "int8", "fp32"), ("mixture", "nf4", "fp32")]
+    + [("capped", "none", "bf16"), ("llama", "int8", "bf16")],
 )
 def test_a_row_has_the_same_bits_in_every_company(
     shape: str, format: str, dtype: str, tmp_path: Path
@@ -140,9 +140,9 @@ def test_a_row_has_the_same_bits_in_every_company(
     assert torch.isfinite(expected).all()
     for chunks in ((128,), (64, 1, 3, 190)):
         assert torch.equal(through(stage, hidden, chunks), expected)
-    assert torch.equal(through(stage, hidden[:70], (7,)), expected[:70])
-    assert torch.equal(through(stage, hidden[:20], (1,)), expected[:20])
-    assert torch.equal(among_others(stage, hidden[:60]), expected[:60])
+    assert torch.equal(through(stage, hidden[:50], (7,)), expected[:50])
+    assert torch.equal(through(stage, hidden[:9], (1,)), expected[:9])
+    assert torch.equal(among_others(stage, hidden[:40]), expected[:40])
 
 
 def test_two_threads_keep_company_out_too(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _tiled(multiply: Product, to: Tensor, x: Tensor, size: int) -> Tensor:
 
 
 def _split(x: Tensor, size: int) -> list[Tensor]:
-    return [aligned(part) for part in x.split(size)]
+    return [aligned(part) for part in torch.split(x, size)]
 
 
 def _crafted(form: Form, dtype: torch.dtype, device: torch.device) -> tuple[Product, Tensor]:

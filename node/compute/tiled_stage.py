@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
     lease: Lease
     at: int
-    count: int
+    rows: int
     long: bool = False
 
 
@@ -97,9 +97,10 @@ class TiledStage:
             if isinstance(tiles, str):
                 return tiles
             made = TiledStage(stage, stage.own, tiles)
+            known = (*faults(), TypeError)  # an older torch knows fewer arguments
             try:
                 return made._fault() or made
-            except (*faults(), TypeError) as error:  # an older torch knows fewer arguments
+            except known as error:
                 return f"a block fails ({type(error).__name__})"
 
     @property
@@ -157,10 +158,10 @@ class TiledStage:
                 runs = [run._replace(long=False) for run in runs]
             for placed in _passes(runs):
                 ordered = sorted(placed, key=lambda one: (one[0].long, id(one[0].lease.adapter)))
-                parts = [rows[first : first + run.count] for run, first in ordered]
+                parts = [rows[first : first + run.rows] for run, first in ordered]
                 found = self._pass(pool, parts, [run for run, _ in ordered])
                 for (run, first), part in zip(ordered, found, strict=True):
-                    out[first : first + run.count] = part
+                    out[first : first + run.rows] = part
             return out.cpu()
 
     def measure(self) -> tuple[float, float]:
@@ -200,7 +201,7 @@ class TiledStage:
             ]
         done = torch.cat(tiles)
         return [
-            done[first : first + run.count] for run, first in zip(runs, plan.firsts, strict=True)
+            done[first : first + run.rows] for run, first in zip(runs, plan.firsts, strict=True)
         ]
 
     def _plan(self, pool: DevicePool, runs: list[Run], blocks: range) -> _Plan:
@@ -213,7 +214,7 @@ class TiledStage:
             for run in runs:
                 if run.long == long:
                     firsts.append(at)
-                    at += run.count
+                    at += run.rows
             more = size.cuts(at - sum(cuts))
             cuts += more
             tiles += [size] * len(more)
@@ -222,10 +223,11 @@ class TiledStage:
         slots = np.empty((len(blocks), rows), np.int64)
         slots[:] = pool.nobodys * PAGE_TOKENS + np.arange(rows) % PAGE_TOKENS
         for run, first in zip(runs, firsts, strict=True):
-            own, at = slice(first, first + run.count), np.arange(run.at, run.at + run.count)
-            positions[own], empty[own] = at, False
-            slots[:, own] = run.lease.table[:, at // PAGE_TOKENS] * PAGE_TOKENS + at % PAGE_TOKENS
-        seen = [(run.lease, run.at, run.count) for run in runs]
+            own, its = slice(first, first + run.rows), np.arange(run.at, run.at + run.rows)
+            positions[own], empty[own] = its, False
+            pages = run.lease.table[:, its // PAGE_TOKENS]
+            slots[:, own] = pages * PAGE_TOKENS + its % PAGE_TOKENS
+        seen = [(run.lease, run.at, run.rows) for run in runs]
         windows = {self.spec.windows[index] for index in blocks}
         place = partial(look, seen, firsts, nobodys=pool.nobodys, device=self.device)
         return _Plan(
@@ -243,14 +245,14 @@ class TiledStage:
         self, runs: list[Run], firsts: list[int], positions: Tensor, cuts: list[int]
     ) -> list[tuple[Tensor, ...]]:
         """Of each tile, by kind of rope. A session's size may say by which table it turns."""
-        stop = max(run.at + run.count for run in runs)
+        stop = max(run.at + run.rows for run in runs)
         tables = self._own.turns_of(runs[0].lease.max_tokens)
         found = [one.of(positions, stop) for one in tables]
         for run, first in zip(runs, firsts, strict=True):
             its = self._own.turns_of(run.lease.max_tokens)
             if its is not tables:
                 for whole, one in zip(found, its, strict=True):
-                    whole[first : first + run.count] = one.rows(run.at, run.at + run.count)
+                    whole[first : first + run.rows] = one.rows(run.at, run.at + run.rows)
         return list(zip(*(torch.split(one, cuts) for one in found), strict=True))
 
     def _worn(self, runs: list[Run], firsts: list[int], cuts: list[int]) -> list[list[Worn]]:
@@ -261,7 +263,7 @@ class TiledStage:
         for adapter in adapters.values():
             wears = np.zeros((sum(cuts), 1), np.bool_)
             for run, first in zip(runs, firsts, strict=True):
-                wears[first : first + run.count] = run.lease.adapter is adapter
+                wears[first : first + run.rows] = run.lease.adapter is adapter
             at = 0
             for worn, size in zip(found, cuts, strict=True):
                 rows = wears[at : at + size]
@@ -313,7 +315,7 @@ def _cut(lease: Lease, at: int, count: int) -> list[Run]:
     """The first rows of a trial came in long steps."""
     long = min(max(0, _TRIAL_LONG - at), count)
     parts = (Run(lease, at, long, True), Run(lease, at + long, count - long))
-    return [run for run in parts if run.count]
+    return [run for run in parts if run.rows]
 
 
 def _passes(runs: Iterable[Run]) -> list[list[tuple[Run, int]]]:
@@ -322,12 +324,12 @@ def _passes(runs: Iterable[Run]) -> list[list[tuple[Run, int]]]:
     room, row = _PASS_ROWS, 0
     for run in runs:
         done = 0
-        while done < run.count:
+        while done < run.rows:
             if not room:
                 found.append([])
                 room = _PASS_ROWS
-            part = min(room, run.count - done)
-            found[-1].append((run._replace(at=run.at + done, count=part), row))
+            part = min(room, run.rows - done)
+            found[-1].append((run._replace(at=run.at + done, rows=part), row))
             done += part
             row += part
             room -= part
