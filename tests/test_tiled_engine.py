@@ -8,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import outcome
 import pytest
 import torch
 from torch import Tensor
 
 from potluck.errors import RemoteError, UserError
 from potluck.node.compute import choice
-from potluck.node.compute.batch import Lane
+from potluck.node.compute.batch import Lane, Order
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.choice import LOSS_MAX, StageWish, open_stage
 from potluck.node.compute.engine import StageEngine, Work
@@ -178,7 +179,10 @@ def test_what_no_honest_client_sends_is_refused(stage: TiledStage) -> None:
         engine.close_cache(cache)
 
 
+@dataclass
 class _Owner:
+    seed: int
+
     def claim(self) -> bool:
         return True
 
@@ -196,17 +200,15 @@ def test_a_lane_runs_many_sessions_in_one_pass(stage: TiledStage) -> None:
     for seed in range(4):
         cache = engine.open_cache(BLOCKS, TOKENS)
         payload = pack(rows_of(seed)[:1], "f32")
-        order = SimpleNamespace(
-            cache=cache, peer=f"p{seed}", payload=payload, step=Step(0, (1,), 1), dtype="f32",
-            until_s=1e18, owner=_Owner(),
-        )  # fmt: skip
+        step = Step(0, (1,), 1)
+        order = Order(cache, f"p{seed}", payload, step, "f32", 1e18, _Owner(seed))
         expected[seed] = alone(stage, seed)[: 256 * 4]
-        assert not lane.add(order)  # type: ignore[arg-type]
-        order.seed = seed
+        assert not lane.add(order)
     done = lane.turn()
     assert lane.served.passes == 1 and lane.served.rows == 4
     for order, result in done:
-        assert bytes(result.unwrap()[0]) == expected[order.seed]  # type: ignore[union-attr, attr-defined]
+        assert isinstance(result, outcome.Value)
+        assert bytes(result.unwrap()[0]) == expected[order.owner.seed]
 
 
 def test_an_owner_may_ask_for_tiles(checkpoint: Checkpoint) -> None:
