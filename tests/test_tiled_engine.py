@@ -205,7 +205,7 @@ def test_a_lane_runs_many_sessions_in_one_pass(stage: TiledStage) -> None:
         expected[seed] = alone(stage, seed)[: 256 * 4]
         assert not lane.add(order)
     done = lane.turn()
-    assert lane.served.passes == 1 and lane.served.rows == 4
+    assert len(done) == 4 and lane.served.passes == 1 and lane.served.rows == 4
     for order, result in done:
         assert isinstance(result, outcome.Value)
         assert bytes(result.unwrap()[0]) == expected[order.owner.seed]
