@@ -27,7 +27,7 @@ class Feed(Protocol):
 
     @property
     def products(self) -> list[Product]:
-        """Every product with a matrix of its weights."""
+        """Every product with a matrix of its weights, as tiles go through it."""
         ...
 
     def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor: ...
@@ -91,20 +91,22 @@ class Mixture:
         self._chosen = spec.experts_per_token
         self._renormalise = spec.renormalise
         wide = Weight.plain(filled(router.codes, -(-count // _ROUTER_STEP) * _ROUTER_STEP))
-        self._router = product([wide], None, dtype=dtype, device=device)
+        self._router = product([router], None, dtype=dtype, device=device)
+        self._tiled_router = product([wide], None, dtype=dtype, device=device)
         self._experts = [
             Gated(spec, weights, f"{one}.", dtype=dtype, device=device) for one in range(count)
         ]
 
     @property
     def products(self) -> list[Product]:
-        return [self._router, *(one for expert in self._experts for one in expert.products)]
+        return [self._tiled_router, *(one for expert in self._experts for one in expert.products)]
 
     def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
         return self.add(torch.zeros_like(x), x, addends, tiles)
 
     def add(self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
-        scores = self._router(x)[:, : len(self._experts)].float()
+        router = self._router if tiles is None else self._tiled_router
+        scores = router(x)[:, : len(self._experts)].float()
         shares, chosen = torch.softmax(scores, -1).topk(self._chosen, -1)
         if self._renormalise:
             shares /= shares.sum(-1, keepdim=True)
