@@ -46,7 +46,8 @@ def threads() -> Iterator[None]:
 def save(folder: Path, shape: str) -> Checkpoint:
     family, settings = SHAPES[shape]
     folder.mkdir(exist_ok=True, parents=True)
-    save_random(folder, family, **({"max_position_embeddings": 1024} | settings))
+    sizes = {"max_position_embeddings": 1024, "num_hidden_layers": 2}
+    save_random(folder, family, **(sizes | settings))
     return open_checkpoint(folder)
 
 
@@ -105,10 +106,10 @@ def among_others(stage: TiledStage, hidden: Tensor, worn: Sequence[Any] = (None,
     return torch.cat(found)
 
 
-# every kind of rope, window, norm, cap and mixture; the oracle of test_block.py has all of them
+# every kind of window, norm, cap and mixture, and three of rope; test_block.py has all of them
 @pytest.mark.parametrize(
     "name",
-    ["llama2-biased-tied", "llama3", "yarn-all-settings", "qwen3-biased-window",
+    ["llama2-biased-tied", "yarn-all-settings", "qwen3-biased-window",
      "gemma2-tight-caps", "gemma3", "phi3-beyond", "qwen3-moe-some-dense"],
 )  # fmt: skip
 def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
