@@ -97,7 +97,8 @@ class TiledStage:
             if isinstance(tiles, str):
                 return tiles
             made = TiledStage(stage, stage.own, tiles)
-            known = (*faults(), TypeError)  # an older torch knows fewer arguments
+            known: tuple[type[BaseException], ...] = faults()
+            known += (TypeError,)  # an older torch knows fewer arguments
             try:
                 return made._fault() or made
             except known as error:
