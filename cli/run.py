@@ -61,7 +61,11 @@ def node(
         int, typer.Option(min=0, max=THREADS_MAX, help="For the arithmetic; 0: all cores.")
     ] = 0,
     engine: Annotated[
-        str, typer.Option(help="auto, native (our kernels, on processors) or torch.")
+        str,
+        typer.Option(
+            help="auto, native (our kernels, on processors), torch, or tiled: torch for many"
+            " sessions at once, with the bits of each alone."
+        ),
     ] = "auto",
     quantization: Annotated[
         str, typer.Option(help="none, int8 or nf4; auto: as the model is stored.")

@@ -55,8 +55,9 @@ class NodeConfig:
     a quarter of what is free.
 
     device: several, with commas between, share the blocks (compute/spread.py).
-    engine: what computes, auto, native or torch. quantization: auto is as the checkpoint stores its
-    weights; none, int8 or nf4. max_memory_mib: for weights and sessions together; 0: no limit.
+    engine: what computes, auto, native, torch or tiled (compute/choice.py). quantization: auto is
+    as the checkpoint stores its weights; none, int8 or nf4. max_memory_mib: for weights and
+    sessions together; 0: no limit.
     part_mib: of the free memory, where there is no limit and models share it (house.py); 0: all.
     threads: 0 takes the library's own choice. fetch_ahead: blocks to which we may be moved, to the
     disk (ahead.py). drain_s: how long live sessions have to move when we leave their blocks.

@@ -28,7 +28,7 @@ from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
 from .compute.choice import Opened, StageWish
 from .compute.joined import JoinedPools
-from .compute.pages import Pool
+from .compute.pages import Pages
 from .compute.room import give_back
 from .compute.spread import count_that_fit, fits_beside, open_span, require_span
 from .compute.worker import Worker, open_worker
@@ -267,7 +267,7 @@ async def _serve(
             nursery.cancel_scope.cancel()
 
 
-async def _keep_small(worker: Worker, pool: Pool | JoinedPools | None) -> None:
+async def _keep_small(worker: Worker, pool: Pages | JoinedPools | None) -> None:
     """Have the memory of pages that nobody uses any more given back to the system."""
     while pool is not None:
         await trio.sleep(TRIM_EVERY_S)

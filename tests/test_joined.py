@@ -34,6 +34,7 @@ WIDTH = 64
 ENGINES = [
     pytest.param("native", marks=pytest.mark.skipif(why_not() is not None, reason=why_not() or "")),
     "torch",
+    "tiled",
 ]
 WISH = StageWish(device="cpu,cpu", threads=1, cache_bytes=4 * MIB)
 

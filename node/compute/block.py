@@ -18,10 +18,11 @@ from .adapted import NOTHING, Addends, plus
 from .attend import attend
 from .feed import feed_of
 from .layout import BlockWeights
-from .product import product
+from .product import Product, product
 from .rope import interleave
 from .sight import Plan
 from .spec import ModelSpec
+from .tiles import Tiles
 from .weight import Weight
 
 
@@ -58,7 +59,7 @@ class Block:
         """weights: as stored; they are copied, never kept."""
         vectors = weights.vectors
         self._spec = spec
-        self._window = spec.windows[index]
+        self.window = spec.windows[index]
         self._rope = int(spec.rope_of(index) is not spec.rope)
         self._q_width = spec.heads * spec.head_dim
         self._turned = spec.heads + spec.kv_heads  # heads that are turned: queries and keys
@@ -88,6 +89,11 @@ class Block:
             each = [q.expand(spec.heads, -1), k.expand(spec.kv_heads, -1)]
             self._qk_norm = torch.cat(each).to(device, dtype)
 
+    @property
+    def products(self) -> list[Product]:
+        """Every product of the block with a matrix of its weights."""
+        return [self._qkv, self._out, *self._feed.products]
+
     def forward(
         self, hidden: Tensor, rows: Tensor, plan: Plan, addends: Addends = NOTHING
     ) -> Tensor:
@@ -96,39 +102,53 @@ class Block:
 
         Writes the keys and values of positions plan.at..plan.stop into `rows`.
         """
+        queries, remembered = self.before(hidden, plan.turns, addends)
+        rows[plan.at : plan.stop] = remembered
+        x = attend(self._spec, queries, rows, plan.sights[self.window])
+        return self.after(hidden, x, addends)
+
+    def before(
+        self, hidden: Tensor, turns: tuple[Tensor, ...], addends: Addends = NOTHING
+    ) -> tuple[Tensor, Tensor]:
+        """What comes before attention, for rows of whatever sessions: queries, and what is to be
+        remembered, keys beside values. turns: of each row, by kind of rope (rope.py)."""
         x = self._norm_in(hidden)
         qkv = plus(self._qkv(x), x, addends.qkv)
-        queries = self._remember(qkv, rows, plan)
-        x = attend(self._spec, queries, rows, plan.sights[self._window])
+        self._turn(qkv, turns[self._rope])
+        return qkv[:, : self._q_width], qkv[:, self._q_width :]
+
+    def after(
+        self,
+        hidden: Tensor,
+        attended: Tensor,
+        addends: Addends = NOTHING,
+        tiles: Tiles | None = None,
+    ) -> Tensor:
+        """What comes after it. attended: (tokens, heads * head_dim); tiles: of how many rows a
+        product may be that not all of these go through."""
+        x = attended
         if self._norm_attended is None:
             hidden = plus(self._out.add(hidden, x), x, addends.out)
         else:
             hidden = hidden + self._norm_attended(plus(self._out(x), x, addends.out))
         x = self._norm_mid(hidden)
         if self._norm_fed is None:
-            return self._feed.add(hidden, x, addends)
-        return hidden + self._norm_fed(self._feed(x, addends))
+            return self._feed.add(hidden, x, addends, tiles)
+        return hidden + self._norm_fed(self._feed(x, addends, tiles))
 
-    def _remember(self, qkv: Tensor, rows: Tensor, plan: Plan) -> Tensor:
-        """Turn queries and keys, write keys and values into the cache; returns the queries."""
+    def _turn(self, qkv: Tensor, turns: Tensor) -> None:
+        """Turn queries and keys, in place."""
         spec = self._spec
-        tokens = len(qkv)
-        turned_width = self._turned * spec.head_dim
-        turned = qkv[:, :turned_width].view(tokens, self._turned, spec.head_dim)
+        width = self._turned * spec.head_dim
+        heads = qkv[:, :width].view(len(qkv), self._turned, spec.head_dim)
+        turned = heads
         if self._qk_norm is not None:
             turned = torch.rms_norm(turned, (spec.head_dim,), None, spec.eps) * self._qk_norm
-        in_place = self._qk_norm is None and qkv.dtype == torch.float32
-        pairs = turned if turned.dtype == torch.float32 else turned.float()
-        flat = torch.view_as_complex(pairs.view(tokens, self._turned, -1, 2))
-        flat *= plan.turns[self._rope]
-        if in_place:  # keys already stand beside the values
-            rows[plan.at : plan.stop] = qkv[:, self._q_width :]
-            return qkv[:, : self._q_width]
-        done = pairs.to(qkv.dtype).view(tokens, turned_width)
-        keys = turned_width - self._q_width
-        rows[plan.at : plan.stop, :keys] = done[:, self._q_width :]
-        rows[plan.at : plan.stop, keys:] = qkv[:, turned_width:]
-        return done[:, : self._q_width]
+        pairs = turned.float()  # itself, if it is
+        flat = torch.view_as_complex(pairs.view(len(qkv), self._turned, -1, 2))
+        flat *= turns
+        if pairs is not heads:
+            heads.copy_(pairs)
 
 
 def _reordered(weight: Weight, spec: ModelSpec) -> Weight:

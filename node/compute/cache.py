@@ -7,8 +7,8 @@ the same steps give the same bits whatever a cache went through before (growth, 
     rows 0 ......... length ............ capacity ....... max_tokens
          remembered  │ written next      │ grows by doubling
 
-This is the cache of the torch stage, whose kernels want each block's rows in one place; the stage
-of our own kernels keeps them in pages (pages.py).
+This is the cache of the torch stage that runs one session at a time, whose kernels want each
+block's rows in one place; the others keep them in pages (pages.py, device_pages.py).
 """
 
 from collections.abc import Callable

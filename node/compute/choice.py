@@ -2,13 +2,16 @@
 
 There are two kinds (engine.py): ours in C, for CPUs, and torch's, for every device. `auto` takes
 ours where it can be had, because it computes many sessions in one pass and the same bits on every
-machine. The memory is the owner's: at most `memory_bytes` for weights and sessions together, of
-which sessions get what is asked for, or a quarter of what is free once the weights are there.
+machine. Torch's serves many sessions in one pass too (tiled_stage.py): on CUDA by itself, where a
+row's bits were seen to be its own and one session alone loses a tenth at most; wherever a row's
+bits are its own by `tiled`; nowhere by `torch`. The memory is the owner's: at most `memory_bytes`
+for weights and sessions together, of which sessions get what is asked for, or a quarter of what is
+free once the weights are there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,12 +27,16 @@ from .joined import JoinedPools
 from .memory import free_bytes, processors
 from .native.library import why_not
 from .native_stage import NativeStage
-from .pages import PAGE_TOKENS, Pool, page_stride
+from .pages import PAGE_TOKENS, Pages, Pool, page_stride
 from .spill import Budget, Residents
 from .stage import Stage
+from .tiled_engine import TiledEngine
+from .tiled_stage import TiledStage
 
 CACHE_SHARE = 0.25  # of free memory, for sessions: the rest is the owner's
-ENGINES = ("auto", "native", "torch")
+ENGINES = ("auto", "native", "torch", "tiled")
+LOSS_MAX = 0.1  # of a single session's rates, for which many may share a pass on CUDA
+_PASS_SHARE = 0.1  # guess: of a GPU's free memory, for what passes compute with
 _MIB = 1 << 20
 
 
@@ -87,7 +94,7 @@ class Opened:
     cache_tokens: int
     page_tokens: int
     token_bytes: int
-    pool: Pool | JoinedPools | None
+    pool: Pages | JoinedPools | None
     why: str
     session_tokens_max: int | None = None
     parts: tuple[Part, ...] = ()
@@ -96,7 +103,8 @@ class Opened:
 def open_stage(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> Opened:
     """Load the blocks. Raises UserError for whatever the owner can mend."""
     wish.check()
-    against = "it was asked for torch" if wish.engine == "torch" else refusal(wish)
+    asked = wish.engine in ("torch", "tiled")
+    against = f"it was asked for {wish.engine}" if asked else refusal(wish)
     if checkpoint.spec.general is not None:
         against = f"{checkpoint.spec.family} is computed by transformers' own code"
     if wish.engine == "native" and against:
@@ -165,22 +173,71 @@ def _open_torch(
     )
     weights = stage.weight_bytes
     cache_bytes = cache_room(wish, blocks, free=free_bytes(stage.device), weights=weights)
+    rates = stage.measure()
+    tiled = _tiled(stage, wish, rates)
+    budget = Budget(cache_bytes, _spill_bytes(wish, stage))
+    if isinstance(tiled, TiledStage):
+        return _open_tiled(tiled, blocks, budget, stage, why)
     token_bytes = bytes_per_token(stage.spec, 1, stage.dtype.itemsize)
     if cache_bytes < token_bytes * len(blocks):
         raise _too_small(cache_bytes, blocks, "one position")
-    budget = Budget(cache_bytes, _spill_bytes(wish, stage))
     return Opened(
         engine=StageEngine(stage, Residents(budget) if budget.spills else None),
         device=stage.device.type,
         dtype=str(stage.dtype).removeprefix("torch."),
         quantization=stage.quantization,
-        rates=stage.measure(),
+        rates=rates,
         cache_tokens=budget.promised_bytes // token_bytes,
         session_tokens_max=budget.session_bytes_max // token_bytes,
         page_tokens=1,
         token_bytes=token_bytes,
         pool=None,
-        why="; ".join(filter(None, [why, stage.told])),
+        why="; ".join(filter(None, [why, stage.told, tiled])),
+    )
+
+
+def _tiled(stage: Stage, wish: StageWish, rates: tuple[float, float]) -> TiledStage | str:
+    """The stage for many sessions at once, or why not. rates: of one session without tiles.
+
+    Raises UserError where it was asked for and cannot be.
+    """
+    if wish.engine != "tiled" and (wish.engine == "torch" or stage.device.type != "cuda"):
+        return ""
+    found = TiledStage.of(stage)
+    if isinstance(found, TiledStage) and wish.engine != "tiled":
+        loss = 1 - min(its / one for its, one in zip(found.measure(), rates, strict=True))
+        if loss > LOSS_MAX:
+            return f"one session at a time: in tiles one alone would lose {loss:.0%}"
+    if isinstance(found, str):
+        if wish.engine == "tiled":
+            raise UserError(f"--engine tiled cannot serve here: {found}; use --engine auto")
+        return f"one session at a time: {found}"
+    return found
+
+
+def _open_tiled(
+    tiled: TiledStage, blocks: BlockRange, budget: Budget, stage: Stage, why: str
+) -> Opened:
+    if stage.device.type == "cuda":  # its pages are all taken now: a pass needs memory beside them
+        room = int(free_bytes(stage.device) * (1 - _PASS_SHARE))
+        budget = replace(budget, device_bytes=min(budget.device_bytes, room))
+    least = tiled.page_bytes * len(blocks)
+    if budget.session_bytes_max < least:
+        raise _too_small(budget.device_bytes, blocks, f"one page of {PAGE_TOKENS} positions")
+    pool = tiled.pool(budget)
+    token_bytes = tiled.page_bytes // PAGE_TOKENS
+    return Opened(
+        engine=TiledEngine(tiled, pool),
+        device=stage.device.type,
+        dtype=str(stage.dtype).removeprefix("torch."),
+        quantization=stage.quantization,
+        rates=tiled.measure(),
+        cache_tokens=pool.promised_max * PAGE_TOKENS,
+        session_tokens_max=budget.session_bytes_max // tiled.page_bytes * PAGE_TOKENS,
+        page_tokens=PAGE_TOKENS,
+        token_bytes=token_bytes,
+        pool=pool,
+        why="; ".join(filter(None, [why, tiled.told])),
     )
 
 

@@ -7,7 +7,8 @@ from its opening on; those of one pass may wear different ones, or none. There a
 stage:
 
     exact     a row's numbers depend on nothing but its session: rows of many sessions go together,
-              steps are cut and merged at will; keys and values lie in pages
+              steps are cut and merged at will; keys and values lie in pages (ours in C, and torch's
+              in tiles: tiled_engine.py)
     inexact   the last bits of a product depend on its shape (torch): each step of each session
               goes by itself, a replay in the sizes of the first run; each session has its cache
 """
@@ -15,7 +16,7 @@ stage:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ from ...swarm.wire import Step
 from .adapted import PlacedAdapter
 from .adapter import Adapter
 from .cache import Cache
-from .pages import Lease, Pool
+from .pages import Lease, Pages
 from .parts import wear
 from .spec import ModelSpec
 from .spill import Residents
@@ -60,6 +61,16 @@ class Work:
     @property
     def complete(self) -> bool:
         return self.done == len(self.hidden)
+
+    def sections(self, rows: int) -> Iterator[tuple[int, int]]:
+        """Its next so many rows, cut where its pieces end: how many, and of how large a piece."""
+        first, last = self.done, self.done + rows
+        stop = 0
+        for size in self.sizes:
+            stop += size
+            common = min(stop, last) - max(stop - size, first)
+            if common > 0:
+                yield common, size
 
     def pieces(self, rows: int) -> tuple[int, ...]:
         """The sizes of its next pieces, which are `rows` rows."""
@@ -213,7 +224,7 @@ class BatchEngine:
 
     exact = True
 
-    def __init__(self, stage: ExactStage, pool: Pool) -> None:
+    def __init__(self, stage: ExactStage, pool: Pages) -> None:
         self.blocks = BlockRange(stage.start, stage.stop)
         self.width = stage.spec.hidden
         self.context = stage.spec.context
@@ -260,11 +271,15 @@ class BatchEngine:
         began_s = time.perf_counter()
         parts = [work.hidden[work.done : work.done + rows] for work, rows in slices]
         hidden = parts[0] if len(parts) == 1 else torch.cat(parts)
-        sessions = [(work.cache, work.at + work.done, rows) for work, rows in slices]
-        out = self._stage.forward_rows(hidden, sessions)
+        out = self._through(hidden, slices)
         spent_s = time.perf_counter() - began_s
         first = 0
         for work, rows in slices:
             work.give(out[first : first + rows], spent_s)
             work.cache.length = work.at + work.done
             first += rows
+
+    def _through(self, hidden: Tensor, slices: Sequence[tuple[Work, int]]) -> Tensor:
+        """The rows of all slices through their blocks."""
+        sessions = [(work.cache, work.at + work.done, rows) for work, rows in slices]
+        return self._stage.forward_rows(hidden, sessions)

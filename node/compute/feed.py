@@ -12,19 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .adapted import NOTHING, Addend, Addends, plus
+from .adapted import NOTHING, Addends, Adds, plus
 from .layout import BlockWeights
-from .product import product
+from .product import Product, product
 from .spec import ModelSpec
+from .tiles import Tiles, filled
+from .weight import Weight
+
+_ROUTER_STEP = 16  # experts: a narrower product is summed up otherwise in some rows of a tile
 
 
 class Feed(Protocol):
     """The feed-forward of a block."""
 
-    def __call__(self, x: Tensor, addends: Addends) -> Tensor: ...
+    @property
+    def products(self) -> list[Product]:
+        """Every product with a matrix of its weights, as tiles go through it."""
+        ...
 
-    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
-        """`to` plus what comes out, as a new tensor. addends: what an adapter adds."""
+    def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor: ...
+
+    def add(self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
+        """`to` plus what comes out, as a new tensor. addends: what an adapter adds; tiles: of how
+        many rows a product may be that not all of these go through."""
         ...
 
 
@@ -52,15 +62,19 @@ class Gated:
         self._gate_up = product([gate, up], gate_up_bias, dtype=dtype, device=device)
         self._down = product([down], down_bias, dtype=dtype, device=device)
 
-    def __call__(self, x: Tensor, addends: Addends = NOTHING) -> Tensor:
+    @property
+    def products(self) -> list[Product]:
+        return [self._gate_up, self._down]
+
+    def __call__(self, x: Tensor, addends: Addends = NOTHING, tiles: Tiles | None = None) -> Tensor:
         inner = self._inner(x, addends.gate_up)
         return plus(self._down(inner), inner, addends.down)
 
-    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
+    def add(self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
         inner = self._inner(x, addends.gate_up)
         return plus(self._down.add(to, inner), inner, addends.down)
 
-    def _inner(self, x: Tensor, addend: Addend | None) -> Tensor:
+    def _inner(self, x: Tensor, addend: Adds | None) -> Tensor:
         gate, up = plus(self._gate_up(x), x, addend).chunk(2, 1)
         opened = F.gelu(gate, approximate="tanh") if self._tanh else F.silu(gate)
         return opened.mul_(up)
@@ -72,19 +86,28 @@ class Mixture:
     def __init__(
         self, spec: ModelSpec, weights: BlockWeights, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        count = weights.matrices["router"].rows
+        router = weights.matrices["router"]
+        count = router.rows
         self._chosen = spec.experts_per_token
         self._renormalise = spec.renormalise
-        self._router = product([weights.matrices["router"]], None, dtype=dtype, device=device)
+        wide = Weight.plain(filled(router.codes, -(-count // _ROUTER_STEP) * _ROUTER_STEP))
+        self._router = product([router], None, dtype=dtype, device=device)
+        self._tiled_router = product([wide], None, dtype=dtype, device=device)
         self._experts = [
             Gated(spec, weights, f"{one}.", dtype=dtype, device=device) for one in range(count)
         ]
 
-    def __call__(self, x: Tensor, addends: Addends) -> Tensor:
-        return self.add(torch.zeros_like(x), x, addends)
+    @property
+    def products(self) -> list[Product]:
+        return [self._tiled_router, *(one for expert in self._experts for one in expert.products)]
 
-    def add(self, to: Tensor, x: Tensor, addends: Addends) -> Tensor:
-        shares, chosen = torch.softmax(self._router(x).float(), -1).topk(self._chosen, -1)
+    def __call__(self, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
+        return self.add(torch.zeros_like(x), x, addends, tiles)
+
+    def add(self, to: Tensor, x: Tensor, addends: Addends, tiles: Tiles | None = None) -> Tensor:
+        router = self._router if tiles is None else self._tiled_router
+        scores = router(x)[:, : len(self._experts)].float()
+        shares, chosen = torch.softmax(scores, -1).topk(self._chosen, -1)
         if self._renormalise:
             shares /= shares.sum(-1, keepdim=True)
         whole = to.clone()
@@ -97,7 +120,8 @@ class Mixture:
         for expert, count in zip(self._experts, counts, strict=True):
             if count:
                 mine = tokens[at : at + count]  # no token twice
-                whole[mine] += expert(x[mine]) * weights[at : at + count]
+                fed = expert(x[mine]) if tiles is None else tiles.through(expert, x[mine])
+                whole[mine] += fed * weights[at : at + count]
                 at += count
         return whole
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from ...errors import RemoteError
 from ...swarm.blocks import BlockRange
 from ...swarm.wire import Step
 from .engine import Engine, Work
-from .pages import Pool
+from .pages import Pages
 from .tensor import unpack
 
 
@@ -72,6 +72,19 @@ class JoinedAdapter:
     def __init__(self, each: tuple[Any, ...]) -> None:
         self.each = each
         self.bytes = sum(int(one.bytes) for one in each)
+
+
+class _PartWork(Work):
+    """A step's next rows on their way through one part."""
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Work, cache: Any, hidden: Tensor, step: Step) -> None:
+        super().__init__(cache, hidden, step, whole.dtype)
+        self._whole = whole
+
+    def sections(self, rows: int) -> Iterator[tuple[int, int]]:
+        return self._whole.sections(rows)
 
 
 class JoinedEngine:
@@ -149,7 +162,7 @@ class JoinedEngine:
             if its is not None:
                 sizes = (count,) if part.engine.exact else work.pieces(count)
                 step = Step(work.at + work.done, sizes, count)
-                works[index] = Work(its, rows[index].to(part.device), step, work.dtype)
+                works[index] = _PartWork(work, its, rows[index].to(part.device), step)
         if works:
             part.engine.run([(one, len(one.hidden)) for one in works.values()])
         for index, one in works.items():
@@ -159,7 +172,7 @@ class JoinedEngine:
 class JoinedPools:
     """The pages of several parts, for whoever counts or keeps them."""
 
-    def __init__(self, pools: Sequence[Pool]) -> None:
+    def __init__(self, pools: Sequence[Pages]) -> None:
         self._pools = tuple(pools)
 
     @property

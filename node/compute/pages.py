@@ -1,8 +1,10 @@
 """Where sessions' keys and values lie: one pool of fixed pages, lent by the page.
 
-A page holds 64 positions of one block. The pool is one anonymous mapping that the system fills with
-memory only where it is touched; a page's address is `base + number * page_bytes`. A lease is one
-session's share: for each of its blocks a row of page numbers, in the order of positions.
+A page holds 64 positions of one block. `Pages` knows whose they are; where they lie is told by who
+has the memory. Here that is `Pool`, one anonymous mapping that the system fills with memory only
+where it is touched: a page's address is `base + number * page_bytes`. For torch it is a tensor on
+its device (device_pages.py). A lease is one session's share: for each of its blocks a row of page
+numbers, in the order of positions.
 
     lease.table    block 4:  7  3  9  -1      position p of block 4 lies in page table[0][p // 64]
     (int32)        block 5:  8  2 11  -1      -1: no page yet
@@ -23,6 +25,7 @@ from __future__ import annotations
 import mmap
 import sys
 import threading
+from abc import ABC, abstractmethod
 from array import array
 from typing import Any
 
@@ -51,18 +54,15 @@ def page_stride(page_bytes: int) -> int:
     return -(-page_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-class Pool:
-    """The pages of one stage."""
+class Pages(ABC):
+    """The pages of one stage: whose each is, and how many are promised."""
 
     def __init__(self, *, budget_bytes: int, page_bytes: int) -> None:
-        """page_bytes: what a page must hold."""
-        self.page_bytes = page_stride(page_bytes)
-        self.pages = budget_bytes // self.page_bytes
+        """page_bytes: what a page takes."""
+        self.page_bytes = page_bytes
+        self.pages = budget_bytes // page_bytes
         if self.pages < 1:
-            raise LocalError(f"a pool of {budget_bytes} bytes holds no page of {self.page_bytes}")
-        self._map = _map(self.pages * self.page_bytes)
-        self._view = memoryview(self._map)
-        self.base: int = np.frombuffer(self._map, np.uint8).ctypes.data
+            raise LocalError(f"a pool of {budget_bytes} bytes holds no page of {page_bytes}")
         self._owners = array("i", bytes(4 * self.pages))
         self._untouched = 0  # from here on no page was ever lent
         self._cold: list[int] = []  # free, and given back to the system
@@ -73,9 +73,14 @@ class Pool:
         self._used = 0
 
     @property
+    def promised_max(self) -> int:
+        """Pages that leases may be promised together."""
+        return self.pages
+
+    @property
     def free_pages(self) -> int:
         """Pages that nobody was promised."""
-        return self.pages - self._promised
+        return self.promised_max - self._promised
 
     @property
     def used_pages(self) -> int:
@@ -97,19 +102,19 @@ class Pool:
             free = self.free_pages
             if wanted > free:
                 raise Refused(
-                    f"{wanted} pages asked for, {free} of {self.pages} free",
+                    f"{wanted} pages asked for, {free} of {self.promised_max} free",
                     retry_after_s=_RETRY_AFTER_S,
                 )
             self._promised += wanted
-        return Lease(self, start, stop, tokens)
+        return self._lease(start, stop, tokens)
 
     def owners(self, page: int) -> int:
         """How many leases have this page."""
         return self._owners[page]
 
-    def page(self, number: int) -> memoryview:
-        """The bytes of one page."""
-        return self._view[number * self.page_bytes : (number + 1) * self.page_bytes]
+    @abstractmethod
+    def copy_page(self, source: int, target: int) -> None:
+        """Write into one page what another holds. For leases alone."""
 
     def trim(self) -> int:
         """Give back the memory of pages that stayed free since the last call; how many they were.
@@ -122,8 +127,7 @@ class Pool:
         first = 0
         for index, page in enumerate(unwanted):  # neighbours in one call
             if index + 1 == len(unwanted) or unwanted[index + 1] != page + 1:
-                start = unwanted[first] * self.page_bytes
-                _give_back(self._map, start, (index + 1 - first) * self.page_bytes)
+                self._cool(unwanted[first], index + 1 - first)
                 first = index + 1
         return len(unwanted)
 
@@ -163,12 +167,41 @@ class Pool:
         with self._promising:
             self._promised -= pages
 
+    def _lease(self, start: int, stop: int, tokens: int) -> Lease:
+        return Lease(self, start, stop, tokens)
+
+    @abstractmethod
+    def _cool(self, first: int, count: int) -> None:
+        """The memory of these pages, which are neighbours, is not needed for now."""
+
+
+class Pool(Pages):
+    """Pages in the memory of the processor."""
+
+    def __init__(self, *, budget_bytes: int, page_bytes: int) -> None:
+        """page_bytes: what a page must hold."""
+        super().__init__(budget_bytes=budget_bytes, page_bytes=page_stride(page_bytes))
+        self._map = _map(self.pages * self.page_bytes)
+        self._view = memoryview(self._map)
+        self.base: int = np.frombuffer(self._map, np.uint8).ctypes.data
+
+    def page(self, number: int) -> memoryview:
+        """The bytes of one page."""
+        return self._view[number * self.page_bytes : (number + 1) * self.page_bytes]
+
+    def copy_page(self, source: int, target: int) -> None:
+        self.page(target)[:] = self.page(source)
+
+    def _cool(self, first: int, count: int) -> None:
+        _give_back(self._map, first * self.page_bytes, count * self.page_bytes)
+
 
 class Lease:
-    """One session's pages in the blocks start..stop. Made by `Pool.open` and `fork`."""
+    """One session's pages in the blocks start..stop. Made by `Pages.open` and `fork`."""
 
-    def __init__(self, pool: Pool, start: int, stop: int, tokens: int) -> None:
-        self.pool = pool
+    def __init__(self, pool: Pages, start: int, stop: int, tokens: int) -> None:
+        self.home = pool  # which promised them
+        self.pool: Any = pool  # where they lie, a Pages: whoever computes knows more of it
         self.start = start
         self.stop = stop
         self.max_tokens = tokens
@@ -221,7 +254,8 @@ class Lease:
         wanted = self.max_tokens if tokens is None else tokens
         if wanted < self.length:
             raise LocalError(f"a fork of {wanted} positions of a cache that holds {self.length}")
-        other = self.pool.open(self.start, self.stop, wanted)
+        other = self.home.open(self.start, self.stop, wanted)
+        other.pool = self.pool
         kept = pages_for(self.length)
         other.table[:, :kept] = self.table[:, :kept]
         for page in self.table[:, :kept].flat:
@@ -235,7 +269,7 @@ class Lease:
             self._open = False
             self._shrink(0)
             self.length = 0
-            self.pool.give_promise(self.table.size)
+            self.home.give_promise(self.table.size)
 
     def _shrink(self, pages: int) -> None:
         if pages < self._pages:
@@ -248,7 +282,7 @@ class Lease:
         """Own a shared page of each block alone. A fork shares all blocks' pages or none's."""
         for row in self.table:
             shared, own = int(row[column]), self.pool.take()
-            self.pool.page(own)[:] = self.pool.page(shared)
+            self.pool.copy_page(shared, own)
             self.pool.give(shared)
             row[column] = own
 

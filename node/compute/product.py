@@ -6,6 +6,7 @@ reads them on the device (quant/product.py).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,13 +14,28 @@ from torch import Tensor
 
 from .quant.product import linear
 from .quant.race import settled
-from .weight import Weight, join
+from .weight import Format, Weight, join
 
 _TILE = 64  # rows turned at once: a tile of it and its source fit the first cache
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Of a product's matrix: (rows, columns) are (out, in)."""
+
+    format: Format
+    rows: int
+    columns: int
+    biased: bool
+
+
 class Product(Protocol):
     """x · wᵀ + bias, of rows (tokens, in) to rows (tokens, out)."""
+
+    @property
+    def form(self) -> "Form":
+        """What its kernel is chosen by."""
+        ...
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
@@ -36,6 +52,11 @@ class Plain:
     ) -> None:
         self._weight = _transposed(parts, dtype).to(device)
         self._bias = bias
+
+    @property
+    def form(self) -> Form:
+        columns, rows = self._weight.shape
+        return Form("none", rows, columns, self._bias is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._bias is None:
@@ -56,6 +77,11 @@ class Coded:
         self._weight = weight
         self._bias = bias
         self._few = settled(weight.format, dtype, weight.codes.device)
+
+    @property
+    def form(self) -> Form:
+        weight = self._weight
+        return Form(weight.format, weight.rows, weight.columns, self._bias is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._few.multiply is not None and 1 <= len(x) <= self._few.rows_max:

@@ -63,7 +63,9 @@ def block_sizes(checkpoint: Checkpoint, wish: StageWish) -> list[int]:
         bones = skeleton(spec, dtype)
         layers = bones.model.get_submodule(bones.layers).children()
         return [sum(one.numel() * dtype.itemsize for one in each.parameters()) for each in layers]
-    if wish.engine != "torch" and not refusal(wish):  # our own kernels keep 16 bits as they are
+    if wish.engine not in ("torch", "tiled") and not refusal(
+        wish
+    ):  # our own kernels keep 16 bits as they are
         config = checkpoint.json("config.json") or {}
         dtype = _STORED.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
     quantization = None if wish.quantization == "auto" else wish.quantization

@@ -181,6 +181,11 @@ class Turns:
             self._table = torch.cat([self._table, new.to(self.device)])
         return self._table[at:stop]
 
+    def of(self, positions: Tensor, stop: int) -> Tensor:
+        """Turns of these positions, which are below `stop`, as `rows` gives them."""
+        self.rows(0, stop)
+        return self._table[positions]
+
 
 def is_stretched(rope: RopeSpec, session_tokens: int) -> bool:
     """Whether a session of so many positions turns by longrope's long factors, from its first."""

@@ -15,13 +15,13 @@ moves, and the promise is D.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from ...errors import LocalError
-from .cache import Cache
 
 _HOST = torch.device("cpu")
 
@@ -49,6 +49,28 @@ class Budget:
         return self.device_bytes // 2 if self.spills else self.device_bytes
 
 
+class Movable(Protocol):
+    """What a session remembers, as far as moving it goes: rows in one place, or pages."""
+
+    max_tokens: int
+
+    @property
+    def capacity(self) -> int:
+        """Positions that fit without growing."""
+
+    def bytes_for(self, tokens: int) -> int:
+        """Bytes that it needs to remember so many positions."""
+
+    def capacity_for(self, stop: int) -> int:
+        """Positions that there will be room for once those below `stop` are written."""
+
+    def go(self, device: torch.device) -> None:
+        """Lie there until `come_back`."""
+
+    def come_back(self) -> None:
+        """Lie on the stage's device again."""
+
+
 class Residents:
     """The sessions of one stage, the longest unused first. On the worker's thread alone."""
 
@@ -56,7 +78,7 @@ class Residents:
         """moved: told the bytes of each move, for the count of them."""
         self._budget = budget
         self._moved = moved
-        self._caches: dict[int, Cache] = {}  # by id; the latest used last
+        self._caches: dict[int, Movable] = {}  # by id; the latest used last
         self._away: set[int] = set()
         self._resident_bytes = 0  # of those on the device, each as it was last counted
         self._counted: dict[int, int] = {}
@@ -71,7 +93,7 @@ class Residents:
         """Of sessions at rest, in the host's memory."""
         return sum(self._counted[key] for key in self._away)
 
-    def open(self, cache: Cache) -> None:
+    def open(self, cache: Movable) -> None:
         """A new session, which was promised no more than one may have."""
         if cache.bytes_for(cache.max_tokens) > self._budget.session_bytes_max:
             raise LocalError(f"a session of {cache.max_tokens} positions was promised too much")
@@ -82,7 +104,7 @@ class Residents:
         self._counted[key] = size
         self._resident_bytes += size
 
-    def close(self, cache: Cache) -> None:
+    def close(self, cache: Movable) -> None:
         """It is of no more use."""
         key = id(cache)
         del self._caches[key]
@@ -92,7 +114,34 @@ class Residents:
         else:
             self._resident_bytes -= size
 
-    def use(self, cache: Cache, stop: int) -> None:
+    def knows(self, cache: Movable) -> bool:
+        """Whether it is open."""
+        return id(cache) in self._caches
+
+    def part(self, wanted: Sequence[tuple[Movable, int]]) -> list[int]:
+        """How many of these, one after another, have room on the device at once, until all had.
+
+        wanted: each with the end of the positions that it is to have room for.
+        """
+        sizes: list[int] = []
+        room = 0
+        for cache, stop in wanted:
+            size = cache.bytes_for(cache.capacity_for(stop))
+            if not sizes or size > room:
+                sizes.append(0)
+                room = self._budget.device_bytes
+            sizes[-1] += 1
+            room -= size
+        return sizes
+
+    def use_all(self, wanted: Sequence[tuple[Movable, int]]) -> None:
+        """Have all of these on the device at once, for which there is room."""
+        for cache, _ in wanted:  # first, or one of them might make room for another
+            self._caches[id(cache)] = self._caches.pop(id(cache))
+        for cache, stop in wanted:
+            self.use(cache, stop)
+
+    def use(self, cache: Movable, stop: int) -> None:
         """Have it on the device, with room to write positions below `stop`."""
         key = id(cache)
         self._caches[key] = self._caches.pop(key)

@@ -22,7 +22,7 @@ from .choice import Opened, StageWish, host_share, open_stage
 from .device import devices_of
 from .joined import JoinedEngine, JoinedPools, Part, PartEngine
 from .memory import free_bytes
-from .pages import Pool
+from .pages import Pages
 from .room import OWNERS_SHARE, blocks_that_fit, give_back, require_room, weights_that_fit
 
 LIKE = 1.5  # guess: devices whose rates differ by less share the blocks by room
@@ -131,7 +131,7 @@ def joined(opened: Sequence[tuple[Opened, str]]) -> Opened:
         return opened[0][0]
     stages = [one for one, _ in opened]
     spans = [one.engine.blocks for one in stages]
-    pools = [one.pool for one in stages if isinstance(one.pool, Pool)]
+    pools = [one.pool for one in stages if isinstance(one.pool, Pages)]
     total = sum(map(len, spans))
     where = ", ".join(f"{span} on {name}" for span, (_, name) in zip(spans, opened, strict=True))
     page = max(one.page_tokens for one in stages)

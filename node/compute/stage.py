@@ -29,9 +29,8 @@ from .rating import decode_and_prefill, median_s
 from .rope import Ropes, Turns, is_stretched
 from .sight import plan_step
 from .spec import ModelSpec
+from .tiles import aligned
 from .weight import Format
-
-_ALIGNMENT_BYTES = 64  # torch's own allocations; a kernel may take another path on others
 
 
 class Runner(Protocol):
@@ -67,7 +66,7 @@ class Blocks:
         self.kernels = kernels
         self._spec = spec
         self._start = start
-        self._blocks = blocks
+        self.blocks = blocks
         self._dtype = dtype
         self._device = device
         self._ropes = Ropes(spec)
@@ -109,15 +108,15 @@ class Blocks:
     def run(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:
         stop = at + len(hidden)
         windows = frozenset(self._spec.windows[cache.start : cache.stop])
-        turns = tuple(one.rows(at, stop) for one in self._turns_of(cache.max_tokens))
+        turns = tuple(one.rows(at, stop) for one in self.turns_of(cache.max_tokens))
         plan = plan_step(turns, windows, at, stop, device=self._device)
         for index in range(cache.start, cache.stop):
-            block = self._blocks[index - self._start]
+            block = self.blocks[index - self._start]
             addends = NOTHING if cache.adapter is None else cache.adapter.of(index)
             hidden = block.forward(hidden, cache.rows(index), plan, addends)
         return hidden
 
-    def _turns_of(self, session_tokens: int) -> tuple[Turns, ...]:
+    def turns_of(self, session_tokens: int) -> tuple[Turns, ...]:
         """The turns of a session of this size, by kind of block."""
         spec = self._spec
         ropes = (spec.rope,) if spec.local_rope is None else (spec.rope, spec.local_rope)
@@ -152,6 +151,11 @@ class Stage:
         self.quantization = quantization
         self.weight_bytes = runner.weight_bytes
         self._runner = runner
+
+    @property
+    def own(self) -> Blocks | None:
+        """The blocks, where they are our own."""
+        return self._runner if isinstance(self._runner, Blocks) else None
 
     @property
     def told(self) -> str:
@@ -221,10 +225,19 @@ class Stage:
             raise RemoteError(f"{max_tokens} tokens asked, the context is {self.spec.context}")
         return self._runner.open(start, stop, max_tokens)
 
-    def load_adapter(self, adapter: Adapter) -> PlacedAdapter:
-        """What caches may wear (`Cache.adapter`), so that their rows go through it."""
+    def load_adapter(self, adapter: Adapter, rank_step: int = 1) -> PlacedAdapter:
+        """What caches may wear (`Cache.adapter`), so that their rows go through it.
+
+        rank_step: ranks are filled up to multiples of it.
+        """
         return PlacedAdapter(
-            self.spec, adapter, self.start, self.stop, dtype=self.dtype, device=self.device
+            self.spec,
+            adapter,
+            self.start,
+            self.stop,
+            dtype=self.dtype,
+            device=self.device,
+            rank_step=rank_step,
         )
 
     def forward(self, hidden: Tensor, cache: Cache, at: int) -> Tensor:
@@ -245,7 +258,8 @@ class Stage:
         with torch.inference_mode():
             cache.reserve(stop)
             cache.truncate(at)
-            x = self._runner.run(self._aligned(hidden), cache, at)
+            placed = hidden.to(device=self.device, dtype=self.dtype)
+            x = self._runner.run(aligned(placed), cache, at)
             cache.length = stop
         return x
 
@@ -280,12 +294,6 @@ class Stage:
                 torch.accelerator.synchronize(self.device)
 
         return tokens * (cache.stop - cache.start) / median_s(run)
-
-    def _aligned(self, hidden: Tensor) -> Tensor:
-        placed = hidden.to(device=self.device, dtype=self.dtype)
-        if not placed.is_contiguous() or placed.data_ptr() % _ALIGNMENT_BYTES:
-            return placed.clone(memory_format=torch.contiguous_format)
-        return placed
 
 
 def settle_kernels(
