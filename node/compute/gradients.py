@@ -1,0 +1,296 @@
+"""A span that is trained through: hidden states forward, gradients back, nothing remembered.
+
+    forward    hidden ──▶ block ─ ... ─ block ──▶ hidden
+    backward   hidden ──▶ block ─ ... ─ block        each block's input is kept,
+               grad ◀── block ◀ ... ◀ block ◀── grad    and each block computed once more
+
+Backward starts from the same hidden states as forward did, so any peer that serves the blocks may
+do it, and none holds anything of a client's between two requests. A batch goes through in slices,
+a few sequences through one block each: between two of them the device is free for others
+(worker.py). Deep prompts are added to the first positions of each block's input, as Petals' are.
+
+Source: Petals, `rpc_backward` (Borzunov et al., 2023); X. Liu et al., P-Tuning v2, for the prompts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import RemoteError, UserError
+from ...swarm.blocks import BlockRange
+from .checkpoint import Checkpoint
+from .frozen import FrozenBlock, Leaf
+from .layout import layout_of
+from .loading import Loader
+from .parts import pairs_of
+from .quant.formats import choose
+from .rope import Ropes
+from .spec import ModelSpec
+from .tensor import TAGS, pack, payload_bytes, unpack
+
+SLICE_ROWS = 64  # guess: fewer turn weights back too often, more keep others waiting
+_SPARE_ROWS = 16  # guess: what a row costs inside a block, in widths of hidden states
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a batch. prompts: positions of deep prompts, 0 for none. dtype: on the wire."""
+
+    batch: int
+    tokens: int
+    prompts: int
+    dtype: str
+
+    @property
+    def rows(self) -> int:
+        return self.batch * self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Dressed:
+    """An adapter that gradients are wanted of: for each block its modules, in order."""
+
+    blocks: Mapping[int, Mapping[str, Leaf]]
+    bytes: int
+
+    def of(self, blocks: BlockRange) -> list[tuple[int, str, Leaf]]:
+        """In the order in which gradients are told: by block, then by module."""
+        return [
+            (index, module, self.blocks[index][module])
+            for index in sorted(self.blocks)
+            if blocks.start <= index < blocks.stop
+            for module in sorted(self.blocks[index])
+        ]
+
+
+class Lesson:
+    """One request on its way. `run` goes slice by slice; then `answer` is there."""
+
+    def __init__(self, run: Callable[[Lesson], Iterator[None]]) -> None:
+        self.answer: list[memoryview] = []
+        self.spent_s = 0.0
+        self._run = run
+
+    def slices(self) -> Iterator[None]:
+        """Each `next` is one slice. Raises RemoteError for numbers that are not finite."""
+        began_s = time.perf_counter()
+        for _ in self._run(self):
+            self.spent_s += time.perf_counter() - began_s
+            yield
+            began_s = time.perf_counter()
+        self.spent_s += time.perf_counter() - began_s
+
+
+class Gradients:
+    """Blocks start..stop, frozen."""
+
+    def __init__(
+        self, spec: ModelSpec, start: int, blocks: Sequence[FrozenBlock], device: torch.device
+    ) -> None:
+        self.blocks = BlockRange(start, start + len(blocks))
+        self.width = spec.hidden
+        self._spec = spec
+        self._blocks = blocks
+        self._device = device
+        self._ropes = Ropes(spec)
+
+    @staticmethod
+    def load(
+        checkpoint: Checkpoint,
+        blocks: BlockRange,
+        *,
+        quantization: str | None = None,
+        device: torch.device | None = None,
+        cache_dir: Path | None = None,
+    ) -> Gradients:
+        """On a processor the weights stay in their files, mapped. Raises UserError."""
+        spec, place = checkpoint.spec, device or torch.device("cpu")
+        if spec.general is not None:
+            raise UserError(f"models of {spec.family} are served here without gradients")
+        loader = Loader(checkpoint, choose(quantization, checkpoint.stored_format), cache_dir)
+        found = [
+            FrozenBlock(spec, index, layout_of(spec, index), loader.block(index), place)
+            for index in range(blocks.start, blocks.stop)
+        ]
+        return Gradients(spec, blocks.start, found, place)
+
+    def dress(self, name: str, parts: Mapping[int, bytes]) -> Dressed:
+        """An adapter's parts, in fp32. Raises RemoteError for what does not fit."""
+        blocks: dict[int, dict[str, Leaf]] = {}
+        size = 0
+        for index, pair in pairs_of(self._spec, parts):
+            down, up = (one.to(self._device, torch.float32) for one in (pair.down, pair.up))
+            blocks.setdefault(index, {})[pair.module] = Leaf(down, up, pair.scale)
+            size += down.nbytes + up.nbytes
+        return Dressed(blocks, size)
+
+    def bytes_of(self, shape: Shape, blocks: BlockRange) -> int:
+        """About what a request of this shape takes while it is here."""
+        return 4 * self.width * shape.rows * (len(blocks) + 4) + 4 * self._spec.heads * (
+            shape.tokens**2 if self._spec.attn_softcap is not None else 0
+        )
+
+    def forward(
+        self, payload: memoryview, shape: Shape, blocks: BlockRange, worn: Dressed | None
+    ) -> Lesson:
+        """payload: the hidden states, and the deep prompts in fp32 where there are any. The answer:
+        hidden states. Raises RemoteError for what no honest client sends."""
+        hidden, _, prompts = self._read(payload, shape, blocks, backward=False)
+
+        def run(lesson: Lesson) -> Iterator[None]:
+            out = hidden
+            with torch.no_grad():
+                for index in range(blocks.start, blocks.stop):
+                    out = yield from self._ahead(out, index, prompts.get(index), worn)
+            lesson.answer = [_packed(out.flatten(0, 1), shape.dtype)]
+
+        return Lesson(run)
+
+    def backward(
+        self, payload: memoryview, shape: Shape, blocks: BlockRange, worn: Dressed | None
+    ) -> Lesson:
+        """payload: as of forward, with the gradient of its answer behind the hidden states. The
+        answer: the gradient of the hidden states; in fp32 those of the deep prompts and of the
+        adapter's matrices, each `down` before its `up`. Raises RemoteError."""
+        hidden, grad, prompts = self._read(payload, shape, blocks, backward=True)
+        assert grad is not None
+        leaves = [] if worn is None else worn.of(blocks)
+
+        def run(lesson: Lesson) -> Iterator[None]:
+            inputs = [hidden]
+            with torch.no_grad():
+                for index in range(blocks.start, blocks.stop - 1):
+                    out = yield from self._ahead(inputs[-1], index, prompts.get(index), worn)
+                    inputs.append(out)
+            back, found = grad, _Found({}, {})
+            for index in range(blocks.stop - 1, blocks.start - 1, -1):
+                back = yield from self._back(
+                    inputs.pop(), back, index, prompts.get(index), worn, found
+                )
+            lesson.answer = [_packed(back.flatten(0, 1), shape.dtype)]
+            for index in range(blocks.start, blocks.stop) if prompts else ():
+                lesson.answer.append(_packed(found.prompts[index], "f32"))
+            for index, module, _ in leaves:
+                lesson.answer += [_packed(one, "f32") for one in found.leaves[index, module]]
+
+        return Lesson(run)
+
+    def _ahead(
+        self, hidden: Tensor, index: int, prompt: Tensor | None, worn: Dressed | None
+    ) -> Generator[None, None, Tensor]:
+        """The block's output."""
+        leaves = {} if worn is None else worn.blocks.get(index, {})
+        block, outs = self._blocks[index - self.blocks.start], []
+        for piece in torch.split(hidden, _sequences(hidden)):
+            outs.append(block.forward(_prompted(piece, prompt), self._ropes, leaves))
+            yield
+        return torch.cat(outs)
+
+    def _back(
+        self,
+        hidden: Tensor,
+        grad: Tensor,
+        index: int,
+        prompt: Tensor | None,
+        worn: Dressed | None,
+        found: _Found,
+    ) -> Generator[None, None, Tensor]:
+        """The gradient of the block's input; those of what is trained go to `found`."""
+        block, size = self._blocks[index - self.blocks.start], _sequences(hidden)
+        its = {} if worn is None else worn.blocks.get(index, {})
+        leaves = {
+            module: Leaf(_wanted(one.down), _wanted(one.up), one.scale)
+            for module, one in its.items()
+        }
+        wanted = [half for one in leaves.values() for half in (one.down, one.up)]
+        backs = []
+        for piece, above in zip(torch.split(hidden, size), torch.split(grad, size), strict=True):
+            with torch.enable_grad():
+                x = _wanted(_prompted(piece, prompt))
+                out = block.forward(x, self._ropes, leaves)
+                below, *theirs = torch.autograd.grad(out, [x, *wanted], above)
+            backs.append(below)
+            halves = iter(theirs)
+            for module in leaves:
+                found.add(index, module, next(halves), next(halves))
+            if prompt is not None:
+                found.add_prompt(index, below[:, : len(prompt)].sum(0))
+            yield
+        return torch.cat(backs)
+
+    def _read(
+        self, payload: memoryview, shape: Shape, blocks: BlockRange, *, backward: bool
+    ) -> tuple[Tensor, Tensor | None, dict[int, Tensor]]:
+        """Hidden states, their gradient, and deep prompts by block. Raises RemoteError."""
+        if not self.blocks.covers(blocks):
+            raise RemoteError(f"blocks {blocks} asked, {self.blocks} served")
+        if len(payload) != request_bytes(shape, blocks, self.width, backward=backward):
+            raise RemoteError(f"a batch of {len(payload)} bytes, of another shape than was told")
+        size, at = payload_bytes(shape.rows, self.width, shape.dtype), 0
+        read: list[Tensor] = []
+        for _ in range(2 if backward else 1):
+            rows = unpack(payload[at : at + size], shape.rows, self.width, shape.dtype)
+            placed = rows.to(self._device, torch.float32)
+            read.append(placed.view(shape.batch, shape.tokens, self.width))
+            at += size
+        prompts: dict[int, Tensor] = {}
+        if shape.prompts:
+            rows = unpack(payload[at:], shape.prompts * len(blocks), self.width, "f32")
+            each = torch.split(rows.to(self._device), shape.prompts)
+            prompts = dict(zip(range(blocks.start, blocks.stop), each, strict=True))
+        return read[0], read[1] if backward else None, prompts
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Gradients, added up over the slices."""
+
+    leaves: dict[tuple[int, str], tuple[Tensor, Tensor]]
+    prompts: dict[int, Tensor]
+
+    def add(self, index: int, module: str, down: Tensor, up: Tensor) -> None:
+        before = self.leaves.get((index, module))
+        if before is not None:
+            down, up = before[0] + down, before[1] + up
+        self.leaves[index, module] = down, up
+
+    def add_prompt(self, index: int, prompt: Tensor) -> None:
+        before = self.prompts.get(index)
+        self.prompts[index] = prompt if before is None else before + prompt
+
+
+def request_bytes(shape: Shape, blocks: BlockRange, width: int, *, backward: bool) -> int:
+    """What a request's payload has. Raises RemoteError for an unknown dtype."""
+    rows = payload_bytes(shape.rows, width, shape.dtype)
+    return rows * (2 if backward else 1) + 4 * shape.prompts * len(blocks) * width
+
+
+def _prompted(hidden: Tensor, prompt: Tensor | None) -> Tensor:
+    """With the prompt added to the first positions of each sequence."""
+    if prompt is None:
+        return hidden
+    first = hidden[:, : len(prompt)] + prompt
+    return torch.cat([first, hidden[:, len(prompt) :]], 1)
+
+
+def _sequences(hidden: Tensor) -> int:
+    """Of how many a slice is."""
+    return max(1, SLICE_ROWS // hidden.shape[1])
+
+
+def _wanted(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
+
+
+def _packed(rows: Tensor, dtype: str) -> memoryview:
+    """Raises RemoteError unless all are finite, in the dtype in which they are sent."""
+    told = rows.to(TAGS[dtype])
+    if not bool(told.isfinite().all()):
+        raise RemoteError(f"the numbers of this batch grow beyond {dtype}: scale the loss down")
+    return pack(told)
