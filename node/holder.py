@@ -24,7 +24,7 @@ from ..dht.record import State as RecordState
 from ..errors import PotluckError, TransportError
 from ..swarm.blocks import BlockRange, parse_blocks
 from ..swarm.placement import Move
-from ..swarm.wire import Open
+from ..swarm.wire import Open, Train
 from .ahead import BlockFiles, keep_ahead
 from .compute.room import give_back
 from .config import AUTO, NodeConfig
@@ -36,6 +36,7 @@ from .placing import JITTER_S, Elections, Finds, Place, find_place, may_switch
 from .rest import asked_rest, end_rest
 from .server import Server, serve_stream
 from .serving import Model, Serving, joining, measure, serve_blocks
+from .training import Training
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -108,7 +109,7 @@ class Holder:
 
     def counts(self) -> dict[str, int]:
         """What is open in all stages."""
-        found: dict[str, int] = {"sessions": 0, "leases": 0, "free_tokens": 0, "pages": 0}
+        found = dict.fromkeys(("sessions", "leases", "batches", "free_tokens", "pages"), 0)
         for serving in self._servings:
             for name, number in serving.counts().items():
                 found[name] += number
@@ -238,7 +239,7 @@ class Holder:
             self.changed()
             await self._tell()
             await trio.sleep(VIEWS_S)  # who waits for the new blocks finds them first
-            await old.server.drain(self._config.drain_s)
+            await old.drain(self._config.drain_s)
             self._end(old)
 
     async def _rest(self) -> None:
@@ -318,7 +319,7 @@ class Holder:
             telling.start_soon(self._tell)
             async with trio.open_nursery() as drains:
                 for serving in list(servings):
-                    drains.start_soon(serving.server.drain, within_s)
+                    drains.start_soon(serving.drain, within_s)
             telling.cancel_scope.cancel()
 
     def _end(self, *servings: Serving) -> None:
@@ -373,6 +374,13 @@ class Holder:
             if serving.server.holds(asked):
                 return serving.server
         return self._servings[-1].server if self._servings else None
+
+    def choose_training(self, asked: Train) -> Training | None:
+        """The same for a batch."""
+        for serving in reversed(self._servings):
+            if serving.training.holds(asked):
+                return serving.training
+        return self._servings[-1].training if self._servings else None
 
     def _announcement(self) -> Announcement:
         state: RecordState = "online" if self._is("serving") else "draining"

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -52,6 +52,7 @@ from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
 log = get_logger()
+T = TypeVar("T")
 
 OPEN_S = 10.0  # for the first frame; a good client sends it with the stream's opening
 ANSWER_S = 30.0  # for a client to take one answer: 8 MiB over 2 Mbit/s
@@ -133,7 +134,7 @@ class Server:
                 # in this order: what is admitted from now on is opened after this is closed
                 self._device.post(self._engine.close_cache, session.cache)
                 self._undress(session.worn)
-                self._release(key)
+                self.release(key)
         with trio.move_on_after(1):
             if session.scope.cancelled_caught:
                 await frames.send(Busy("the server has left", RETRY_LATEST_S))
@@ -163,7 +164,7 @@ class Server:
         with suppress(TransportError):  # the road is broken: its own task finds that out
             await self._answer(session, Leaving(within_s))
 
-    def _release(self, key: object) -> None:
+    def release(self, key: object) -> None:
         self._admission.release(key, trio.current_time())
         if not self._admission.sessions:
             self._empty.set()
@@ -190,7 +191,7 @@ class Server:
         row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
         payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes)
         with ExitStack() as undone:  # from the last to the first, unless the client has been told
-            undone.callback(self._release, key)
+            undone.callback(self.release, key)
             worn = await self._dress(frames, asked, blocks)
             undone.callback(self._undress, worn)
             how = (blocks, asked.tokens) if worn is None else (blocks, asked.tokens, worn.worn)
@@ -369,7 +370,7 @@ async def serve_stream(stream: Stream, choose: Callable[[Open], Server | None]) 
     """A session on this stream, at the server that `choose` names; None: nobody serves here now."""
     frames = FrameStream(stream, payload_bytes_max=0)
     try:
-        asked = await _asked(frames)
+        asked = await opening(frames, Open)
         if asked is None:
             return
         server = choose(asked)
@@ -386,15 +387,12 @@ async def serve_stream(stream: Stream, choose: Callable[[Open], Server | None]) 
         raise
 
 
-async def _asked(frames: FrameStream) -> Open | None:
+async def opening(frames: FrameStream, kind: type[T]) -> T | None:
     """What the client opens with; None when it goes without a word."""
     with trio.move_on_after(OPEN_S) as deadline:
         received = await frames.receive()
     if deadline.cancelled_caught:
-        raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a session")
-    if received is None:
-        return None
-    asked, _ = received
-    if not isinstance(asked, Open):
-        raise RemoteError(f"{type(asked).__name__} before Open")
-    return asked
+        raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a stream")
+    if received is not None and not isinstance(received[0], kind):
+        raise RemoteError(f"{type(received[0]).__name__} before {kind.__name__}")
+    return None if received is None else received[0]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...errors import RemoteError, UserError
 from ...swarm.blocks import BlockRange
+from ...swarm.wire import Train
 from .checkpoint import Checkpoint
 from .frozen import FrozenBlock, Leaf
 from .layout import layout_of
@@ -35,7 +36,7 @@ from .spec import ModelSpec
 from .tensor import TAGS, pack, payload_bytes, unpack
 
 SLICE_ROWS = 64  # guess: fewer turn weights back too often, more keep others waiting
-_SPARE_ROWS = 16  # guess: what a row costs inside a block, in widths of hidden states
+WIDENED = 2  # an adapter may come in half precision; its gradients are fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +131,26 @@ class Gradients:
             size += down.nbytes + up.nbytes
         return Dressed(blocks, size)
 
-    def bytes_of(self, shape: Shape, blocks: BlockRange) -> int:
-        """About what a request of this shape takes while it is here."""
-        return 4 * self.width * shape.rows * (len(blocks) + 4) + 4 * self._spec.heads * (
-            shape.tokens**2 if self._spec.attn_softcap is not None else 0
-        )
+    def bytes_of(self, asked: Train) -> int:
+        """About what a request takes while it is computed: each block's input, a slice inside of
+        a block, and the gradients of what is trained."""
+        spec, rows = self._spec, asked.batch * asked.tokens
+        slice_rows = max(SLICE_ROWS, asked.tokens)
+        inside = 8 * spec.hidden + 6 * spec.heads * spec.head_dim + 6 * spec.ffn
+        scores = 4 * spec.heads * asked.tokens if spec.attn_softcap is not None else 0
+        kept = rows * spec.hidden * (asked.stop - asked.start + 3)
+        held = WIDENED * asked.size if asked.kind == "backward" else 0
+        return 4 * (kept + slice_rows * (inside + scores)) + held
+
+    def payload_bytes(self, asked: Train) -> int:
+        """What follows a request. Raises RemoteError for an unknown dtype."""
+        blocks = BlockRange(asked.start, asked.stop)
+        return request_bytes(shape_of(asked), blocks, self.width, backward=asked.kind == "backward")
+
+    def begin(self, payload: memoryview, asked: Train, worn: Dressed | None) -> Lesson:
+        """What was asked for, ready to be run. Raises RemoteError."""
+        run = self.forward if asked.kind == "forward" else self.backward
+        return run(payload, shape_of(asked), BlockRange(asked.start, asked.stop), worn)
 
     def forward(
         self, payload: memoryview, shape: Shape, blocks: BlockRange, worn: Dressed | None
@@ -263,6 +279,10 @@ class _Found:
     def add_prompt(self, index: int, prompt: Tensor) -> None:
         before = self.prompts.get(index)
         self.prompts[index] = prompt if before is None else before + prompt
+
+
+def shape_of(asked: Train) -> Shape:
+    return Shape(asked.batch, asked.tokens, asked.prompts, asked.dtype)
 
 
 def request_bytes(shape: Shape, blocks: BlockRange, width: int, *, backward: bool) -> int:
