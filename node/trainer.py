@@ -107,23 +107,33 @@ class Trainer:
         self._numbers = count(1)
         self._nursery: trio.Nursery | None = None
         self._running = trio.Event()
+        self._ended = False
         self.resent = 0  # pieces that were sent once more, since the start
 
     async def run(self) -> None:
-        """A service."""
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._timers.run)
+        """A service. Once it has ended, whatever was under way has failed."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._timers.run)
+                self._running.set()
+                while True:
+                    await trio.sleep(REFRESH_S)
+                    if self._flights:
+                        await self._refresh()
+                        self._handle(Refreshed())
+        finally:
+            self._ended = True
             self._running.set()
-            while True:
-                await trio.sleep(REFRESH_S)
-                if self._flights:
-                    await self._refresh()
-                    self._handle(Refreshed())
+            for flight in self._flights.values():
+                flight.error = TransportError("the client is leaving")
+                flight.landed.set()
 
     async def forward(self, batch: Microbatch) -> tuple[int, memoryview]:
         """Its number, and the hidden states that come out. Raises MissingBlocks, RemoteError or
         Refused. It is open until `backward` or `drop`."""
         await self._running.wait()
+        if self._ended:
+            raise TransportError("the client has left")
         if not self._flights:
             await self._refresh()
         number = next(self._numbers)
@@ -141,6 +151,8 @@ class Trainer:
         flight = self._flights.get(number)
         if flight is None:
             raise UserError("a batch goes backward once: run the model on it again")
+        if self._ended:
+            raise TransportError("the client has left")
         flight.grads[self._blocks.stop] = grad
         flight.landed = trio.Event()
         try:

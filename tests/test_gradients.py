@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from potluck.errors import RemoteError, UserError
+from potluck.node.compute import gradients
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.frozen import through
 from potluck.node.compute.gradients import SLICE_ROWS, Gradients, Lesson, Shape
@@ -19,6 +20,7 @@ from potluck.node.compute.quant.formats import QUANTIZATIONS
 from potluck.node.compute.tensor import pack
 from potluck.node.compute.weight import FORMATS
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.wire import Train
 
 from .adapters import save_adapter
 from .checkpoints import LLAMA3, save_random
@@ -169,6 +171,22 @@ def test_gradients_are_autograds_through_transformers(name: str, tmp_path: Path)
         for wanted in oracle.leaves[module][:2]:
             assert wanted.grad is not None
             assert relative(tensor(next(halves), *wanted.shape), wanted.grad) <= TOLERANCE
+
+
+def test_what_is_computed_twice_has_the_same_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit; in more slices' memory, or in less."""
+    made, blocks = stage(tmp_path), BlockRange(0, 3)
+    payload = pack(torch.randn(2 * 3 * 40, 48))
+    found = []
+    for most in (gradients.GRAPH_BYTES_MAX, 0):
+        monkeypatch.setattr(gradients, "GRAPH_BYTES_MAX", most)
+        lesson = made.backward(payload, Shape(3, 40, 0, "f32"), blocks, None)
+        found.append(bytes(finished(lesson)[0]))
+    asked = Train("backward", "", 0, 3, 3, 40, "f32", 1.0)
+    assert found[0] == found[1]
+    assert made.bytes_of(asked) < 2**20
 
 
 @pytest.mark.parametrize("format", FORMATS)

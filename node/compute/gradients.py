@@ -1,21 +1,24 @@
 """A span that is trained through: hidden states forward, gradients back, nothing remembered.
 
     forward    hidden ──▶ block ─ ... ─ block ──▶ hidden
-    backward   hidden ──▶ block ─ ... ─ block        each block's input is kept,
-               grad ◀── block ◀ ... ◀ block ◀── grad    and each block computed once more
+    backward   hidden ──▶ block ─ ... ─ block ──┐   once more, and what autograd needs is kept
+               grad ◀──── block ◀ ... ◀ block ◀─┴─ grad
 
 Backward starts from the same hidden states as forward did, so any peer that serves the blocks may
 do it, and none holds anything of a client's between two requests. A batch goes through in slices,
 a few sequences through one block each: between two of them the device is free for others
-(worker.py). Deep prompts are added to the first positions of each block's input, as Petals' are.
+(worker.py), and of a few sequences alone is kept what backward needs: all of it, or where that is
+much each block's input, from which the block is computed a second time. Deep prompts are added to
+the first positions of each block's input, as Petals' are.
 
-Source: Petals, `rpc_backward` (Borzunov et al., 2023); X. Liu et al., P-Tuning v2, for the prompts.
+Source: Petals, `rpc_backward` (Borzunov et al., 2023); T. Chen et al., 2016, for computing twice;
+X. Liu et al., P-Tuning v2, for the prompts.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from torch import Tensor
 
 from ...errors import RemoteError, UserError
 from ...swarm.blocks import BlockRange
+from ...swarm.microbatch import FP32_BYTES
 from ...swarm.wire import Train
 from .checkpoint import Checkpoint
 from .frozen import FrozenBlock, Leaf
@@ -36,6 +40,7 @@ from .spec import ModelSpec
 from .tensor import TAGS, pack, payload_bytes, unpack
 
 SLICE_ROWS = 64  # guess: fewer turn weights back too often, more keep others waiting
+GRAPH_BYTES_MAX = 64 << 20  # guess: beyond, blocks are computed twice
 WIDENED = 2  # an adapter may come in half precision; its gradients are fp32
 
 
@@ -68,6 +73,14 @@ class Dressed:
             if blocks.start <= index < blocks.stop
             for module in sorted(self.blocks[index])
         ]
+
+    def wanted(self, blocks: BlockRange) -> Dressed:
+        """The same for these blocks, as autograd's own leaves."""
+        found: dict[int, dict[str, Leaf]] = {}
+        for index, module, one in self.of(blocks):
+            leaf = Leaf(_wanted(one.down), _wanted(one.up), one.scale)
+            found.setdefault(index, {})[module] = leaf
+        return Dressed(found, self.bytes)
 
 
 class Lesson:
@@ -132,15 +145,27 @@ class Gradients:
         return Dressed(blocks, size)
 
     def bytes_of(self, asked: Train) -> int:
-        """About what a request takes while it is computed: each block's input, a slice inside of
-        a block, and the gradients of what is trained."""
-        spec, rows = self._spec, asked.batch * asked.tokens
-        slice_rows = max(SLICE_ROWS, asked.tokens)
-        inside = 8 * spec.hidden + 6 * spec.heads * spec.head_dim + 6 * spec.ffn
-        scores = 4 * spec.heads * asked.tokens if spec.attn_softcap is not None else 0
-        kept = rows * spec.hidden * (asked.stop - asked.start + 3)
-        held = WIDENED * asked.size if asked.kind == "backward" else 0
-        return 4 * (kept + slice_rows * (inside + scores)) + held
+        """About what a request takes while it is computed, beside its payload."""
+        span, hidden = asked.stop - asked.start, self._spec.hidden
+        rows, slice_rows = asked.batch * asked.tokens, max(SLICE_ROWS, asked.tokens)
+        graph = FP32_BYTES * slice_rows * self._row_numbers(asked.tokens)
+        if asked.kind == "forward":
+            return FP32_BYTES * 2 * rows * hidden + graph
+        kept = graph * span if self._keeps_graphs(span, asked.tokens) else graph
+        inputs = FP32_BYTES * slice_rows * hidden * span
+        return FP32_BYTES * 3 * rows * hidden + kept + inputs + WIDENED * asked.size
+
+    def _row_numbers(self, tokens: int) -> int:
+        """About how many numbers autograd keeps of a row in one block."""
+        spec = self._spec
+        ffn = max(spec.ffn_of(one) * max(1, spec.experts_of(one) and spec.experts_per_token)
+                  for one in range(self.blocks.start, self.blocks.stop))  # fmt: skip
+        scores = 3 * spec.heads * tokens if spec.attn_softcap is not None else 0
+        return 10 * spec.hidden + 8 * spec.heads * spec.head_dim + 5 * ffn + scores
+
+    def _keeps_graphs(self, span: int, tokens: int) -> bool:
+        rows = max(SLICE_ROWS, tokens)
+        return FP32_BYTES * rows * self._row_numbers(tokens) * span <= GRAPH_BYTES_MAX
 
     def payload_bytes(self, asked: Train) -> int:
         """What follows a request. Raises RemoteError for an unknown dtype."""
@@ -160,11 +185,14 @@ class Gradients:
         hidden, _, prompts = self._read(payload, shape, blocks, backward=False)
 
         def run(lesson: Lesson) -> Iterator[None]:
-            out = hidden
-            with torch.no_grad():
+            outs = []
+            for out in torch.split(hidden, _sequences(shape)):
                 for index in range(blocks.start, blocks.stop):
-                    out = yield from self._ahead(out, index, prompts.get(index), worn)
-            lesson.answer = [_packed(out.flatten(0, 1), shape.dtype)]
+                    with torch.no_grad():
+                        out = self._block(index, _prompted(out, prompts.get(index)), worn)
+                    yield
+                outs.append(out)
+            lesson.answer = [_packed(torch.cat(outs).flatten(0, 1), shape.dtype)]
 
         return Lesson(run)
 
@@ -176,69 +204,60 @@ class Gradients:
         adapter's matrices, each `down` before its `up`. Raises RemoteError."""
         hidden, grad, prompts = self._read(payload, shape, blocks, backward=True)
         assert grad is not None
-        leaves = [] if worn is None else worn.of(blocks)
+        keeps = self._keeps_graphs(len(blocks), shape.tokens)
+        trained = None if worn is None else worn.wanted(blocks)
 
         def run(lesson: Lesson) -> Iterator[None]:
-            inputs = [hidden]
-            with torch.no_grad():
-                for index in range(blocks.start, blocks.stop - 1):
-                    out = yield from self._ahead(inputs[-1], index, prompts.get(index), worn)
-                    inputs.append(out)
-            back, found = grad, _Found({}, {})
-            for index in range(blocks.stop - 1, blocks.start - 1, -1):
-                back = yield from self._back(
-                    inputs.pop(), back, index, prompts.get(index), worn, found
-                )
-            lesson.answer = [_packed(back.flatten(0, 1), shape.dtype)]
-            for index in range(blocks.start, blocks.stop) if prompts else ():
+            backs, size = [], _sequences(shape)
+            found = _Found({}, {})
+            for out, above in zip(torch.split(hidden, size), torch.split(grad, size), strict=True):
+                passed: list[tuple[Tensor, Tensor | None]] = []  # input, and output with its graph
+                for index in range(blocks.start, blocks.stop):
+                    x = _wanted(_prompted(out, prompts.get(index)))
+                    if keeps or index + 1 < blocks.stop:
+                        with torch.set_grad_enabled(keeps):
+                            out = self._block(index, x, trained)
+                    passed.append((x, out if keeps else None))
+                    out = out.detach()
+                    yield
+                for index in range(blocks.stop - 1, blocks.start - 1, -1):
+                    above = self._back(index, *passed.pop(), above, trained, found)
+                    if (prompt := prompts.get(index)) is not None:
+                        found.add_prompt(index, above[:, : len(prompt)].sum(0))
+                    yield
+                backs.append(above)
+            lesson.answer = [_packed(torch.cat(backs).flatten(0, 1), shape.dtype)]
+            for index in sorted(found.prompts):
                 lesson.answer.append(_packed(found.prompts[index], "f32"))
-            for index, module, _ in leaves:
+            for index, module in sorted(found.leaves):
                 lesson.answer += [_packed(one, "f32") for one in found.leaves[index, module]]
 
         return Lesson(run)
 
-    def _ahead(
-        self, hidden: Tensor, index: int, prompt: Tensor | None, worn: Dressed | None
-    ) -> Generator[None, None, Tensor]:
-        """The block's output."""
+    def _block(self, index: int, hidden: Tensor, worn: Dressed | None) -> Tensor:
         leaves = {} if worn is None else worn.blocks.get(index, {})
-        block, outs = self._blocks[index - self.blocks.start], []
-        for piece in torch.split(hidden, _sequences(hidden)):
-            outs.append(block.forward(_prompted(piece, prompt), self._ropes, leaves))
-            yield
-        return torch.cat(outs)
+        return self._blocks[index - self.blocks.start].forward(hidden, self._ropes, leaves)
 
     def _back(
         self,
-        hidden: Tensor,
-        grad: Tensor,
         index: int,
-        prompt: Tensor | None,
+        hidden: Tensor,
+        out: Tensor | None,
+        above: Tensor,
         worn: Dressed | None,
         found: _Found,
-    ) -> Generator[None, None, Tensor]:
-        """The gradient of the block's input; those of what is trained go to `found`."""
-        block, size = self._blocks[index - self.blocks.start], _sequences(hidden)
-        its = {} if worn is None else worn.blocks.get(index, {})
-        leaves = {
-            module: Leaf(_wanted(one.down), _wanted(one.up), one.scale)
-            for module, one in its.items()
-        }
+    ) -> Tensor:
+        """The gradient of a block's input; those of what is trained are added to `found`."""
+        leaves = {} if worn is None else worn.blocks.get(index, {})
         wanted = [half for one in leaves.values() for half in (one.down, one.up)]
-        backs = []
-        for piece, above in zip(torch.split(hidden, size), torch.split(grad, size), strict=True):
+        if out is None:
             with torch.enable_grad():
-                x = _wanted(_prompted(piece, prompt))
-                out = block.forward(x, self._ropes, leaves)
-                below, *theirs = torch.autograd.grad(out, [x, *wanted], above)
-            backs.append(below)
-            halves = iter(theirs)
-            for module in leaves:
-                found.add(index, module, next(halves), next(halves))
-            if prompt is not None:
-                found.add_prompt(index, below[:, : len(prompt)].sum(0))
-            yield
-        return torch.cat(backs)
+                out = self._block(index, hidden, worn)
+        below, *theirs = torch.autograd.grad(out, [hidden, *wanted], above)
+        halves = iter(theirs)
+        for module in leaves:
+            found.add(index, module, next(halves), next(halves))
+        return below
 
     def _read(
         self, payload: memoryview, shape: Shape, blocks: BlockRange, *, backward: bool
@@ -288,7 +307,7 @@ def shape_of(asked: Train) -> Shape:
 def request_bytes(shape: Shape, blocks: BlockRange, width: int, *, backward: bool) -> int:
     """What a request's payload has. Raises RemoteError for an unknown dtype."""
     rows = payload_bytes(shape.rows, width, shape.dtype)
-    return rows * (2 if backward else 1) + 4 * shape.prompts * len(blocks) * width
+    return rows * (2 if backward else 1) + FP32_BYTES * shape.prompts * len(blocks) * width
 
 
 def _prompted(hidden: Tensor, prompt: Tensor | None) -> Tensor:
@@ -299,9 +318,9 @@ def _prompted(hidden: Tensor, prompt: Tensor | None) -> Tensor:
     return torch.cat([first, hidden[:, len(prompt) :]], 1)
 
 
-def _sequences(hidden: Tensor) -> int:
+def _sequences(shape: Shape) -> int:
     """Of how many a slice is."""
-    return max(1, SLICE_ROWS // hidden.shape[1])
+    return max(1, SLICE_ROWS // shape.tokens)
 
 
 def _wanted(x: Tensor) -> Tensor:
