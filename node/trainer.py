@@ -138,11 +138,13 @@ class Trainer:
             await self._refresh()
         number = next(self._numbers)
         flight = self._flights[number] = _Flight(batch, {self._blocks.start: batch.hidden})
+        through = False
         try:
             self._handle(Submitted(number, batch.rows))
             await self._landed(flight)
+            through = True
         finally:
-            if self._blocks.stop not in flight.states:
+            if not through:
                 self.drop(number)
         return number, flight.states[self._blocks.stop]
 

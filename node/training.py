@@ -44,7 +44,7 @@ class Lesson(Protocol):
     spent_s: float
 
     def slices(self) -> Iterator[None]:
-        """Each `next` is one slice. Raises RemoteError for numbers that are not finite."""
+        """Each `next` is one slice. Raises UserError for numbers that grow beyond their format."""
 
 
 class Teacher(Protocol):
@@ -103,6 +103,7 @@ class Training:
         self._loading = trio.Lock()
         self._turns: Turns[trio.Event] = Turns()
         self._busy = False
+        self._bringing: dict[tuple[str, bytes], trio.Event] = {}  # adapters on their way in
         self._scopes: set[trio.CancelScope] = set()
         self._left = False
         self._row_s = 0.0  # of forward through one block, as lately
@@ -125,27 +126,33 @@ class Training:
             scope.cancel()
 
     async def converse(self, frames: FrameStream, asked: Train) -> None:
-        """One request, to its answer. Raises RemoteError or TransportError."""
+        """One request, to its answer. Raises RemoteError or TransportError; UserError for what an
+        honest client may ask, and will not get."""
         blocks = self._check(asked)
         scope = trio.CancelScope(deadline=trio.current_time() + min(asked.within_s, WITHIN_MAX_S))
+        self._scopes.add(scope)
         if self._left:
             scope.cancel()
         began_s = trio.current_time()
-        self._scopes.add(scope)
         try:
-            with scope:
-                lesson = await self._serve(frames, asked, blocks)
+            teacher = await self._loaded()
+            size = teacher.payload_bytes(asked)
+            if size > TRAIN_BYTES_MAX:
+                raise UserError(f"a batch of {size} bytes, where {TRAIN_BYTES_MAX} are taken")
+            with self._room(frames.peer, teacher.bytes_of(asked) + size, blocks):
+                with scope:
+                    lesson = await self._serve(frames, asked, blocks, teacher, size)
+                if not scope.cancelled_caught:
+                    queue_s = trio.current_time() - began_s - lesson.spent_s
+                    await self._answer(frames, lesson, max(0.0, queue_s))
+                    return
+            why = "the server is leaving" if self._left else "the batch waited too long"
+            retry_after_s = RETRY_LATEST_S if self._left else self._retry_after_s()
+            await self._refuse(frames, why, retry_after_s)
         except Refused as refusal:
             await self._refuse(frames, refusal.reason, refusal.retry_after_s)
-            return
         finally:
             self._scopes.discard(scope)
-        if scope.cancelled_caught:
-            why = "the server is leaving" if self._left else "the batch waited too long"
-            await self._refuse(frames, why, RETRY_LATEST_S if self._left else self._retry_after_s())
-            return
-        spent_s = trio.current_time() - began_s
-        await self._answer(frames, lesson, max(0.0, spent_s - lesson.spent_s))
 
     def _check(self, asked: Train) -> BlockRange:
         if asked.model != self._model:
@@ -162,23 +169,20 @@ class Training:
             raise RemoteError("an adapter's digest that is none")
         return BlockRange(asked.start, asked.stop)
 
-    async def _serve(self, frames: FrameStream, asked: Train, blocks: BlockRange) -> Lesson:
-        """Raises Refused, RemoteError or TransportError."""
-        teacher = await self._loaded()
-        size = teacher.payload_bytes(asked)
-        if size > TRAIN_BYTES_MAX:
-            raise RemoteError(f"a batch of {size} bytes, where {TRAIN_BYTES_MAX} are taken")
-        with self._room(frames.peer, teacher.bytes_of(asked) + size, blocks):
-            payload = memoryview(await self._read(frames, size))
-            lent = await self._dress(frames, asked, blocks, teacher)
-            worn = None if lent is None else lent.worn
-            cost = asked.batch * asked.tokens * (BACKWARD_COST if asked.kind == "backward" else 1)
-            try:
-                lesson = await trio.to_thread.run_sync(teacher.begin, payload, asked, worn)
-                await self._compute(frames, cost * len(blocks), lesson)
-            finally:
-                if lent is not None:
-                    self._wardrobe.give_back(lent)
+    async def _serve(
+        self, frames: FrameStream, asked: Train, blocks: BlockRange, teacher: Teacher, size: int
+    ) -> Lesson:
+        """Raises Refused, UserError, RemoteError or TransportError."""
+        payload = memoryview(await self._read(frames, size))
+        lent = await self._dress(frames, asked, blocks, teacher)
+        worn = None if lent is None else lent.worn
+        cost = asked.batch * asked.tokens * (BACKWARD_COST if asked.kind == "backward" else 1)
+        try:
+            lesson = await trio.to_thread.run_sync(teacher.begin, payload, asked, worn)
+            await self._compute(frames, cost * len(blocks), lesson)
+        finally:
+            if lent is not None:
+                self._wardrobe.give_back(lent)
         self._gave(frames.peer, cost, len(blocks))
         self._row_s += SMOOTHING * (lesson.spent_s / (cost * len(blocks)) - self._row_s)
         self.requests_served += 1
@@ -190,14 +194,14 @@ class Training:
                 try:
                     self._teacher = await trio.to_thread.run_sync(self._load)
                 except UserError as error:  # the owner's to mend, and no client's
-                    raise RemoteError(f"nobody trains through this peer: {error}") from error
+                    raise UserError(f"nobody trains through this peer: {error}") from error
         return self._teacher
 
     @contextmanager
     def _room(self, peer: str, size: int, blocks: BlockRange) -> Iterator[None]:
-        """Of the sessions' book. Raises Refused; RemoteError for what will never fit."""
+        """Of the sessions' book. Raises Refused; UserError for what will never fit."""
         if size > self._budget_bytes:
-            raise RemoteError(
+            raise UserError(
                 f"a batch that takes {size} bytes, where {self._budget_bytes} are for batches:"
                 " send fewer sequences at once"
             )
@@ -232,7 +236,15 @@ class Training:
     ) -> Lent | None:
         if not asked.adapter:
             return None
-        return await self._wardrobe.lend(frames, asked, blocks, trained=teacher.dress)
+        key = frames.peer, asked.adapter  # of a client's microbatches one brings it
+        while (other := self._bringing.get(key)) is not None:
+            await other.wait()
+        mine = self._bringing[key] = trio.Event()
+        try:
+            return await self._wardrobe.lend(frames, asked, blocks, trained=teacher.dress)
+        finally:
+            del self._bringing[key]
+            mine.set()
 
     async def _compute(self, frames: FrameStream, cost: float, lesson: Lesson) -> None:
         """All slices, when it is its turn; nothing more of it once the client has gone."""
@@ -249,7 +261,7 @@ class Training:
             try:
                 async with self._turn(frames.peer, cost):
                     await self._device.spare(lesson.slices())
-            except (RemoteError, Refused) as error:
+            except (UserError, RemoteError, Refused) as error:
                 failure = error  # the nursery would wrap it in a group
             nursery.cancel_scope.cancel()
         if failure is not None:
@@ -304,8 +316,9 @@ async def train_stream(stream: Stream, choose: Callable[[Train], Training | None
         with trio.move_on_after(WAIT_S):
             await frames.send(Busy("the server is at rest", RETRY_LATEST_S))
             await frames.close()
-    except RemoteError as error:
+    except (UserError, RemoteError) as error:
         with trio.move_on_after(1):
             await frames.send(Fault(str(error)[:250]))
             await frames.close()
-        raise
+        if isinstance(error, RemoteError):  # else a mistake, and no reason to be banned
+            raise

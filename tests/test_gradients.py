@@ -238,7 +238,7 @@ def test_gradients_beyond_the_wire_are_one_clear_line(tmp_path: Path) -> None:
     made = stage(tmp_path)
     both = torch.cat([torch.randn(8, 48), torch.full((8, 48), 6e4)])
     lesson = made.backward(pack(both, "f16"), Shape(1, 8, 0, "f16"), BlockRange(0, 3), None)
-    with pytest.raises(RemoteError, match="scale the loss down"):
+    with pytest.raises(UserError, match="scale the loss down"):
         finished(lesson)
 
 

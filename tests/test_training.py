@@ -264,6 +264,7 @@ async def test_a_batch_that_nobody_can_take_is_one_clear_line(
         await world.add(0, 3, cache_tokens=100)
         with pytest.raises(RemoteError, match="fewer sequences at once"):
             await world.trainer().forward(batch)
+        assert not world.net.faults  # a mistake, for which nobody is banned
 
 
 def asking(checkpoint: Checkpoint, **changes: Any) -> Train:
@@ -350,6 +351,20 @@ async def test_what_has_waited_too_long_is_not_computed(
         assert received is not None and isinstance(received[0], Busy)
         assert received[0].reason == "the batch waited too long"
         assert node.training.requests == 1 and node.device.slices == 1
+
+
+async def test_of_microbatches_that_come_together_one_brings_the_adapter(
+    autojump_clock: MockClock, checkpoint: Checkpoint, batch: Microbatch
+) -> None:
+    async with training_world(checkpoint, [(0, 3)]) as world:
+        (node,) = world.nodes
+        trainer = world.trainer()
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(trainer.forward, batch)
+        assert batch.worn is not None
+        assert node.wardrobe.brought_bytes == batch.worn.manifest.size(WHOLE)
+        assert node.training.requests_served == 5 and not node.training._bringing
 
 
 async def test_each_step_of_an_optimizer_is_an_adapter_that_is_brought_once(

@@ -32,7 +32,8 @@ from ...swarm.wire import Train
 from .checkpoint import Checkpoint
 from .frozen import FrozenBlock, Leaf
 from .layout import layout_of
-from .loading import Loader
+from .loading import Loader, block_bytes
+from .memory import require_memory
 from .parts import pairs_of
 from .quant.formats import choose
 from .rope import Ropes
@@ -92,7 +93,7 @@ class Lesson:
         self._run = run
 
     def slices(self) -> Iterator[None]:
-        """Each `next` is one slice. Raises RemoteError for numbers that are not finite."""
+        """Each `next` is one slice. Raises UserError for numbers that grow beyond their format."""
         began_s = time.perf_counter()
         for _ in self._run(self):
             self.spent_s += time.perf_counter() - began_s
@@ -127,10 +128,15 @@ class Gradients:
         spec, place = checkpoint.spec, device or torch.device("cpu")
         if spec.general is not None:
             raise UserError(f"models of {spec.family} are served here without gradients")
-        loader = Loader(checkpoint, choose(quantization, checkpoint.stored_format), cache_dir)
+        coding = choose(quantization, checkpoint.stored_format)
+        layouts = {index: layout_of(spec, index) for index in range(blocks.start, blocks.stop)}
+        if place.type != "cpu":
+            needed = sum(block_bytes(one, coding, torch.float32) for one in layouts.values())
+            require_memory(needed, place, f"{checkpoint.name}: gradients of blocks {blocks}")
+        loader = Loader(checkpoint, coding, cache_dir)
         found = [
-            FrozenBlock(spec, index, layout_of(spec, index), loader.block(index), place)
-            for index in range(blocks.start, blocks.stop)
+            FrozenBlock(spec, index, layout, loader.block(index), place)
+            for index, layout in layouts.items()
         ]
         return Gradients(spec, blocks.start, found, place)
 
@@ -328,8 +334,8 @@ def _wanted(x: Tensor) -> Tensor:
 
 
 def _packed(rows: Tensor, dtype: str) -> memoryview:
-    """Raises RemoteError unless all are finite, in the dtype in which they are sent."""
+    """Raises UserError unless all are finite, in the dtype in which they are sent."""
     told = rows.to(TAGS[dtype])
     if not bool(told.isfinite().all()):
-        raise RemoteError(f"the numbers of this batch grow beyond {dtype}: scale the loss down")
+        raise UserError(f"the numbers of this batch grow beyond {dtype}: scale the loss down")
     return pack(told)
