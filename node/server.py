@@ -393,6 +393,7 @@ async def opening(frames: FrameStream, kind: type[T]) -> T | None:
         received = await frames.receive()
     if deadline.cancelled_caught:
         raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a stream")
-    if received is not None and not isinstance(received[0], kind):
-        raise RemoteError(f"{type(received[0]).__name__} before {kind.__name__}")
-    return None if received is None else received[0]
+    asked = None if received is None else received[0]
+    if asked is not None and not isinstance(asked, kind):
+        raise RemoteError(f"{type(asked).__name__} before {kind.__name__}")
+    return asked

@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +153,7 @@ class Serving:
         )  # fmt: skip
         self.server = Server(stage.engine, device, self.admission, model.digest, key, wardrobe)
         self.training = Training(
-            lambda: model.gradients(self.blocks, stage.quantization),
+            partial(model.gradients, self.blocks, stage.quantization),
             device, self.admission, wardrobe,
             blocks=self.blocks, model=model.digest, context=stage.engine.context,
             token_bytes=stage.token_bytes, release=self.server.release,

@@ -266,7 +266,7 @@ class Trainer:
             try:
                 await self._send(flight, run)
                 event = Answered(run.attempt)
-                flight.stranded_s = None
+                flight.stranded_s = flight.fault = None
             except Refused as refusal:
                 event = Full(run.attempt, refusal.retry_after_s)
             except (RemoteError, TransportError) as error:

@@ -119,7 +119,7 @@ class RemoteModel(nn.Module):
         """ids: (batch, tokens); returns logits (batch, tokens, vocabulary), of the text alone."""
         hidden = self.hidden(ids)
         head = self._tables.head if self.head is None else self.head
-        return self._tables.project(hidden.flatten(0, 1), head).unflatten(0, ids.shape)
+        return self._tables.project(hidden.flatten(0, 1), head).view(*ids.shape, -1)
 
     def hidden(self, ids: Tensor) -> Tensor:
         """What comes out of the last block: (batch, tokens, hidden)."""
@@ -219,7 +219,7 @@ class _Remote(torch.autograd.Function):
         return torch.cat(rows).view(hidden.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         way: _Way = ctx.way
         pieces = torch.split(_finite(grad, "the loss's gradient"), way.sequences)
