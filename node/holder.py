@@ -32,9 +32,10 @@ from .credit.till import Till
 from .log import get_logger
 from .member import Member
 from .net.stream import Stream
+from .opening import serve_stream
 from .placing import JITTER_S, Elections, Finds, Place, find_place, may_switch
 from .rest import asked_rest, end_rest
-from .server import Server, serve_stream
+from .server import Server
 from .serving import Model, Serving, joining, measure, serve_blocks
 from .training import Training
 
@@ -93,7 +94,7 @@ class Holder:
 
     async def serve(self, stream: Stream) -> None:
         """The handler of session streams."""
-        await serve_stream(stream, self.choose)
+        await serve_stream(stream, Open, self.choose)
 
     def _is(self, state: State) -> bool:
         """Now: another task may have changed it meanwhile."""
@@ -377,10 +378,8 @@ class Holder:
 
     def choose_training(self, asked: Train) -> Training | None:
         """The same for a batch."""
-        for serving in reversed(self._servings):
-            if serving.training.holds(asked):
-                return serving.training
-        return self._servings[-1].training if self._servings else None
+        found = [serving.training for serving in reversed(self._servings)]
+        return next((one for one in found if one.holds(asked)), found[0] if found else None)
 
     def _announcement(self) -> Announcement:
         state: RecordState = "online" if self._is("serving") else "draining"

@@ -26,9 +26,10 @@ from .gossip.segment import Segment
 from .holder import WITHDRAW_S, Holder
 from .net.host import Host
 from .net.stream import Stream
+from .opening import serve_stream
 from .queues import Told, tell_queue
-from .server import Server, serve_stream
-from .training import Training, train_stream
+from .server import Server
+from .training import Training
 
 MODELS_MAX = 8  # that a peer's list of models has room for (dht/record.py)
 _MIB = 1 << 20
@@ -109,11 +110,11 @@ class House:
 
     async def serve(self, stream: Stream) -> None:
         """The handler of session streams."""
-        await serve_stream(stream, lambda asked: self._choose(asked, stream.peer))
+        await serve_stream(stream, Open, lambda asked: self._choose(asked, stream.peer))
 
     async def train(self, stream: Stream) -> None:
         """The handler of training streams."""
-        await train_stream(stream, self._choose_training)
+        await serve_stream(stream, Train, self._choose_training)
 
     def _choose_training(self, asked: Train) -> Training | None:
         mine = (one for one in self.holders if one.model.digest == asked.model)

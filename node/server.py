@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
@@ -32,7 +31,6 @@ from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.receipt import Notary
 from ..swarm.wire import (
     Busy,
-    Fault,
     Leaving,
     Message,
     Open,
@@ -48,14 +46,12 @@ from .engine import DTYPE_BYTES, Device, Engine
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
+from .opening import ANSWER_S, serve_stream
 from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
 log = get_logger()
-T = TypeVar("T")
 
-OPEN_S = 10.0  # for the first frame; a good client sends it with the stream's opening
-ANSWER_S = 30.0  # for a client to take one answer: 8 MiB over 2 Mbit/s
 AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
 
 
@@ -112,7 +108,7 @@ class Server:
 
     async def serve(self, stream: Stream) -> None:
         """One session, from `Open` to its end."""
-        await serve_stream(stream, lambda asked: self)
+        await serve_stream(stream, Open, lambda asked: self)
 
     async def converse(self, frames: FrameStream, asked: Open) -> None:
         """One session that was asked for, to its end."""
@@ -364,36 +360,3 @@ class Server:
                 await session.frames.send(message, *payload)
         if deadline.cancelled_caught:
             raise TransportError(f"{session.frames.peer} took no answer in {ANSWER_S:.0f} s")
-
-
-async def serve_stream(stream: Stream, choose: Callable[[Open], Server | None]) -> None:
-    """A session on this stream, at the server that `choose` names; None: nobody serves here now."""
-    frames = FrameStream(stream, payload_bytes_max=0)
-    try:
-        asked = await opening(frames, Open)
-        if asked is None:
-            return
-        server = choose(asked)
-        if server is not None:
-            await server.converse(frames, asked)
-            return
-        with trio.move_on_after(ANSWER_S):
-            await frames.send(Busy("the server is at rest", RETRY_LATEST_S))
-            await frames.close()
-    except RemoteError as error:
-        with trio.move_on_after(1):
-            await frames.send(Fault(str(error)[:250]))
-            await frames.close()
-        raise
-
-
-async def opening(frames: FrameStream, kind: type[T]) -> T | None:
-    """What the client opens with; None when it goes without a word."""
-    with trio.move_on_after(OPEN_S) as deadline:
-        received = await frames.receive()
-    if deadline.cancelled_caught:
-        raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a stream")
-    asked = None if received is None else received[0]
-    if asked is not None and not isinstance(asked, kind):
-        raise RemoteError(f"{type(asked).__name__} before {kind.__name__}")
-    return asked

@@ -23,12 +23,10 @@ from ..errors import PotluckError, Refused, RemoteError, TransportError, UserErr
 from ..swarm.admission import RETRY_LATEST_S, RETRY_SOONEST_S, Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.spare import BACKWARD_COST, Turns
-from ..swarm.wire import PIECE_BYTES_MAX, TRAIN_BYTES_MAX, Busy, Fault, Train, Trained
+from ..swarm.wire import PIECE_BYTES_MAX, TRAIN_BYTES_MAX, Busy, Train, Trained
 from .engine import DTYPE_BYTES
 from .frames import FrameStream
-from .net.stream import Stream
 from .pieces import receive_pieces, seconds_for, send_pieces
-from .server import opening
 from .wardrobe import Lent, Wardrobe
 
 SHARE: Final = 0.5  # guess: of the sessions' room, for batches that are here
@@ -300,25 +298,3 @@ class Training:
             await frames.close()
         if deadline.cancelled_caught:
             raise TransportError(f"{frames.peer} takes no answer, or too slowly")
-
-
-async def train_stream(stream: Stream, choose: Callable[[Train], Training | None]) -> None:
-    """A request on this stream, at whom `choose` names; None: nobody serves its blocks now."""
-    frames = FrameStream(stream, payload_bytes_max=0)
-    try:
-        asked = await opening(frames, Train)
-        if asked is None:
-            return
-        training = choose(asked)
-        if training is not None:
-            await training.converse(frames, asked)
-            return
-        with trio.move_on_after(WAIT_S):
-            await frames.send(Busy("the server is at rest", RETRY_LATEST_S))
-            await frames.close()
-    except (UserError, RemoteError) as error:
-        with trio.move_on_after(1):
-            await frames.send(Fault(str(error)[:250]))
-            await frames.close()
-        if isinstance(error, RemoteError):  # else a mistake, and no reason to be banned
-            raise

@@ -11,6 +11,7 @@ import pytest
 import torch
 import trio
 from sim.training_swarm import Fuse, TrainingWorld, training_world
+from torch import Tensor
 
 from potluck.errors import UserError
 from potluck.node.blocking import BlockingTrainer
@@ -47,6 +48,10 @@ class Connected:
         return BlockingTrainer(self.trainer, self._token)
 
 
+def number(loss: Tensor) -> float:
+    return float(loss.detach())
+
+
 async def beside(function: Callable[[], T]) -> T:
     """Plain PyTorch has a thread of its own, and the swarm an event loop."""
     return await trio.to_thread.run_sync(function)
@@ -79,7 +84,7 @@ async def test_gradients_of_all_that_can_be_trained_are_those_of_one_process(
             shake(remote)
             local = Local(oracle, remote)
             found, expected = loss_of(remote, batch(1)), loss_of(local, batch(1))
-            assert abs(float(found) - float(expected)) <= TOLERANCE * float(expected)
+            assert abs(number(found) - number(expected)) <= TOLERANCE * number(expected)
             found.backward()
             expected.backward()
             for name, one in remote.named_parameters():
@@ -133,7 +138,7 @@ async def test_a_training_goes_on_as_if_nobody_had_died(tmp_path: Path) -> None:
                     optimizer.zero_grad()
                     one.backward()
                     optimizer.step()
-                losses.append((float(pair[0]), float(pair[1])))
+                losses.append((number(pair[0]), number(pair[1])))
             return losses
 
         losses = await beside(run)

@@ -24,8 +24,9 @@ from potluck.node.config import NodeConfig
 from potluck.node.holder import Holder
 from potluck.node.member import Member
 from potluck.node.net.host import open_host
+from potluck.node.opening import serve_stream
 from potluck.node.serving import open_model
-from potluck.node.training import Training, train_stream
+from potluck.node.training import Training
 from potluck.node.training_call import ask
 from potluck.node.wardrobe import Wardrobe
 from potluck.swarm.admission import Admission, AdmissionConfig
@@ -51,7 +52,9 @@ async def test_a_node_trains_with_the_blocks_that_it_serves_and_leaves_in_order(
         model = await trio.to_thread.run_sync(open_model, config)
         holder = Holder(config, member, model, nursery, Random(1))
         await holder.take()
-        host.handle(TRAINING_PROTOCOL, lambda stream: train_stream(stream, holder.choose_training))
+        host.handle(
+            TRAINING_PROTOCOL, lambda stream: serve_stream(stream, Train, holder.choose_training)
+        )
         assert holder.current is not None
         width = model.checkpoint.spec.hidden
         hidden, above = torch.randn(2 * 9, width), torch.randn(2 * 9, width)
@@ -128,7 +131,7 @@ async def test_over_real_streams_large_batches_come_through_and_refusals_come_at
     batch = memoryview(bytes(range(256)) * (8 << 12))
     async with open_host(seeded("a")) as server, open_host(seeded("b")) as client:
         server.handle(
-            TRAINING_PROTOCOL, lambda stream: train_stream(stream, lambda asked: training)
+            TRAINING_PROTOCOL, lambda stream: serve_stream(stream, Train, lambda asked: training)
         )
         client.learn(server.peer_id, server.addresses())
 

@@ -14,13 +14,14 @@ from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
 from potluck.node.compute.checkpoint import Checkpoint
 from potluck.node.compute.gradients import Gradients
+from potluck.node.opening import serve_stream
 from potluck.node.router import Router
 from potluck.node.trainer import Trainer
-from potluck.node.training import Training, train_stream
+from potluck.node.training import Training
 from potluck.node.wardrobe import Wardrobe
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
-from potluck.swarm.wire import TRAINING_PROTOCOL
+from potluck.swarm.wire import TRAINING_PROTOCOL, Train
 
 from .memory_host import MemoryHost, MemoryNet
 
@@ -88,7 +89,9 @@ class TrainingWorld:
             token_bytes=TOKEN_BYTES,
             release=lambda one: admission.release(one, trio.current_time()),
         )  # fmt: skip
-        host.handle(TRAINING_PROTOCOL, lambda stream: train_stream(stream, lambda asked: training))
+        host.handle(
+            TRAINING_PROTOCOL, lambda stream: serve_stream(stream, Train, lambda asked: training)
+        )
         told = announcement(self.checkpoint, self.model, blocks, host)
         await MemoryDirectory(key, self.shelf).announce(told)
         self.nodes.append(Node(host, training, device, admission, wardrobe, blocks))
