@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -74,6 +74,7 @@ class _Flight:
     counted: tuple[tuple[Hop, int], ...] = ()
     error: PotluckError | None = None
     fault: RemoteError | None = None  # the last that a peer found with it, or we with a peer
+    refusal: str = ""  # why who was asked last had no room
     stranded_s: float | None = None  # since when nobody takes it
 
 
@@ -207,7 +208,7 @@ class Trainer:
             if flight.stranded_s is None:
                 flight.stranded_s = now
             elif now - flight.stranded_s >= patience_s:
-                flight.error = flight.fault or self._missing()
+                flight.error = flight.fault or self._missing(flight.refusal)
                 flight.landed.set()
 
     def _fire(self, key: Hashable) -> None:
@@ -226,7 +227,7 @@ class Trainer:
         await self._refresh()
         self._handle(Fired("look again"))
 
-    def _missing(self) -> PotluckError:
+    def _missing(self, refusal: str) -> PotluckError:
         spans = sorted((one.blocks.start, one.blocks.stop) for one in self._wheels.serving())
         missing, at = [], self._blocks.start
         for start, stop in [*spans, (self._blocks.stop, self._blocks.stop)]:
@@ -235,7 +236,8 @@ class Trainer:
             at = max(at, stop)
         if missing:
             return MissingBlocks(self._name, tuple(missing))
-        return Refused(f"every peer that serves {self._name} is full", retry_after_s=REFRESH_S)
+        why = f"no peer that serves {self._name} has room ({refusal or 'none said why'})"
+        return Refused(why, retry_after_s=REFRESH_S)
 
     async def _refresh(self) -> None:
         with suppress(TransportError):  # the view that we have will do
@@ -268,6 +270,7 @@ class Trainer:
                 event = Answered(run.attempt)
                 flight.stranded_s = flight.fault = None
             except Refused as refusal:
+                flight.refusal = refusal.reason
                 event = Full(run.attempt, refusal.retry_after_s)
             except (RemoteError, TransportError) as error:
                 log.info("a piece is sent again", peer=run.hop.peer, reason=str(error))
@@ -285,11 +288,10 @@ class Trainer:
         Refused."""
         batch, hop, backward = flight.batch, run.hop, run.phase == "backward"
         blocks, work = hop.blocks, batch.rows * (BACKWARD_COST if backward else 1)
-        kind: Literal["forward", "backward"] = "backward" if backward else "forward"
         worn = batch.worn if batch.worn is not None and batch.worn.manifest.of(blocks) else None
         asked = Train(
-            kind, self._model, blocks.start, blocks.stop, batch.batch, batch.tokens, batch.dtype,
-            self._patience_s(hop, work), batch.prompts,
+            run.phase, self._model, blocks.start, blocks.stop, batch.batch, batch.tokens,
+            batch.dtype, self._patience_s(hop, work), batch.prompts,
             b"" if worn is None else worn.name,
             0 if worn is None else worn.manifest.size(blocks),
         )  # fmt: skip

@@ -241,7 +241,7 @@ async def test_who_is_full_says_so_and_is_asked_again_in_time(
         node.admission.admit(taken, "other", WHOLE, 33_300, trio.current_time())
         trainer = world.trainer(wait_s=20)
         began_s = trio.current_time()
-        with pytest.raises(Refused, match="is full"):
+        with pytest.raises(Refused, match="the cache is full"):
             await trainer.forward(batch)
         assert 20 <= trio.current_time() - began_s <= 60
 

@@ -65,7 +65,8 @@ class Connected(Protocol):
 
 
 class RemoteModel(nn.Module):
-    """Raises UserError; its calls MissingBlocks, RemoteError or Refused besides."""
+    """It stays on the processor, in fp32. Raises UserError; its calls MissingBlocks, RemoteError,
+    TransportError or Refused besides."""
 
     def __init__(
         self,
