@@ -63,6 +63,9 @@ def _train(
     remote = potluck.RemoteModel(
         swarm, "trained", prompts=PROMPTS, lora=potluck.LoRA(**WANTED), microbatch=1
     )
+    with torch.no_grad():  # B is zero at birth, and so would A's gradient be
+        for one in remote.parameters():
+            one += 0.02 * torch.randn(one.shape)
     local = Local(oracle, remote)
     optimizers = [torch.optim.AdamW(one.parameters(), lr=lr) for one in (remote, local)]
     apart: dict[str, float] = {}
