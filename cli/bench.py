@@ -46,6 +46,25 @@ def generate(
 
 
 @bench.command()
+def train(
+    shape: Annotated[str, typer.Option(help="Of a random model: tiny or small.")] = "tiny",
+    servers: Annotated[int, typer.Option(min=1, help="Processes that share its blocks.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 4,
+    tokens: Annotated[int, typer.Option(min=2, help="Of each.")] = 64,
+    json: Json = False,
+) -> None:
+    """Tokens a second forward and backward through several server processes, one thread each.
+
+    \b
+    Example:
+      potluck bench train --servers 2 --json
+    """
+    from ..node.bench.training import bench_train
+
+    _measure(lambda: bench_train(shape=shape, servers=servers, batch=batch, tokens=tokens), json)
+
+
+@bench.command()
 def quiet(
     shape: Annotated[str, typer.Option(help="Of a random model: tiny or small.")] = "small",
     json: Json = False,

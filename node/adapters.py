@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,21 +19,16 @@ from ..crypto.digest import DIGEST_BYTES
 from ..errors import RemoteError, UserError
 from ..swarm.adapter import Bundle, check_part, read_manifest
 from ..swarm.blocks import BlockRange
-from ..swarm.wire import PIECE_BYTES_MAX, Bring, Open, Piece, Wear
+from ..swarm.wire import Bring, Open, Wear
 from .compute.parts import read_bundle
 from .compute.voice import Voice
 from .frames import FrameStream
 from .home import replace_file
+from .pieces import send_pieces
 
 FOLDER: Final = "adapters"
 MANIFEST: Final = "manifest"
 KEPT_BYTES_MAX: Final = 1 << 30  # guess: a hundred adapters of a small model, or three of a large
-BRING_BYTES_S: Final = 512 * 1024  # 4 Mbit/s: whoever is slower is not waited for
-
-
-def bring_s(size: int) -> float:
-    """How long it may take to bring parts of so many bytes."""
-    return size / BRING_BYTES_S
 
 
 class Shelf:
@@ -133,11 +127,4 @@ def question(
 async def bring(frames: FrameStream, bundle: Bundle, blocks: BlockRange) -> None:
     """Send a server that lacks it what it needs of an adapter. Raises TransportError."""
     await frames.send(Bring(), bundle.raw)
-    for piece in _pieces(bundle.parts[part.block] for part in bundle.manifest.of(blocks)):
-        await frames.send(Piece(), piece)
-
-
-def _pieces(parts: Iterable[bytes]) -> Iterable[memoryview]:
-    for part in parts:
-        for at in range(0, len(part), PIECE_BYTES_MAX):
-            yield memoryview(part)[at : at + PIECE_BYTES_MAX]
+    await send_pieces(frames, (bundle.parts[part.block] for part in bundle.manifest.of(blocks)))

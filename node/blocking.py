@@ -7,7 +7,7 @@ with potluck.connect(join=[...]) as swarm:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
@@ -19,9 +19,11 @@ import trio
 from ..dht.directory import ModelOffer
 from ..dht.record import Announcement
 from ..errors import PotluckError
+from ..swarm.microbatch import Brought, Microbatch
 from .client import Options, Swarm, open_swarm
 from .compute.voice import Voice
 from .generation import Generation, Piece
+from .trainer import Trainer
 
 
 class BlockingSwarm:
@@ -75,6 +77,13 @@ class BlockingSwarm:
         )
         return worn.hex
 
+    def training(self, model: str) -> BlockingTrainer:
+        """What takes batches over a model's blocks and back (`potluck.RemoteModel`). Raises
+        UserError."""
+        voice = self.voice(model)
+        trainer = trio.from_thread.run_sync(self._swarm.trainer, voice, trio_token=self._token)
+        return BlockingTrainer(trainer, self._token)
+
     def models(self) -> tuple[ModelOffer, ...]:
         """The models that the swarm serves, by name."""
         return trio.from_thread.run(self._swarm.models, trio_token=self._token)
@@ -82,6 +91,80 @@ class BlockingSwarm:
     def spans(self, model: str) -> tuple[Announcement, ...]:
         """Who serves which blocks of the model with this digest."""
         return trio.from_thread.run(self._swarm.spans, model, trio_token=self._token)
+
+
+class BlockingTrainer:
+    """A trainer for code without an event loop; usable from any thread."""
+
+    def __init__(self, trainer: Trainer, token: trio.lowlevel.TrioToken) -> None:
+        self._trainer = trainer
+        self._token = token
+
+    @property
+    def resent(self) -> int:
+        """Pieces that were sent once more, since the start."""
+        return self._trainer.resent
+
+    def forward(self, batches: Sequence[Microbatch]) -> list[tuple[int, memoryview]]:
+        """All at the same time: as `Trainer.forward` each, or none is open."""
+        done: dict[int, tuple[int, memoryview]] = {}
+
+        async def one(place: int) -> None:
+            done[place] = await self._trainer.forward(batches[place])
+
+        try:
+            self._run(one, len(batches))
+        except PotluckError:
+            self.drop([number for number, _ in done.values()])
+            raise
+        return [done[place] for place in range(len(batches))]
+
+    def backward(self, grads: Sequence[tuple[int, memoryview]]) -> list[Brought]:
+        """All at the same time: as `Trainer.backward` each."""
+        done: dict[int, Brought] = {}
+
+        async def one(place: int) -> None:
+            done[place] = await self._trainer.backward(*grads[place])
+
+        try:
+            self._run(one, len(grads))
+        except PotluckError:
+            self.drop([number for number, _ in grads])
+            raise
+        return [done[place] for place in range(len(grads))]
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Nobody wants these any more. Waits for nothing: a collector of garbage may call it."""
+
+        def drop() -> None:
+            for number in numbers:
+                self._trainer.drop(number)
+
+        with suppress(trio.RunFinishedError):  # then nothing is open
+            self._token.run_sync_soon(drop)
+
+    def _run(self, one: Callable[[int], Awaitable[None]], count: int) -> None:
+        """`one` of each number below `count`; the first error, if any, once all have ended."""
+        failed: list[PotluckError] = []
+
+        async def guarded(place: int, scope: trio.CancelScope) -> None:
+            try:
+                await one(place)
+            except PotluckError as error:
+                failed.append(error)
+                scope.cancel()
+
+        async def run() -> None:
+            async with trio.open_nursery() as nursery:
+                for place in range(count):
+                    nursery.start_soon(guarded, place, nursery.cancel_scope)
+
+        try:
+            trio.from_thread.run(run, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise PotluckError("the client was left while a batch was on its way") from None
+        if failed:
+            raise failed[0]
 
 
 async def _pump(

@@ -51,6 +51,7 @@ from .member import Member, open_member
 from .peerstore import load_known
 from .router import Router
 from .toll import on_probation
+from .trainer import Trainer
 from .trust.again import compute_again
 from .trust.auditor import Auditor
 from .trust.book import Trust, open_trust
@@ -171,6 +172,15 @@ class Swarm:
         host, worker = self.member.host, worker or self._worker
         async with open_generation(host, self.router, worker, request, auditor) as answer:
             yield answer
+
+    def trainer(self, voice: Voice) -> Trainer:
+        """Who takes batches over this model's blocks and back, for as long as we are members."""
+        trainer = Trainer(
+            self.member.host, self.router, random.SystemRandom(),
+            model=voice.digest, name=voice.name, blocks=voice.blocks, width=voice.width,
+        )  # fmt: skip
+        self._services.start_soon(trainer.run)
+        return trainer
 
     async def _audited(self) -> Auditor:
         """Who makes the audits of this process, from the first answer on that wants any."""

@@ -26,7 +26,7 @@ from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
-from ..swarm.wire import PROTOCOL, WEARING_PROTOCOL
+from ..swarm.wire import PROTOCOL, TRAINING_PROTOCOL, WEARING_PROTOCOL
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
 from .errands import start_errands
@@ -124,6 +124,7 @@ async def _run(
         await house.take()
         for protocol in (PROTOCOL, WEARING_PROTOCOL):
             member.host.handle(protocol, house.serve)
+        member.host.handle(TRAINING_PROTOCOL, house.train)
         house.tell_queues(member.host)
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next

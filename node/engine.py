@@ -5,7 +5,7 @@ Ports: node/compute has the engines and the worker, tests have others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from ..swarm.blocks import BlockRange
@@ -46,6 +46,9 @@ class Device(Protocol):
     def waiting(self) -> int: ...
 
     async def run(self, function: Any, *args: Any) -> Any: ...
+
+    async def spare(self, slices: Iterator[None]) -> None:
+        """Each `next` of these in what time is to spare, until there is none."""
 
     def post(self, function: Any, *args: Any) -> None:
         """Have it run before whatever is handed over later."""

@@ -24,7 +24,7 @@ from ..dht.record import State as RecordState
 from ..errors import PotluckError, TransportError
 from ..swarm.blocks import BlockRange, parse_blocks
 from ..swarm.placement import Move
-from ..swarm.wire import Open
+from ..swarm.wire import Open, Train
 from .ahead import BlockFiles, keep_ahead
 from .compute.room import give_back
 from .config import AUTO, NodeConfig
@@ -32,10 +32,12 @@ from .credit.till import Till
 from .log import get_logger
 from .member import Member
 from .net.stream import Stream
+from .opening import serve_stream
 from .placing import JITTER_S, Elections, Finds, Place, find_place, may_switch
 from .rest import asked_rest, end_rest
-from .server import Server, serve_stream
+from .server import Server
 from .serving import Model, Serving, joining, measure, serve_blocks
+from .training import Training
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -92,7 +94,7 @@ class Holder:
 
     async def serve(self, stream: Stream) -> None:
         """The handler of session streams."""
-        await serve_stream(stream, self.choose)
+        await serve_stream(stream, Open, self.choose)
 
     def _is(self, state: State) -> bool:
         """Now: another task may have changed it meanwhile."""
@@ -108,7 +110,7 @@ class Holder:
 
     def counts(self) -> dict[str, int]:
         """What is open in all stages."""
-        found: dict[str, int] = {"sessions": 0, "leases": 0, "free_tokens": 0, "pages": 0}
+        found = dict.fromkeys(("sessions", "leases", "batches", "free_tokens", "pages"), 0)
         for serving in self._servings:
             for name, number in serving.counts().items():
                 found[name] += number
@@ -238,7 +240,7 @@ class Holder:
             self.changed()
             await self._tell()
             await trio.sleep(VIEWS_S)  # who waits for the new blocks finds them first
-            await old.server.drain(self._config.drain_s)
+            await old.drain(self._config.drain_s)
             self._end(old)
 
     async def _rest(self) -> None:
@@ -318,7 +320,7 @@ class Holder:
             telling.start_soon(self._tell)
             async with trio.open_nursery() as drains:
                 for serving in list(servings):
-                    drains.start_soon(serving.server.drain, within_s)
+                    drains.start_soon(serving.drain, within_s)
             telling.cancel_scope.cancel()
 
     def _end(self, *servings: Serving) -> None:
@@ -373,6 +375,11 @@ class Holder:
             if serving.server.holds(asked):
                 return serving.server
         return self._servings[-1].server if self._servings else None
+
+    def choose_training(self, asked: Train) -> Training | None:
+        """The same for a batch."""
+        found = [serving.training for serving in reversed(self._servings)]
+        return next((one for one in found if one.holds(asked)), found[0] if found else None)
 
     def _announcement(self) -> Announcement:
         state: RecordState = "online" if self._is("serving") else "draining"

@@ -18,7 +18,7 @@ import trio
 
 from ..errors import PotluckError, UserError
 from ..swarm.blocks import BlockRange
-from ..swarm.wire import Open
+from ..swarm.wire import Open, Train
 from .compute.choice import host_share
 from .compute.room import free_on
 from .config import NodeConfig
@@ -26,8 +26,10 @@ from .gossip.segment import Segment
 from .holder import WITHDRAW_S, Holder
 from .net.host import Host
 from .net.stream import Stream
+from .opening import serve_stream
 from .queues import Told, tell_queue
-from .server import Server, serve_stream
+from .server import Server
+from .training import Training
 
 MODELS_MAX = 8  # that a peer's list of models has room for (dht/record.py)
 _MIB = 1 << 20
@@ -108,7 +110,15 @@ class House:
 
     async def serve(self, stream: Stream) -> None:
         """The handler of session streams."""
-        await serve_stream(stream, lambda asked: self._choose(asked, stream.peer))
+        await serve_stream(stream, Open, lambda asked: self._choose(asked, stream.peer))
+
+    async def train(self, stream: Stream) -> None:
+        """The handler of training streams."""
+        await serve_stream(stream, Train, self._choose_training)
+
+    def _choose_training(self, asked: Train) -> Training | None:
+        mine = (one for one in self.holders if one.model.digest == asked.model)
+        return next(mine, self.first).choose_training(asked)
 
     def _choose(self, asked: Open, peer: str) -> Server | None:
         """Of a model that is not held the first one's server, which says so."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,7 +31,6 @@ from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.receipt import Notary
 from ..swarm.wire import (
     Busy,
-    Fault,
     Leaving,
     Message,
     Open,
@@ -48,13 +46,12 @@ from .engine import DTYPE_BYTES, Device, Engine
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
+from .opening import ANSWER_S, serve_stream
 from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
 log = get_logger()
 
-OPEN_S = 10.0  # for the first frame; a good client sends it with the stream's opening
-ANSWER_S = 30.0  # for a client to take one answer: 8 MiB over 2 Mbit/s
 AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
 
 
@@ -111,7 +108,7 @@ class Server:
 
     async def serve(self, stream: Stream) -> None:
         """One session, from `Open` to its end."""
-        await serve_stream(stream, lambda asked: self)
+        await serve_stream(stream, Open, lambda asked: self)
 
     async def converse(self, frames: FrameStream, asked: Open) -> None:
         """One session that was asked for, to its end."""
@@ -133,7 +130,7 @@ class Server:
                 # in this order: what is admitted from now on is opened after this is closed
                 self._device.post(self._engine.close_cache, session.cache)
                 self._undress(session.worn)
-                self._release(key)
+                self.release(key)
         with trio.move_on_after(1):
             if session.scope.cancelled_caught:
                 await frames.send(Busy("the server has left", RETRY_LATEST_S))
@@ -163,7 +160,7 @@ class Server:
         with suppress(TransportError):  # the road is broken: its own task finds that out
             await self._answer(session, Leaving(within_s))
 
-    def _release(self, key: object) -> None:
+    def release(self, key: object) -> None:
         self._admission.release(key, trio.current_time())
         if not self._admission.sessions:
             self._empty.set()
@@ -190,7 +187,7 @@ class Server:
         row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
         payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes)
         with ExitStack() as undone:  # from the last to the first, unless the client has been told
-            undone.callback(self._release, key)
+            undone.callback(self.release, key)
             worn = await self._dress(frames, asked, blocks)
             undone.callback(self._undress, worn)
             how = (blocks, asked.tokens) if worn is None else (blocks, asked.tokens, worn.worn)
@@ -363,38 +360,3 @@ class Server:
                 await session.frames.send(message, *payload)
         if deadline.cancelled_caught:
             raise TransportError(f"{session.frames.peer} took no answer in {ANSWER_S:.0f} s")
-
-
-async def serve_stream(stream: Stream, choose: Callable[[Open], Server | None]) -> None:
-    """A session on this stream, at the server that `choose` names; None: nobody serves here now."""
-    frames = FrameStream(stream, payload_bytes_max=0)
-    try:
-        asked = await _asked(frames)
-        if asked is None:
-            return
-        server = choose(asked)
-        if server is not None:
-            await server.converse(frames, asked)
-            return
-        with trio.move_on_after(ANSWER_S):
-            await frames.send(Busy("the server is at rest", RETRY_LATEST_S))
-            await frames.close()
-    except RemoteError as error:
-        with trio.move_on_after(1):
-            await frames.send(Fault(str(error)[:250]))
-            await frames.close()
-        raise
-
-
-async def _asked(frames: FrameStream) -> Open | None:
-    """What the client opens with; None when it goes without a word."""
-    with trio.move_on_after(OPEN_S) as deadline:
-        received = await frames.receive()
-    if deadline.cancelled_caught:
-        raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a session")
-    if received is None:
-        return None
-    asked, _ = received
-    if not isinstance(asked, Open):
-        raise RemoteError(f"{type(asked).__name__} before Open")
-    return asked

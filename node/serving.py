@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from .adapters import Shelf
 from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
 from .compute.choice import Opened, StageWish
+from .compute.device import choose_device, devices_of
+from .compute.gradients import Gradients
 from .compute.joined import JoinedPools
 from .compute.pages import Pages
 from .compute.room import give_back
@@ -37,6 +40,7 @@ from .credit.till import Metered, Till
 from .library import find_model
 from .log import get_logger
 from .server import Server
+from .training import Training
 from .wardrobe import Wardrobe
 
 if TYPE_CHECKING:
@@ -69,6 +73,16 @@ class Model:
     def open(self, blocks: BlockRange) -> Opened:
         """Load these blocks. Blocks the caller. Raises UserError."""
         return open_span(self.checkpoint, blocks, self.wish)
+
+    def gradients(self, blocks: BlockRange, quantization: str) -> Gradients:
+        """The same blocks, to be trained through. Blocks the caller. Raises UserError."""
+        return Gradients.load(
+            self.checkpoint,
+            blocks,
+            quantization=quantization,
+            device=choose_device(devices_of(self.wish.device)[0]),
+            cache_dir=self.wish.cache_dir,
+        )
 
     def room(self) -> int:
         """How many blocks fit here. Blocks the caller. Raises UserError."""
@@ -138,6 +152,13 @@ class Serving:
             token_bytes=stage.token_bytes, shelf=Shelf(model.home),
         )  # fmt: skip
         self.server = Server(stage.engine, device, self.admission, model.digest, key, wardrobe)
+        self.training = Training(
+            partial(model.gradients, self.blocks, stage.quantization),
+            device, self.admission, wardrobe,
+            blocks=self.blocks, model=model.digest, context=stage.engine.context,
+            token_bytes=stage.token_bytes, release=self.server.release,
+            gave=metered.gave if metered else lambda peer, tokens, blocks: None,
+        )  # fmt: skip
         self._asked = Asked(time.monotonic())
 
     def announcement(self, state: State, addresses: tuple[str, ...]) -> Announcement:
@@ -174,11 +195,18 @@ class Serving:
         steps = max(1, self.server.steps_served)
         return self.times.seconds(max(1, round(self.server.tokens_served / steps)))
 
+    async def drain(self, within_s: float) -> None:
+        """Take nothing new, and see off who is here; once this has returned, or was cancelled,
+        nobody is."""
+        self.training.leave()
+        await self.server.drain(within_s)
+
     def counts(self) -> dict[str, int]:
         """What is open in it now: a leak shows here."""
         return {
             "sessions": self.server.sessions,
             "leases": self.admission.sessions,
+            "batches": self.training.requests,
             "free_tokens": self.admission.free_tokens,
             "pages": self.stage.pool.used_pages if self.stage.pool else 0,
         }

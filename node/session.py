@@ -51,10 +51,11 @@ from ..swarm.session_events import (
     StandbyFound,
     Uncounted,
 )
-from .adapters import bring_s, question
+from .adapters import question
 from .link import Link
 from .log import get_logger
 from .net.host import Host
+from .pieces import seconds_for
 from .router import HURRY_S, LOOK_AGAIN_S, Router
 from .timers import Timers
 
@@ -314,7 +315,7 @@ class LiveSession:
     def _bring_s(self, hop: Hop) -> float:
         """What it may take beside to bring the adapter."""
         worn = self._plan.adapter
-        return 0.0 if worn is None else bring_s(worn.manifest.size(hop.blocks))
+        return 0.0 if worn is None else seconds_for(worn.manifest.size(hop.blocks))
 
     async def _find_standby(self, asked: FindStandby) -> None:
         """One peer for the blocks of a link, in the same class, or none: nobody waits for it.

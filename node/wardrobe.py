@@ -11,6 +11,7 @@ while nobody else needs its room, the longest unused going first.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,15 +21,20 @@ from ..errors import Refused, RemoteError, TransportError
 from ..swarm.adapter import MANIFEST_BYTES_MAX, Bundle, cut_parts, read_manifest
 from ..swarm.admission import Admission
 from ..swarm.blocks import BlockRange
-from ..swarm.wire import PIECE_BYTES_MAX, Bring, Lacking, Piece, Wear
-from .adapters import Shelf, bring_s
+from ..swarm.wire import PIECE_BYTES_MAX, Bring, Lacking, Train, Wear
+from .adapters import Shelf
 from .engine import Engine, Worn
 from .frames import FrameStream
+from .pieces import next_of, receive_pieces, seconds_for
 
 SHARE: Final = 0.25  # guess: of the sessions' room, for adapters that are worn
 WAIT_S: Final = 10.0  # guess: until the first bytes, beside what all of them take
 RETRY_S: Final = 10.0  # guess: until a session has ended that wears another
 HOLDER: Final = "adapters"  # who has their room, in the book of leases
+
+
+Dress = Callable[[str, Mapping[int, bytes]], Worn]
+Key = tuple[bytes, BlockRange, bool]  # its name, for which blocks, and whether to be trained
 
 
 @dataclass(slots=True)
@@ -45,7 +51,7 @@ class _Kept:
 class Lent:
     """To one session, until it is given back."""
 
-    key: tuple[bytes, BlockRange]
+    key: Key
     worn: Worn
 
 
@@ -68,7 +74,7 @@ class Wardrobe:
         self._token_bytes = token_bytes
         self._budget_bytes = int(SHARE * admission.free_tokens * token_bytes)
         self._shelf = shelf
-        self._kept: OrderedDict[tuple[bytes, BlockRange], _Kept] = OrderedDict()  # last used last
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # last used last
         self._taken: dict[object, int] = {}  # bytes, of each entry in the book
         self.brought_bytes = 0  # by clients, since the start
 
@@ -77,22 +83,32 @@ class Wardrobe:
         """Of what is loaded and nobody wears."""
         return sum(one.worn.bytes for one in self._kept.values() if not one.sessions)
 
-    async def lend(self, frames: FrameStream, asked: Wear, blocks: BlockRange) -> Lent:
+    async def lend(
+        self,
+        frames: FrameStream,
+        asked: Wear | Train,
+        blocks: BlockRange,
+        trained: Dress | None = None,
+    ) -> Lent:
         """What a session over these blocks wears, from wherever it is to be had. Raises Refused
         when there is no room, RemoteError or TransportError when the client brings something else
-        or nothing."""
-        key = self._find(asked.adapter, blocks)
+        or nothing.
+
+        trained: dresses one that changes with every step of an optimizer; it never comes to disk.
+        """
+        key = self._find(asked.adapter, blocks, trained is not None)
         if key is None:
             room = self._take(blocks, asked.size)
+            shelf, dress = (self._shelf, self._engine.dress) if trained is None else (None, trained)
             try:
-                bundle = await self._bundle(frames, asked, blocks)
+                bundle = await self._bundle(frames, asked, blocks, shelf)
                 # beside the device's thread: no step waits while it is packed
-                worn = await trio.to_thread.run_sync(self._engine.dress, bundle.hex, bundle.parts)
+                worn = await trio.to_thread.run_sync(dress, bundle.hex, bundle.parts)
             finally:
                 self._give(room)
-            key = self._find(asked.adapter, blocks)  # another session may have been first
+            key = self._find(asked.adapter, blocks, trained is not None)  # another was first
             if key is None:
-                key = asked.adapter, blocks
+                key = asked.adapter, blocks, trained is not None
                 self._kept[key] = _Kept(worn, blocks)
         return self._lend(key)
 
@@ -116,11 +132,12 @@ class Wardrobe:
                 over -= kept.worn.bytes
                 del self._kept[key]
 
-    def _find(self, name: bytes, blocks: BlockRange) -> tuple[bytes, BlockRange] | None:
+    def _find(self, name: bytes, blocks: BlockRange, trained: bool) -> Key | None:
         """One that is loaded, for these blocks at least."""
-        return next((key for key in self._kept if key[0] == name and key[1].covers(blocks)), None)
+        keys = (key for key in self._kept if key[0] == name and key[2] == trained)
+        return next((key for key in keys if key[1].covers(blocks)), None)
 
-    def _lend(self, key: tuple[bytes, BlockRange]) -> Lent:
+    def _lend(self, key: Key) -> Lent:
         kept = self._kept[key]
         if not kept.sessions:
             try:
@@ -147,8 +164,9 @@ class Wardrobe:
         del self._taken[room]
         self._admission.release(room, trio.current_time())
 
-    async def _bundle(self, frames: FrameStream, asked: Wear, blocks: BlockRange) -> Bundle:
-        shelf = self._shelf
+    async def _bundle(
+        self, frames: FrameStream, asked: Wear | Train, blocks: BlockRange, shelf: Shelf | None
+    ) -> Bundle:
         if shelf is not None:
             found = await trio.to_thread.run_sync(shelf.load, asked.adapter, blocks)
             if found is not None and found.manifest.model == self._model:
@@ -158,36 +176,21 @@ class Wardrobe:
             await trio.to_thread.run_sync(shelf.save, bundle)
         return bundle
 
-    async def _receive(self, frames: FrameStream, asked: Wear, blocks: BlockRange) -> Bundle:
-        within_s = WAIT_S + bring_s(asked.size)
+    async def _receive(
+        self, frames: FrameStream, asked: Wear | Train, blocks: BlockRange
+    ) -> Bundle:
+        within_s = WAIT_S + seconds_for(asked.size)
         frames.allow(max(MANIFEST_BYTES_MAX, PIECE_BYTES_MAX))
         await frames.send(Lacking(within_s))
         with trio.move_on_after(WAIT_S) as deadline:  # who sends nothing holds no room for long
-            manifest = read_manifest(await _next(frames, Bring), asked.adapter)
+            manifest = read_manifest(await next_of(frames, Bring), asked.adapter)
             if manifest.model != self._model:
                 raise RemoteError("an adapter for another model than is served here")
             if manifest.size(blocks) != asked.size:
                 raise RemoteError(f"{manifest.size(blocks)} bytes of an adapter, not {asked.size}")
-            raw = bytearray()
-            while len(raw) < asked.size:
-                piece = await _next(frames, Piece)
-                if not len(piece) or len(raw) + len(piece) > asked.size:
-                    raise RemoteError("pieces of another size than the adapter's parts")
-                raw += piece
-                deadline.deadline += bring_s(len(piece))
+            raw = await receive_pieces(frames, asked.size, deadline)
         if deadline.cancelled_caught:
             raise TransportError(f"{frames.peer} brings no adapter, or too slowly")
         parts = await trio.to_thread.run_sync(cut_parts, manifest, blocks, memoryview(raw))
         self.brought_bytes += len(raw)
         return Bundle(asked.adapter, manifest, parts)
-
-
-async def _next(frames: FrameStream, kind: type[Bring] | type[Piece]) -> memoryview:
-    """What follows the next message, which must be of this kind."""
-    received = await frames.receive()
-    if received is None:
-        raise TransportError(f"{frames.peer} has left")
-    message, payload = received
-    if not isinstance(message, kind):
-        raise RemoteError(f"{type(message).__name__} in place of {kind.__name__}")
-    return payload

@@ -22,13 +22,21 @@ of its own, so that whoever knows of none is not asked:
       Bring + manifest, Piece + bytes ... the parts of the blocks that were asked for, in order
       ◀──────────────────────── Opened
 
+Training has a protocol of its own, of one request to a stream, and nothing is remembered after it:
+
+      Train(kind, batch, tokens, ...) ─▶  takes room for it, or Busy
+      Piece + hidden [+ gradient] ... ─▶  what was told, in order
+      ◀──────────── Lacking(within_s)     and Bring, Piece ..., as above, unless it wears none
+      ◀───────────────── Trained(size)
+      ◀───────────────── Piece + bytes    hidden, or gradients of whatever was sent
+
 Positions are explicit: a step `at` an earlier position than the cache's length truncates it first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from ..crypto.codec import Range, Size
 from ..crypto.envelope import OVERHEAD_BYTES
@@ -41,7 +49,11 @@ Seconds = Annotated[float, Range(0.0, 1e6)]
 PROTOCOL = "/potluck/session/2"
 WEARING_PROTOCOL = "/potluck/session/3"  # as the one before, and sessions that open with `Wear`
 
+TRAINING_PROTOCOL = "/potluck/train/1"  # opens with `Train`
+
 WORN_BYTES_MAX: Final = 512 * 1024 * 1024  # of an adapter: rank 16 of all that 70B has, in bf16
+TRAIN_BYTES_MAX: Final = WORN_BYTES_MAX  # of one request, and of its answer
+BATCH_MAX: Final = 1 << 12  # sequences
 PIECE_BYTES_MAX: Final = 256 * 1024  # other streams of the connection take turns in between
 
 OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
@@ -183,9 +195,44 @@ class Receipts:
     chunks: Annotated[tuple[Annotated[bytes, Size(CHUNK_BYTES_MAX)], ...], Size(RECEIPTS_MAX)]
 
 
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Run `batch` sequences of `tokens` positions through blocks start:stop, and forget them.
+
+    forward: the hidden states follow. backward: they, and the gradient of what they gave. Behind
+    them, in fp32, deep prompts of so many positions for each block. adapter: its digest, whose
+    parts for these blocks have `size` bytes; empty: none. within_s: an answer is of use until then.
+    """
+
+    kind: Literal["forward", "backward"]
+    model: Annotated[str, Size(64)]  # hex digest
+    start: BlockNumber
+    stop: BlockNumber
+    batch: Annotated[int, Range(1, BATCH_MAX)]
+    tokens: Annotated[int, Range(1, 1 << 20)]
+    dtype: Annotated[str, Size(4)]
+    within_s: Seconds
+    prompts: Annotated[int, Range(0, 1 << 12)] = 0
+    adapter: Annotated[bytes, Size(32)] = b""
+    size: Annotated[int, Range(0, WORN_BYTES_MAX)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The answer to `Train`: so many bytes follow in pieces.
+
+    forward: hidden states. backward: the gradient of the hidden states; then in fp32 those of the
+    deep prompts, and of the adapter's matrices by block and module, A before B.
+    """
+
+    size: Annotated[int, Range(0, TRAIN_BYTES_MAX)]
+    compute_s: Seconds
+    queue_s: Seconds
+
+
 Message = (
     Open | Opened | Step | Output | Truncate | Renew | Busy | Fault | Leaving | Sign | Receipts
-    | Wear | Lacking | Bring | Piece
+    | Wear | Lacking | Bring | Piece | Train | Trained
 )  # fmt: skip
 
 # Tags are for ever: a message that is dropped leaves its number unused.
@@ -205,5 +252,7 @@ TAGS: dict[int, type[Message]] = {
     13: Lacking,
     14: Bring,
     15: Piece,
+    16: Train,
+    17: Trained,
 }
 TAG_OF: dict[type[Message], int] = {message: tag for tag, message in TAGS.items()}

@@ -17,6 +17,10 @@ answers in time with one load, .41 with one for each wheel).
                    │ failed, silent            │ failed, silent
                    └─ another peer             └─ another peer, with the inputs that forward kept
 
+Where the gradient of the last boundary is the caller's to say (a loss that autograd knows),
+`Through` stands between the two, and backward begins with `Turned`; a microbatch may be `Dropped`
+at any time.
+
 Every send is a new attempt; an answer counts only for the attempt that is waited for. So a
 microbatch is never lost while somebody serves its blocks, never done twice, and `Done` names for
 each hop the one attempt whose backward counts: a server that keeps gradients drops the others.
@@ -133,6 +137,10 @@ class Wheels:
     def banned(self, peer: str) -> bool:
         return peer in self._banned
 
+    def serving(self) -> list[Member]:
+        """Those that may be asked."""
+        return [one for peer, one in self._members.items() if peer not in self._banned]
+
     def pace_s(self, peer: str) -> float:
         pace = self._pace.get(peer)
         return pace.mean_s() if pace else FIRST_TOKEN_BLOCK_S
@@ -182,6 +190,28 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Full:
+    """An event: the peer of this attempt has no room, and may have in so many seconds."""
+
+    attempt: int
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """An event: the gradient of what came out of this microbatch's forward is known."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An event: nobody wants this microbatch any more. What is answered still is ignored."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refreshed:
     """An event: the view changed (`Wheels.update` was called); try what nobody served."""
 
@@ -198,6 +228,13 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Through:
+    """An effect: the forward of a microbatch is through; `Turned` or `Dropped` is waited for."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """An effect: a microbatch is through. backward: the attempts whose gradients count."""
 
@@ -205,8 +242,8 @@ class Done:
     backward: tuple[tuple[Hop, int], ...]
 
 
-Event = Submitted | Answered | Failed | Refreshed | Fired
-Effect = Run | Done | SetTimer | StopTimer
+Event = Submitted | Answered | Failed | Full | Turned | Dropped | Refreshed | Fired
+Effect = Run | Through | Done | SetTimer | StopTimer
 
 
 @dataclass(slots=True)
@@ -221,14 +258,25 @@ class _Microbatch:
     hop: Hop | None = None
     sent_s: float = 0.0
     tried: list[str] = field(default_factory=list)  # for this piece, without success
+    full_until_s: float = 0.0  # those of them that had no room
+    resting: bool = False  # through, and not turned yet
 
 
 class Ledger:
-    """What becomes of each microbatch. patience_s(hop, tokens): how long an attempt may take."""
+    """What becomes of each microbatch. patience_s(hop, tokens): how long an attempt may take.
+
+    pauses: between forward and backward, until `Turned`.
+    """
 
     def __init__(
-        self, blocks: BlockRange, wheels: Wheels, patience_s: Callable[[Hop, float], float]
+        self,
+        blocks: BlockRange,
+        wheels: Wheels,
+        patience_s: Callable[[Hop, float], float],
+        *,
+        pauses: bool = False,
     ) -> None:
+        self._pauses = pauses
         self._blocks = blocks
         self._wheels = wheels
         self._patience_s = patience_s
@@ -244,7 +292,7 @@ class Ledger:
     @property
     def stranded(self) -> tuple[int, ...]:
         """Those of them whose next block nobody serves."""
-        return tuple(batch.number for batch in self._open.values() if batch.attempt == 0)
+        return tuple(batch.number for batch in self._stranded())
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         match event:
@@ -258,20 +306,33 @@ class Ledger:
                 return self._again(self._waited.pop(attempt), now, ban=True)
             case Fired(int(attempt)) if attempt in self._waited:
                 return self._again(self._waited.pop(attempt), now, ban=False)
+            case Full(attempt, retry_after_s) if attempt in self._waited:
+                batch = self._waited.pop(attempt)
+                batch.full_until_s = max(batch.full_until_s, now + retry_after_s)
+                return self._again(batch, now, ban=False)
+            case Turned(number) if number in self._open and self._open[number].resting:
+                self._open[number].resting = False
+                return self._send(self._open[number], now)
+            case Dropped(number) if number in self._open:
+                attempt = self._open.pop(number).attempt
+                return [StopTimer(attempt)] if self._waited.pop(attempt, None) else []
             case Refreshed() | Fired("look again"):
-                stranded = [batch for batch in self._open.values() if batch.attempt == 0]
-                return [effect for batch in stranded for effect in self._send(batch, now)]
+                return [effect for one in self._stranded() for effect in self._send(one, now)]
         return []
+
+    def _stranded(self) -> list[_Microbatch]:
+        return [one for one in self._open.values() if one.attempt == 0 and not one.resting]
 
     def _send(self, batch: _Microbatch, now: float) -> list[Effect]:
         """Hand the next piece of this microbatch to whom the wheel says."""
         hop = self._choose(batch, batch.tried)
-        if hop is None and batch.tried:  # all were tried: begin again with whom is not banned
-            batch.tried.clear()
+        if hop is None and batch.tried and now >= batch.full_until_s:
+            batch.tried.clear()  # all were tried: begin again with whom is not banned
             hop = self._choose(batch, ())
         batch.hop, batch.attempt = hop, 0
         if hop is None:
-            return [SetTimer("look again", now + LOOK_AGAIN_S)]
+            wait_s = batch.full_until_s - now
+            return [SetTimer("look again", now + (wait_s if wait_s > 0 else LOOK_AGAIN_S))]
         self._attempts += 1
         batch.attempt, batch.sent_s = self._attempts, now
         self._waited[batch.attempt] = batch
@@ -303,9 +364,13 @@ class Ledger:
         elapsed_s = max(now - batch.sent_s, 1e-9)
         self._wheels.answered(hop.peer, elapsed_s, self._work(batch), len(hop.blocks))
         batch.tried.clear()
+        batch.full_until_s = 0.0
         if batch.phase == "forward":
             if hop.blocks.stop == self._blocks.stop and batch.end is None:
                 batch.end = self._blocks.stop
+                if self._pauses:
+                    batch.resting, batch.attempt, batch.hop = True, 0, None
+                    return [StopTimer(attempt), Through(batch.number)]
             elif hop.blocks.stop != batch.end:
                 batch.starts.append(hop.blocks.stop)
         else:

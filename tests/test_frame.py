@@ -27,6 +27,8 @@ from potluck.swarm.wire import (
     Renew,
     Sign,
     Step,
+    Train,
+    Trained,
     Truncate,
     Wear,
 )
@@ -49,6 +51,9 @@ EXAMPLES: list[tuple[Message, bytes]] = [
     (Lacking(26.0), b""),
     (Bring(), b"manifest"),
     (Piece(), b"of a part"),
+    (Train("forward", "cd" * 32, 2, 4, 8, 64, "f32", 30.0), b""),
+    (Train("backward", "cd" * 32, 2, 4, 8, 64, "bf16", 30.0, 16, b"a" * 32, 4096), b""),
+    (Trained(65536, 0.25, 0.125), b""),
 ]
 
 

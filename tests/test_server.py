@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from potluck.errors import RemoteError, TransportError
 from potluck.node.frames import FrameStream
-from potluck.node.server import OPEN_S
+from potluck.node.opening import OPEN_S
 from potluck.swarm.wire import (
     PROTOCOL,
     Busy,

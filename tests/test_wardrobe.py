@@ -29,8 +29,9 @@ from trio.testing import MockClock
 
 from potluck.errors import Refused, RemoteError, TransportError
 from potluck.node import adapters
-from potluck.node.adapters import BRING_BYTES_S, KEPT_BYTES_MAX, Shelf, bring
+from potluck.node.adapters import KEPT_BYTES_MAX, Shelf, bring
 from potluck.node.frames import FrameStream
+from potluck.node.pieces import BYTES_S
 from potluck.node.trust.again import compute_again
 from potluck.node.trust.case import Case
 from potluck.node.trust.limits import Limit, Limits
@@ -201,7 +202,7 @@ async def test_who_brings_nothing_is_left_and_holds_no_room(autojump_clock: Mock
 async def test_each_piece_allows_for_the_time_that_it_takes_at_the_least_rate(
     autojump_clock: MockClock, pause_s: float, answer: type | None
 ) -> None:
-    large = bundle(size=int(BRING_BYTES_S * WAIT_S / 6))  # as much again as the first wait
+    large = bundle(size=int(BYTES_S * WAIT_S / 6))  # as much again as the first wait
     raw, pieces = b"".join(large.parts.values()), 20  # each half a second's worth
     async with world() as made:
         await made.add(0, 6, cache_tokens=1 << 21)

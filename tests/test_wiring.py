@@ -16,13 +16,17 @@ from potluck.swarm.routing import Hop
 from potluck.swarm.wiring import (
     Answered,
     Done,
+    Dropped,
     Effect,
     Failed,
+    Full,
     Ledger,
     Member,
     Refreshed,
     Run,
     Submitted,
+    Through,
+    Turned,
     Wheels,
 )
 
@@ -219,3 +223,56 @@ class Trainer(RuleBasedStateMachine):
 
 Trainer.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTrainer = Trainer.TestCase
+
+
+def paused(wheels: Wheels) -> Ledger:
+    return Ledger(WHOLE, wheels, lambda hop, tokens: 10.0, pauses=True)
+
+
+def test_between_forward_and_backward_the_caller_says_when() -> None:
+    ledger = paused(wheels_of(one=BlockRange(0, 4), two=BlockRange(4, LENGTH)))
+    (_, run) = ledger.handle(Submitted(1, 10), 0.0)
+    assert isinstance(run, Run)
+    (_, _, run) = ledger.handle(Answered(run.attempt), 1.0)
+    assert isinstance(run, Run)
+    effects = ledger.handle(Answered(run.attempt), 2.0)
+    assert effects == [StopTimer(run.attempt), Through(1)]
+    assert ledger.open == (1,) and ledger.stranded == ()
+    assert ledger.handle(Refreshed(), 3.0) == ledger.handle(Fired("look again"), 3.0) == []
+    (_, run) = ledger.handle(Turned(1), 4.0)
+    assert isinstance(run, Run) and (run.phase, run.hop.peer) == ("backward", "two")
+    assert ledger.handle(Turned(1), 4.0) == []  # once
+    (_, _, run) = ledger.handle(Answered(run.attempt), 5.0)
+    assert isinstance(run, Run) and run.hop.peer == "one"
+    _, done = ledger.handle(Answered(run.attempt), 6.0)
+    assert isinstance(done, Done) and [hop.peer for hop, _ in done.backward] == ["one", "two"]
+
+
+def test_what_is_dropped_is_answered_to_nobody() -> None:
+    ledger = paused(wheels_of(one=WHOLE))
+    (_, run) = ledger.handle(Submitted(1, 10), 0.0)
+    assert isinstance(run, Run)
+    assert ledger.handle(Dropped(1), 1.0) == [StopTimer(run.attempt)]
+    assert ledger.handle(Answered(run.attempt), 2.0) == ledger.handle(Dropped(1), 2.0) == []
+    assert ledger.open == ()
+    (_, run) = ledger.handle(Submitted(2, 10), 3.0)
+    assert isinstance(run, Run)
+    ledger.handle(Answered(run.attempt), 4.0)
+    assert ledger.handle(Dropped(2), 5.0) == ledger.handle(Turned(2), 5.0) == []
+
+
+def test_who_has_no_room_is_asked_again_when_he_says_and_others_at_once() -> None:
+    wheels = wheels_of(one=WHOLE, two=WHOLE)
+    ledger = paused(wheels)
+    (_, first) = ledger.handle(Submitted(1, 10), 0.0)
+    assert isinstance(first, Run)
+    (_, _, second) = ledger.handle(Full(first.attempt, 3.0), 1.0)
+    assert isinstance(second, Run) and second.hop.peer != first.hop.peer
+    assert ledger.handle(Full(second.attempt, 1.0), 1.5) == [
+        StopTimer(second.attempt),
+        SetTimer("look again", 4.0),
+    ]
+    assert ledger.stranded == (1,) and not wheels.banned("one") and not wheels.banned("two")
+    assert ledger.handle(Fired("look again"), 2.0) == [SetTimer("look again", 4.0)]
+    (_, third) = ledger.handle(Fired("look again"), 4.0)
+    assert isinstance(third, Run)

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -19,6 +19,7 @@ from potluck.node.compute.pages import PAGE_TOKENS, Lease, Pool, page_stride
 from potluck.node.compute.worker import Worker, open_worker
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.rates import PassTimes
+from potluck.swarm.spare import PASSES
 from potluck.swarm.wire import Step
 
 HELD_S = 30  # that a pass is held at most, when something else has failed
@@ -209,3 +210,72 @@ async def test_the_event_loop_turns_while_the_device_computes() -> None:
             nursery.cancel_scope.cancel()
     assert len(stage.passes) > 1
     assert max(gaps) < max(0.05, spent_s / 2)
+
+
+# ---- in spare time
+
+
+async def test_slices_run_when_nobody_waits_and_in_line() -> None:
+    ran: list[tuple[str, int]] = []
+
+    def slices(name: str, count: int) -> Iterator[None]:
+        for number in range(count):
+            ran.append((name, number))
+            yield
+
+    async with serving(PagedStage()) as (worker, _), trio.open_nursery() as nursery:
+        gate = threading.Event()
+        nursery.start_soon(worker.run, gate.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        for name in "ab":
+            nursery.start_soon(worker.spare, slices(name, 3))
+            await trio.testing.wait_all_tasks_blocked()
+        assert worker.waiting == 1  # nobody waits behind slices
+        gate.set()
+    assert ran == [(name, number) for name in "ab" for number in range(3)]
+
+
+async def test_steps_go_before_slices_and_slices_are_not_starved() -> None:
+    """While somebody reads, of many passes few are followed by a slice, and yet some are."""
+    order: list[str] = []
+    stage = PagedStage(before_pass=lambda sessions: order.append("pass"))
+
+    def slices() -> Iterator[None]:
+        while True:
+            order.append("slice")
+            yield
+
+    async with serving(stage) as (worker, engine), trio.open_nursery() as nursery:
+        lease = engine.open_cache(BlockRange(0, 3), 200)
+        await ask(worker, lease, random_rows(1))
+        nursery.start_soon(worker.spare, slices())
+        for at in range(1, 101):
+            await ask(worker, lease, random_rows(1), at)
+        nursery.cancel_scope.cancel()
+    found = order[: 1 + max(at for at, what in enumerate(order) if what == "pass")]
+    assert found.count("pass") == 101
+    assert 1 <= found.count("slice") <= 1 + 101 // PASSES
+
+
+async def test_slices_that_fail_or_are_given_up_leave_the_thread_to_others() -> None:
+    begun = threading.Event()
+
+    def failing() -> Iterator[None]:
+        yield
+        raise RemoteError("not finite")
+
+    def endless() -> Iterator[None]:
+        while True:
+            begun.set()
+            yield
+
+    async with serving(PagedStage()) as (worker, _):
+        with pytest.raises(RemoteError, match="not finite"):
+            await worker.spare(failing())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.spare, endless())
+            await trio.to_thread.run_sync(begun.wait)
+            nursery.cancel_scope.cancel()
+        ran: list[int] = []
+        await worker.spare(ran.append(number) for number in range(3))  # type: ignore[func-returns-value]
+        assert ran == [0, 1, 2]

@@ -37,7 +37,7 @@ PROMPT_TOKENS = 8  # as petals.md 5 has it
 
 async def bench_hop() -> dict[str, object]:
     """One token through one block at another process, over and above the block's own time."""
-    async with _swarm("tiny", servers=1) as (swarm, net, _):
+    async with bench_swarm("tiny", servers=1) as (swarm, net, _):
         voice = await swarm.voice("bench")
         stream = await swarm.member.host.open_stream(net.seats[0].peer, PROTOCOL)
         frames = FrameStream(stream)
@@ -70,7 +70,7 @@ async def bench_hop() -> dict[str, object]:
 async def bench_quiet(*, shape: str = "small", tokens: int = QUIET_TOKENS) -> dict[str, object]:
     """How long others wait while a node computes one step of so many tokens: a ping, and the
     opening of a session, each again and again; before it, and meanwhile."""
-    async with _swarm(shape, servers=1) as (swarm, net, _):
+    async with bench_swarm(shape, servers=1) as (swarm, net, _):
         voice = await swarm.voice("bench")
         peer, host = net.seats[0].peer, swarm.member.host
 
@@ -135,7 +135,7 @@ async def bench_generate(
 
     A run is `tokens` new tokens after a prompt of 8; its rate leaves out the time to the first.
     """
-    async with _swarm(shape, servers=servers) as (swarm, _, folder):
+    async with bench_swarm(shape, servers=servers) as (swarm, _, folder):
         rates: list[float] = []
         firsts_s: list[float] = []
         steps_s: list[float] = []
@@ -182,7 +182,7 @@ async def _one_answer(swarm: Swarm, tokens: int) -> tuple[list[float], int]:
 
 
 @asynccontextmanager
-async def _swarm(shape: str, *, servers: int) -> AsyncIterator[tuple[Swarm, LocalSwarm, Path]]:
+async def bench_swarm(shape: str, *, servers: int) -> AsyncIterator[tuple[Swarm, LocalSwarm, Path]]:
     """A testnet of random weights in a folder that goes with it, and a client joined to it."""
     with tempfile.TemporaryDirectory(prefix="potluck-bench-") as folder:
         home = Path(folder)

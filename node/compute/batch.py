@@ -123,7 +123,7 @@ class Lane:
         done: Done = []
         lead = self._schedule.lead(began_s)
         urgent = self._schedule.urgent_rows(lead)
-        decoding = urgent > 0 or self._is_read(lead, began_s)
+        decoding = urgent > 0 or self.is_read(lead, began_s)
         slices = self._schedule.next(
             self._rows(urgent, decoding),
             began_s,
@@ -169,7 +169,7 @@ class Lane:
             more //= 2
         return more
 
-    def _is_read(self, lead: Lead | None, now: float) -> bool:
+    def is_read(self, lead: Lead | None, now: float) -> bool:
         """Whether somebody waits for tokens between two passes: of those with credit, if the pass
         is for them."""
         return any(

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from .checkpoint import Checkpoint
 from .layers import GeneralEnds
 from .spec import ModelSpec
@@ -35,7 +36,7 @@ class Tables:
         self._spec = spec
         self._embedding = embedding
         self._norm = norm.float() + spec.norm_offset
-        self._head = head.float()
+        self.head = head.float()  # (vocab, hidden)
 
     @staticmethod
     def load(checkpoint: Checkpoint) -> "Tables":
@@ -54,8 +55,12 @@ class Tables:
         return rows if self._spec.embed_scale == 1 else rows.mul_(self._spec.embed_scale)
 
     def logits(self, row: Tensor) -> Tensor:
-        x = torch.rms_norm(row, (self._spec.hidden,), self._norm, self._spec.eps)
-        logits = torch.nn.functional.linear(x, self._head)[0]
+        return self.project(row, self.head)[0]
+
+    def project(self, rows: Tensor, head: Tensor) -> Tensor:
+        """(n, hidden) to (n, vocab), by `head` or another of its shape; gradients go through."""
+        x = torch.rms_norm(rows, (self._spec.hidden,), self._norm, self._spec.eps)
+        logits = torch.nn.functional.linear(x, head)
         cap = self._spec.logit_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -73,6 +78,16 @@ class Ends:
         if checkpoint.spec.general is not None:
             return Ends(checkpoint.spec, GeneralEnds.load(checkpoint))
         return Ends(checkpoint.spec, Tables.load(checkpoint))
+
+    @property
+    def tables(self) -> Tables:
+        """The ends of our own block's families. Raises UserError for other models."""
+        if not isinstance(self._finish, Tables):
+            raise UserError(
+                f"models of {self.spec.family} run in transformers' own code, and are served"
+                " without gradients: train another model"
+            )
+        return self._finish
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """(tokens, hidden), fp32; the ids are below the vocabulary's size."""

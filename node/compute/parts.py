@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -70,18 +70,29 @@ def read_bundle(folder: Path, spec: ModelSpec, model: str) -> Bundle:
             f"{folder}: has {size / MIB:.0f} MiB of tensors, of which {SIZE_MAX // MIB} are sent:"
             " give one of a smaller rank or in bfloat16, or a model into which it was merged"
         )
-    bundle = make_bundle(
+    bundle = bundle_of(of_block, model)
+    _check_signature(folder, bundle)
+    return bundle
+
+
+def bundle_of(of_block: Mapping[int, Sequence[Pair]], model: str) -> Bundle:
+    """Pairs by block, as they are named and sent. Blocks: it hashes them."""
+    pairs = [pair for found in of_block.values() for pair in found]
+    return make_bundle(
         bytes.fromhex(model),
         max(len(pair.down) for pair in pairs),
         {pair.module.rpartition(".")[2] for pair in pairs},
         {index: _part(found) for index, found in of_block.items()},
     )
-    _check_signature(folder, bundle)
-    return bundle
 
 
 def wear(spec: ModelSpec, name: str, parts: Mapping[int, bytes]) -> Adapter:
     """Parts as a stage takes them. Raises RemoteError for what does not fit its blocks."""
+    return Adapter(name, updates_of(spec, pairs_of(spec, parts)))
+
+
+def pairs_of(spec: ModelSpec, parts: Mapping[int, bytes]) -> list[tuple[int, Pair]]:
+    """What parts hold, by block. Raises RemoteError for what does not fit the blocks."""
     if spec.general is not None:
         raise RemoteError(f"models of {spec.family} are served here without adapters")
     pairs = [(index, pair) for index, raw in parts.items() for pair in _pairs(raw)]
@@ -93,7 +104,7 @@ def wear(spec: ModelSpec, name: str, parts: Mapping[int, bytes]) -> Adapter:
             raise RemoteError(f"an adapter that adds to {pair.module}, in block {index}")
         if why := misfit(layout, pair):
             raise RemoteError(f"an adapter that {why}")
-    return Adapter(name, updates_of(spec, pairs))
+    return pairs
 
 
 def write_peft(bundle: Bundle, folder: Path, key: IdentityKey | None = None) -> None:
@@ -135,7 +146,7 @@ def _check_signature(folder: Path, bundle: Bundle) -> None:
     publisher(folder, bundle)
 
 
-def _part(pairs: list[Pair]) -> bytes:
+def _part(pairs: Sequence[Pair]) -> bytes:
     modules, rows = [], []
     for pair in sorted(pairs, key=lambda one: one.module):
         down, up = pair.down, pair.up

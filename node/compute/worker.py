@@ -4,15 +4,18 @@ Two things are handed to it. A call is run as it is, before all that waits. A st
 to the lane (batch.py), which runs what waits in passes; between two passes the thread takes in what
 has come. Each is handed over once and its result handed back once. The thread sleeps when there is
 nothing to do and the event loop never computes. A call that may be made beside a pass (engine.py)
-is made by the caller's task, so that opening a session waits for nobody's pass.
+is made by the caller's task, so that opening a session waits for nobody's pass. And work that is
+cut into slices, training, is done in what time is to spare (swarm/spare.py).
 
     trio task ── queue ──▶ thread: fn(*args), or a lane's pass ──▶ run_sync_soon ──▶ trio task
+                                   or a slice, in spare time
 """
 
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 
@@ -21,6 +24,7 @@ import torch
 import trio
 
 from ...errors import LocalError, Refused
+from ...swarm.spare import Spare
 from ...swarm.wire import Step
 from .batch import Answer, Done, Lane, Order
 from .engine import is_beside
@@ -29,18 +33,21 @@ T = TypeVar("T")
 
 QUEUED_MAX = 256  # steps that may wait; each session has one, so this bounds no honest crowd
 _RETRY_AFTER_S = 0.5  # guess: a full queue of 2 ms steps is empty by then
+_LOOK_S = 0.05  # guess: while slices wait for readers to pause
+_SPENT = object()  # of slices: none is left
 
 
 class _Job:
     """One call or step, and whose it is. Whoever pops the ticket decides: the thread to run it, or
     the task to take it back."""
 
-    __slots__ = ("_raise_cancel", "_ticket", "call", "order", "task")
+    __slots__ = ("_raise_cancel", "_ticket", "call", "order", "slices", "task")
 
     def __init__(self, call: Callable[[], Any] | None, task: trio.lowlevel.Task | None) -> None:
         self.call = call
         self.task = task  # None: nobody waits for the result
         self.order: Order | None = None
+        self.slices: Iterator[None] | None = None
         self._ticket = [True]
         self._raise_cancel: Callable[[], None] | None = None
 
@@ -80,6 +87,8 @@ class Worker:
         self._waiting = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lane: Lane | None = None
+        self._spare = Spare()
+        self._sliced: deque[_Job] = deque()  # that wait for spare time, and the one begun
 
     @property
     def waiting(self) -> int:
@@ -135,6 +144,16 @@ class Worker:
         job.order = Order(cache, peer, payload, step, dtype, until_s, job)
         return cast(Answer, await self._hand_over(job))
 
+    async def spare(self, slices: Iterator[None]) -> None:
+        """Have each `next` of `slices` run in spare time, until there is none. They wait in line.
+
+        Cancelled, it is dropped, after the slice at hand. Raises what a slice raises, and Refused.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        job = _Job(None, trio.lowlevel.current_task())
+        job.slices = slices
+        await self._hand_over(job)
+
     async def _hand_over(self, job: _Job) -> object:
         if self._waiting >= self._queued_max:
             raise Refused("the device has too many steps waiting", retry_after_s=_RETRY_AFTER_S)
@@ -147,12 +166,13 @@ class Worker:
             job.give_up(raise_cancel)
             return trio.lowlevel.Abort.FAILED
 
-        self._waiting += 1
+        counts = int(job.slices is None)  # nobody waits behind what is done in spare time
+        self._waiting += counts
         self._jobs.put(job)
         try:
             return await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
-            self._waiting -= 1
+            self._waiting -= counts
 
     def _work(self, threads: int | None) -> None:
         if threads is not None:
@@ -168,18 +188,22 @@ class Worker:
     def _take_in(self) -> bool:
         """Take what was handed over, waiting for it if there is nothing else to do; False at the
         end."""
-        wait = not self._busy()
+        block = not self._busy() and not self._may_slice()
+        timeout_s = _LOOK_S if self._sliced else None
         while True:
             try:
-                job = self._jobs.get(block=wait)
+                job = self._jobs.get(block, timeout_s)
             except queue.Empty:
                 return True
             if job is None:
                 return False
             self._begin(job)
-            wait = False
+            block = False
 
     def _begin(self, job: _Job) -> None:
+        if job.slices is not None:
+            self._sliced.append(job)
+            return
         if job.order is not None:
             assert self._lane is not None
             self._reply(self._lane.add(job.order))
@@ -193,8 +217,37 @@ class Worker:
                 self._token.run_sync_soon(result.unwrap)  # what it raised ends the program
 
     def _turn(self) -> None:
-        if self._lane is not None and self._lane.waiting:
+        if self._may_slice():
+            self._slice()
+        elif self._lane is not None and self._lane.waiting:
             self._reply(self._lane.turn())
+            self._spare.passed()
+
+    def _may_slice(self) -> bool:
+        if not self._sliced:
+            return False
+        now, lane = time.monotonic(), self._lane
+        served = lane is not None and (lane.waiting > 0 or lane.is_read(None, now))
+        return self._spare.may(now, served=served)
+
+    def _slice(self) -> None:
+        job, began_s = self._sliced[0], time.monotonic()
+        if not job.claim():  # its task has taken it back
+            self._sliced.popleft()
+            return
+        assert job.slices is not None
+        result = outcome.capture(next, job.slices, _SPENT)
+        now = time.monotonic()
+        self._spare.took(now - began_s, now)
+        if isinstance(result, outcome.Value) and result.value is not _SPENT:
+            if not job.given_up():
+                job.release()
+                return
+            self._sliced.popleft()
+            self._token.run_sync_soon(_wake, [(job, None)])
+            return
+        self._sliced.popleft()
+        self._token.run_sync_soon(_wake, [(job, result)])
 
     def _reply(self, done: Done) -> None:
         if done:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -362,6 +362,13 @@ class Metered:
 
     async def run(self, function: Any, *args: Any) -> Any:
         return await self._worker.run(function, *args)
+
+    async def spare(self, slices: Iterator[None]) -> None:
+        await self._worker.spare(slices)
+
+    def gave(self, peer: str, tokens: int, blocks: int) -> None:
+        """What was done in spare time: it takes nobody's turn, and is signed for as all else."""
+        self._till.gave(peer, tokens, blocks, self._width)
 
     def post(self, function: Any, *args: Any) -> None:
         self._worker.post(function, *args)
