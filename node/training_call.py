@@ -7,6 +7,7 @@ not be sent the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
@@ -40,17 +41,14 @@ async def _converse(
     frames: FrameStream, asked: Train, payload: Sequence[memoryview], worn: Bundle | None, size: int
 ) -> memoryview:
     answer: memoryview | None = None
-    failure: PotluckError = TransportError(f"{frames.peer} has left")
-    sent = trio.Event()
+    failure: PotluckError | None = None
+    sent = trio.Event()  # or cannot be
 
     async def send() -> None:
-        nonlocal failure
-        try:
+        with suppress(TransportError):  # what the peer said before the stream ended tells more
             await frames.send(asked)
             await send_pieces(frames, payload)
-            sent.set()
-        except TransportError as error:
-            failure = error  # unless it says more before the stream ends
+        sent.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
@@ -59,8 +57,9 @@ async def _converse(
         except (Refused, RemoteError, TransportError) as error:
             failure = error  # the nursery would wrap it in a group
         nursery.cancel_scope.cancel()
-    if answer is None:
+    if failure is not None:
         raise failure
+    assert answer is not None
     return answer
 
 
