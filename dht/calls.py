@@ -173,6 +173,11 @@ class Calls:
         self._hello = hello
         self._met = met
         self._links: OrderedDict[str, _Link] = OrderedDict()
+        self._closed = False
+
+    def close(self) -> None:
+        """From here on nobody new is asked: the nursery ends before some who look things up."""
+        self._closed = True
 
     async def ask(self, peer: str, question: Question, *, deadline_s: float = ASK_S) -> Answer:
         """The peer's answer. TransportError when none comes in time, RemoteError at nonsense."""
@@ -195,6 +200,8 @@ class Calls:
     def _link(self, peer: str) -> _Link:
         link = self._links.get(peer)
         if link is None or link.ended is not None:
+            if self._closed:
+                raise TransportError("the directory is closed")
             link = self._links[peer] = _Link(peer)
             self._nursery.start_soon(self._run, link)
         self._links.move_to_end(peer)

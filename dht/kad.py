@@ -393,6 +393,7 @@ async def open_directory(
                 yield directory
             finally:
                 directory.answers.close()
+                neighbours.calls.close()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise only(group) from None

@@ -150,6 +150,24 @@ async def test_a_client_is_told_to_nobody(autojump_clock: MockClock) -> None:
         assert all(client.id not in peer.directory.peers() for peer in swarm.peers)
 
 
+async def test_who_still_looks_for_peers_when_the_directory_closes_finds_none(
+    autojump_clock: MockClock,
+) -> None:
+    """Others of the host use it too, and end a moment later."""
+    async with open_swarm(3) as swarm:
+        await swarm.all_announce()
+        key = IdentityKey.generate()
+        host = MemoryHost(swarm.net, key.peer_id)
+        addresses = swarm.peers[0].host.addresses()
+        async with open_directory(
+            host, key, boot=1, wall=wall, serve=False, bootstrap=addresses
+        ) as directory:
+            pass
+        assert not await directory.find(MODEL)
+        with pytest.raises(TransportError, match="closed"):
+            await directory.bootstrap(addresses)
+
+
 async def test_nobody_to_join_is_a_transport_error_and_no_group(autojump_clock: MockClock) -> None:
     async with open_swarm(2) as swarm:
         swarm.net.dead.add(swarm.peers[0].id)
