@@ -21,7 +21,8 @@ from potluck.node.compute.pages import Lease
 from potluck.node.compute.spill import Budget
 from potluck.node.compute.stage import Stage
 from potluck.node.compute.tile_check import Agreed
-from potluck.node.compute.tiled_stage import NAME, Run, TiledStage
+from potluck.node.compute.tile_plan import Run
+from potluck.node.compute.tiled_stage import NAME, TiledStage
 from potluck.node.compute.tiles import Tiles
 from potluck.node.trust.limits import kind_of
 

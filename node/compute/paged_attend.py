@@ -11,6 +11,8 @@ place in it, alone or among others, decoding or in a prompt.
                      └──────────┴────────────┴──▶ put together in the order of the spans
 
 A span of which a row sees nothing adds a zero to it: nothing depends on how far its neighbours see.
+So what is seen may be filled up to a shape that many passes share (`even_look`), without a change
+of bits: kernels that were recorded for a shape serve all of them (graphs.py).
 Numbers that are none spoil the session that they come from, and no other.
 
 Source: Dao et al., Flash-Decoding, 2023, with parts of a fixed size instead of a fixed number.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +51,8 @@ class Look:
     rows: (groups, 8), of the pass, any one where there is none. places: (rows,), where each row of
     `own` stands among all groups' rows. at: (items, 8), positions of the rows. starts: (items,),
     positions of the spans' first. pages: (blocks, items, 4). of: (items,), each one's group.
-    steps: of each span in turn, how many groups it is for.
+    steps: of each span in turn, how many groups it is for. blank: (rows, 1), those of no session,
+    where `own` names such too.
     """
 
     rows: Tensor
@@ -59,6 +63,25 @@ class Look:
     pages: Tensor
     of: Tensor
     steps: tuple[int, ...]
+    blank: Tensor | None = None
+
+    @classmethod
+    def made(cls, indices: list[Tensor], steps: tuple[int, ...], blank: Tensor) -> Look:
+        rows, own, places, at, starts, pages, of = indices
+        return cls(rows, own, places, at, starts, pages, of, steps, blank)
+
+    @property
+    def indices(self) -> list[Tensor]:
+        """All tensors but `blank`."""
+        return [self.rows, self.own, self.places, self.at, self.starts, self.pages, self.of]
+
+
+class _Room(NamedTuple):
+    """What a Look is filled up to."""
+
+    groups: int
+    spans: int
+    rows: int  # of the pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +124,31 @@ def look(
     return found
 
 
+def even_look(
+    seen: Sequence[Seen],
+    places: Sequence[int],
+    window: int | None,
+    rows: int,
+    *,
+    nobodys: int,
+    device: torch.device,
+) -> Look | None:
+    """As `look`, filled up so that few shapes serve all passes of so many rows: `own` are all of
+    them. None: more than is seen to at once."""
+    groups = _groups(seen, places)
+    shape = _doubled(len(groups)), _doubled(max(len(group.spans(window)) for group in groups))
+    if shape[0] * shape[1] > ITEMS_MAX:
+        return None
+    return _look(groups, window, nobodys, device, _Room(*shape, rows))
+
+
+def even_shapes(blocks: int, rows: int, steps: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Of `indices`, of an even Look for so many blocks and rows of the pass."""
+    slots = -(-sum(steps) // ITEMS) * ITEMS
+    items = [(slots, GROUP), (slots,), (blocks, slots, SPAN_PAGES), (slots,)]
+    return [(steps[0], GROUP), (rows,), (rows,), *items]
+
+
 def attend_pages(
     spec: ModelSpec,
     queries: Tensor,
@@ -134,7 +182,8 @@ def _see(
     most, total, values = (torch.cat(each) for each in zip(*parts, strict=True))
     x = _together(most, total, values, one)
     x = x.view(groups, kv, GROUP, members, head).permute(0, 2, 1, 3, 4)
-    return x.reshape(groups * GROUP, -1)[one.places].to(queries.dtype)
+    own = x.reshape(groups * GROUP, -1)[one.places].to(queries.dtype)
+    return own if one.blank is None else own.masked_fill_(one.blank, 0.0)
 
 
 def _part(
@@ -210,39 +259,68 @@ def _groups(seen: Sequence[Seen], places: Sequence[int]) -> list[_Group]:
     return found
 
 
-def _look(groups: list[_Group], window: int | None, nobodys: int, device: torch.device) -> Look:
+def _look(
+    groups: list[_Group],
+    window: int | None,
+    nobodys: int,
+    device: torch.device,
+    room: _Room | None = None,
+) -> Look:
     groups = sorted(groups, key=lambda group: -len(group.spans(window)))
     spans = [group.spans(window) for group in groups]
     steps = tuple(sum(step < len(one) for one in spans) for step in range(max(map(len, spans))))
-    items = [
-        (place, spans[place][step]) for step, count in enumerate(steps) for place in range(count)
-    ]
-    rows = np.zeros((len(groups), GROUP), np.int64)
-    at = np.full((len(groups), GROUP), _SEES_NOTHING, np.int64)
+    total = len(groups)
+    if room is not None:
+        total, steps = room.groups, (room.groups,) * room.spans
+    items = [(place, step) for step, count in enumerate(steps) for place in range(count)]
+    rows = np.zeros((total, GROUP), np.int64)
+    at = np.full((total, GROUP), _SEES_NOTHING, np.int64)
     for place, group in enumerate(groups):
         inside = slice(group.first % GROUP, group.first % GROUP + group.stop - group.first)
         rows[place, inside] = np.arange(group.row, group.row + group.stop - group.first)
         at[place, inside] = np.arange(group.first, group.stop)
-    there = (at != _SEES_NOTHING).ravel()
-    room = -(-len(items) // ITEMS) * ITEMS
-    of, starts = np.zeros(room, np.int64), np.full(room, _NOWHERE, np.int64)
+    own, places, blank = _owned(rows.ravel(), (at != _SEES_NOTHING).ravel(), room)
+    slots = -(-len(items) // ITEMS) * ITEMS
+    of, starts = np.zeros(slots, np.int64), np.full(slots, _NOWHERE, np.int64)
     blocks = len(groups[0].lease.table)
-    pages = np.full((blocks, room, SPAN_PAGES), nobodys, np.int64)
-    for index, (place, span) in enumerate(items):
-        of[index], starts[index] = place, span * SPAN
+    pages = np.full((blocks, slots, SPAN_PAGES), nobodys, np.int64)
+    for index, (place, step) in enumerate(items):
+        of[index] = place
+        if place >= len(groups) or step >= len(spans[place]):
+            continue
+        span = spans[place][step]
+        starts[index] = span * SPAN
         found = groups[place].lease.table[:, span * SPAN_PAGES : (span + 1) * SPAN_PAGES]
         pages[:, index, : found.shape[1]] = np.where(found == NO_PAGE, nobodys, found)
 
-    def placed(numbers: NDArray[np.int64]) -> Tensor:
+    def placed(numbers: NDArray[Any]) -> Tensor:
         return torch.from_numpy(numbers).to(device)
 
     return Look(
         rows=placed(rows),
-        own=placed(rows.ravel()[there]),
-        places=placed(np.flatnonzero(there).astype(np.int64)),
+        own=placed(own),
+        places=placed(places),
         at=placed(at[of]),
         starts=placed(starts),
         pages=placed(pages),
         of=placed(of),
         steps=steps,
+        blank=None if blank is None else placed(blank),
     )
+
+
+def _doubled(count: int) -> int:
+    """The least power of two that is no less."""
+    return 1 << (count - 1).bit_length()
+
+
+def _owned(
+    rows: NDArray[np.int64], there: NDArray[np.bool_], room: _Room | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_] | None]:
+    """`own`, `places` and `blank` of a Look."""
+    own, places = rows[there], np.flatnonzero(there).astype(np.int64)
+    if room is None:
+        return own, places, None
+    spread, blank = np.zeros(room.rows, np.int64), np.ones((room.rows, 1), np.bool_)
+    spread[own], blank[own] = places, False
+    return np.arange(room.rows), spread, blank

@@ -19,7 +19,8 @@ from .device_pages import DevicePool, MovingLease
 from .engine import BatchEngine, Work
 from .spill import Residents
 from .tile_check import FEW
-from .tiled_stage import Run, TiledStage
+from .tile_plan import Run
+from .tiled_stage import TiledStage
 
 
 class TiledEngine(BatchEngine):

@@ -12,27 +12,25 @@ served (`TiledStage.of`). Where it fails the stage serves one session at a time 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import RemoteError
-from .adapted import PlacedAdapter, Worn, together
+from .adapted import PlacedAdapter, together
 from .adapter import Adapter
 from .device_pages import DevicePool, page_bytes_of
-from .paged_attend import SPAN, Look, attend_pages, look
-from .pages import PAGE_TOKENS, Lease, pages_for
+from .graphs import Graphs, Inputs, Recorder, recorder_of
+from .paged_attend import SPAN, attend_pages
+from .pages import Lease, pages_for
 from .quant.race import faults
 from .rating import decode_and_prefill, median_s
 from .spill import Budget
 from .stage import Blocks, Stage
 from .tile_check import FEW, Agreed, agreed, disagreement, plain_forms
-from .tiles import Tiles, split
+from .tile_plan import Plan, Planner, Run
+from .tiles import split
 
 NAME = "tiles1"  # of the class of numbers: counts up when tiles or items change bits
 _PASS_ROWS = 1024  # of one pass: bounds its memory, and reads weights seldom enough
@@ -40,34 +38,6 @@ _RANK_STEP = 16  # of adapters: narrower products are summed up otherwise in som
 _TRIAL_TOKENS = SPAN + 24  # of the session that is tried: more than one span
 _TRIAL_LONG = 200  # of them came in long steps
 _TRIAL_OTHERS = 5
-
-
-class Run(NamedTuple):
-    """Some rows of a session. long: they came in a step of many rows."""
-
-    lease: Lease
-    at: int
-    rows: int
-    long: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What all blocks share in one pass; tensors on the device.
-
-    cuts: rows of each tile; tiles: into which what is multiplied inside one may be cut. firsts:
-    where each run's rows begin. slots: (blocks, rows), of all pages' positions. empty: (rows, 1),
-    those of no session; None: there are none.
-    """
-
-    cuts: list[int]
-    tiles: list[Tiles]
-    firsts: list[int]
-    turns: list[tuple[Tensor, ...]]  # of each tile
-    worn: list[list[Worn]]  # of each tile
-    slots: Tensor
-    empty: Tensor | None
-    looks: dict[int | None, list[Look]]  # by window
 
 
 class TiledStage:
@@ -85,10 +55,16 @@ class TiledStage:
         self.page_bytes = page_bytes_of(stage.spec, stage.dtype.itemsize)  # of one block
         self._stage = stage
         self._own = own
+        self._planner = Planner(self.spec, own, tiles, stage.device)
+        self._graphs: Graphs | None = None
+        self._unrecorded = ""  # why no pass is recorded
 
     @staticmethod
-    def of(stage: Stage) -> TiledStage | str:
-        """The same blocks for many sessions at once; else why they are not served so."""
+    def of(stage: Stage, recorder: Recorder | None = None) -> TiledStage | str:
+        """The same blocks for many sessions at once; else why they are not served so.
+
+        recorder: of kernels; None: whatever the device has.
+        """
         if stage.own is None:
             return "transformers' own code computes one session at a time"
         forms = {one.form for block in stage.own.blocks for one in block.products}
@@ -100,9 +76,21 @@ class TiledStage:
             known: tuple[type[BaseException], ...] = faults()
             known += (TypeError,)  # an older torch knows fewer arguments
             try:
-                return made._fault() or made
+                if fault := made._fault():
+                    return fault
             except known as error:
                 return f"a block fails ({type(error).__name__})"
+        made.record_by(recorder or recorder_of(stage.device))
+        return made
+
+    def record_by(self, recorder: Recorder | None) -> None:
+        """From here on passes of few rows are recorded, where they can be. None: none is."""
+        if recorder is None:
+            return
+        if any(self.spec.experts_of(index) for index in range(self.start, self.stop)):
+            self._unrecorded = "no graphs: the host is asked which experts a token chose"
+            return
+        self._graphs = Graphs(recorder)
 
     @property
     def numerics(self) -> str:
@@ -117,7 +105,9 @@ class TiledStage:
             f"{one.sizes[0]} to {one.sizes[-1]}"
             for one in dict.fromkeys((self.tiles.few, self.tiles.many))
         )
-        return "; ".join(filter(None, [self._stage.told, f"in tiles of {sizes} rows"]))
+        tiles = f"in tiles of {sizes} rows"
+        graphs = self._unrecorded if self._graphs is None else "few rows by graphs"
+        return "; ".join(filter(None, [self._stage.told, tiles, graphs]))
 
     def pool(self, budget: Budget) -> DevicePool:
         """Pages for its sessions."""
@@ -179,15 +169,26 @@ class TiledStage:
 
     def _pass(self, pool: DevicePool, parts: list[Tensor], runs: list[Run]) -> list[Tensor]:
         """parts: each run's rows; the same of what comes out."""
-        start, stop = runs[0].lease.start, runs[0].lease.stop
-        plan = self._plan(pool, runs, range(start, stop))
-        whole = parts[0].new_zeros((sum(plan.cuts), self.spec.hidden))
-        for part, first in zip(parts, plan.firsts, strict=True):
-            whole[first : first + len(part)] = part
-        tiles = split(whole, plan.cuts)
+        even = None if self._graphs is None else self._planner.even(pool, runs)
+        if self._graphs is not None and even is not None:
+            hidden = _placed_in(parts, even.firsts, even.rows)
+            done = self._graphs.run(pool, even.inputs(hidden), partial(self._even, pool))
+            if done is not None:
+                return _parts_of(done, runs, even.firsts)
+        plan = self._planner.plan(pool, runs)
+        hidden = _placed_in(parts, plan.firsts, sum(plan.cuts))
+        return _parts_of(self._through(pool, hidden, plan), runs, plan.firsts)
+
+    def _even(self, pool: DevicePool, inputs: Inputs) -> Tensor:
+        """A pass whose shapes are its key's."""
+        return self._through(pool, inputs.hidden, self._planner.unpacked(inputs))
+
+    def _through(self, pool: DevicePool, hidden: Tensor, plan: Plan) -> Tensor:
+        """Rows in tiles through the blocks; rows of nobody's among them."""
+        tiles = split(hidden, plan.cuts)
         places = pool.rows.view(-1, pool.rows.shape[-1])
-        for index in range(start, stop):
-            block, nth = self._own.blocks[index - self.start], index - start
+        for nth, index in enumerate(plan.blocks):
+            block = self._own.blocks[index - self.start]
             adds = [together(worn, index) for worn in plan.worn]
             begun = [block.before(*each) for each in zip(tiles, plan.turns, adds, strict=True)]
             queries, remembered = (torch.cat(each) for each in zip(*begun, strict=True))
@@ -200,81 +201,7 @@ class TiledStage:
                 block.after(*each)
                 for each in zip(tiles, split(x, plan.cuts), adds, plan.tiles, strict=True)
             ]
-        done = torch.cat(tiles)
-        return [
-            done[first : first + run.rows] for run, first in zip(runs, plan.firsts, strict=True)
-        ]
-
-    def _plan(self, pool: DevicePool, runs: list[Run], blocks: range) -> _Plan:
-        """runs: the short ones first."""
-        cuts: list[int] = []
-        tiles: list[Tiles] = []
-        firsts: list[int] = []
-        for long, size in ((False, self.tiles.few), (True, self.tiles.many)):
-            at = sum(cuts)
-            for run in runs:
-                if run.long == long:
-                    firsts.append(at)
-                    at += run.rows
-            more = size.cuts(at - sum(cuts))
-            cuts += more
-            tiles += [size] * len(more)
-        rows = sum(cuts)
-        positions, empty = np.zeros(rows, np.int64), np.ones((rows, 1), np.bool_)
-        slots = np.empty((len(blocks), rows), np.int64)
-        slots[:] = pool.nobodys * PAGE_TOKENS + np.arange(rows) % PAGE_TOKENS
-        for run, first in zip(runs, firsts, strict=True):
-            own, its = slice(first, first + run.rows), np.arange(run.at, run.at + run.rows)
-            positions[own], empty[own] = its, False
-            pages = run.lease.table[:, its // PAGE_TOKENS]
-            slots[:, own] = pages * PAGE_TOKENS + its % PAGE_TOKENS
-        seen = [(run.lease, run.at, run.rows) for run in runs]
-        windows = {self.spec.windows[index] for index in blocks}
-        place = partial(look, seen, firsts, nobodys=pool.nobodys, device=self.device)
-        return _Plan(
-            cuts=cuts,
-            tiles=tiles,
-            firsts=firsts,
-            turns=self._turns(runs, firsts, self._placed(positions), cuts),
-            worn=self._worn(runs, firsts, cuts),
-            slots=self._placed(slots),
-            empty=self._placed(empty) if empty.any() else None,
-            looks={window: place(window) for window in windows},
-        )
-
-    def _turns(
-        self, runs: list[Run], firsts: list[int], positions: Tensor, cuts: list[int]
-    ) -> list[tuple[Tensor, ...]]:
-        """Of each tile, by kind of rope. A session's size may say by which table it turns."""
-        stop = max(run.at + run.rows for run in runs)
-        tables = self._own.turns_of(runs[0].lease.max_tokens)
-        found = [one.of(positions, stop) for one in tables]
-        for run, first in zip(runs, firsts, strict=True):
-            its = self._own.turns_of(run.lease.max_tokens)
-            if its is not tables:
-                for whole, one in zip(found, its, strict=True):
-                    whole[first : first + run.rows] = one.rows(run.at, run.at + run.rows)
-        return list(zip(*(torch.split(one, cuts) for one in found), strict=True))
-
-    def _worn(self, runs: list[Run], firsts: list[int], cuts: list[int]) -> list[list[Worn]]:
-        """Of each tile, the adapters that some of its rows wear."""
-        adapters = {id(run.lease.adapter): run.lease.adapter for run in runs}
-        adapters.pop(id(None), None)
-        found: list[list[Worn]] = [[] for _ in cuts]
-        for adapter in adapters.values():
-            wears = np.zeros((sum(cuts), 1), np.bool_)
-            for run, first in zip(runs, firsts, strict=True):
-                wears[first : first + run.rows] = run.lease.adapter is adapter
-            at = 0
-            for worn, size in zip(found, cuts, strict=True):
-                rows = wears[at : at + size]
-                if rows.any():
-                    worn.append(Worn(adapter, adapter.tiles, self._placed(rows)))
-                at += size
-        return found
-
-    def _placed(self, numbers: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
+        return torch.cat(tiles)
 
     def _room(self, pages: int) -> DevicePool:
         """A pool of so many pages, for a trial."""
@@ -310,6 +237,18 @@ class TiledStage:
             found.append(rows[len(others) :])  # the last of the sessions
             at += step
         return torch.cat(found)
+
+
+def _placed_in(parts: list[Tensor], firsts: list[int], rows: int) -> Tensor:
+    """Each run's rows at their place among all of a pass; zeros where nobody's are."""
+    whole = parts[0].new_zeros((rows, parts[0].shape[1]))
+    for part, first in zip(parts, firsts, strict=True):
+        whole[first : first + len(part)] = part
+    return whole
+
+
+def _parts_of(done: Tensor, runs: list[Run], firsts: list[int]) -> list[Tensor]:
+    return [done[first : first + run.rows] for run, first in zip(runs, firsts, strict=True)]
 
 
 def _cut(lease: Lease, at: int, count: int) -> list[Run]:
