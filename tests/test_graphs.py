@@ -26,6 +26,7 @@ from potluck.node.compute.tiled_stage import TiledStage
 
 from .adapters import save_adapter
 from .checkpoints import save_random
+from .exact_stage import step
 from .test_native_stage import SHAPES
 
 PASSES = 10
@@ -79,17 +80,10 @@ class Crowd:
 
     def take(self, counts: list[tuple[int, int]], dice: torch.Generator) -> Tensor:
         """A pass: which sessions, and how many rows of each."""
-        runs = []
-        for nth, count in counts:
-            lease = self.leases[nth]
-            lease.reserve(lease.length, lease.length + count)
-            runs.append((lease, lease.length, count))
+        sessions = [(self.leases[nth], count) for nth, count in counts]
         rows = sum(count for _, count in counts)
         hidden = torch.randn((rows, self._stage.spec.hidden), generator=dice)
-        out = self._stage.forward_rows(hidden, runs)
-        for lease, _, count in runs:
-            lease.length += count
-        return out
+        return step(self._stage, hidden, *sessions)
 
 
 def passes(stage: TiledStage, adapter: Any = None) -> list[Tensor]:

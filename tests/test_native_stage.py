@@ -18,11 +18,12 @@ from potluck.node.compute.native import library
 from potluck.node.compute.native.blocks import PackedBlock
 from potluck.node.compute.native.linear import Pool as Threads
 from potluck.node.compute.native_stage import NativeStage
-from potluck.node.compute.pages import Lease, Pool
+from potluck.node.compute.pages import Pool
 from potluck.node.compute.quant.formats import choose
 from potluck.node.compute.weight import Weight
 
 from .checkpoints import save_random
+from .exact_stage import step, through_pages
 from .test_block import MODELS, NEW_TOKENS, PROMPT, ask
 
 pytestmark = pytest.mark.skipif(not library.is_available(), reason=str(library.why_not()))
@@ -76,25 +77,9 @@ def pool_for(stage: NativeStage, tokens: int) -> Pool:
     return Pool(budget_bytes=pages * size, page_bytes=stage.page_bytes)
 
 
-def step(stage: NativeStage, hidden: Tensor, *sessions: tuple[Lease, int]) -> Tensor:
-    """One pass: sessions and how many rows each has, after what it remembers."""
-    runs = []
-    for lease, count in sessions:
-        runs.append((lease, lease.length, count))
-        lease.reserve(lease.length, lease.length + count)
-    out = stage.forward_rows(hidden, runs)
-    for lease, count in sessions:
-        lease.length += count
-    return out
-
-
 def through(stage: NativeStage, hidden: Tensor, chunks: Sequence[int]) -> Tensor:
     """The whole of a session's rows, in chunks of these sizes over and over."""
-    lease = pool_for(stage, len(hidden)).open(stage.start, stage.stop, len(hidden))
-    sizes: list[int] = []
-    while sum(sizes) < len(hidden):
-        sizes.append(min(chunks[len(sizes) % len(chunks)], len(hidden) - sum(sizes)))
-    return torch.cat([step(stage, rows, (lease, len(rows))) for rows in hidden.split(sizes)])
+    return through_pages(stage, pool_for(stage, len(hidden)), hidden, chunks)
 
 
 WHOLE = [name for name in MODELS if not name.startswith("dynamic")]

@@ -17,7 +17,6 @@ from potluck.node.compute.adapter import read_adapter
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.device_pages import DevicePool
 from potluck.node.compute.head import Ends
-from potluck.node.compute.pages import Lease
 from potluck.node.compute.spill import Budget
 from potluck.node.compute.stage import Stage
 from potluck.node.compute.tile_check import Agreed
@@ -28,6 +27,7 @@ from potluck.node.trust.limits import kind_of
 
 from .adapters import save_adapter
 from .checkpoints import save_random
+from .exact_stage import step, through_pages
 from .test_block import MODELS
 from .test_native_stage import SHAPES
 
@@ -65,25 +65,9 @@ def pool_for(stage: TiledStage, tokens: int) -> DevicePool:
     return stage.pool(Budget(pages * stage.page_bytes))
 
 
-def step(stage: TiledStage, hidden: Tensor, *sessions: tuple[Lease, int]) -> Tensor:
-    """One pass: sessions and how many rows each has, after what it remembers."""
-    runs = []
-    for lease, count in sessions:
-        runs.append((lease, lease.length, count))
-        lease.reserve(lease.length, lease.length + count)
-    out = stage.forward_rows(hidden, runs)
-    for lease, count in sessions:
-        lease.length += count
-    return out
-
-
 def through(stage: TiledStage, hidden: Tensor, chunks: Sequence[int]) -> Tensor:
     """The whole of a session's rows, in chunks of these sizes over and over."""
-    lease = pool_for(stage, len(hidden)).open(stage.start, stage.stop, len(hidden))
-    sizes: list[int] = []
-    while sum(sizes) < len(hidden):
-        sizes.append(min(chunks[len(sizes) % len(chunks)], len(hidden) - sum(sizes)))
-    return torch.cat([step(stage, rows, (lease, len(rows))) for rows in hidden.split(sizes)])
+    return through_pages(stage, pool_for(stage, len(hidden)), hidden, chunks)
 
 
 def among_others(stage: TiledStage, hidden: Tensor, worn: Sequence[Any] = (None,)) -> Tensor:
