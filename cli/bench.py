@@ -110,10 +110,19 @@ def gpu(
         ],
     )
     print_table(
-        ("FORMAT", "TOKENS/S>", "OF COPY>", "BITSANDBYTES>", "PREFILL OF PRODUCTS>", "OUTSIDE US>"),
+        (
+            "FORMAT",
+            "STAGE",
+            "TOKENS/S>",
+            "OF COPY>",
+            "BITSANDBYTES>",
+            "PREFILL OF PRODUCTS>",
+            "OUTSIDE US>",
+        ),
         [
             (
                 one.format,
+                "in tiles" if one.tiled else "one session",
                 f"{one.tokens_s:.0f}",
                 f"{one.of_copy:.0%}",
                 f"{one.theirs_of_copy:.0%}" if one.theirs_of_copy else "-",

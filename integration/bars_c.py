@@ -62,7 +62,7 @@ def c3_gpu() -> Iterator[Row]:
 
     goals = {"none": 0.80, "int8": 0.65, "nf4": 0.65}
     card = measure() if torch.cuda.is_available() else None
-    by = {one.format: one for one in card.formats} if card else {}
+    by = {one.format: one for one in card.formats if one.tiled or not card.tiles} if card else {}
     missing, command = "not measured: no GPU", "potluck bench gpu"
     for format, goal in goals.items():
         one = by.get(format)

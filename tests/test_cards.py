@@ -49,7 +49,8 @@ def test_every_figure_is_a_share_of_what_was_measured_beside_it(
     card = measure_on(CPU, SPEC, copied=1000, square=10)
     assert card.copy_gb_s == pytest.approx(2000e-9)
     assert card.matrix_tflops == pytest.approx(2000e-12)
-    assert [one.format for one in card.formats] == list(FORMATS)
+    both = [(format, tiled) for format in FORMATS for tiled in (False, True)]
+    assert [(one.format, one.tiled) for one in card.formats] == both
     numbers = 2 * (128 * (128 + 64 + 64 + 128) + 3 * 128 * 192)
     for one in card.formats:
         size = random_stage(one.format, SPEC, torch.float32, CPU).weight_bytes

@@ -4,14 +4,17 @@ passes between its kernels.
 A few blocks with random weights, each format by itself. Decoding reads every weight once for each
 token: `of_copy` is the time that a copy of as many bytes would take, over the time that it took.
 bitsandbytes' own layers with the same matrices run beside it. `outside_us` is what a token's time
-holds beyond its kernels', for each block: the launches that did not hide behind them.
+holds beyond its kernels', for each block: the launches that did not hide behind them. A stage that
+serves one session at a time is measured, and the same in tiles for many (tiled_stage.py), where a
+session is alone in its passes too.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,12 +23,15 @@ from ...errors import UserError
 from .block import Block
 from .device import choose_dtype
 from .layout import BlockWeights, Layout, layout_of
+from .pages import pages_for
 from .quant.formats import QUANTIZATIONS
 from .quant.product import require_bitsandbytes
 from .quant.race import random_weights
 from .rating import median_s
 from .spec import ModelSpec
+from .spill import Budget
 from .stage import Blocks, Stage, settle_kernels
+from .tiled_stage import TiledStage
 from .weight import FORMATS, Format, Weight
 
 PAST = 256  # positions that a session remembers when it decodes
@@ -42,11 +48,12 @@ LLAMA_8B = {  # its blocks; ends are never loaded
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """One format. of_copy, theirs_of_copy: shares of the copy's rate, in a whole step of ours and
-    in bitsandbytes' layers alone (0: it has none of these). of_matrix: of the products' rate, in a
-    prefill. outside_us: a block. told: which kernels were chosen."""
+    """One format, in one kind of stage. of_copy, theirs_of_copy: shares of the copy's rate, in a
+    whole step of ours and in bitsandbytes' layers alone (0: it has none of these). of_matrix: of
+    the products' rate, in a prefill. outside_us: a block. told: which kernels were chosen."""
 
     format: Format
+    tiled: bool
     tokens_s: float
     of_copy: float
     theirs_of_copy: float
@@ -64,6 +71,11 @@ class Card:
     matrix_tflops: float
     formats: tuple[Reach, ...]
 
+    @property
+    def tiles(self) -> bool:
+        """Whether rows have bits of their own on it: then many sessions are served at once."""
+        return any(one.tiled for one in self.formats)
+
 
 def measure(blocks: int = 4) -> Card:
     """Measure the first CUDA device. Raises UserError where there is none."""
@@ -80,11 +92,13 @@ def measure_on(device: torch.device, spec: ModelSpec, *, copied: int, square: in
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     copy_s = _copy_s(device, copied) / copied
     flops = _flops(device, dtype, square)
-    found = tuple(_reach(one, spec, dtype, device, copy_s=copy_s, flops=flops) for one in FORMATS)
-    return Card(name, 2e-9 / copy_s, flops * 1e-12, found)
+    found: list[Reach] = []
+    for one in FORMATS:
+        found += _reaches(one, spec, dtype, device, copy_s=copy_s, flops=flops)
+    return Card(name, 2e-9 / copy_s, flops * 1e-12, tuple(found))
 
 
-def _reach(
+def _reaches(
     format: Format,
     spec: ModelSpec,
     dtype: torch.dtype,
@@ -92,39 +106,64 @@ def _reach(
     *,
     copy_s: float,
     flops: float,
-) -> Reach:
+) -> Iterator[Reach]:
     """copy_s: of a byte, which is read and written; reading alone takes half of it."""
     stage = random_stage(format, spec, dtype, device)
     layouts = [layout_of(spec, index) for index in range(spec.blocks)]
     products = [shape for one in layouts for shape in one.shapes.values() if len(shape) == 2]
     read_s = stage.weight_bytes * copy_s / 2
-    cache = stage.open_cache(0, spec.blocks, min(spec.context, PROMPT))
+    theirs_s = _theirs_s(format, products, dtype, device)
     prompt = torch.randn((min(PROMPT, spec.context), spec.hidden)).to(device, dtype)
     past = min(PAST, len(prompt) - 1)
-
-    def run(rows: Tensor, at: int, times: int) -> Callable[[], None]:
-        def steps() -> None:
-            for _ in range(times):
-                stage.forward(rows, cache, at)
-            _wait(device)
-
-        return steps
-
-    prefill_s = median_s(run(prompt, 0, 1))
-    decode = run(prompt[:1], past, _STEPS)
-    token_s = median_s(decode) / _STEPS
     work = 2 * len(prompt) * sum(rows * columns for rows, columns in products)
-    theirs_s = _theirs_s(format, products, dtype, device)
-    inside_s = _kernels_s(decode, device) / _STEPS
-    return Reach(
-        format,
-        1 / token_s,
-        read_s / token_s,
-        read_s / theirs_s if theirs_s else 0.0,
-        work / flops / prefill_s,
-        (token_s - inside_s) / spec.blocks * 1e6,
-        stage.told,
-    )
+    tiled = TiledStage.of(stage)
+    for one in (stage, tiled):
+        if isinstance(one, str):  # why there are no tiles
+            continue
+        steps = partial(_steps, _forward(one, len(prompt)), device)
+        prefill_s = median_s(steps(prompt, 0, 1))
+        decode = steps(prompt[:1], past, _STEPS)
+        token_s = median_s(decode) / _STEPS
+        inside_s = _kernels_s(decode, device) / _STEPS
+        yield Reach(
+            format,
+            isinstance(one, TiledStage),
+            1 / token_s,
+            read_s / token_s,
+            read_s / theirs_s if theirs_s else 0.0,
+            work / flops / prefill_s,
+            (token_s - inside_s) / spec.blocks * 1e6,
+            one.told,
+        )
+
+
+def _forward(stage: Stage | TiledStage, tokens: int) -> Callable[[Tensor, int], object]:
+    """Rows of one session, from a position on, through all blocks."""
+    if isinstance(stage, Stage):
+        cache = stage.open_cache(stage.start, stage.stop, tokens)
+        return lambda rows, at: stage.forward(rows, cache, at)
+    blocks = stage.stop - stage.start
+    pool = stage.pool(Budget(blocks * pages_for(tokens) * stage.page_bytes))
+    lease = pool.open(stage.start, stage.stop, tokens)
+    lease.reserve(0, tokens)
+    return lambda rows, at: stage.forward_rows(rows, [(lease, at, len(rows))])
+
+
+def _steps(
+    forward: Callable[[Tensor, int], object],
+    device: torch.device,
+    rows: Tensor,
+    at: int,
+    times: int,
+) -> Callable[[], None]:
+    """So many steps of these rows, and a wait for the device."""
+
+    def steps() -> None:
+        for _ in range(times):
+            forward(rows, at)
+        _wait(device)
+
+    return steps
 
 
 def random_stage(
