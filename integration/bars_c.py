@@ -125,13 +125,21 @@ def c4_oracle() -> Iterator[Row]:
 
 
 def c5_exact() -> Iterator[Row]:
-    from .engine_exact import measure, measure_torch
+    from .engine_exact import measure, measure_tiled, measure_torch
 
     command = "python -m integration.engine_exact"
     for name, one in measure():
         yield Row(
             "C5",
             f"{name}: the same bits alone, with 15 others, in chunks, on 1 and 2 threads",
+            f"{one['variants']} variants, {len(one['different'])} differ",
+            not one["different"],
+            command,
+        )
+    for name, one in measure_tiled():
+        yield Row(
+            "C5",
+            f"{name}: the same bits alone, with 15 others, in chunks",
             f"{one['variants']} variants, {len(one['different'])} differ",
             not one["different"],
             command,

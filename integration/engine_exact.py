@@ -10,6 +10,8 @@ Ours in C promise all of that. The stages of torch, which serve where no compile
 of other families, do not: their class names the threads, and a server runs a session's steps by
 themselves and replays them in their own sizes. So there each cut is compared with itself: alone,
 with steps of 15 others in between, and replayed. How far two cuts are apart is told beside it.
+
+In tiles (`--engine tiled`) torch promises as much as our C, for one number of threads.
 """
 
 from __future__ import annotations
@@ -27,25 +29,35 @@ import torch
 from potluck.node.compute.checkpoint import Checkpoint, open_checkpoint
 from potluck.node.compute.native.library import isas, use_isa
 from potluck.node.compute.native_stage import NativeStage
-from potluck.node.compute.pages import Lease, Pool
+from potluck.node.compute.pages import Lease, Pages, Pool, pages_for
+from potluck.node.compute.spill import Budget
 from potluck.node.compute.stage import Stage
+from potluck.node.compute.tiled_stage import TiledStage
 from potluck.node.library import DEMO_FOLDER
 from tests.test_general import save as save_general
 
 TOKENS = 640
 OTHERS = 15
 CHUNKS = (1, 7, 128, 512, TOKENS)
+TILED_CHUNKS = (7, 128, TOKENS)  # fewer: tiles of few rows take long on a processor
 FORMATS = ("none", "int8", "nf4")
 STEPS_MAX = 24  # of torch's stages, which take milliseconds for each
 GENERAL = "gpt_neox"  # a family that transformers' own layers compute
 
 
 class Run:
-    """A stage of our C, on so many threads."""
+    """A stage that takes rows of many sessions in one pass."""
 
-    def __init__(self, format: str, threads: int, *, byte_pages: bool = False) -> None:
+    def __init__(self, stage: NativeStage | TiledStage, pool: Pages) -> None:
+        self.stage = stage
+        self.pool = pool
+        self.rows = _rows(stage.spec.hidden)
+
+    @classmethod
+    def native(cls, format: str, threads: int, *, byte_pages: bool = False) -> Run:
+        """Our C, on so many threads."""
         checkpoint = open_checkpoint(DEMO_FOLDER)
-        self.stage = NativeStage.load(
+        stage = NativeStage.load(
             checkpoint,
             0,
             checkpoint.spec.blocks,
@@ -53,8 +65,18 @@ class Run:
             threads=threads,
             byte_pages=byte_pages,
         )
-        self.pool = Pool(budget_bytes=1 << 30, page_bytes=self.stage.page_bytes)
-        self.rows = _rows(checkpoint.spec.hidden)
+        return cls(stage, Pool(budget_bytes=1 << 30, page_bytes=stage.page_bytes))
+
+    @classmethod
+    def tiled(cls, format: str) -> Run:
+        """torch, in tiles, on as many threads as it has."""
+        checkpoint = open_checkpoint(DEMO_FOLDER)
+        blocks = checkpoint.spec.blocks
+        stage = TiledStage.of(Stage.load(checkpoint, 0, blocks, device="cpu", quantization=format))
+        if isinstance(stage, str):
+            raise RuntimeError(f"no tiles for {format}: {stage}")
+        pages = (OTHERS + 1) * pages_for(TOKENS) * blocks
+        return cls(stage, stage.pool(Budget(pages * stage.page_bytes)))
 
     def alone(self, chunk: int) -> str:
         lease = self._lease()
@@ -152,7 +174,7 @@ def _digest(rows: torch.Tensor) -> str:
 
 def _variants(format: str, byte_pages: bool) -> Iterator[tuple[str, str]]:
     for threads in (1, 2):
-        run = Run(format, threads, byte_pages=byte_pages)
+        run = Run.native(format, threads, byte_pages=byte_pages)
         for chunk in CHUNKS:
             yield f"alone, chunks of {chunk}, {threads} threads", run.alone(chunk)
         for chunk in (1, 7, 128, 512):
@@ -170,8 +192,23 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
         found = dict(_variants(format, byte_pages))
         expected = next(iter(found.values()))
         different = [what for what, digest in found.items() if digest != expected]
-        name = Run(format, 1, byte_pages=byte_pages).stage.numerics
+        name = Run.native(format, 1, byte_pages=byte_pages).stage.numerics
         yield name, {"variants": len(found), "different": different, "sha256": expected}
+
+
+def measure_tiled() -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `measure`, of torch in tiles; each number of threads is a class of its own."""
+    threads_before = torch.get_num_threads()
+    for format, threads in itertools.product(FORMATS, (1, 2)):
+        torch.set_num_threads(threads)
+        run = Run.tiled(format)
+        found = {f"alone, chunks of {chunk}": run.alone(chunk) for chunk in TILED_CHUNKS}
+        found[f"with {OTHERS} others, 128 a pass"] = run.among(128)
+        expected = next(iter(found.values()))
+        different = [what for what, digest in found.items() if digest != expected]
+        name = run.stage.numerics
+        yield name, {"variants": len(found), "different": different, "sha256": expected}
+    torch.set_num_threads(threads_before)
 
 
 def measure_torch() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -208,5 +245,5 @@ def _torch_class(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     print(json.dumps({"instruction_sets": isas()}))
-    for name, told in itertools.chain(measure(), measure_torch()):
+    for name, told in itertools.chain(measure(), measure_tiled(), measure_torch()):
         print(json.dumps({name: told}), flush=True)
