@@ -80,9 +80,11 @@ async def test_an_answer_that_fails_on_the_way_ends_with_the_error() -> None:
 async def test_our_own_fault_is_told_and_ends_nobody_elses_answer(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    for failing in (LocalError("broken"), ZeroDivisionError("broken")):
+    asked = ((EMBEDDINGS, {"model": "demo", "input": "a"}), (COMPLETIONS, ASKED)) * 8
+    for number, (path, body) in enumerate(asked):
+        failing = LocalError("broken") if number % 4 < 2 else ZeroDivisionError("broken")
         api = Api(PretendedSwarm(failing=failing))
-        answer = await ask(api, EMBEDDINGS, {"model": "demo", "input": "a"})
+        answer = await ask(api, path, body)
         assert answer.status == 500 and answer.json["error"]["code"] == "our_fault"
         assert (await ask(api, "/health")).status == 200
     assert "broken" in capfd.readouterr().err

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ...errors import LocalError, PotluckError
+from ...errors import LocalError, PotluckError, only
 from ..compute.sampling import Likely
 from ..generation import Generation, Piece, Request
 from .backend import Backend
@@ -65,15 +65,18 @@ class Hearing:
 async def hearing(backend: Backend, jobs: Sequence[Job]) -> AsyncIterator[Hearing]:
     send, receive = trio.open_memory_channel[Said | PotluckError](0)
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        async with send:
-            for job in jobs:
-                nursery.start_soon(_speak, backend, job, send.clone())
-        try:
-            yield Hearing(receive)
-        except Exception as error:  # the caller's own: the nursery would wrap it in a group
-            failure = error
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            async with send:
+                for job in jobs:
+                    nursery.start_soon(_speak, backend, job, send.clone())
+            try:
+                yield Hearing(receive)
+            except Exception as error:  # the caller's own: the nursery would wrap it in a group
+                failure = error
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise only(group) from None
     if failure is not None:
         raise failure
 
@@ -81,7 +84,7 @@ async def hearing(backend: Backend, jobs: Sequence[Job]) -> AsyncIterator[Hearin
 async def _speak(
     backend: Backend, job: Job, send: trio.MemorySendChannel[Said | PotluckError]
 ) -> None:
-    async with send:
+    with send:  # no checkpoint at its end, in which a hearer who leaves hides what is raised
         try:
             async with backend.answer(job.request) as answer:
                 async for piece in answer:
