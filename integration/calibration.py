@@ -6,7 +6,9 @@ software around it; what a session of one token takes beyond that is the opening
 come at random moments, each a session of one step through all blocks, by the daemon's own router.
 The twin is the simulator with those tables, those spans, the same number of requests a second, and
 the same cores: the processes share one machine, and the software around a step is theirs to run,
-too, so that it stands in the tables.
+too, so that it stands in the tables. So does what the opening of a session takes of the cores, here
+and in the daemons, shared out over its steps. What the daemons take at rest makes all slower, and
+so does another core at work, which shares memory and perhaps more: as often as the load has it so.
 
 A request is good when it is answered within three times what one takes alone.
 
@@ -23,7 +25,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from potluck.node.compute.voice import DTYPE, Voice
 from potluck.node.frames import FrameStream
 from potluck.node.session import SessionPlan, open_session
 from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
+from potluck.node.testnet.roster import Seat as Placed
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.sim.dice import Dice
 from potluck.swarm.sim.run import Outcome, Simulation
@@ -46,7 +50,7 @@ from potluck.swarm.sim.table import Table
 from potluck.swarm.sim.world import Seat
 from potluck.swarm.wire import PROTOCOL, Open, Opened, Output, Step
 
-from .ground import load
+from .ground import load, processor_s
 
 NAME = "calibration"
 TOKENS = 64  # of each request
@@ -56,6 +60,8 @@ GOOD_TIMES = 3.0
 AGREE_WITHIN = 0.15
 SEEDS = 5  # of the twin
 DRAIN_S = 60.0  # for the last answers
+REST_S = 10.0
+OPENINGS = 40  # sessions
 READY_S = 900.0  # sixteen daemons start at once; two cores with other work take minutes
 
 
@@ -96,7 +102,7 @@ async def _calibrate(
 ) -> dict[str, Any]:
     async with open_swarm(net.join, home=home, threads=1) as swarm:
         voice = await swarm.voice(NAME)
-        found = [await _table(swarm, voice, seat.peer, seat.start, seat.stop) for seat in net.seats]
+        found = [await _table(swarm, voice, seat) for seat in net.seats]
         seats = [
             Seat(BlockRange(seat.start, seat.stop), Table(seat.name, tuple(one.rows)))
             for seat, one in zip(net.seats, found, strict=True)
@@ -110,11 +116,19 @@ async def _calibrate(
         ]
         open_s = max(0.0, one_s - _work_s(seats, voice.blocks, 1))
         cores = len(os.sched_getaffinity(0))
+        crowding = await _crowding(swarm, voice, net.seats[0], net.seats[-1])
+        rest = await _rest(net)
+        open_cpu_s = min(open_s, await _opening_s(swarm, voice, net, seats, rest))
         rate = share * cores / _work_s(seats, voice.blocks, TOKENS)
         deadline_s = GOOD_TIMES * alone_s
         life = await _offer(swarm, voice, rate, seconds, random.Random(seed))
-    plan = _twin(seats, voice.blocks, cores, open_s, deadline_s, seconds)
-    twins = [_simulate(plan, rate, seats, number) for number in range(1, SEEDS + 1)]
+    plan = _twin(seats, voice.blocks, cores, open_s - open_cpu_s, deadline_s, seconds)
+    stretch = cores / (cores - rest) * (1 + share * (crowding - 1))
+    shared = [
+        _loaded(seat, one.rows, 1000 * open_cpu_s / voice.blocks, stretch)
+        for seat, one in zip(seats, found, strict=True)
+    ]
+    twins = [_simulate(plan, rate, shared, number) for number in range(1, SEEDS + 1)]
     real = _facts(life.latencies_s, life.offered, deadline_s)
     twin = {
         key: statistics.mean(_facts(one.latencies_s, one.offered, deadline_s)[key] for one in twins)
@@ -131,6 +145,9 @@ async def _calibrate(
         "share_of_the_cores": share,
         "alone_s": round(alone_s, 3),
         "open_s": round(open_s, 3),
+        "open_cpu_s": round(open_cpu_s, 4),
+        "cores_at_rest": round(rest, 3),
+        "crowding": round(crowding, 3),
         "deadline_s": round(deadline_s, 3),
         "software_ms_a_hop": round(1000 * hop_s[TOKENS], 2),
         "testnet": {key: round(value, 3) for key, value in real.items()},
@@ -141,34 +158,94 @@ async def _calibrate(
     }
 
 
-async def _table(swarm: Swarm, voice: Voice, peer: str, start: int, stop: int) -> Measured:
-    """Ask one peer, with nobody else about, for steps of each size."""
-    found = Measured()
-    positions = sum(SIZES) * (REPEATS + 1)
-    frames = FrameStream(await swarm.member.host.open_stream(peer, PROTOCOL))
-    await frames.send(Open(bytes(16), voice.digest, start, stop, positions, DTYPE))
+class Asked:
+    """One peer, asked for steps by hand."""
+
+    def __init__(self, frames: FrameStream, voice: Voice) -> None:
+        self._frames = frames
+        self._row = bytes(voice.embed([5]))
+        self._at = 0
+
+    async def step(self, tokens: int) -> tuple[float, float]:
+        """Seconds that it computes, and those around."""
+        began_s = time.perf_counter()
+        await self._frames.send(Step(self._at, (tokens,), tokens), self._row * tokens)
+        received = await self._frames.receive()
+        spent_s = time.perf_counter() - began_s
+        assert received is not None and isinstance(received[0], Output), received
+        self._at += tokens
+        return received[0].compute_s, spent_s - received[0].compute_s
+
+
+@asynccontextmanager
+async def _asked(swarm: Swarm, voice: Voice, seat: Placed, positions: int) -> AsyncIterator[Asked]:
+    frames = FrameStream(await swarm.member.host.open_stream(seat.peer, PROTOCOL))
+    await frames.send(Open(bytes(16), voice.digest, seat.start, seat.stop, positions, DTYPE))
     received = await frames.receive()
     assert received is not None and isinstance(received[0], Opened), received
-    at = 0
-    for tokens in SIZES:
-        payload = bytes(voice.embed([5])) * tokens
-        compute_s: list[float] = []
-        software_s: list[float] = []
-        for repeat in range(REPEATS + 1):
-            began_s = time.perf_counter()
-            await frames.send(Step(at, (tokens,), tokens), payload)
-            received = await frames.receive()
-            spent_s = time.perf_counter() - began_s
-            assert received is not None and isinstance(received[0], Output), received
-            at += tokens
-            if repeat:  # the first one warms
-                compute_s.append(received[0].compute_s)
-                software_s.append(spent_s - received[0].compute_s)
-        found.software_s[tokens] = statistics.median(software_s)
-        took_s = statistics.median(compute_s) + found.software_s[tokens]
-        found.rows.append((stop - start, tokens, 1000 * took_s))
+    yield Asked(frames, voice)
     await frames.close()
+
+
+async def _table(swarm: Swarm, voice: Voice, seat: Placed) -> Measured:
+    """Ask one peer, with nobody else about, for steps of each size."""
+    found = Measured()
+    async with _asked(swarm, voice, seat, sum(SIZES) * (REPEATS + 1)) as asked:
+        for tokens in SIZES:
+            took = [await asked.step(tokens) for _ in range(REPEATS + 1)][1:]  # the first warms
+            compute_s, software_s = (statistics.median(each) for each in zip(*took, strict=True))
+            found.software_s[tokens] = software_s
+            took_s = 1000 * (compute_s + software_s)
+            found.rows.append((seat.stop - seat.start, tokens, took_s))
     return found
+
+
+async def _crowding(swarm: Swarm, voice: Voice, one: Placed, other: Placed) -> float:
+    """How many times as long a step takes while another core computes as well."""
+    positions = 2 * TOKENS * (REPEATS + 1)
+    alone_s, beside_s = [], []
+    async with (
+        _asked(swarm, voice, one, positions) as first,
+        _asked(swarm, voice, other, positions) as second,
+    ):
+        for _ in range(REPEATS + 1):
+            alone_s.append((await first.step(TOKENS))[0])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(second.step, TOKENS)
+                beside_s.append((await first.step(TOKENS))[0])
+    return max(1.0, statistics.median(beside_s[1:]) / statistics.median(alone_s[1:]))
+
+
+async def _rest(net: LocalSwarm) -> float:
+    """Cores that the daemons take with nobody there."""
+    before_s, began_s = _cpu_s(net), time.perf_counter()
+    await trio.sleep(REST_S)
+    return (_cpu_s(net) - before_s) / (time.perf_counter() - began_s)
+
+
+async def _opening_s(
+    swarm: Swarm, voice: Voice, net: LocalSwarm, seats: Sequence[Seat], rest: float
+) -> float:
+    """Core seconds of a session beyond its steps, in the daemons and here."""
+    before_s, began_s = _cpu_s(net) + time.process_time(), time.perf_counter()
+    for _ in range(OPENINGS):
+        await _request(swarm, voice, 1)
+    spent_s = _cpu_s(net) + time.process_time() - before_s
+    spent_s -= rest * (time.perf_counter() - began_s)
+    return max(0.0, spent_s / OPENINGS - _work_s(seats, voice.blocks, 1))
+
+
+def _cpu_s(net: LocalSwarm) -> float:
+    """Processor time of the daemons so far."""
+    return processor_s(seat.pid for seat in net.seats)
+
+
+def _loaded(
+    seat: Seat, rows: Sequence[tuple[int, int, float]], block_ms: float, stretch: float
+) -> Seat:
+    """The same peer, with its share of the openings in its steps: so much for each block."""
+    more = tuple((span, tokens, stretch * (ms + span * block_ms)) for span, tokens, ms in rows)
+    return Seat(seat.blocks, Table(seat.table.name, more))
 
 
 async def _request(swarm: Swarm, voice: Voice, tokens: int = TOKENS) -> float:

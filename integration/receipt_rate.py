@@ -19,7 +19,6 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
-import psutil
 import trio
 
 from potluck.node.client import Swarm, open_swarm
@@ -31,6 +30,8 @@ from potluck.swarm.frame import pack_frame
 from potluck.swarm.proof import check_proof
 from potluck.swarm.receipt import CHUNK_TOKENS
 from potluck.swarm.wire import Receipts, Sign
+
+from .ground import processor_s
 
 PROMPT = list(range(3, 11))
 TOKENS = 1 + 4 * CHUNK_TOKENS
@@ -97,8 +98,7 @@ async def _answer(
 
 def _served_s(net: LocalSwarm) -> float:
     """Processor time of the servers so far."""
-    times = [psutil.Process(seat.pid).cpu_times() for seat in net.seats]
-    return sum(one.user + one.system for one in times)
+    return processor_s(seat.pid for seat in net.seats)
 
 
 def _both(spent_s: dict[bool, list[float]]) -> dict[str, float]:
