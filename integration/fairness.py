@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
@@ -325,7 +326,7 @@ def busy(
 
 
 def p95_s(servers: list[Server], who: str) -> float:
-    """Of the times to first token, by run, on the mean."""
+    """Of the times to first token, by run, on the mean; endless where hardly any came."""
     found = [
         [
             wait_s
@@ -334,6 +335,8 @@ def p95_s(servers: list[Server], who: str) -> float:
         ]
         for one in servers
     ]
+    if min(map(len, found)) < 2:
+        return math.inf
     return statistics.mean(statistics.quantiles(one, n=20)[-1] for one in found)
 
 
