@@ -23,7 +23,7 @@ from potluck.node.compute.quant.formats import choose
 from potluck.node.compute.weight import Weight
 
 from .checkpoints import save_random
-from .exact_stage import step, through_pages
+from .exact_stage import Same, step, through_pages
 from .test_block import MODELS, NEW_TOKENS, PROMPT, ask
 
 pytestmark = pytest.mark.skipif(not library.is_available(), reason=str(library.why_not()))
@@ -228,17 +228,7 @@ def test_pages_of_bytes_are_near_and_as_exact(shape: str, tmp_path: Path) -> Non
 
 
 def test_what_was_taken_back_leaves_no_trace(small: Checkpoint) -> None:
-    stage = load(small)
-    hidden = torch.randn(180, stage.spec.hidden)
-    expected = through(stage, hidden, (180,))
-    lease = pool_for(stage, 400).open(0, stage.stop, 300)
-    found = []
-    for rows in hidden.split(12):
-        at = lease.length
-        step(stage, torch.randn(90, stage.spec.hidden), (lease, 90))
-        lease.truncate(at)
-        found.append(step(stage, rows, (lease, len(rows))))
-    assert torch.equal(torch.cat(found), expected)
+    Same(load(small), pool_for).after_taking_back()
 
 
 @pytest.mark.parametrize("byte_pages", [False, True])
@@ -255,25 +245,13 @@ def test_what_lay_in_a_page_before_does_not_matter(small: Checkpoint, byte_pages
 
 
 def test_sessions_over_some_of_the_blocks(small: Checkpoint) -> None:
-    stage = load(small)
-    late = NativeStage.load(small, 1, 2, quantization="none", threads=1)
-    hidden = torch.randn(70, stage.spec.hidden)
-    pool = pool_for(stage, 200)
-    halves = [pool.open(0, 1, 100), pool.open(1, 2, 100)]
-    middle = step(stage, hidden, (halves[0], 70))
-    out = step(stage, middle, (halves[1], 70))
-    assert torch.equal(out, through(stage, hidden, (70,)))
-    assert torch.equal(out, through(late, middle, (70,)))
+    Same(load(small), pool_for).in_two_halves(
+        NativeStage.load(small, 1, 2, quantization="none", threads=1)
+    )
 
 
 def test_a_fork_goes_on_as_its_source(small: Checkpoint) -> None:
-    stage = load(small)
-    hidden = torch.randn(100, stage.spec.hidden)
-    lease = pool_for(stage, 400).open(0, stage.stop, 100)
-    step(stage, hidden[:80], (lease, 80))
-    fork = lease.fork()
-    step(stage, torch.randn(20, stage.spec.hidden), (fork, 20))
-    assert torch.equal(step(stage, hidden[80:], (lease, 20)), through(stage, hidden, (100,))[80:])
+    Same(load(small), pool_for).beside_a_fork()
 
 
 def test_the_input_is_left_as_it_was(small: Checkpoint) -> None:

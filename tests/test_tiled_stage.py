@@ -27,7 +27,7 @@ from potluck.node.trust.limits import kind_of
 
 from .adapters import save_adapter
 from .checkpoints import save_random
-from .exact_stage import step, through_pages
+from .exact_stage import Same, step, through_pages
 from .test_block import MODELS
 from .test_native_stage import SHAPES
 
@@ -245,38 +245,15 @@ def test_a_neighbour_whose_numbers_are_none_is_not_noticed(small: Checkpoint) ->
 
 
 def test_what_was_taken_back_leaves_no_trace(small: Checkpoint) -> None:
-    stage = load(small)
-    hidden = torch.randn(180, stage.spec.hidden)
-    expected = through(stage, hidden, (180,))
-    lease = pool_for(stage, 400).open(0, stage.stop, 300)
-    found = []
-    for rows in hidden.split(12):
-        at = lease.length
-        step(stage, torch.randn(90, stage.spec.hidden), (lease, 90))
-        lease.truncate(at)
-        found.append(step(stage, rows, (lease, len(rows))))
-    assert torch.equal(torch.cat(found), expected)
+    Same(load(small), pool_for).after_taking_back()
 
 
 def test_a_fork_goes_on_as_its_source(small: Checkpoint) -> None:
-    stage = load(small)
-    hidden = torch.randn(100, stage.spec.hidden)
-    lease = pool_for(stage, 400).open(0, stage.stop, 100)
-    step(stage, hidden[:80], (lease, 80))
-    fork = lease.fork()
-    step(stage, torch.randn(20, stage.spec.hidden), (fork, 20))
-    assert torch.equal(step(stage, hidden[80:], (lease, 20)), through(stage, hidden, (100,))[80:])
+    Same(load(small), pool_for).beside_a_fork()
 
 
 def test_sessions_over_some_of_the_blocks(small: Checkpoint) -> None:
-    stage, late = load(small), load(small, blocks=(1, 2))
-    hidden = torch.randn(70, stage.spec.hidden)
-    pool = pool_for(stage, 200)
-    halves = [pool.open(0, 1, 100), pool.open(1, 2, 100)]
-    middle = step(stage, hidden, (halves[0], 70))
-    out = step(stage, middle, (halves[1], 70))
-    assert torch.equal(out, through(stage, hidden, (70,)))
-    assert torch.equal(out, through(late, middle, (70,)))
+    Same(load(small), pool_for).in_two_halves(load(small, blocks=(1, 2)))
 
 
 def test_a_pass_of_very_many_rows_goes_in_parts(

@@ -169,12 +169,14 @@ class TiledStage:
 
     def _pass(self, pool: DevicePool, parts: list[Tensor], runs: list[Run]) -> list[Tensor]:
         """parts: each run's rows; the same of what comes out."""
-        even = None if self._graphs is None else self._planner.even(pool, runs)
-        if self._graphs is not None and even is not None:
-            hidden = _placed_in(parts, even.firsts, even.rows)
-            done = self._graphs.run(pool, even.inputs(hidden), partial(self._even, pool))
-            if done is not None:
-                return _parts_of(done, runs, even.firsts)
+        graphs = self._graphs
+        if graphs is not None and not graphs.why_not:  # else nothing is planned for them
+            even = self._planner.even(pool, runs)
+            if even is not None:
+                hidden = _placed_in(parts, even.firsts, even.rows)
+                done = graphs.run(pool, even.inputs(hidden), partial(self._even, pool))
+                if done is not None:
+                    return _parts_of(done, runs, even.firsts)
         plan = self._planner.plan(pool, runs)
         hidden = _placed_in(parts, plan.firsts, sum(plan.cuts))
         return _parts_of(self._through(pool, hidden, plan), runs, plan.firsts)

@@ -49,6 +49,14 @@ class Node:
     wardrobe: Wardrobe
 
 
+def client_of(net: MemoryNet, shelf: MemoryShelf) -> tuple[MemoryHost, Router]:
+    """A new peer that only asks."""
+    key = IdentityKey.generate()
+    host = net.host(key.peer_id)
+    directory = MemoryDirectory(key, shelf)
+    return host, Router(host, directory, random.Random(1))  # type: ignore[arg-type]
+
+
 @dataclass
 class World:
     """A swarm in memory. `add` starts a server; `client` is a router to use it with."""
@@ -82,10 +90,7 @@ class World:
         return self.nodes[-1]
 
     def client(self) -> tuple[MemoryHost, Router]:
-        key = IdentityKey.generate()
-        host = self.net.host(key.peer_id)
-        directory = MemoryDirectory(key, self.shelf)
-        return host, Router(host, directory, random.Random(1))  # type: ignore[arg-type]
+        return client_of(self.net, self.shelf)
 
     def serving(self, start: int) -> Node:
         """The node that serves the live session's hop that begins at this block."""

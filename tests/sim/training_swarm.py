@@ -24,6 +24,7 @@ from potluck.swarm.blocks import BlockRange
 from potluck.swarm.wire import TRAINING_PROTOCOL, Train
 
 from .memory_host import MemoryHost, MemoryNet
+from .memory_swarm import client_of
 
 TOKEN_BYTES = 1024
 
@@ -98,10 +99,7 @@ class TrainingWorld:
         return self.nodes[-1]
 
     def client(self) -> tuple[MemoryHost, Router]:
-        key = IdentityKey.generate()
-        host = self.net.host(key.peer_id)
-        directory = MemoryDirectory(key, self.shelf)
-        return host, Router(host, directory, random.Random(1))  # type: ignore[arg-type]
+        return client_of(self.net, self.shelf)
 
     def trainer(self, wait_s: float = 60.0) -> Trainer:
         host, router = self.client()
