@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from ..node.client import Swarm, open_swarm
+from ..node.drafting import Guessed
 from ..node.generation import Piece, hear
 from ..node.session import Recovery
 from ..node.trust.docket import Tally
@@ -46,6 +47,7 @@ class Told:
     exact: bool = True
     audits: Tally | None = None
     adapter: str | None = None  # the digest
+    guessed: Guessed | None = None
 
     @property
     def text(self) -> str:
@@ -87,6 +89,7 @@ class Told:
             "exact": self.exact,
             "audits": None if self.audits is None else asdict(self.audits),
             "adapter": self.adapter,
+            "guesses": None if self.guessed is None else guesses(self.guessed),
             "seed": self.seed,
             "finish": self.finish,
         }
@@ -100,6 +103,8 @@ class Told:
         if self.pieces:
             parts.append(f"first after {self.pieces[0].seconds * 1e3:.0f} ms")
         parts.append(f"{len(self.route)} hop{'' if len(self.route) == 1 else 's'}")
+        if self.guessed is not None and self.guessed.sent:
+            parts.append(f"{self.guessed.accepted} of {self.guessed.sent} guesses right")
         if self.adapter is not None:
             parts.append(f"adapter {self.adapter}")
         lost = ", ".join(short(one.peer) for one in self.recoveries if not one.moved)
@@ -174,6 +179,7 @@ async def follow(
         told.seed = answer.seed
         told.audits = answer.audits
         told.adapter = answer.adapter
+        told.guessed = answer.guessed
         async for piece in answer:
             if hear(told.pieces, piece):
                 show("\n" + AMENDED + "\n" + told.text)
@@ -196,6 +202,17 @@ def audits_line(audits: Tally) -> str:
     if audits.convicted:
         line += f", convicted {' '.join(map(short, audits.convicted))}"
     return line
+
+
+def guesses(guessed: Guessed) -> dict[str, Any]:
+    """As facts. share: of those that were sent, right."""
+    share = guessed.share
+    return {
+        "sent": guessed.sent,
+        "accepted": guessed.accepted,
+        "share": None if share is None else round(share, 3),
+        "steps": guessed.steps,
+    }
 
 
 def short(peer: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,25 @@ def generate(
     from ..node.bench.road import bench_generate
 
     _measure(lambda: bench_generate(shape=shape, servers=servers, tokens=tokens), json)
+
+
+@bench.command()
+def draft(
+    hops: Annotated[int, typer.Option(min=1, max=8, help="Processes that share the model.")] = 2,
+    rtt: Annotated[float, typer.Option(min=0, help="Milliseconds to each hop and back.")] = 60.0,
+    tokens: Annotated[int, typer.Option(min=8, max=400, help="Of each answer.")] = 96,
+    sampled: Annotated[bool, typer.Option(help="Draw with a temperature of 0.7.")] = False,
+    json: Json = False,
+) -> None:
+    """Tokens a second with guesses and without, for code edits, summaries, chat and more.
+
+    \b
+    Example:
+      potluck bench draft --hops 2 --rtt 60
+    """
+    from ..node.bench.drafts import bench_drafts
+
+    _measure(lambda: bench_drafts(hops=hops, rtt_ms=rtt, tokens=tokens, sampled=sampled), json)
 
 
 @bench.command()
@@ -204,6 +224,48 @@ def numerics(
     print_table(
         ("CLASS", "PERPLEXITY>"),
         [(name, f"{value:.3f}") for name, value in found.perplexity.items()],
+    )
+
+
+@bench.command()
+def average(
+    rules: Annotated[
+        str,
+        typer.Option(
+            help="By comma: mean, median, trimmed mean, CenteredClip, nearest neighbours, CS+, "
+            "ours, judged."
+        ),
+    ] = "judged,mean",
+    attacks: Annotated[
+        str, typer.Option(help="By comma; a wrong name tells which there are.")
+    ] = "sign flip,inner product,delayed,mimicry,adaptive",
+    shares: Annotated[str, typer.Option(help="Of 32 peers that lie, by comma.")] = "0.2",
+    deals: Annotated[
+        str, typer.Option(help="How the text is dealt out: uneven, even, or both by comma.")
+    ] = "uneven",
+    full: Annotated[
+        bool, typer.Option("--full", help="All there is, at 0.1, 0.2 and 0.3: hours.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of every dice.")] = 1,
+    keep: Annotated[
+        Path | None, typer.Option(help="A JSON file to keep what was found in, and to go on from.")
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(help="Draw it into this PNG (needs matplotlib).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Peers that train one adapter of the demo model, some of them liars: what each average saves.
+
+    \b
+    Example:
+      potluck bench average --rules judged,mean --attacks "sign flip,mimicry" --shares 0.1,0.3
+      potluck bench average --full --keep table.json --plot table.png
+    """
+    from .averaging import run_averaging
+
+    run_averaging(
+        rules, attacks, shares, deals, full=full, seed=seed, json=json, keep=keep, plot=plot
     )
 
 

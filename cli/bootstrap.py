@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .loading import loading
-from .options import AllowOnly, Ban, Home, Join, Json, Listen, LogLevel, Port, Relay
+from .options import AllowOnly, Ban, Home, Join, Json, Listen, LogLevel, Pinned, Port, Relay
 from .serve import LOOPBACK, listen_addresses, place_of, serve_until_stopped
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def bootstrap(
     relay: Relay = "yes",
     ban: Ban = None,
     allow_only: AllowOnly = None,
+    pin: Pinned = None,
     log_level: LogLevel = "info",
     json: Json = False,
 ) -> None:
@@ -33,7 +34,7 @@ def bootstrap(
     place = place_of(home, log_level)
     with loading():
         from ..node.bootstrap import BootstrapConfig, run_bootstrap
-        from ..node.config import find_access, find_join
+        from ..node.config import find_access, find_join, find_pins
 
     config = BootstrapConfig(
         home=place,
@@ -41,6 +42,7 @@ def bootstrap(
         join=find_join(join or (), place),
         relay=relay,
         access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
+        pins=find_pins(place, pin or ()),
     )
     serve_until_stopped(run_bootstrap, config, facts=facts, words=announcement, json=json)
 

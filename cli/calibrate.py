@@ -15,7 +15,8 @@ def calibrate(
         typer.Argument(metavar="MODEL", help="demo, a folder, or a hub id (org/name)."),
     ] = "demo",
     windows: Annotated[
-        int, typer.Option(min=1, help="Of 256 tokens; 2 make about a thousand audits of a pair.")
+        int,
+        typer.Option(min=1, help="Of 256 tokens; 2 make some hundred audits of a pair and length."),
     ] = 2,
     weights: Annotated[
         list[str] | None,
@@ -31,8 +32,9 @@ def calibrate(
     """How far apart honest peers of two classes of numbers may be, for audits of a model's work.
 
     All that this machine can serve is measured: our kernels and torch, in each format of weights,
-    as a prompt, token by token, in odd steps, on one and two threads. The limits are kept in the
-    home, and come before those that are shipped (of the demo model, on CPUs).
+    as a prompt, token by token, in odd steps, on one and two threads, through 1, 2, 4, ... and all
+    blocks. The limits are kept in the home, and come before those that are shipped (of the demo
+    model, on CPUs).
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def calibrate(
     from ..node.compute.tensor import TAGS
     from ..node.config import home_of
     from ..node.library import find_model
-    from ..node.trust.limits import limit_of, save_limits
+    from ..node.trust.limits import limits_of, save_limits
 
     chosen = tuple(weights or FORMATS)
     if unknown := set(chosen) - set(FORMATS):
@@ -61,20 +63,19 @@ def calibrate(
     checkpoint = open_checkpoint(source, offline=offline, home=place)
     ids = held_out(checkpoint, windows * WINDOW)
     found = measure(checkpoint, ids, formats=chosen, wire=wire, tell=note)
-    digest = checkpoint.digest()
-    limits = [limit_of(digest, one.one, one.other, one, wire) for one in found]
-    path = save_limits(place, [one for one in limits if one is not None])
+    path = save_limits(place, limits_of(checkpoint.digest(), found, wire))
     if json:
         print_json([asdict(one) for one in found])
         return
     from .tables import print_table
 
     print_table(
-        ("SERVED", "AUDITED", "AUDITS>", "MEDIAN>", "MOST>", "WORST TOKEN>", "LIMIT>"),
+        ("SERVED", "AUDITED", "BLOCKS>", "AUDITS>", "MEDIAN>", "MOST>", "WORST TOKEN>", "LIMIT>"),
         [
             (
                 one.one,
                 one.other,
+                str(one.blocks),
                 str(one.audits),
                 f"{one.median:.1e}",
                 f"{one.most:.1e}",

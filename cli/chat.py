@@ -43,6 +43,14 @@ Adapter = Annotated[
         "used here. Its weights go to the servers.",
     ),
 ]
+Draft = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|PATH|off",
+        help="Guess ahead, so that one round trip brings several tokens; the text is the same. "
+        "auto: what was said before; PATH: a small model with the same tokens, too.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No note on speed and route.")]
 
 
@@ -71,6 +79,7 @@ def generate(
     ] = None,
     audit: Audit = None,
     adapter: Adapter = None,
+    draft: Draft = "auto",
     join: Join = None,
     home: Home = None,
     anonymous: Anonymous = False,
@@ -89,6 +98,7 @@ def generate(
       cat question.txt | potluck generate - -m org/name --json
       potluck generate "Hello" -m demo --audit --receipt answer.receipt
       potluck generate "Hello" -m demo --adapter ./my-lora
+      potluck generate "Hello" -m org/name-8B --draft org/name-1B
     """
     with loading():
         from .answer import Question, tell_answer
@@ -110,6 +120,7 @@ def generate(
             wait,
             audit,
             adapter,
+            draft,
         ),
         stop=tuple(_unescape(one) for one in stop or ()),
         receipt=receipt,
@@ -140,6 +151,7 @@ def chat(
     wait: Wait = 0.0,
     audit: Audit = None,
     adapter: Adapter = None,
+    draft: Draft = "auto",
     join: Join = None,
     home: Home = None,
     anonymous: Anonymous = False,
@@ -162,7 +174,7 @@ def chat(
     show_logs("warning")
     habits = Habits(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit,
-        adapter,
+        adapter, draft,
     )  # fmt: skip
     talk(
         model, habits, system=system, join=join or (), home=home, anonymous=anonymous,

@@ -17,17 +17,24 @@ from .bench import bench
 from .bootstrap import bootstrap
 from .calibrate import calibrate
 from .chat import chat, generate
+from .configured import Configured
 from .credit import credit
 from .demo import demo
 from .doctor import doctor
 from .edge import complain, report
+from .finetune import finetune
+from .init import init
 from .invite import invite, join
+from .jobs import job, jobs, submit
 from .pause import pause, resume
+from .pin import pin
 from .run import node
+from .service import service
 from .show import models, status
-from .simulate import simulate
+from .simulate import LIES, simulate
 from .testnet import testnet
 from .verify import verify
+from .vouch import vouch
 
 WELCOME = """\
 Potluck: everyone brings a dish. Peers each hold a few blocks of a language model, and together
@@ -70,24 +77,32 @@ def welcome(
         typer.echo(WELCOME, nl=False)
 
 
-app.command()(node)
+app.command(cls=Configured)(node)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(init)
 app.command()(pause)
 app.command()(resume)
 app.command()(bootstrap)
+app.add_typer(service, name="service")
 app.command()(generate)
 app.command()(chat)
 app.command()(api)
+app.command()(finetune)
 app.command()(status)
 app.command()(models)
 app.command()(credit)
 app.command()(doctor)
 app.command()(invite)
 app.command()(join)
+app.add_typer(pin, name="pin")
+app.add_typer(vouch, name="vouch")
 app.add_typer(testnet, name="testnet")
 app.command()(demo)
 app.add_typer(bench, name="bench")
-app.command()(simulate)
+app.command(epilog=LIES)(simulate)
 app.command()(verify)
+app.command()(submit)
+app.command()(jobs)
+app.add_typer(job, name="job")
 app.command()(calibrate)
 
 

@@ -12,7 +12,8 @@ from ..node.compute.sampling import Settings
 class Habits:
     """The options of `Swarm.generation` that do not change from one answer to the next.
 
-    audit: None: as the config file says. adapter: None: the model as it is.
+    audit: None: as the config file says. adapter: None: the model as it is. draft: auto, off, or a
+    small model.
     """
 
     max_new_tokens: int = 64
@@ -25,6 +26,7 @@ class Habits:
     wait_s: float = 0.0
     audit: bool | None = None
     adapter: str | None = None
+    draft: str = "auto"
 
     def check(self) -> None:
         """Raises UserError for what makes no sense, before anything is asked."""
@@ -43,6 +45,7 @@ class Habits:
             "repetition_penalty": self.repetition_penalty,
             "seed": self.seed,
             "wait_s": self.wait_s,
+            "draft": self.draft,
         }
         if self.audit is not None:
             options["audit"] = "on" if self.audit else "off"

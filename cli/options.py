@@ -62,6 +62,15 @@ AllowOnly = Annotated[
         "allow it by its address.",
     ),
 ]
+Pinned = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pin",
+        metavar="PEER_ID[@ADDRESS]",
+        help="Hold on to this peer, whatever others say of it: it is dialled first, always known, "
+        "and trusted from the start; may be repeated. See `potluck pin`.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(

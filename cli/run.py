@@ -22,6 +22,7 @@ from .options import (
     LogLevel,
     Models,
     Offline,
+    Pinned,
     Port,
     Relay,
 )
@@ -107,6 +108,7 @@ def node(
     relay: Relay = "auto",
     ban: Ban = None,
     allow_only: AllowOnly = None,
+    pin: Pinned = None,
     log_level: LogLevel = "info",
     json: Json = False,
 ) -> None:
@@ -122,7 +124,7 @@ def node(
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
       potluck node -m demo -m Qwen/Qwen3-0.6B --blocks 0:4 --blocks auto
     """
-    from ..node.config import AUTO, ModelWish, NodeConfig, find_access, find_join
+    from ..node.config import AUTO, ModelWish, NodeConfig, find_access, find_join, find_pins
 
     first, *also = (
         ModelWish(*wish)
@@ -159,6 +161,7 @@ def node(
         access=find_access(place, ban=ban or (), allow_only=allow_only or ()),
         ban=tuple(ban or ()),
         allow_only=tuple(allow_only or ()),
+        pins=find_pins(place, pin or ()),
     )
 
     def words(ready: Ready) -> str:

@@ -30,6 +30,7 @@ from ..swarm.sim.report import (
 )
 from ..swarm.sim.run import Outcome, Simulation
 from ..swarm.sim.scenario import ROUTINGS, Scenario, parse_scenario
+from . import strangers
 from .simulation_plot import draw, pyplot
 from .tables import print_table
 
@@ -43,13 +44,18 @@ def run_simulation(
     peers: int | None,
     router: str,
     load: str | None,
-    seed: str,
+    seed: str | None,
     *,
     json: bool,
     plot: str | None,
 ) -> None:
-    plans = _loads(_scenario(scenario, peers), load)
-    routers, seeds = _routers(router), _seeds(seed)
+    plan = _scenario(scenario, peers)
+    routers, seeds = _routers(router), _seeds(seed or str(plan.seed))
+    if plan.kind == "strangers":
+        if load is not None or plot is not None or routers != ["ours"]:
+            raise UserError(f"{plan.name}: lies are met by our own rules; leave --router, --load")
+        raise typer.Exit(strangers.play(plan, seeds, _dice, json=json))
+    plans = _loads(plan, load)
     if plot is not None:
         pyplot()  # before an hour of work, not after it
     cells = []

@@ -47,8 +47,13 @@ def draw(cells: Sequence[Cell], path: str) -> None:
     figure.suptitle(f"{plan.name}: {plan.peers.count} peers, {seeds} of each router")
     for one in axes[0]:
         one.grid(alpha=0.3)
-    if plan.kind == "requests":
-        handles, labels = axes[0][0].get_legend_handles_labels()
+    save(figure, path, legend_of=axes[0][0] if plan.kind == "requests" else None)
+
+
+def save(figure: Any, path: str, *, legend_of: Any = None) -> None:
+    """Write it, with one panel's legend below all. Raises UserError where it cannot be written."""
+    if legend_of is not None:
+        handles, labels = legend_of.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     try:
         figure.savefig(path, dpi=120)

@@ -15,7 +15,8 @@ from pathlib import Path
 from ..errors import LocalError, PotluckError, UserError
 from ..node.blocking import BlockingSwarm, connect
 from ..node.compute.voice import Voice
-from ..node.generation import Piece, check_text, hear
+from ..node.generation import Piece, hear
+from ..node.prompt import check_text
 from .answer import AMENDED
 from .edge import complain
 from .habits import Habits

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..node.testnet.lies import KINDS, SHARE, parse_lies
 from .edge import ended_by_signals
 from .options import Home, Json, Offline, note, print_json, say
+from .simulate import LIES
 
 if TYPE_CHECKING:
     from ..node.testnet.launcher import LocalSwarm
@@ -22,7 +23,7 @@ testnet = typer.Typer(help="A swarm of several processes on this machine.")
 Name = Annotated[str, typer.Argument(help="Which node: n1, n2, ...")]
 
 
-@testnet.command()
+@testnet.command(epilog=LIES)
 def up(
     model: Annotated[
         str, typer.Option("--model", "-m", help="demo, a folder, or a hub id (org/name).")

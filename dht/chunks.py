@@ -133,7 +133,7 @@ class Chunks:
     def keep(self, record: Record) -> None:
         """Keep a checked record for others. Raises Stale, RemoteError or Refused."""
         self._reader.admit(record)
-        self.shelf.put(record)
+        self.shelf.put(record, self._neighbours.place(record.slot.peer))
 
     def held(self, fetch: Fetch) -> tuple[bytes, ...]:
         """What we keep at these places."""

@@ -12,7 +12,6 @@ The rules never wait: record, reading, lookup, table, shelf. Peers are neighbour
 are calls' and answers'.
 """
 
-import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -23,11 +22,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ..crypto.keys import IdentityKey
-from ..errors import LocalError, Refused, RemoteError, TransportError, UserError, only
+from ..errors import LocalError, Refused, RemoteError, UserError, only
 from .answers import Answers
 from .calls import Host
 from .chunks import Chunks
 from .directory import ModelOffer, offers
+from .keepers import Keepers
 from .keyspace import MODELS, spans_of
 from .known import Known
 from .message import (
@@ -60,14 +60,12 @@ from .record import (
     read,
     sign_fact,
 )
-from .shelf import SHELF_BYTES_MAX, Limits, Shelf
+from .shelf import SHELF_BYTES_MAX, Limits, Shelf, fitting
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
 
-KEEPERS_AGE_S: Final = 5 * REFRESH_S  # how long a place's keepers are put to without a look-up
-KEEPERS_LOST: Final = 0.25  # of them gone: look up anew at once
-PUT_S: Final = 2.0
+HEARD_BYTES_MAX: Final = 16 * 1024  # guess: 30 records, of what the registry has of a place
 SEQ_BITS: Final = (
     31  # a run begins at any of so many; as many are left to it: at 8 a second, 8 years
 )
@@ -79,12 +77,14 @@ class KadDirectory:
 
     def __init__(
         self, key: IdentityKey, neighbours: Neighbours, *, boot: int, wall: Callable[[], float],
-        salt: bytes, shelf_bytes_max: int, seq: int,
+        dice: random.Random, shelf_bytes_max: int,
     ) -> None:  # fmt: skip
+        salt = dice.randbytes(16)
         self._key = key
+        self._dice = dice
         self._boot = boot
         self._wall = wall
-        self._seq = seq
+        self._seq = dice.getrandbits(SEQ_BITS)
         self._announced: dict[str, Announcement] = {}
         self._neighbours = neighbours
         self._convicted: Callable[[str], bool] = lambda peer: False
@@ -98,7 +98,7 @@ class KadDirectory:
             sign=self._sign, wall=wall, salt=salt, bytes_max=shelf_bytes_max // 2,
         )  # fmt: skip
         self._began_s = wall()
-        self._keepers: dict[bytes, tuple[float, list[Contact]]] = {}  # when looked up, whom
+        self._keepers = Keepers(neighbours)
         self.signed: list[Callable[[Record], None]] = []  # told of each record of ours
         self.beside: list[Callable[[bytes], Iterable[Record]]] = []  # checked ones, kept elsewhere
         self.answers = Answers(neighbours.hello, self._answer)
@@ -130,6 +130,10 @@ class KadDirectory:
         self._shelf.drop(peer)
         self._chunks.shelf.drop(peer)
         self._neighbours.table.remove(peer)
+
+    def ask_also(self, sampled: Callable[[], Sequence[Contact]]) -> None:
+        """Begin a path of each look-up at these peers, whom nobody chose for us (lookup.py)."""
+        self._neighbours.sampled = sampled
 
     def hurry(self) -> None:
         """Have `keep` announce anew at once: what it would say has changed."""
@@ -245,7 +249,7 @@ class KadDirectory:
         kept = [0] * len(facts)
 
         async def put(at: int, record: Record) -> None:
-            kept[at] = await self._put(record)
+            kept[at] = await self._keepers.put(record)
 
         async with trio.open_nursery() as nursery:
             for at, fact in enumerate(facts):
@@ -273,42 +277,6 @@ class KadDirectory:
                         "one of them a new identity by removing its identity.key"
                     )
 
-    async def _put(self, record: Record) -> int:
-        """Put at the closest peers; how many keep it.
-
-        Between look-ups it goes to those who kept the last one and to whoever came closer since.
-        """
-        place, now = record.slot.place, trio.current_time()
-        looked_s, keepers = self._keepers.get(place, (-math.inf, []))
-        kept: set[str] = set()
-        if now - looked_s < KEEPERS_AGE_S:
-            near = [*self._neighbours.table.closest(place), *keepers]
-            kept = await self._put_at({contact.peer: contact for contact in near}, record)
-            if len(kept) >= (1 - KEEPERS_LOST) * len(keepers):
-                return len(kept)
-        keepers = await self._neighbours.lookup(place)
-        self._keepers[place] = (now, keepers)
-        rest = {contact.peer: contact for contact in keepers if contact.peer not in kept}
-        return len(kept | await self._put_at(rest, record))
-
-    async def _put_at(self, contacts: dict[str, Contact], record: Record) -> set[str]:
-        """The peers that keep the record now."""
-        kept: set[str] = set()
-
-        async def put(contact: Contact) -> None:
-            question = Put(0, (record.raw,))
-            try:
-                answer = await self._neighbours.ask(contact, question, deadline_s=PUT_S)
-            except (TransportError, RemoteError):
-                return  # a keeper less, as the count tells
-            if isinstance(answer, Kept) and answer.kept == (True,):
-                kept.add(contact.peer)
-
-        async with trio.open_nursery() as nursery:
-            for contact in contacts.values():
-                nursery.start_soon(put, contact)
-        return kept
-
     def _answer(self, peer: str, request: Request) -> Answer | None:
         """What a peer is answered. Raises RemoteError when it lies."""
         table = self._neighbours.table
@@ -335,10 +303,21 @@ class KadDirectory:
         return True
 
     def _held(self, request: Find) -> tuple[bytes, ...]:
-        records = self._shelf.at(
-            request.place, self._wall(), have=request.have, bytes_max=ANSWER_RECORD_BYTES_MAX
-        )
-        return tuple([record.raw for record in records])
+        """What we keep there, and some of what we know besides: who asks beyond the keepers of a
+        place wants to hear of those whom they hide."""
+        now, have = self._wall(), request.have
+        room = ANSWER_RECORD_BYTES_MAX - HEARD_BYTES_MAX
+        kept = list(self._shelf.at(request.place, now, have=have, bytes_max=room))
+        order = {record.slot.peer: record.order for record in kept}
+        heard = [
+            record
+            for records in self.beside
+            for record in records(request.place)
+            if record.order > order.get(record.slot.peer, (-1, -1))
+        ]
+        self._dice.shuffle(heard)  # each that is asked tells of others
+        more = fitting(heard, now, have=have, bytes_max=HEARD_BYTES_MAX)
+        return tuple([record.raw for record in (*kept, *more)])
 
     def _take(self, peer: str, raw: bytes) -> bool:
         """Keep a peer's own record; whether it is kept. Raises RemoteError at a forged one."""
@@ -350,7 +329,7 @@ class KadDirectory:
                 self._chunks.keep(record)
             else:
                 self._reader.admit(record)
-                self._shelf.put(record)
+                self._shelf.put(record, self._neighbours.place(peer))
         except (Stale, Refused):
             return False
         return True
@@ -380,8 +359,7 @@ async def open_directory(
         async with trio.open_nursery() as nursery:
             neighbours = Neighbours(host, nursery, serve=serve, dice=dice)
             directory = KadDirectory(
-                key, neighbours, boot=boot, wall=wall, salt=dice.randbytes(16),
-                shelf_bytes_max=shelf_bytes_max, seq=dice.getrandbits(SEQ_BITS),
+                key, neighbours, boot=boot, wall=wall, dice=dice, shelf_bytes_max=shelf_bytes_max,
             )  # fmt: skip
             if serve:
                 host.handle(PROTOCOL, directory.answers.serve)

@@ -8,6 +8,10 @@ closer peers, and no peer is asked by two. A liar leads one path astray, not all
           ──▶ path 1: ...                                          have answered
           ──▶ ...
 
+A liar who has filled the table that they start from leads them all. So one path more starts at none
+of it, but at a few peers that the peer sampling drew (`sampled`; node/gossip/lookouts.py), whom
+nobody chose for us. While there are none, as in the first minutes, there is no such path.
+
 A peer that has not answered within our `patience` no longer holds a path up, though its answer
 still counts when it comes; to whom a stream has to be opened first has longer. A machine: the
 driver asks whom `next(now)` names and says how it went.
@@ -20,7 +24,7 @@ from typing import Final, Literal
 
 from .keyspace import distance, peer_point
 from .message import Contact
-from .network import Prefixes, diverse, networks_of
+from .network import NOWHERE, Prefixes, diverse, networks_of
 
 PATHS: Final = 4  # algorithms 3.5: d = 4 disjoint paths
 WIDTH: Final = 5  # of each path; four of five are Kademlia's k = 20
@@ -83,19 +87,26 @@ class Lookup:
     def __init__(
         self, place: bytes, seeds: Iterable[Contact], *, me: str, shunned: Iterable[str] = (),
         patience: Callable[[str], float] = lambda peer: PATIENCE_S,
+        sampled: Iterable[Contact] = (),
     ) -> None:  # fmt: skip
         self._place = place
         self._patience = patience
         self._never = {me, *shunned}
         self._paths = [_Path(number) for number in range(PATHS)]
         self._candidates: dict[str, _Candidate] = {}
+        apart = _Path(PATHS)
+        for contact in sampled:
+            self._hear(apart, contact)
         for seed in seeds:
             self._deal(seed)
+        if apart.ranked:
+            self._paths.append(apart)
 
     def next(self, now: float) -> list[Contact]:
         """Whom to ask now. Each is named once; `answered` or `failed` must follow for each."""
         asking = []
-        for path in self._paths:
+        # whom the apart path starts from may be in the table too: it asks first
+        for path in (*self._paths[PATHS:], *self._paths[:PATHS]):
             for member in path.asked:
                 if member.state == "asked" and now >= member.slow_s:
                     member.state = "slow"
@@ -109,10 +120,13 @@ class Lookup:
                     asking.append(member.contact)
         return asking
 
-    def answered(self, peer: str, closer: Iterable[Contact]) -> None:
+    def answered(self, peer: str, closer: Iterable[Contact], *, seen: Prefixes = NOWHERE) -> None:
+        """seen: the network that the road shows this peer in."""
         member = self._candidates[peer]
         assert member.path is not None, "an answer from one who was not asked"
         member.state = "answered"
+        if seen != NOWHERE:
+            member.networks = frozenset({seen})
         for contact in closer:
             if len(self._candidates) < PATHS * WIDTH:  # who knows too few cannot start four paths
                 self._deal(contact)

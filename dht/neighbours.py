@@ -21,6 +21,7 @@ from .crowd import is_besieged, siblings, size_seen
 from .keyspace import PLACE_BYTES, peer_point, shared_bits
 from .lookup import Lookup
 from .message import CONTACTS_MAX, Answer, Contact, Find, Found, Hello, Question
+from .network import Prefixes, place_of
 from .pace import Pace
 from .table import RoutingTable
 
@@ -36,6 +37,7 @@ JITTER: Final = 0.2  # algorithms 3.5: +-20 %, so that a swarm started at once s
 BOOTSTRAP_S: Final = 10.0
 GRACE_S: Final = 1.0  # for the others, once one of those we join by has answered
 JOIN_MAX: Final = 64  # addresses to join by again: the first named, for those the owner chose
+SAID_MAX: Final = 1024  # peers; 0.3 MB
 LOST_MAX: Final = 16  # peers that stopped answering, to be tried when nobody else is left
 ADDRESSES_MAX: Final = 8
 ADDRESS_CHARS_MAX: Final = 256
@@ -52,6 +54,7 @@ class Neighbours:
         self.table = RoutingTable(host.peer_id)
         self.came = trio.Event()  # set, and replaced, when the table stops being empty
         self.convicted: Callable[[str], bool] = lambda peer: False  # whom never to know
+        self.sampled: Callable[[], Sequence[Contact]] = tuple  # nobody chose them for us
         self._host = host
         self._serve = serve
         self._dice = dice
@@ -60,6 +63,7 @@ class Neighbours:
         self._refreshed: dict[int, float] = {}
         self._join: tuple[str, ...] = ()
         self._lost: OrderedDict[str, Contact] = OrderedDict()  # the last one lost at the end
+        self._said: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # where each says to be
         self._pace = Pace()
         self._first_pace = Pace()  # of a first answer: a connection and a stream are opened before
         self._sized_s = -math.inf
@@ -75,12 +79,18 @@ class Neighbours:
         if not hello.serving or peer in self._shunned or self.convicted(peer):
             return
         own = tuple(a for a in hello.addresses if a.endswith(f"/p2p/{peer}"))
+        self._say(peer, own)
         alone = len(self.table) == 0
         if self.table.addresses(peer) != own:  # new, or back at another port
             self._learn(peer, own)
-        if self.table.heard(Contact(peer, own), trio.current_time()) and alone:
+        seen = self._host.where(peer)
+        if self.table.heard(Contact(peer, own), trio.current_time(), seen=seen) and alone:
             self.came.set()
             self.came = trio.Event()
+
+    def place(self, peer: str) -> Prefixes:
+        """The network of a peer that has spoken: as the road shows it, else as it says."""
+        return place_of(self._said.get(peer, ()), self._host.where(peer))
 
     async def join(self, addresses: Sequence[str]) -> int:
         """Meet these peers and those close to us; how many we know then.
@@ -185,7 +195,7 @@ class Neighbours:
         seeds = [contact for contact in known if contact.peer not in but][:CONTACTS_MAX]
         lookup = Lookup(
             place, seeds, me=self._host.peer_id, shunned=self._shunned.keys() | but,
-            patience=self._patience,
+            patience=self._patience, sampled=() if but else self.sampled(),
         )  # fmt: skip
         heard = trio.Event()
 
@@ -197,7 +207,7 @@ class Neighbours:
             except (TransportError, RemoteError):
                 lookup.failed(contact.peer)
             else:
-                lookup.answered(contact.peer, found.closer)
+                lookup.answered(contact.peer, found.closer, seen=self._host.where(contact.peer))
             heard.set()
 
         async with trio.open_nursery() as asking:
@@ -342,6 +352,12 @@ class Neighbours:
     def _patience(self, peer: str) -> float:
         pace = self._pace if self.calls.linked(peer) else self._first_pace
         return pace.patience_s()
+
+    def _say(self, peer: str, addresses: tuple[str, ...]) -> None:
+        self._said.pop(peer, None)
+        self._said[peer] = addresses
+        while len(self._said) > SAID_MAX:
+            self._said.popitem(last=False)
 
     def _lose(self, contact: Contact) -> None:
         self._lost.pop(contact.peer, None)

@@ -10,6 +10,10 @@ peer is known by what contains it, widest first (BASALT, Auvolat et al., 2023, f
 A list that is contested takes at most PER_NETWORK ids of the narrowest, and WIDE_SHARE of its
 length of the middle one (algorithms 3.5); it is filled up with the others when it would stay short,
 so that a swarm within one network works. What the Internet does not route is not counted.
+
+What a peer says of where it is costs it nothing. So where we are connected the road counts: the
+address that its packets come from. Over a relay the road shows the relay alone, and at home, or
+through a gateway that hides who knocks, nothing that counts: there what it says has to do.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -56,9 +60,21 @@ def _routed(ip: IPv4Address | IPv6Address, bits: tuple[int, int, int]) -> Prefix
     return wide, middle, narrow
 
 
-def networks_of(addresses: Iterable[str]) -> frozenset[Prefixes]:
-    """Where a peer with these addresses stands, all that counts; empty for one at home."""
-    return frozenset(map(prefixes_of, addresses)) - {NOWHERE}
+def networks_of(addresses: Iterable[str], seen: Prefixes = NOWHERE) -> frozenset[Prefixes]:
+    """Where a peer with these addresses stands, all that counts; empty for one at home. seen: as
+    in `place_of`."""
+    return frozenset({seen} if seen != NOWHERE else map(prefixes_of, addresses)) - {NOWHERE}
+
+
+def place_of(addresses: Iterable[str], seen: Prefixes = NOWHERE) -> Prefixes:
+    """Where a peer with these addresses stands, by the first that counts; NOWHERE at home.
+
+    seen: where a direct connection shows it (Host.where), which goes before all that it says.
+    """
+    if seen != NOWHERE:
+        return seen
+    found = map(prefixes_of, addresses)
+    return next((where for where in found if where != NOWHERE), NOWHERE)
 
 
 def diverse(ranked: Iterable[tuple[T, Collection[Prefixes]]], count: int) -> Sequence[T]:

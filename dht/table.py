@@ -14,7 +14,7 @@ from typing import Final
 
 from .keyspace import PLACE_BYTES, peer_point
 from .message import CONTACTS_MAX, Contact
-from .network import PER_NETWORK, Prefixes, names_of, networks_of, wide_max
+from .network import NOWHERE, PER_NETWORK, Prefixes, names_of, networks_of, wide_max
 
 BUCKET_SIZE: Final = CONTACTS_MAX
 FAILURES_MAX: Final = 3  # in a row; one lost answer is no death
@@ -49,14 +49,17 @@ class RoutingTable:
         entry = self._buckets.get(self._index(_point(peer)), {}).get(peer)
         return None if entry is None else entry.contact.addresses
 
-    def heard(self, contact: Contact, now: float) -> bool:
-        """A peer spoke: keep it, or its word that it is alive. Whether it is new in the table."""
+    def heard(self, contact: Contact, now: float, *, seen: Prefixes = NOWHERE) -> bool:
+        """A peer spoke: keep it, or its word that it is alive. Whether it is new in the table.
+
+        seen: the network that the road shows it in (network.py).
+        """
         if contact.peer == self._me:
             return False
         point = _point(contact.peer)
         bucket = self._buckets.setdefault(self._index(point), {})
         known = bucket.pop(contact.peer, None)
-        entry = _Entry(contact, point, networks_of(contact.addresses), now)
+        entry = _Entry(contact, point, networks_of(contact.addresses, seen), now)
         if known is not None or len(bucket) < BUCKET_SIZE or self._make_room(bucket, entry):
             bucket[contact.peer] = entry  # at the end: the last one heard
             self._spares.get(self._index(point), {}).pop(contact.peer, None)

@@ -52,8 +52,9 @@ from potluck.node.compute.native.library import isas, use_isa
 from potluck.node.compute.shapes import write_random
 from potluck.node.compute.text import Text
 from potluck.node.library import DEMO_FOLDER
-from potluck.swarm.audit import EXACT, Tolerance, judge, limit_from
+from potluck.swarm.audit import judge, limit_from
 from potluck.swarm.receipt import CHUNK_TOKENS
+from potluck.swarm.tolerance import EXACT, Tolerance
 
 WINDOW = 256
 CHEATS = ("nf4 weights", "int8 weights", "a block left out", "random rows", "another chunk's rows")

@@ -8,6 +8,13 @@ with a chance of its own, or from one chunk of a session on, is found by a pass 
 them: so many false chunks and false answers has it given until then, the session in which it is
 found counted whole.
 
+Of liars that were caught in a trial `interval_95` says what their mean tells of the law. Times
+until a catch that comes with the same chance each time are as good as exponential, so that twice
+their sum over their mean is chi-square, with two degrees of freedom for each. As of a normal law,
+with the deviation of the trial itself, an interval of 30 misses in 7 trials of 100, and nearly
+always by being too low: where all happened to be caught soon their deviation is small, too
+(test_audit_law.py).
+
 Beside it stand what was tried before and what is the least. A pass computes all from the beginning,
 so that a rule under which no liar gives more than V false chunks must reach the last k chunks of a
 session with the chance k / V: it computes (chunks + 1) / 2 V of all tokens. `least` is that V for
@@ -17,9 +24,11 @@ the same cost.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 from potluck.swarm.audit import AuditConfig, Lots, Signed, draw, draw_whole, look_chance
@@ -55,6 +64,15 @@ def until_caught(
         caught += reached[depth] * (1 - hidden)
     given = sum(false(depth) for depth in range(1, chunks + 1))
     return given / caught, (1 - right) / caught
+
+
+def interval_95(mean: float, count: int) -> tuple[float, float]:
+    """Where the law's mean lies, by the mean of so many that were caught; exact for exponential
+    times but for Wilson and Hilferty's chi-square (1931), from ten on right to half a percent."""
+    free = 2 * count
+    z, spread = NormalDist().inv_cdf(0.975), math.sqrt(2 / (9 * free))
+    most, least = (free * (1 - 2 / (9 * free) + side * spread) ** 3 for side in (z, -z))
+    return free * mean / most, free * mean / least
 
 
 def computed(chunks: int, rate: float, config: AuditConfig) -> float:

@@ -13,6 +13,7 @@ from .row import Row
 
 ROOT = Path(__file__).parent.parent
 AUDITS = 100_000
+CHART = ROOT / "bars-errors.png"  # of honest peers and of each cheat, side by side
 RUNS = 30
 BLAMED_LEAST = 0.99
 RECEIPT_BYTES_MAX = 300
@@ -32,30 +33,34 @@ def e1_liars() -> Iterator[Row]:
             "E1",
             f"{name}: banned; chunks until then around 1 / (p q)",
             f"{one['banned']} of {one['runs']} banned after {one['mean']} false chunks "
-            f"[{low}, {high}], 1 / (p q) = {one['expected']}",
-            one["banned"] == one["runs"] and low <= one["expected"] <= high,
+            f"[{low}, {high}] in {one['samples']} runs, 1 / (p q) = {one['expected']}",
+            one["banned"] == one["runs"]
+            and one["samples"] >= RUNS
+            and low <= one["expected"] <= high,
             command,
         )
     yield Row(
         "E1",
         "the right stage is blamed in at least 99 %, nobody honest is banned",
         f"{found['blamed_right']} of {found['blamed']}; {found['honest_banned']} honest banned",
-        found["blamed_right"] >= BLAMED_LEAST * found["blamed"] and not found["honest_banned"],
+        0 < BLAMED_LEAST * found["blamed"] <= found["blamed_right"] and not found["honest_banned"],
         command,
     )
     yield Row(
         "E1",
         "the client's final text is right",
         f"{found['texts_right']} of {found['texts']}",
-        found["texts_right"] == found["texts"],
+        0 < found["texts"] == found["texts_right"],
         command,
     )
 
 
 def e2_honest() -> Iterator[Row]:
-    from .audits_honest import measure
+    from .audits_honest import measure, uncovered
 
-    found = measure(AUDITS)
+    CHART.unlink(missing_ok=True)
+    found = measure(AUDITS, chart=CHART)
+    lacking = uncovered(found["covered"])
     caught: dict[str, list[float]] = {}
     for row in found["cheats"]:
         caught.setdefault(row["what"], []).append(row.get("wrong", 0) / row["audits"])
@@ -65,7 +70,14 @@ def e2_honest() -> Iterator[Row]:
         f"{found['judged']:,} judged, {found['falsely_convicted']} convicted; cheats are told "
         + ", ".join(f"{what[7:]} {min(shares):.1%}" for what, shares in sorted(caught.items())),
         found["judged"] >= AUDITS and not found["falsely_convicted"],
-        f"python -m integration.audits_honest --audits {AUDITS} --plot errors.png",
+        f"python -m integration.audits_honest --audits {AUDITS} --plot {CHART.name}",
+    )
+    yield Row(
+        "E2",
+        "over batch sizes, thread counts, prefill and decode, every quantization; plotted",
+        f"{len(found['covered'])} conditions, lacking: {', '.join(lacking) or 'none'}",
+        not lacking and CHART.stat().st_size > 0,
+        f"python -m integration.audits_honest --audits {AUDITS} --plot {CHART.name}",
     )
 
 
@@ -89,10 +101,11 @@ def e3_cost() -> Iterator[Row]:
             audits = one["audits"]
             yield Row(
                 "E3",
-                f"audits at the floor rate cost at most {COST_MAX:.0%} of decoding, {name}",
+                f"audits at the floor rate and receipts cost at most {COST_MAX:.0%}, {name}",
                 ", ".join(f"{share:.1%} in answers of {length}" for length, share in audits.items())
+                + f", and {max(0.0, cost):.1%} for receipts"
                 + f"; a prompt's token costs {one['prompt_to_decode']:.2f} of a decoded one",
-                max(audits.values()) <= COST_MAX,
+                max(audits.values()) + max(0.0, cost) <= COST_MAX,
                 "python -m integration.receipt_cost",
             )
 
@@ -131,7 +144,7 @@ def e5_evidence() -> Iterator[Row]:
         "E5",
         f"an equivocator is known to 99 % of the honest within {EQUIVOCATOR_S:.0f} s",
         f"{times} s, {found['honest']} honest",
-        all(one is not None and one <= EQUIVOCATOR_S for one in times),
+        bool(times) and all(one is not None and one <= EQUIVOCATOR_S for one in times),
         "python -m integration.evidence_sim --story equivocators",
     )
     found = told("integration.gossip_sim")
@@ -149,7 +162,7 @@ def e5_evidence() -> Iterator[Row]:
         "30 % of peers flooding false evidence get no honest peer banned",
         f"{found['honest_banned']} of {found['honest']} banned by {found['false_accusations']} "
         f"false accusations",
-        not found["honest_banned"],
+        found["false_accusations"] > 0 and not found["honest_banned"],
         "python -m integration.evidence_sim --story accusers",
     )
 
@@ -166,14 +179,14 @@ def told(module: str, *words: str) -> dict[str, Any]:
 def e6_flood() -> Iterator[Row]:
     from .false_flood import measure
 
-    found = measure(RECORDS)
+    found = measure(RECORDS + RECORDS // 50)  # it rounds down, for each kind
     yield Row(
         "E6",
         f"{RECORDS:,} fuzzed, replayed, rolled-back records and evidence items: none accepted",
         f"{found['said']:,} said, {found['taken']} taken; what was held is "
         f"{'still' if found['hold_what_they_held'] else 'NOT'} held, what is true "
         f"{'still' if found['take_what_is_true'] else 'NOT'} taken",
-        found["said"] >= 0.99 * RECORDS
+        found["said"] >= RECORDS
         and not found["taken"]
         and found["hold_what_they_held"]
         and found["take_what_is_true"],
@@ -256,7 +269,7 @@ def e9_bits() -> Iterator[Row]:
         "an answer's receipt with any one bit changed fails, and says where",
         f"{found['bits']} bits: {found['unnoticed']} unnoticed, "
         f"{found['first_fault_on_another_line']} told of another line",
-        not found["unnoticed"] and not found["first_fault_on_another_line"],
+        found["bits"] > 0 and not found["unnoticed"] and not found["first_fault_on_another_line"],
         command,
     )
     yield Row(

@@ -22,6 +22,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.calls import Stream
 from potluck.dht.kad import KadDirectory, open_directory
 from potluck.dht.memory_stream import MemoryStream, Parcel
+from potluck.dht.network import NOWHERE, Prefixes
 from potluck.dht.record import Announcement
 from potluck.errors import Refused, RemoteError, TransportError
 
@@ -100,6 +101,10 @@ class Road:
 
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
         pass
+
+    def where(self, peer: str) -> Prefixes:
+        """Not shown: peers are where they say."""
+        return NOWHERE
 
     def handle(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None:
         self.handlers[protocol] = handler

@@ -5,6 +5,8 @@ alone. Identities are as cheap as they are in the world: one that is banned is t
 
     raw TCP ──▶ noise ──▶ yamux ──▶ negotiation ──▶ identify, ping, directory, relay, session
         foe_links.py                    foe_words.py, foe_nat.py           foe_sessions.py
+                                                └──▶ credit, exhibits, registry, views, gossip,
+                                                     probes, vouches: foe_news.py
 
     python -m integration.enemy ADDRESS --model DIGEST --seed 7 --units 1000
 """
@@ -23,7 +25,7 @@ import trio
 
 from potluck.errors import RemoteError, TransportError
 
-from . import foe_links, foe_nat, foe_sessions, foe_words
+from . import foe_links, foe_nat, foe_news, foe_sessions, foe_words
 from .foe import Foe, Target, open_foe
 
 LANES = 4  # attacks under way at once, each under an identity of its own
@@ -33,15 +35,15 @@ STREAMS = 8  # of one identity at once
 Attack = Callable[[Foe], Awaitable[int]]  # how many units it was
 
 ATTACKS: dict[str, tuple[Attack, float]] = {  # and its share of all units
-    "session: mutated bytes": (foe_sessions.session_bytes, 0.18),
-    "session: evil values": (foe_sessions.session_values, 0.10),
+    "session: mutated bytes": (foe_sessions.session_bytes, 0.13),
+    "session: evil values": (foe_sessions.session_values, 0.08),
     "session: lying lengths": (foe_sessions.session_lengths, 0.06),
     "session: unknown messages": (foe_sessions.session_unknown, 0.06),
     "session: half-open": (foe_sessions.session_half_open, 0.02),
     "session: slow readers": (foe_sessions.session_slow_reader, 0.005),
-    "directory: mutated bytes": (foe_words.directory_bytes, 0.09),
+    "directory: mutated bytes": (foe_words.directory_bytes, 0.07),
     "directory: lying lengths": (foe_words.directory_lengths, 0.03),
-    "directory: forged records": (foe_words.directory_forged, 0.08),
+    "directory: forged records": (foe_words.directory_forged, 0.07),
     "directory: hostile keepers": (foe_words.keeper, 0.005),
     "identify and ping": (foe_words.claims, 0.03),
     "identify: claims pushed": (foe_nat.pushed_claims, 0.025),
@@ -51,8 +53,15 @@ ATTACKS: dict[str, tuple[Attack, float]] = {  # and its share of all units
     "relay: circuits": (foe_nat.circuits, 0.01),
     "punch": (foe_nat.dcutr, 0.01),
     "dial-back": (foe_nat.dial_back, 0.02),
+    "credit": (foe_news.credit, 0.02),
+    "exhibits": (foe_news.exhibit, 0.01),
+    "registry": (foe_news.registry, 0.02),
+    "views": (foe_news.sample, 0.02),
+    "gossip": (foe_news.gossip, 0.03),
+    "probes": (foe_news.swim, 0.015),
+    "vouches": (foe_news.vouch, 0.01),
     "negotiation": (foe_words.negotiation, 0.05),
-    "yamux: mutated frames": (foe_links.yamux, 0.08),
+    "yamux: mutated frames": (foe_links.yamux, 0.06),
     "yamux: rapid resets": (foe_links.rapid_resets, 0.04),
     "noise: garbage": (foe_links.noise_garbage, 0.02),
     "noise: unsealed": (foe_links.sealed_garbage, 0.01),

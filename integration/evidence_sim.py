@@ -53,6 +53,7 @@ from potluck.swarm.evidence import (
 from potluck.swarm.machine import Fired, SetTimer
 from potluck.swarm.receipt import CHUNK, OPENING, Chunk, Opening
 from potluck.swarm.replica import Replica
+from potluck.swarm.sim.clock import Clock
 from potluck.swarm.testimony import (
     Accusation,
     Attestation,
@@ -68,7 +69,7 @@ from potluck.swarm.testimony import (
 )
 
 from .forgery import announcement
-from .gossip_world import Clock, Mesh
+from .gossip_world import Mesh
 
 LIARS = 0.3
 NOW = 1_900_000_000.0

@@ -7,8 +7,9 @@ accusations and a true contradiction; then comes the flood, all kinds in turn.
     records   fuzzed, cut, joined of two, forged in every way of forgery.py, of another domain or
               kind, changed without being signed anew; replayed; rolled back by seq and by boot
     evidence  fuzzed; "contradictions" of honest statements, of two peers, of one and the same, in
-              the wrong order; known accusations and attestations again, altered, of another's
-              work, from the future, too old; attestations of no case, and by the accused
+              the wrong order, of tallies and receipts that fit together (false_forks.py); known
+              accusations and attestations again, altered, of another's work, from the future, too
+              old; attestations of no case, and by the accused
 
 A record is taken when a reader keeps it or tells of it, an item when anybody is banned or blamed
 for it, or it is passed on or computed again. At the end the readers hold what they held, and take
@@ -37,6 +38,7 @@ from potluck.crypto.codec import decode, decode_any, encode
 from potluck.crypto.envelope import Envelope
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.keyspace import spans_of
+from potluck.dht.network import NOWHERE
 from potluck.dht.reading import Reader
 from potluck.dht.record import (
     CHUNK_TTL_MAX_S,
@@ -66,6 +68,7 @@ from potluck.swarm.testimony import (
 )
 
 from .evidence_sim import MODEL, NOW, accusation_of, announced, key_of
+from .false_forks import Forks
 from .forgery import altered, announcement, forged_records
 
 HONEST = 64
@@ -155,6 +158,7 @@ class Items:
         ]
         liar = key_of(2000)
         self.proof = contradiction_of(DOMAIN, announced(liar, 4).raw, announced(liar, 8).raw)
+        self.forks = Forks(dice)
 
     def lies(self) -> Iterator[Lie]:
         """For ever, all kinds in turn."""
@@ -180,6 +184,7 @@ class Items:
             ("attestation by the accuser", lambda: self._attests(self._id, by=self._accuser)),
             ("attestation, its contrary later", lambda: self._attests(self._id, verdict="right")),
             ("attestation from the future", lambda: self._attests(self._id, issued_s=NOW + 3600)),
+            *self.forks.kinds(),
         ]  # fmt: skip
         for kind, make in cycle(kinds):
             yield kind, make()
@@ -229,7 +234,7 @@ class Readers:
     """What a node reads with, and what it holds."""
 
     def __init__(self, records: Records, items: Items) -> None:
-        host: Any = SimpleNamespace(peer_id=key_of(0).peer_id)
+        host: Any = SimpleNamespace(peer_id=key_of(0).peer_id, where=lambda peer: NOWHERE)
         self.registrar = Registrar(host, lambda count: (), Random(1), wall=lambda: NOW)
         self.reader = Reader(self.registrar._checker)
         self.proofs: list[Contradiction] = []
@@ -310,7 +315,7 @@ def measure(count: int, seed: int = 1) -> dict[str, Any]:
     readers = Readers(records, items)
     said, taken = Counter[str](), Counter[str]()
     record_lies, item_lies = records.lies(), items.lies()
-    true = {encode(items.proof), encode(items.accusation), *records.newer}
+    true = {encode(items.proof), encode(items.accusation), *records.newer, *items.forks.true}
     true |= {record.raw for record in records.newest} | {encode(one) for one in items.attestations}
     began_s = time.process_time()
     for number in range(count):

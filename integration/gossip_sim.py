@@ -22,9 +22,10 @@ from potluck.swarm.gossip import BEAT, BEAT_S, Gossip
 from potluck.swarm.gossip_events import Event, Heard, Joined, Publish, Say, Subscribe
 from potluck.swarm.machine import Fired, SetTimer
 from potluck.swarm.recent import Verdict
+from potluck.swarm.sim.clock import Clock
 from potluck.swarm.topics import EVIDENCE, Message
 
-from .gossip_world import Clock, Mesh
+from .gossip_world import Mesh
 
 SILENT = 0.3
 LINKS = 2  # times the mesh of gossip_world

@@ -6,11 +6,8 @@ and the way between them take, the same in both directions; nothing is lost on i
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable
 from random import Random
-from typing import Any
 
 DEGREE = 8  # gossipsub's D
 ACCESS_S = (0.003, 0.020)  # from a home to the Internet: algorithms.md 8.1
@@ -35,22 +32,3 @@ class Mesh:
         (a, b), (c, d) = self._places[one], self._places[other]
         across = math.hypot(a - c, b - d) / math.sqrt(2)
         return self._access_s[one] + self._access_s[other] + across * ACROSS_S
-
-
-class Clock:
-    """What happens when: a heap."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._count = 0
-
-    def at(self, when: float, what: Callable[..., None], *about: Any) -> None:
-        self._count += 1
-        heapq.heappush(self._heap, (when, self._count, what, about))
-
-    def run(self, until: float) -> None:
-        while self._heap and self._heap[0][0] <= until:
-            self.now, _, what, about = heapq.heappop(self._heap)
-            what(*about)
-        self.now = until

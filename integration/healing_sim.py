@@ -33,9 +33,10 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.record import REFRESH_S, Record, Stale, check_record
 from potluck.errors import RemoteError
 from potluck.swarm.replica import HURRY_S, ROUND_S, Give, Listing, Replica, Summary, Want
+from potluck.swarm.sim.clock import Clock
 
 from .evidence_sim import LIARS, NOW, announced, key_of
-from .gossip_world import Clock, Mesh
+from .gossip_world import Mesh
 
 PEERS = 500
 JITTER = 0.2  # of the time between refreshes

@@ -14,10 +14,10 @@ passed that their rate is at its floor, which is .05 here (at .02, a client's ow
 times as long). It sends sessions of four chunks through the liar, and through anybody in the other
 stage, until the liar is banned. Counted are the chunks in which it cheated, all of the session in
 which it was caught among them; whether it cheated, an honest stage here says, bit by bit. Sessions
-should be geometric, with the chance that the draw (audit_law.py) reaches a chunk in which it
-cheated and that a comparison sees that: so p is what the law says of such a liar, for each of its
-false chunks. (Another liar is caught, too, when it audits and is contradicted; that is no sample,
-but counts among the blamed.)
+should be geometric, with the chance that the draw (audit_law.py, whose interval it is) reaches a
+chunk in which it cheated and that a comparison sees that: so p is what the law says of such a liar,
+for each of its false chunks. (Another liar is caught, too, when it audits and is contradicted; that
+is no sample, but counts among the blamed.)
 
 For the text a client of its own asks as people do, with audits on, and is given the words of an
 honest swarm.
@@ -64,7 +64,7 @@ from potluck.swarm.receipt import CHUNK_TOKENS
 from potluck.swarm.view import SwarmView
 from potluck.swarm.wire import Step
 
-from .audit_law import until_caught
+from .audit_law import interval_95, until_caught
 
 BLOCKS, CUT = 8, 4  # of the demo model, and where its second stage begins
 FIRST = 2  # nodes of the first stage
@@ -72,6 +72,7 @@ LIES = {"four_bit": 1.0, "skip": 1.0, "random:0.1": 0.1}  # and in which part of
 KNOWN = 1000  # audits that passed: the rate is at its floor, whatever passes yet
 READY_S = 300.0  # of a dozen nodes at once, on two cores that others use
 STEPS = 4  # chunks of one session
+RUNS_MORE = 20  # in the place of those in which a liar was banned otherwise
 SESSIONS_MAX = 1000  # of one liar in one run: then it is not banned
 PROMPT, TOKENS = 64, 48  # of an answer
 
@@ -109,13 +110,13 @@ class Count:
         q = self.seen / max(1, self.audited)
         expected, _ = until_caught(STEPS, config.floor, config, lambda at: often, max(q, 1e-9))
         mean = statistics.mean(self.false) if self.false else math.nan
-        spread = statistics.stdev(self.false) if len(self.false) > 1 else math.nan
-        half = 1.96 * spread / math.sqrt(max(1, len(self.false)))
+        low, high = interval_95(mean, len(self.false)) if self.false else (math.nan, math.nan)
         return {
             "runs": self.runs,
+            "samples": len(self.false),
             "banned": self.banned,
             "mean": round(mean, 2),
-            "interval_95": [round(mean - half, 2), round(mean + half, 2)],
+            "interval_95": [round(low, 2), round(high, 2)],
             "expected": round(expected, 2),
             "p": round(1 / (expected * q), 4) if q else None,
             "q": round(q, 4),
@@ -196,6 +197,11 @@ class Trial:
         self._honest = {one: model.open(one).engine for one in set(self._blocks.values())}
         self.counts: dict[str, Count] = {lie: Count() for lie in self.lies.values()}
         self.blamed = self.blamed_right = self.honest_banned = self.honest_audits = 0
+
+    @property
+    def fewest(self) -> int:
+        """Runs that ended with a chunk of the liar's own, of the lie that has fewest of them."""
+        return min(len(count.false) for count in self.counts.values())
 
     async def run(self) -> None:
         """For each liar a client, from its first chunk until that liar is banned."""
@@ -346,8 +352,10 @@ async def _measure(runs: int, nodes: int, rate: float, texts: int) -> dict[str, 
                 home = Path(folder) / f"client {number}"
                 words = await audited_words(net.join, home, ids)
                 right += words == await honest_words(trial, ids)
-            for _ in range(runs):
+            rounds = 0
+            while trial.fewest < runs and rounds < runs + RUNS_MORE:
                 await trial.run()
+                rounds += 1
     return {
         "nodes": nodes,
         "rate": rate,

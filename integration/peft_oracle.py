@@ -3,8 +3,8 @@
     python -m venv /tmp/peft && /tmp/peft/bin/pip install peft transformers .
     /tmp/peft/bin/python -m integration.peft_oracle        one JSON line for each kind of adapter
 
-Both compute the demo model in fp32; ours in two stages that wear parts, as servers do. It is no
-test of the suite, because PEFT is no dependency: there a merged model stands in (test_parts.py).
+Both compute the demo model in fp32; ours in two stages that wear parts, as servers do. PEFT is no
+dependency: where it is not installed a merged model stands in (tests/test_parts.py).
 """
 
 from __future__ import annotations
@@ -95,11 +95,19 @@ def compare(kind: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def measure() -> list[dict[str, Any]]:
+    """Of each kind."""
     torch.manual_seed(0)
+    found = []
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(compare(kind, Path(folder))))
+            found.append(compare(kind, Path(folder)))
+    return found
+
+
+def main() -> None:
+    for one in measure():
+        print(json.dumps(one))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Bar E3, of receipts: tokens a second with them and without, and their bytes.
 
-    python -m integration.receipt_rate --shape tiny --servers 2 --rounds 20
+    python -m integration.receipt_rate --shape tiny --servers 2 --rounds 100
 
 Real daemons on loopback, one thread each. Answers with and without receipts take turns, in an order
 that turns too, so that a machine which is busy otherwise is so for both; a rate leaves out the time
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -37,7 +38,7 @@ PROMPT = list(range(3, 11))
 TOKENS = 1 + 4 * CHUNK_TOKENS
 
 
-def measure(shape: str = "tiny", servers: int = 2, rounds: int = 20) -> dict[str, Any]:
+def measure(shape: str = "tiny", servers: int = 2, rounds: int = 100) -> dict[str, Any]:
     """shape: of random weights, or demo."""
     with tempfile.TemporaryDirectory(prefix="potluck-receipts-") as folder:
         home = Path(folder)
@@ -66,16 +67,25 @@ async def _rounds(net: LocalSwarm, home: Path, rounds: int) -> dict[str, Any]:
                     ours[receipts].append(own)
                     theirs[receipts].append(served)
     pairs = zip(seconds[True], seconds[False], strict=True)
+    costs = sorted(1 - off / on for on, off in pairs)
     medians = {on: statistics.median(seconds[on]) for on in (False, True)}
     return {
         "tokens_per_s_without": round((TOKENS - 1) / medians[False], 1),
         "tokens_per_s_with": round((TOKENS - 1) / medians[True], 1),
         "cost_of_medians": round(1 - medians[False] / medians[True], 4),
-        "cost_median_of_pairs": round(statistics.median(1 - off / on for on, off in pairs), 4),
+        "cost_median_of_pairs": round(statistics.median(costs), 4),
+        "cost_interval_95": [round(one, 4) for one in _interval(costs)],
         "client_cpu_ms_a_token": _both(ours),
         "servers_cpu_ms_a_token": _both(theirs),
         **_bytes(raw),
     }
+
+
+def _interval(ordered: list[float]) -> tuple[float, float]:
+    """Of the median, at 95 %: between two of the ordered figures, whatever they are spread like."""
+    count = len(ordered)
+    away = math.ceil(1.96 * math.sqrt(count) / 2)
+    return ordered[max(0, count // 2 - away)], ordered[min(count - 1, count // 2 + away)]
 
 
 async def _answer(
@@ -84,7 +94,7 @@ async def _answer(
     """From the first token to the last: seconds, and processor seconds of ours and of the servers;
     and the proof. The last signatures are counted in none: nobody waits for a token then."""
     async with swarm.generation(
-        "bench", PROMPT, max_new_tokens=TOKENS, ignore_eos=True, receipts=receipts
+        "bench", PROMPT, max_new_tokens=TOKENS, ignore_eos=True, receipts=receipts, draft="off"
     ) as answer:
         await anext(answer)
         served_s, own_s, began_s = _served_s(net), time.process_time(), time.perf_counter()
@@ -127,6 +137,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", default="tiny", choices=[*SHAPES, "demo"])
     parser.add_argument("--servers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=100)
     asked = parser.parse_args()
     print(json.dumps(measure(asked.shape, asked.servers, asked.rounds), indent=2))

@@ -104,6 +104,17 @@ def test_a_restart_joins_without_the_one_it_joined_by(tmp_path: Path) -> None:
             assert told["known"] == 1  # who was named is gone, and another known one answers
 
 
+def test_a_pinned_peer_is_joined_by_and_one_that_is_away_keeps_nobody_out(tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    with open_bootstrap(a) as (entry, first):
+        with open_bootstrap(b, "--pin", first["addresses"][0]) as (_, told):
+            assert told["known"] == 1
+        entry.kill()
+        entry.wait()
+        with open_bootstrap(c, "--pin", first["addresses"][0]) as (_, told):
+            assert told["known"] == 0  # the first of its swarm
+
+
 def test_a_second_process_of_one_home_is_refused_in_one_line(tmp_path: Path) -> None:
     with open_bootstrap(tmp_path):
         (tmp_path / "node.json").unlink()  # whatever else says that it runs

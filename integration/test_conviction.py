@@ -123,5 +123,6 @@ def test_the_command_line_audits_among_strangers_and_its_words_are_right(
     (tmp_path / "new" / "config.toml").write_text('audit = "on"\n')
     told = generate(tmp_path / "new")
     assert told["text"] == plain["text"]
-    assert told["audits"]["signed"] > 2 and told["audits"]["drawn"] > 0
+    # the prompt's chunk, and of the answer one or two, by where its guesses fell
+    assert told["audits"]["signed"] >= 2 and told["audits"]["drawn"] > 0
     assert generate(tmp_path / "new", "--no-audit")["audits"] is None

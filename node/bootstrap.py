@@ -28,6 +28,7 @@ from .member import open_member
 from .net.access import Access
 from .net.nat import NatConfig
 from .peerstore import load_known
+from .pins import Pin
 from .trust.evidence import open_court
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class BootstrapConfig:
     access: Access = field(default_factory=Access)
     ban: tuple[str, ...] = ()
     allow_only: tuple[str, ...] = ()
+    pins: tuple[Pin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ async def run_bootstrap(
                 shelf_bytes_max=SHELF_BYTES_MAX,
                 nat=NatConfig(relay=config.relay),
                 access=config.access,
+                pins=config.pins,
             ) as member,
             trio.open_nursery() as services,
         ):

@@ -38,17 +38,22 @@ from ..dht.kad import KadDirectory
 from ..dht.record import DOMAIN, Announcement, Record
 from ..errors import MissingBlocks, RemoteError, TransportError, UserError
 from ..swarm.adapter import Bundle
+from ..swarm.sampling_events import Member as Seat
 from ..swarm.testimony import check_contradiction, contradiction_of
 from .adapters import find_adapter
+from .compute.draft_model import DraftModel
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
-from .config import find_access, find_audit, find_join, home_of
+from .config import find_access, find_audit, find_join, find_pins, home_of
 from .credit.purse import open_purse
-from .generation import Generation, Request, encode_request, open_generation
+from .drafting import Drafts
+from .generation import Generation, Request, open_generation
+from .gossip.crowd import Outlook
 from .library import find_model
 from .member import Member, open_member
 from .peerstore import load_known
+from .prompt import encode_request
 from .router import Router
 from .toll import on_probation
 from .trainer import Trainer
@@ -57,6 +62,7 @@ from .trust.auditor import Auditor
 from .trust.book import Trust, open_trust
 from .trust.evidence import open_court
 from .trust.limits import load_limits
+from .trust.vouching import open_vouching
 from .trust.witness import Witness
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
@@ -80,6 +86,7 @@ class Options(TypedDict, total=False):
     receipts: bool  # have the servers sign, for Generation.proof
     audit: str  # "on": have a share of the work computed again (generation.py); or "off"
     adapter: str | Path  # LoRA: a folder that PEFT saved, or the digest of one kept here
+    draft: str | Path  # what guesses ahead: "auto", what was said before; a small model too; "off"
 
 
 class Swarm:
@@ -111,6 +118,9 @@ class Swarm:
         self._voices: dict[str, Voice] = {}
         self._bundles: dict[bytes, Bundle] = {}  # adapters by their digests
         self._worn: dict[tuple[str, str], Bundle] = {}  # by the model, and what was asked for
+        self._draft_models: dict[
+            tuple[str, str], DraftModel
+        ] = {}  # by the model, and what was asked
         self._loading = trio.Lock()
 
     async def voice(self, model: str) -> Voice:
@@ -137,6 +147,20 @@ class Swarm:
             self._worn[key] = self._bundles[bundle.name] = bundle
         return self._worn[key]
 
+    async def drafts(self, voice: Voice, ref: str | Path) -> Drafts | None:
+        """How answers of this model are guessed ahead: "auto", "off", or the folder or hub id of a
+        small model with the same tokens, loaded once. Raises UserError."""
+        if ref in ("auto", "off"):
+            return Drafts() if ref == "auto" else None
+        key = voice.digest, str(ref)
+        async with self._loading:
+            if key not in self._draft_models:
+                source = find_model(str(ref), self._home).source
+                self._draft_models[key] = await self._worker.run(
+                    lambda: DraftModel.load(source, voice.text, offline=self._offline)
+                )
+        return Drafts(self._draft_models[key])
+
     @asynccontextmanager
     async def generation(
         self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]
@@ -150,7 +174,9 @@ class Swarm:
         worn = None
         if (ref := options.get("adapter")) is not None:
             worn = await self.adapter(voice, ref)
-        request = replace(_request(voice, prompt, options, audit=audit), adapter=worn)
+        drafts = await self.drafts(voice, options.get("draft", "auto"))
+        request = _request(voice, prompt, options, audit=audit)
+        request = replace(request, adapter=worn, drafts=drafts)
         try:
             async with self.answer(request) as answer:
                 yield answer
@@ -250,8 +276,9 @@ async def open_swarm(
     Raises UserError when there is nobody to join by, or nobody answers.
     """
     place = home_of(home)
-    addresses, known = find_join(join, place), load_known(place)
-    if not addresses and not known:
+    addresses, known, pins = find_join(join, place), load_known(place), find_pins(place)
+    pins = () if anonymous else pins  # to dial them each time would tell who we are
+    if not addresses and not known and not any(pin.address for pin in pins):
         raise UserError(
             "no swarm to join: start one (potluck testnet up), or give --join or POTLUCK_JOIN"
         )
@@ -266,6 +293,7 @@ async def open_swarm(
             serve=False,
             known=known,
             access=find_access(place),
+            pins=pins,
         ) as member,
         open_trust(place) as trust,
         trio.open_nursery() as services,
@@ -275,6 +303,13 @@ async def open_swarm(
             purse = None if anonymous else await open_purse(member.host, place)
             shun_liars(member.directory, trust)
             trust.on_probation = lambda peer: on_probation(member.host, peer, time.time())
+            names = [pin.peer for pin in pins]
+            vouching = await open_vouching(member.host, trust, place, names)
+            if not anonymous:
+                services.start_soon(vouching.run, False)
+            seats = [Seat(pin.peer, pin.address) for pin in pins]
+            outlook = Outlook(member, random.SystemRandom(), shunned=trust.banned, pinned=seats)
+            services.start_soon(outlook.run)
             swarm = Swarm(member, worker, place, offline, trust, services)
             if purse is not None:
                 swarm.router.opens, swarm.router.took = purse.opens, purse.took

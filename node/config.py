@@ -5,7 +5,9 @@ POTLUCK_JOIN   addresses of peers to join by, separated by commas
 config.toml    in the home: join = ["/ip4/.../tcp/.../p2p/..."]
                             ban = ["12D3KooW...", "203.0.113.0/24", "bans.txt"]
                             allow_only = [...]    the same; nobody else is admitted
+                            pin = ["12D3KooW...@/ip4/..."]    peers to hold on to (pins.py)
                             audit = "on"          have a share of the work of answers computed again
+                            [node]                what `potluck node` is told (cli/configured.py)
 
 What the command line bans or allows comes on top of what the file does. An entry is a peer's id or
 address, an IP address, a network, or a file of such entries, one in a line, # begins a comment.
@@ -29,9 +31,12 @@ import platformdirs
 from ..errors import UserError
 from .invite import load_private
 from .net.access import Access, parse_entry, parse_listed
+from .pins import Pin, load_pins, parse_pin, together
 
 CONFIG: Final = "config.toml"
-SETTINGS: Final = ("allow_only", "audit", "ban", "join")
+SETTINGS: Final = ("allow_only", "audit", "ban", "join", "pin")
+TABLES: Final = ("node",)  # what a command is told by the file
+_SHAPES: Final = {"join": '["/ip4/...", ...]', "pin": '["12D3KooW...@/ip4/...", ...]'}
 LIST_BYTES_MAX: Final = 8 << 20  # of one file of entries: 100,000 of them
 RUNNING = "node.json"  # in a node's home while it runs: how others on this machine find it
 AUTO: Final = "auto"  # the blocks that need us most, and others when that changes
@@ -64,7 +69,7 @@ class NodeConfig:
     epoch_s: how often it is asked who moves; the same everywhere in a swarm. relay: pass streams on
     for peers behind NATs: when strangers can dial us, from the start, or never. access: whom the
     owner bars, or admits alone; ban, allow_only: what of it the command line said, for when the
-    rest is read again (lists.py).
+    rest is read again (lists.py). pins: whom to hold on to (pins.py).
     """
 
     home: Path
@@ -91,6 +96,7 @@ class NodeConfig:
     access: Access = field(default_factory=Access)
     ban: tuple[str, ...] = ()
     allow_only: tuple[str, ...] = ()
+    pins: tuple[Pin, ...] = ()
     also: tuple[ModelWish, ...] = ()
 
 
@@ -162,6 +168,16 @@ def find_access(home: Path, *, ban: Sequence[str] = (), allow_only: Sequence[str
     return Access(parse_listed(banned), parse_listed(allowed) if only else None, key)
 
 
+def find_pins(home: Path, given: Sequence[str] = ()) -> tuple[Pin, ...]:
+    """Whom to hold on to: those given, of config.toml, and of the home's own list. Raises
+    UserError."""
+    try:
+        configured = [parse_pin(one) for one in _configured(home, "pin")]
+    except UserError as error:
+        raise UserError(f"{home / CONFIG}: pin: {error}") from None
+    return together(map(parse_pin, given), configured, load_pins(home))
+
+
 def list_files(home: Path, given: Sequence[str]) -> list[Path]:
     """The files of entries that config.toml and the command line name. Raises UserError."""
     configured = [*_configured(home, "ban"), *_configured(home, "allow_only")]
@@ -221,9 +237,17 @@ def _configured(home: Path, name: str) -> tuple[str, ...]:
     """One setting of the config file: a list of strings. Raises UserError."""
     found = _read(home).get(name, [])
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        shape = '["/ip4/...", ...]' if name == "join" else '["12D3KooW...", "203.0.113.0/24", ...]'
+        shape = _SHAPES.get(name, '["12D3KooW...", "203.0.113.0/24", ...]')
         raise UserError(f"{home / CONFIG}: {name} must be a list, {shape}")
     return tuple(found)
+
+
+def command_table(home: Path, name: str) -> dict[str, Any]:
+    """What the file tells a command. Raises UserError."""
+    found = _read(home).get(name, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{home / CONFIG}: {name} must be a table, [{name}]")
+    return found
 
 
 def _says(home: Path, name: str) -> bool:
@@ -239,6 +263,6 @@ def _read(home: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # it is no TOML, or no text
         raise UserError(f"{path}: cannot be read ({error}); mend or remove it") from error
     for name in told:
-        if name not in SETTINGS:  # a misspelt ban would bar nobody
+        if name not in (*SETTINGS, *TABLES):  # a misspelt ban would bar nobody
             raise UserError(f"{path}: no setting {name!r}; there are {', '.join(SETTINGS)}")
     return told

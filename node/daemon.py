@@ -26,6 +26,7 @@ from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
+from ..swarm.sampling_events import Member as Seat
 from ..swarm.wire import PROTOCOL, TRAINING_PROTOCOL, WEARING_PROTOCOL
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
@@ -45,6 +46,7 @@ from .rest import end_rest
 from .trust.evidence import Court, open_court
 from .trust.limits import load_limits
 from .trust.recompute import Recomputer
+from .trust.vouching import open_vouching
 from .wanted import open_models
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ async def _run(
             known=load_known(config.home),
             nat=NatConfig(relay=config.relay),
             access=config.access,
+            pins=config.pins,
         ) as member,
         trio.open_nursery() as stages,
     ):
@@ -184,7 +187,8 @@ async def _serve(
         """What is open now: a leak shows here."""
         host = member.host
         open_ = {"streams": host.streams, "connections": len(host.connected())}
-        return {**house.counts(), **crowd.counts(), **court.counts(), **open_}
+        known = {**crowd.counts(), **court.counts(), **vouching.counts()}
+        return {**house.counts(), **known, **open_}
 
     def tell() -> None:
         write_whole(config.home / RUNNING, json.dumps(_facts(ready, house)))
@@ -195,19 +199,26 @@ async def _serve(
         except UserError as error:  # a full disk shall end nobody's answer
             log.warning("not written down", why=str(error))
 
-    crowd = Crowd(member, random.SystemRandom(), shunned=court.banned)
+    pinned = [Seat(pin.peer, pin.address) for pin in config.pins]
+    crowd = Crowd(member, random.SystemRandom(), shunned=court.banned, pinned=pinned)
     crowd.registrar.proved.append(court.take)
     court.told.append(crowd.shun)
     court.met = crowd.sampler.met
     capabilities = Capabilities(court.gossip, crowd.registrar, shunned=court.banned)
     court.capability = capabilities.judge
     member.directory.signed.append(capabilities.tell)
+    names = [pin.peer for pin in config.pins]
+    vouching = await open_vouching(member.host, court.trust, config.home, names, court.banned)
     limits = await trio.to_thread.run_sync(load_limits, config.home)
     recomputer = Recomputer(member.host, house.serving, house.serve, limits)
     async with trio.open_nursery() as services:
         services.start_soon(crowd.run)
+        services.start_soon(vouching.run)
         services.start_soon(court.run, house.serving, recomputer.compute)
-        start_errands(services, config.home, member, ban=config.ban, allow_only=config.allow_only)
+        start_errands(
+            services, config.home, member,
+            ban=config.ban, allow_only=config.allow_only, sampled=crowd.known,
+        )  # fmt: skip
         kept = await house.keep(services)
         if not kept and member.directory.peers():
             log.warning("no peer keeps our announcement: is this machine's clock right?")

@@ -8,12 +8,13 @@ the owner's lists   read again when they have changed (lists.py)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from ..dht.known import Known
 from .lists import keep_access
 from .member import Member
 from .peerstore import keep_known
@@ -28,9 +29,11 @@ def start_errands(
     *,
     ban: Sequence[str],
     allow_only: Sequence[str],
+    sampled: Callable[[float], Iterable[Known]] = lambda now: (),
 ) -> None:
+    """sampled: whom to join by first, the next time (peerstore.py)."""
     services.start_soon(keep_work, home, member.host)
-    services.start_soon(keep_known, home, member.directory)
+    services.start_soon(keep_known, home, member.directory, sampled)
     services.start_soon(keep_report, home, member)
     services.start_soon(
         partial(keep_access, ban=ban, allow_only=allow_only), home, member.host.admit

@@ -13,12 +13,22 @@ words.
     token ─▶ token ─▶ token ─▶ last one, held ── settled ──▶ the end
       ▲                            │
       └──── convicted: go back ────┘
+
+With drafts a step may hold guesses behind the token that is certain (drafting.py). Its output is
+drawn from row by row, each by the sampler and with the noise of its position, as far as the guesses
+are what is drawn; the step after it takes the place of the others. So the words are the same, and
+the servers keep what was accepted.
+
+    fed      t5 g6 g7 g8           g6 is t6, g7 is not t7: rows 1 and 2 gave t6 and t7
+    drawn       t6 t7
+    fed            t7 g8' ...      at position 7: the rows of g7 and g8 are taken back
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -33,6 +43,7 @@ from ..swarm.session_events import Payload
 from .compute.sampling import Settings
 from .compute.voice import DTYPE, Voice
 from .compute.worker import Worker
+from .drafting import Drafter, Drafts, Guessed
 from .net.host import Host
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
@@ -53,7 +64,7 @@ class Request:
     receipts: whether the servers shall sign, so that the answer can be proved. audit: whether a
     share of their work is computed again by others; they sign for it then too. amend: whether words
     that were given may be replaced; if not, a conviction that would is the end of the answer.
-    adapter: that its sessions wear.
+    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead.
     """
 
     voice: Voice
@@ -67,6 +78,7 @@ class Request:
     audit: bool = False
     amend: bool = True
     adapter: Bundle | None = None
+    drafts: Drafts | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -79,7 +91,7 @@ class Piece:
 
     position: of the token, the prompt's first being 0; a piece that is not behind the last one
     replaces that and all from there on. seconds: since the one before, or since the start. finish:
-    why it is the last, or None.
+    why it is the last, or None. guessed: it was, and so came with the one before.
     """
 
     token: int
@@ -88,6 +100,7 @@ class Piece:
     seconds: float
     route: tuple[Hop, ...]
     finish: str | None = None
+    guessed: bool = False
 
 
 class Generation:
@@ -107,8 +120,14 @@ class Generation:
         self._finished = False
         self._fed = 0  # tokens of the prompt
         self._owed = 0  # outputs of steps that were fed; of all but the last no row is wanted
-        self._hidden: Payload | None = None  # that the next token is drawn from
+        self._hidden: Payload | None = None  # rows that the next tokens are drawn from
+        self._row = 0  # of those, the next one's
+        self._guesses: tuple[int, ...] = ()  # that these rows rest on, all but the first
+        self._ready: deque[Piece] = deque()  # drawn, and not asked for yet
         self._held: Piece | None = None  # the last one, until it is sure
+        drafts = request.drafts
+        self._drafter = None if drafts is None else Drafter(drafts, request.settings)
+        self._sent: tuple[float, int, int] | None = None  # a step: when, its rows, hops lost before
 
     @property
     def recoveries(self) -> list[Recovery]:
@@ -132,6 +151,11 @@ class Generation:
         are, bit for bit, those of an undisturbed run. Otherwise no token is changed or lost either,
         but a later one may differ from what the first peers would have said."""
         return self._session.exact
+
+    @property
+    def guessed(self) -> Guessed | None:
+        """What came of the guesses so far; None where none were asked for."""
+        return None if self._drafter is None else self._drafter.guessed
 
     @property
     def route(self) -> tuple[Hop, ...]:
@@ -194,24 +218,79 @@ class Generation:
 
     async def _draw(self) -> Piece:
         """The next token, from what is there."""
-        request = self._request
-        await self._feed_prompt()
-        while self._owed:
-            self._hidden = await self._session.output()
-            self._owed -= 1
+        if not self._ready:
+            await self._feed_prompt()
+            while self._owed:
+                self._hidden = await self._session.output()
+                self._owed -= 1
+                self._took()
+            while self._hidden is not None:
+                await self._draw_row()
+        return self._ready.popleft()
+
+    async def _draw_row(self) -> None:
+        """One token, from the next row. If it is not what was guessed, or nothing was, the next
+        step is fed: the servers work on while the caller looks at these pieces."""
         assert self._hidden is not None
-        position = len(self._history)
-        token, payload = await self._worker.run(
-            request.voice.next_token, self._hidden, request.settings, position, self._history
-        )
-        self._hidden = None
+        size, position = len(self._hidden) // (1 + len(self._guesses)), len(self._history)
+        row = memoryview(self._hidden)[self._row * size : (self._row + 1) * size]
+        guess = self._guesses[self._row] if self._row < len(self._guesses) else None
+        room = 0 if self._drafter is None else self._room(position)
+        token, payload, guesses = await self._worker.run(self._choose, row, position, guess, room)
         self._history.append(token)
         text, finish = self._judge(token)
-        if finish is None:  # the servers work on while the caller looks at this piece
-            self._feed(payload, 1, 1, position)
+        if token == guess and self._drafter is not None:
+            self._drafter.guessed.accepted += 1
+        if token == guess and finish is None:
+            self._row += 1
+        else:
+            self._hidden, self._row, self._guesses = None, 0, guesses
+            if finish is None:
+                self._feed_guessed(payload, position)
+            elif self._drafter is not None and self._session.length > position:
+                self._session.take_back(position)
         now_s = trio.current_time()
         seconds, self._last_s = now_s - self._last_s, now_s
-        return Piece(token, position, text, seconds, self._session.route, finish)
+        route, right = self._session.route, token == guess
+        self._ready.append(Piece(token, position, text, seconds, route, finish, right))
+
+    def _choose(
+        self, row: Payload, position: int, guess: int | None, room: int
+    ) -> tuple[int, Payload, tuple[int, ...]]:
+        """On the worker: the token, and what to feed with it, unless it is the one that was guessed
+        and so was fed already."""
+        voice, history = self._request.voice, self._history
+        token, payload = voice.next_token(row, self._request.settings, position, history)
+        if token == guess or self._drafter is None:
+            return token, payload, ()
+        guesses = self._drafter.offer([*history, token], room)
+        if not guesses:
+            return token, payload, ()
+        return token, b"".join((payload, voice.embed(guesses))), guesses
+
+    def _room(self, position: int) -> int:
+        """How many guesses may follow the token at this position: the last token of an answer is
+        never fed."""
+        last = len(self._request.ids) + self._request.max_new_tokens - 1
+        return max(0, min(self._session.rows_alike - 1, last - 1 - position))
+
+    def _feed_guessed(self, payload: Payload, position: int) -> None:
+        rows = 1 + len(self._guesses)
+        if self._drafter is not None:
+            self._drafter.fed(rows - 1)
+        self._sent = trio.current_time(), rows, len(self.recoveries)
+        self._session.feed(payload, rows, rows, position, splits=rows > 1)
+        self._owed += 1
+
+    def _took(self) -> None:
+        """A step's output has come: what it took, if nothing was lost on the way."""
+        if self._drafter is None or self._sent is None:
+            return
+        (sent_s, rows, lost), self._sent = self._sent, None
+        if lost == len(self.recoveries):
+            self._drafter.took(rows, self._session.answered_s - sent_s)
+        if self._watch is not None and self._drafter.pace.fell():
+            self._watch.hint()
 
     async def _go_back(self) -> None:
         """Take back what rests on work that is not to be relied on."""
@@ -222,6 +301,7 @@ class Generation:
                     "a server of this answer was convicted of wrong work: ask again",
                     retry_after_s=0,
                 )
+            at = min(at, len(self._history) - 1)  # not to a guess that was not accepted
             while self._owed:  # a session is taken back at rest
                 await self._session.output()
                 self._owed -= 1
@@ -231,7 +311,10 @@ class Generation:
             self._fed = min(at + len(tokens), begun)
             self._feed(payload, len(tokens), int(self._fed == begun), at)
             del self._history[max(at + 1, begun) :]
-            self._hidden = None
+            self._hidden, self._row, self._guesses, self._sent = None, 0, (), None
+            self._ready = deque(one for one in self._ready if one.position < len(self._history))
+            if self._drafter is not None:
+                self._drafter.restart()
             self._stream = self._request.voice.text.stream(self._request.ids, self._request.stops)
             for said in self._history[begun:]:
                 self._stream.push(said)
@@ -257,6 +340,8 @@ class Generation:
             payload = await self._worker.run(self._request.voice.embed, chunk)
             self._fed += len(chunk)
             self._feed(payload, len(chunk), int(self._fed == len(ids)), at)
+            if self._drafter is not None and self._fed == len(ids):  # while the servers work
+                await self._worker.run(self._drafter.read, ids)
 
     def _feed(self, payload: Payload, tokens: int, rows: int, at: int) -> None:
         self._session.feed(payload, tokens, rows, at)
@@ -311,21 +396,3 @@ async def open_generation(
             yield Generation(session, worker, request, watch)
         finally:
             watch.end()
-
-
-def encode_request(voice: Voice, prompt: str | Sequence[int]) -> tuple[int, ...]:
-    """The ids of a prompt given as text or as ids. Raises UserError."""
-    if not isinstance(prompt, str):
-        return tuple(voice.check(prompt))
-    return tuple(voice.prompt(check_text(prompt, "the prompt")))
-
-
-def check_text(text: str, what: str) -> str:
-    """The text itself. Raises UserError when it holds what Python puts for bytes that are none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{what} is not text: character {error.start + 1} is no UTF-8; write it as UTF-8"
-        ) from error
-    return text

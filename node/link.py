@@ -42,6 +42,7 @@ from ..swarm.wire import (
     Renew,
     Sign,
     Step,
+    Truncate,
     protocol_of,
 )
 from ..swarm.wire import Leaving as LeavingMessage
@@ -252,13 +253,15 @@ class Link:
             while self._outbox:
                 step = self._outbox.popleft()
                 if isinstance(step, AskSign):
+                    if step.back is not None:
+                        await self._send(frames, Truncate(step.back))
                     await self._send(frames, Sign())
                     continue
                 tokens = sum(step.sizes)
                 self._sent_s.append((trio.current_time(), tokens))
                 self.history.sent(tokens, len(self.hop.blocks))
                 behind: Message | None = None
-                if self._outbox and isinstance(self._outbox[0], AskSign):
+                if self._outbox and self._outbox[0] == AskSign(self.number):
                     self._outbox.popleft()
                     behind = Sign()
                 asked = Step(step.at, step.sizes, step.rows)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
+
+import trio
 
 from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
@@ -19,8 +22,12 @@ from .net.clock import tell_time
 from .net.host import Host, HostConfig, open_host
 from .net.lan import Met, tell_and_listen
 from .net.nat import Nat, NatConfig, start_nat
+from .pins import Pin
 
 log = get_logger()
+
+PINNED: Final = "pinned"
+PINNED_S: Final = 5.0  # guess: for those pinned to answer, before others are asked as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +52,14 @@ async def open_member(
     shelf_bytes_max: int = SHELF_BYTES_MAX,
     nat: NatConfig | None = None,
     access: Access | None = None,
+    pins: Sequence[Pin] = (),
 ) -> AsyncIterator[Member]:
     """Listen and join. serve: keep records for others (a node), or only ask (a client).
 
     A node behind a NAT is reachable through relays when this yields, if any peer is one.
 
     known: peers of the last run, to join by when there is nobody in `join`, or nobody answers.
+    pins: are dialled before both, and their connections are kept.
     Raises UserError when a port is in use, or when nobody can be reached; a node that was not told
     to join anybody is its swarm's first then, and goes on asking those it knew.
     """
@@ -65,7 +74,9 @@ async def open_member(
         tell_time(host)
         crossing = start_nat(host, key, nat)
         crossing.changed.append(directory.hurry)
-        await _join(directory, join, known, may_be_first=serve and not join)
+        host.keep(PINNED, {pin.peer for pin in pins})
+        pinned = await _join_pinned(directory, pins, known)
+        await _join(directory, join, known, pinned, may_be_first=serve and not join)
         if serve:
             await crossing.settled()
             private = host.identity.swarm_key  # of which nobody else in the house is to know
@@ -76,12 +87,44 @@ async def open_member(
         yield Member(host, directory, crossing, key)
 
 
+async def _join_pinned(
+    directory: Directory, pins: Sequence[Pin], known: Sequence[Known]
+) -> TransportError | None:
+    """Join by those that the owner pinned, where they are said to be or were in the last run. None
+    once one of them has answered, or when there is nobody to dial."""
+    places = {one.peer: one.addresses for one in known}
+    addresses = [
+        address
+        for pin in pins
+        for address in ((pin.whole,) if pin.address else places.get(pin.peer, ()))
+    ]
+    if not addresses:
+        return None
+    failure = TransportError(f"no word of a pinned peer in {PINNED_S:.0f} s")
+    with trio.move_on_after(PINNED_S):
+        try:
+            await directory.bootstrap(addresses)
+            return None
+        except TransportError as error:
+            failure = error
+    if directory.peers():
+        return None  # one has answered; the rest of the look-up took too long
+    log.warning("no pinned peer answers", tried=len(addresses), reason=str(failure))
+    return failure
+
+
 async def _join(
-    directory: Directory, join: Sequence[str], known: Sequence[Known], *, may_be_first: bool
+    directory: Directory,
+    join: Sequence[str],
+    known: Sequence[Known],
+    unpinned: TransportError | None,
+    *,
+    may_be_first: bool,
 ) -> None:
-    """Join by whoever was named, else by those of the last run."""
+    """Join by whoever was named, else by those of the last run, unless a pinned peer answered.
+    unpinned: why none did."""
     failure: TransportError | None = None
-    for addresses in (tuple(join), to_join(known)):
+    for addresses in (tuple(join), () if directory.peers() else to_join(known)):
         if not addresses:
             continue
         try:
@@ -92,7 +135,11 @@ async def _join(
         if failure is not None:
             log.warning("joined by peers of the last run", reason=str(failure))
         return
+    failure = failure or unpinned
     if failure is None:
+        return
+    if directory.peers():
+        log.warning("joined by a pinned peer", reason=str(failure))
         return
     if may_be_first:
         log.warning("alone: no peer of the last run answers", tried=len(known))

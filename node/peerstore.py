@@ -2,6 +2,8 @@
 
     home/peers    written 10 s after the start, then each five minutes or so, and at the end
 
+Those whom nobody chose for us (gossip/lookouts.py) are put first.
+
 What cannot be read is passed over with a warning: a node without memories is no broken node.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -51,18 +54,25 @@ def load_known(home: Path) -> tuple[Known, ...]:
         return ()
 
 
-async def keep_known(home: Path, directory: Answered) -> None:
-    """A service: write down whom the directory knows; once more when cancelled."""
+async def keep_known(
+    home: Path, directory: Answered, sampled: Callable[[float], Iterable[Known]] = lambda now: ()
+) -> None:
+    """A service: write down whom the directory knows; once more when cancelled. sampled: who is
+    there now (unix seconds) of those that come first, for they were seen last."""
+
+    def seen(now: float) -> list[Known]:
+        return [*directory.answered(), *sampled(now)]
+
     known = load_known(home)
     wait_s = FIRST_S
     try:
         while True:
             await trio.sleep(wait_s * random.uniform(1 - JITTER, 1 + JITTER))
             wait_s = EVERY_S
-            known = merge(known, directory.answered(), time.time())
+            known = merge(known, seen(time.time()), time.time())
             await trio.to_thread.run_sync(_save, home, known)
     finally:
-        _save(home, merge(known, directory.answered(), time.time()))
+        _save(home, merge(known, seen(time.time()), time.time()))
 
 
 def _save(home: Path, known: tuple[Known, ...]) -> None:

@@ -26,10 +26,11 @@ from typing import Protocol
 
 import trio
 
+from ..dht.network import Prefixes, place_of
 from ..dht.record import Announcement
 from ..errors import MissingBlocks, Refused
 from ..swarm.blocks import BlockRange
-from ..swarm.history import PeerHistory
+from ..swarm.history import PeerHistory, Usual
 from ..swarm.routing import Plan, Route, find_route, plan_route, rebind
 from ..swarm.view import RELAYED, RTT_UNKNOWN_S, Span, SwarmView
 from .heard import Heard
@@ -102,6 +103,7 @@ class Router:
         # what it computed for us (credit/purse.py)
         self._known: dict[str, Heard] = {}
         self._histories: dict[str, PeerHistory] = {}
+        self.usual = Usual()
 
     def history(self, peer: str) -> PeerHistory:
         """What we saw of this peer; the longest unseen are forgotten."""
@@ -119,6 +121,7 @@ class Router:
         history = self.history(peer)
         queue_s = min(queue_s, elapsed_s)
         history.answered(elapsed_s, tokens, blocks, queue_s=queue_s)
+        self.usual.answered(elapsed_s, tokens, blocks)
         history.told_queue(queue_s, trio.current_time())
         self.hedges.earn()
 
@@ -356,4 +359,9 @@ class Router:
             numerics=told.numerics,
             cache_tokens_free=told.cache_tokens_free,
             weight=self._weight(told.peer),
+            network=self.place(told),
         )
+
+    def place(self, told: Announcement) -> Prefixes:
+        """The network that a peer is seen in, else the one where it says to be."""
+        return place_of(told.addresses, self._host.where(told.peer))

@@ -23,6 +23,7 @@ import trio
 from ..errors import MissingBlocks, PotluckError, Refused, TransportError
 from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
+from ..swarm.classes import Classes
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.ledger import Ledger, Work
 from ..swarm.machine import Fired, SetTimer, StopTimer
@@ -49,22 +50,20 @@ from ..swarm.session_events import (
     SessionConfig,
     Settle,
     StandbyFound,
+    TakeBack,
     Uncounted,
 )
 from .adapters import question
 from .link import Link
 from .log import get_logger
 from .net.host import Host
-from .pieces import seconds_for
+from .patience import Patience
 from .router import HURRY_S, LOOK_AGAIN_S, Router
 from .timers import Timers
 
 log = get_logger()
 
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
-OPEN_S = 5.0  # guess: a dial over a bad road; a server that answers slowly opens slowly too
-OPEN_HEDGE_S = 0.5  # guess: a round trip, and a pass of the device before ours
-DIAL_HEDGE_S = 1.5  # guess: a dial over a bad road; punching takes longer, but not often
 SETTLE_S = 10.0  # guess: for the last receipts; a hop that gives none is replaced within it
 STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
 
@@ -114,16 +113,17 @@ class LiveSession:
         self._nursery = nursery
         self._name = secrets.token_bytes(16)
         row_bytes = plan.width * plan.dtype_bytes
+        patience = Patience(host, router, plan.adapter)
         self._machine = Session(
             SessionConfig(
                 BlockRange(0, plan.blocks),
                 row_bytes,
                 max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_bytes),
-                self._patience_s,
-                self._open_patience_s,
-                self._hedge_s,
+                patience.answer_s,
+                patience.open_s,
+                patience.hedge_s,
                 STANDBY_FROM,
-                self._open_hedge_s,
+                patience.open_hedge_s,
                 cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
             )
         )
@@ -139,11 +139,11 @@ class LiveSession:
         self._convicted: set[str] = set()
         self._links: dict[int, Link] = {}
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
-        self._outputs: deque[Payload] = deque()
+        self._outputs: deque[tuple[Payload, float]] = deque()  # and when it came
+        self.answered_s = 0.0  # when the output came that was taken last
         self._arrived = trio.Event()
         self._failure: PotluckError | None = None
-        self._classes: dict[int, str] = {}  # the numerics class that each block began in
-        self.exact = True
+        self._classes = Classes(plan.blocks)
         self.recoveries: list[Recovery] = []
 
     @property
@@ -160,16 +160,41 @@ class LiveSession:
         """True once a step was sent on the way."""
         return any(link.flowing for link in self._links.values())
 
-    def feed(self, payload: Payload, tokens: int, rows: int, at: int | None = None) -> None:
+    @property
+    def exact(self) -> bool:
+        """Whether every block has stayed in the class of numbers that it began in."""
+        return self._classes.exact
+
+    @property
+    def rows_alike(self) -> int:
+        """Of how many rows a step may be that splits (swarm/classes.py)."""
+        return self._classes.rows_alike
+
+    def feed(
+        self,
+        payload: Payload,
+        tokens: int,
+        rows: int,
+        at: int | None = None,
+        *,
+        splits: bool = False,
+    ) -> None:
         """Hand in the next step: `tokens` rows of hidden states, of which the last `rows` outputs
-        are wanted. at: its position, by default behind the last; an earlier one takes back."""
+        are wanted. at: its position, by default behind the last; an earlier one takes back. splits:
+        its rows are such as `rows_alike` means, and may be taken back one by one."""
         place = self._machine.length if at is None else at
         if place + tokens > self._plan.tokens:
             raise ValueError(f"the session was opened for {self._plan.tokens} positions")
         back = place < self._machine.length
-        self._dispatch(Feed(place, tokens, rows, payload))
+        self._dispatch(Feed(place, tokens, rows, payload, splits))
         if back and self.ledger is not None:
             self.ledger.taken_back(place)
+
+    def take_back(self, at: int) -> None:
+        """What was fed from position `at` on is not wanted. Only at rest."""
+        self._dispatch(TakeBack(at))
+        if self.ledger is not None:
+            self.ledger.taken_back(at)
 
     async def output(self) -> Payload:
         """The next output in order. Raises MissingBlocks or Refused when it cannot be had."""
@@ -178,7 +203,8 @@ class LiveSession:
                 raise self._failure
             self._arrived = trio.Event()
             await self._arrived.wait()
-        return self._outputs.popleft()
+        payload, self.answered_s = self._outputs.popleft()
+        return payload
 
     async def settle(self, within_s: float = SETTLE_S) -> bool:
         """Have all that was fed signed for, once it is answered: nothing is fed any more. False
@@ -212,7 +238,7 @@ class LiveSession:
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, Opened) and (link := self._links.get(event.link)) is not None:
-            self._note_class(link)
+            self._classes.note(link.hop.blocks, link.numerics)
         self._perform(self._machine.handle(event, trio.current_time()))
         if self.ledger is not None:
             self._write_down(self.ledger, event)
@@ -230,8 +256,10 @@ class LiveSession:
                     self._links[number].post(effect)
                     if self.ledger is not None:
                         self.ledger.sent(effect)
-                case AskSign(number):
+                case AskSign(number, back):
                     self._links[number].post(effect)
+                    if back is not None and self.ledger is not None:
+                        self.ledger.asked(number, back)
                 case Counted(number, first, until) if self.ledger is not None:
                     self.ledger.counted(number, first, until)
                 case Uncounted(block, at) if self.ledger is not None:
@@ -241,7 +269,7 @@ class LiveSession:
                 case StopTimer(key):
                     self._timers.stop(key)
                 case Deliver(_, payload):
-                    self._outputs.append(payload)
+                    self._outputs.append((payload, trio.current_time()))
                     self._arrived.set()
                 case FindRoute(gap, blocks):
                     self._nursery.start_soon(self._find_route, gap, blocks)
@@ -271,11 +299,6 @@ class LiveSession:
             worn=plan.adapter,
         )
 
-    def _note_class(self, link: Link) -> None:
-        for block in range(link.hop.blocks.start, link.hop.blocks.stop):
-            if self._classes.setdefault(block, link.numerics) != link.numerics:
-                self.exact = False
-
     def _drop(self, link: Link, reason: str) -> None:
         if reason:
             peer, blocks, now = link.hop.peer, link.hop.blocks, trio.current_time()
@@ -298,25 +321,6 @@ class LiveSession:
                 link.blameless = link.moving = True
                 self._dispatch(Lost(number, "the way to it is direct now"))
 
-    def _patience_s(self, hop: Hop, tokens: int) -> float:
-        return self._router.history(hop.peer).patience_s(tokens, len(hop.blocks))
-
-    def _hedge_s(self, hop: Hop, tokens: int) -> float:
-        return self._router.history(hop.peer).hedge_s(tokens, len(hop.blocks))
-
-    def _open_patience_s(self, hop: Hop) -> float:
-        return max(OPEN_S, 2 * self._patience_s(hop, 1)) + self._bring_s(hop)
-
-    def _open_hedge_s(self, hop: Hop) -> float:
-        rtt_s = self._host.rtt_s(hop.peer)
-        dial_s = DIAL_HEDGE_S if rtt_s is None else max(OPEN_HEDGE_S, 4 * rtt_s)
-        return dial_s + self._bring_s(hop)
-
-    def _bring_s(self, hop: Hop) -> float:
-        """What it may take beside to bring the adapter."""
-        worn = self._plan.adapter
-        return 0.0 if worn is None else seconds_for(worn.manifest.size(hop.blocks))
-
     async def _find_standby(self, asked: FindStandby) -> None:
         """One peer for the blocks of a link, in the same class, or none: nobody waits for it.
 
@@ -332,7 +336,7 @@ class LiveSession:
                     self._plan.blocks,
                     asked.blocks,
                     cache_tokens=self._plan.tokens,
-                    numerics=self._classes.get(asked.blocks.start, ""),
+                    numerics=self._classes.of(asked.blocks.start),
                     beside=link.hop.peer,
                     avoid={*asked.avoid, *self._convicted},
                     within_s=within_s,
@@ -353,7 +357,7 @@ class LiveSession:
                 cache_tokens=self._plan.tokens,
                 wait_s=self._plan.wait_s,
                 hurry=bool(self.recoveries),
-                numerics=self._classes.get(blocks.start, ""),
+                numerics=self._classes.of(blocks.start),
                 avoid=self._convicted,
             )
         except MissingBlocks as missing:

@@ -5,15 +5,18 @@
 
 What a request takes while it is here comes out of the sessions' room (admission.py), and all of
 them together have a share of it: whoever finds none is told when to come back, and goes elsewhere.
-One request at a time is computed, in slices (compute/gradients.py), so that sessions go on beside.
-Nothing of it is left when it is answered, but the adapter, as long as nobody needs its room: an
-optimizer's next step brings another, under another digest (wardrobe.py).
+One request at a time is computed, in slices (compute/gradients.py), so that sessions go on beside;
+another stands behind it, so that the device need not wait for the event loop between the two.
+Of it are left when it is answered, as long as nobody needs their room: the adapter, though an
+optimizer's next step brings another, under another digest (wardrobe.py); and of a forward what its
+backward would compute anew (recall.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final, Protocol
 
 import trio
@@ -27,9 +30,12 @@ from ..swarm.wire import PIECE_BYTES_MAX, TRAIN_BYTES_MAX, Busy, Train, Trained
 from .engine import DTYPE_BYTES
 from .frames import FrameStream
 from .pieces import receive_pieces, seconds_for, send_pieces
+from .recall import Recall
 from .wardrobe import Lent, Wardrobe
 
 SHARE: Final = 0.5  # guess: of the sessions' room, for batches that are here
+RECALL_SHARE: Final = 0.25  # guess: of it, for what forwards left, while it is free
+AHEAD: Final = 2  # requests that the device has: one waits behind it, so that it need not
 WAIT_S: Final = 10.0  # guess: until the first bytes, beside what all of them take
 WITHIN_MAX_S: Final = 600.0  # guess: for which a request is kept at most
 SMOOTHING: Final = 0.2  # guess: of how long a row takes, for whoever is told when to come back
@@ -40,6 +46,8 @@ class Lesson(Protocol):
 
     answer: list[memoryview]
     spent_s: float
+    name: bytes
+    kept: Any
 
     def slices(self) -> Iterator[None]:
         """Each `next` is one slice. Raises UserError for numbers that grow beyond their format."""
@@ -56,7 +64,10 @@ class Teacher(Protocol):
     def payload_bytes(self, asked: Train) -> int:
         """What follows it."""
 
-    def begin(self, payload: memoryview, asked: Train, worn: Any) -> Lesson:
+    def kept_bytes(self, asked: Train) -> int:
+        """What a forward leaves for its backward."""
+
+    def begin(self, payload: memoryview, asked: Train, worn: Any, *, keeps: bool) -> Lesson:
         """Raises RemoteError for what no honest client sends."""
 
 
@@ -95,12 +106,16 @@ class Training:
         self._token_bytes = token_bytes
         self._release = release
         self._gave = gave
-        self._budget_bytes = int(SHARE * admission.free_tokens * token_bytes)
+        room_bytes = admission.free_tokens * token_bytes
+        self._budget_bytes = int(SHARE * room_bytes)
+        self._recall_bytes = int(RECALL_SHARE * room_bytes)
+        self._recall = Recall(self._spare_bytes)
+        wardrobe.behind = self._recall.make_room
         self._taken_bytes = 0
         self._teacher: Teacher | None = None
         self._loading = trio.Lock()
         self._turns: Turns[trio.Event] = Turns()
-        self._busy = False
+        self._given = 0  # turns, to requests that are not through
         self._bringing: dict[tuple[str, bytes], trio.Event] = {}  # adapters on their way in
         self._scopes: set[trio.CancelScope] = set()
         self._left = False
@@ -174,10 +189,18 @@ class Training:
         payload = memoryview(await self._read(frames, size))
         lent = await self._dress(frames, asked, blocks, teacher)
         worn = None if lent is None else lent.worn
-        cost = asked.batch * asked.tokens * (BACKWARD_COST if asked.kind == "backward" else 1)
+        forward = asked.kind == "forward"
+        cost = asked.batch * asked.tokens * (1 if forward else BACKWARD_COST)
         try:
-            lesson = await trio.to_thread.run_sync(teacher.begin, payload, asked, worn)
-            await self._compute(frames, cost * len(blocks), lesson)
+            with self._recall.promised(teacher.kept_bytes(asked) if forward else 0) as keeps:
+                begin = partial(teacher.begin, payload, asked, worn, keeps=keeps)
+                lesson = await trio.to_thread.run_sync(begin)
+                key = frames.peer, lesson.name
+                if not forward:
+                    lesson.kept = self._recall.take(key)
+                await self._compute(frames, cost * len(blocks), lesson)
+            if forward and lesson.kept is not None:
+                self._recall.keep(key, lesson.kept)
         finally:
             if lent is not None:
                 self._wardrobe.give_back(lent)
@@ -218,6 +241,11 @@ class Training:
         finally:
             self._taken_bytes -= size
             self._release(key)
+
+    def _spare_bytes(self) -> int:
+        """For what forwards left: of the room that nobody was promised, and no adapter lies in."""
+        free_bytes = self._admission.free_tokens * self._token_bytes - self._wardrobe.idle_bytes
+        return min(self._recall_bytes, free_bytes)
 
     def _retry_after_s(self) -> float:
         """When what waits now will have been computed, if nobody else is served."""
@@ -275,14 +303,14 @@ class Training:
             yield
         finally:
             if mine.is_set():
-                self._busy = False
+                self._given -= 1
             else:
                 self._turns.drop(mine, peer)
             self._call_next()
 
     def _call_next(self) -> None:
-        if not self._busy and (event := self._turns.next()) is not None:
-            self._busy = True
+        while self._given < AHEAD and (event := self._turns.next()) is not None:
+            self._given += 1
             event.set()
 
     async def _refuse(self, frames: FrameStream, reason: str, retry_after_s: float) -> None:

@@ -77,6 +77,7 @@ class Wardrobe:
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # last used last
         self._taken: dict[object, int] = {}  # bytes, of each entry in the book
         self.brought_bytes = 0  # by clients, since the start
+        self.behind: Callable[[], None] = lambda: None  # who else keeps things in idle room
 
     @property
     def idle_bytes(self) -> int:
@@ -126,11 +127,10 @@ class Wardrobe:
         free_bytes = self._admission.free_tokens * self._token_bytes
         over = self.idle_bytes - min(free_bytes, self._budget_bytes)
         for key, kept in list(self._kept.items()):
-            if over <= 0:
-                return
-            if not kept.sessions:
+            if over > 0 and not kept.sessions:
                 over -= kept.worn.bytes
                 del self._kept[key]
+        self.behind()
 
     def _find(self, name: bytes, blocks: BlockRange, trained: bool) -> Key | None:
         """One that is loaded, for these blocks at least."""

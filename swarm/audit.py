@@ -47,13 +47,16 @@ from sys import float_info
 from typing import Final, Literal
 
 from ..crypto.digest import digest
+from ..dht.network import NOWHERE, Prefixes
 from .receipt import Account
+from .tolerance import Tolerance
 
 KEY_BYTES: Final = 32
 WORST_SHARE: Final = 4.0  # algorithms.md 4.3: 99 in 100 tokens below 4 tau; of 32, all
 TOKENS_LEAST: Final = 16  # kernels.md: a median over fewer is no median
 ARBITERS_MAX: Final = 6  # accused and five against one of trust .9 are 0.9999 sure; one to spare
 CERTAIN: Final = 0.9999  # peers.md 4.4: block at 99.99 %
+NETWORKS_FIRST: Final = 0.5  # guess: against many names, and as much against many claimed networks
 TRUST_MOST: Final = 0.95  # guess: of anybody but ourselves; one in twenty has been bought
 
 Verdict = Literal["right", "wrong", "open"]
@@ -168,52 +171,24 @@ def draw(
 
 
 def choose_auditor(
-    peers: Iterable[str], lots: Lots, name: bytes, *, avoid: Iterable[str], turn: int = 0
-) -> str | None:
-    """Who computes it again: one of our own sample of peers, of other networks where the caller
-    gives such, never one that the target proposes. turn: counts up with each that was asked."""
+    peers: Iterable[str], lots: Lots, name: bytes, *, avoid: Iterable[str], turn: int = 0,
+    place_of: Callable[[str], Prefixes] = lambda peer: NOWHERE,
+) -> str | None:  # fmt: skip
+    """One of our own sample of peers, of other networks where the caller gives such, never one that
+    the target proposes. turn: counts up with each that was asked.
+
+    place_of: the network of a peer, as it says. In half of the draws a network is drawn first, from
+    the widest to the narrowest, and a peer of it then: a hundred names in one network are no more
+    than one there. In the other half all names are alike: whoever claims a hundred networks, while
+    the honest are of one, is no more than a hundred names there."""
     left = sorted(set(peers) - set(avoid))
+    by_network = lots.draw(f"auditor by {turn}", name) < NETWORKS_FIRST
+    for width in range(len(NOWHERE) if by_network else 0):
+        networks = sorted({place_of(peer)[width] for peer in left})
+        if len(networks) > 1:
+            one = networks[lots.pick(f"auditor {turn}.{width}", len(networks), name)]
+            left = [peer for peer in left if place_of(peer)[width] == one]
     return left[lots.pick(f"auditor {turn}", len(left), name)] if left else None
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far two honest peers may be apart. limit: of the median over tokens; 0: equal bits."""
-
-    limit: float
-
-    def __post_init__(self) -> None:
-        assert 0 <= self.limit < 1
-
-
-EXACT: Final = Tolerance(0.0)
-
-
-class Tolerances:
-    """What was measured between honest peers (potluck calibrate), for pairs of classes.
-
-    A pair that nobody measured cannot be audited: `of` is None, and nobody is convicted by it.
-    """
-
-    def __init__(self, measured: Mapping[tuple[str, str, str], float]) -> None:
-        """measured: (model's digest or "*", class, class) to the limit, in any order."""
-        self._measured = {
-            (model, *sorted((one, other))): Tolerance(limit)
-            for (model, one, other), limit in measured.items()
-        }
-
-    def of(self, model: str, one: str, other: str) -> Tolerance | None:
-        pair = sorted((one, other))
-        found = self._measured.get((model, *pair)) or self._measured.get(("*", *pair))
-        if found is not None:
-            return found
-        return EXACT if one == other and is_exact(one) else None
-
-
-def is_exact(numerics: str) -> bool:
-    """Whether equal rows give equal bits in this class, whatever else the peers do: our C's. In
-    torch's a server that answered step by step and one that is sent a prompt differ."""
-    return any(word[:1] == "c" and word[1:].isdigit() for word in numerics.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from ..crypto.codec import Range, Size
+from .flow import DUST, divide
 from .tally import Tally, Work
 
 HALF_S: Final = 7 * 24 * 3600.0  # algorithms.md 7
 EDGES_MAX: Final = 1 << 16  # pairs that are remembered; the smallest claims go first
 CLOCK_WEEKS: Final = 500.0
-_DUST: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Credit:
     def matters(self, tally: Tally) -> bool:
         """Whether a tally of two others can have a part in anybody's credit here: one of them gave
         us something. The rest need not be remembered."""
-        return any(self._own(peer) > _DUST for peer in tally.peers)
+        return any(self._own(peer) > DUST for peer in tally.peers)
 
     def credit(self, peer: str, now: float) -> float:
         """The most that may flow from `peer` to us: what it gave us and did not use, and what our
@@ -119,15 +119,13 @@ class Credit:
         weights = dict.fromkeys(peers, 0.0)
         claims: dict[str, dict[str, float]] = {}
         for peer in peers:
-            if self._own(peer) > _DUST:
+            if self._own(peer) > DUST:
                 claims.setdefault(peer, {})[peer] = self._own(peer)
             for helper in self._helpers(peer):
                 claims.setdefault(helper, {})[peer] = self._flow(peer, helper)
         for helper, claimed in claims.items():
-            wanted = sum(claimed.values())
-            share = min(1.0, self._own(helper) / wanted) if wanted > _DUST else 0.0
-            for peer, work in claimed.items():
-                weights[peer] += work * share / self._scale(now)
+            for peer, work in divide(self._own(helper), claimed).items():
+                weights[peer] += work / self._scale(now)
         return weights
 
     def spend(self, peer: str, work: float, now: float) -> float:
@@ -160,7 +158,7 @@ class Credit:
         spent = [
             Spent(peer, through, work / scale)
             for (peer, through), work in sorted(self._through.items())
-            if work / scale > _DUST
+            if work / scale > DUST
         ]
         return Book(now, tuple(edges[:EDGES_MAX]), tuple(spent[:EDGES_MAX]))
 
@@ -198,7 +196,7 @@ class Credit:
         return sorted(
             helper
             for helper in ours
-            if peer in self._gave.get(helper, ()) and self._flow(peer, helper) > _DUST
+            if peer in self._gave.get(helper, ()) and self._flow(peer, helper) > DUST
         )
 
     def _spend(self, peer: str, through: str, scaled: float) -> None:

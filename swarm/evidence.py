@@ -113,8 +113,18 @@ class Blame:
     peer: str
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An effect: one that serves these blocks found the work of `peer` right, or wrong: hearsay,
+    for the book (reputation.py). None: that was settled, and counts no more."""
+
+    peer: str
+    by: str
+    verdict: Verdict | None
+
+
 Event = Received | Recomputed | Fired
-Effect = Pass | Ban | Recompute | Attest | Blame | SetTimer
+Effect = Pass | Ban | Recompute | Attest | Blame | Heard | SetTimer
 
 
 @dataclass(slots=True)
@@ -214,7 +224,9 @@ class Evidence:
         if standing is not None:
             opened.voices[accuser] = "wrong"
         effects: list[Effect] = [Pass(item), SetTimer(("settle", case.id), now + SETTLE_S)]
-        return effects if accused == self._me else [*effects, Recompute(case)]
+        if accused == self._me:
+            return effects
+        return [*effects, *_hear(accused, accuser, "wrong", standing), Recompute(case)]
 
     def _attestation(self, item: SignedAttestation, now: float) -> list[Effect]:
         attester, told = check_attestation(item)
@@ -226,7 +238,8 @@ class Evidence:
         before = opened.voices.get(attester) or opened.passed.get(attester)
         if before is not None:
             return []  # the first word counts
-        serves = self._standing(attester, opened.case.opening) is not None
+        standing = self._standing(attester, opened.case.opening)
+        serves, accused = standing is not None, opened.case.told.accused
         said, most = (opened.voices, VOICES_MAX) if serves else (opened.passed, PASSED_MAX)
         if sum(verdict == told.verdict for verdict in said.values()) >= most:
             return []
@@ -234,6 +247,8 @@ class Evidence:
         effects: list[Effect] = [Pass(item)]
         if opened.found not in (None, told.verdict):
             effects += self._blames(opened, [attester])
+        if not opened.closed and accused != self._me:
+            effects += _hear(accused, attester, told.verdict, standing)
         return effects + (self._weigh(opened, now) if opened.settled else [])
 
     def _recomputed(self, id: bytes, verdict: Verdict | None, now: float) -> list[Effect]:
@@ -247,7 +262,7 @@ class Evidence:
         effects: list[Effect] = [Attest(Attestation(id, verdict, now))]
         effects += self._blames(opened, wrong)
         if verdict == "right":
-            return effects + self._strike(opened, now)
+            return effects + _settled(opened) + self._strike(opened, now)
         return [*effects, self._ban(Ban(accused, now + BAN_S, "recomputed", opened.item), now)]
 
     def _blames(self, opened: _Open, peers: list[str]) -> list[Effect]:
@@ -278,7 +293,7 @@ class Evidence:
             return []
         opened.closed = True
         if verdict == "right":
-            return self._strike(opened, now)
+            return _settled(opened) + self._strike(opened, now)
         if accused == self._me:
             return []
         return [self._ban(Ban(accused, now + BAN_S, "attested", opened.item), now)]
@@ -340,6 +355,15 @@ def _is_fresh(issued_s: float, now: float) -> bool:
     if issued_s > now + 2 * SKEW_MAX_S:
         raise RemoteError(f"evidence from {issued_s - now:.0f} s in the future")
     return now < issued_s + KEEP_S
+
+
+def _hear(peer: str, by: str, verdict: Verdict, standing: Standing | None) -> list[Effect]:
+    """Of who serves the blocks, in the accused's class: others see less, or nothing."""
+    return [Heard(peer, by, verdict)] if standing is not None and standing.alike else []
+
+
+def _settled(opened: _Open) -> list[Effect]:
+    return [Heard(opened.case.told.accused, by, None) for by in sorted(opened.voices)]
 
 
 def _counts(standing: Standing) -> bool:

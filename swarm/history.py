@@ -4,7 +4,9 @@ An answer's time is modelled as `step_s` (a step of few tokens, all of the hop's
 long chunks, `token_block_s` for each token and block; both are moving averages with a moving mean
 deviation, as TCP keeps its round-trip time (RFC 6298). A deadline is max(3 mu, mu + 4 sigma), with
 a floor (algorithms.md 6.1). Failures ban a peer for a doubling time; any good answer, or a restart
-of the peer, ends the ban. Where nobody else is left, whoever gives a sign of life is tried earlier.
+of the peer, ends the ban. Of a peer that never answered they grow faster, and longer: whoever takes
+work and does none gets a few tries from each client, not one a minute. Where nobody else is left,
+whoever gives a sign of life is tried earlier.
 
 What a step cost the peer's device is what we waited, less the round trip and less the queue that
 the peer told of in its reply: whoever claims a long queue to hide a slow device is believed, and is
@@ -33,9 +35,12 @@ FIRST_TOKEN_BLOCK_S = 0.02
 PATIENCE_FLOOR_S = 2.0  # guess: above any pause of a busy two-core machine; a hedge comes first
 PATIENCE_CEILING_S = 120.0
 HEDGE_FLOOR_S = 0.15  # algorithms.md 6.1
+STRANGER = 2.0  # guess: of what others take, for a device that may be far slower than theirs
+STRANGER_FLOOR_S = 0.5  # guess: a round trip across the world, and a pass before ours
 
 BAN_FIRST_S = 2.0  # guess; Petals has 15 s, too long for a peer that only restarted
 BAN_LONGEST_S = 60.0
+STRANGER_BAN_LONGEST_S = 600.0  # guess: of whoever never answered; it may be there to take work
 CHANCES = 5  # guess: after so many failures in a row no sign of life shortens a ban
 BUSY_LEAST_S = 0.5  # as servers say it (admission.py): who says less would be asked without end
 LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with this time
@@ -82,6 +87,45 @@ class _Average:
             self.deviation += DEVIATION_SMOOTHING * (error - self.deviation)
             self.mean += SMOOTHING * (value - self.mean)
         self.count += 1
+
+    def well_beyond(self) -> float:
+        """algorithms.md 6.1"""
+        return max(3 * self.mean, self.mean + 4 * self.deviation)
+
+
+def _well_beyond_s(step: _Average, chunk: _Average, tokens: int, blocks: int) -> float | None:
+    """What such a step takes, and well beyond; None: too few were seen. One of many tokens is
+    waited for as long as one of few is: a step of some guesses is mostly its round trip."""
+    few = step.well_beyond() * blocks if step.count >= OBSERVATIONS_TO_TRUST else None
+    if tokens <= FEW_TOKENS:
+        return few
+    if chunk.count < OBSERVATIONS_TO_TRUST:
+        return None
+    return max(chunk.well_beyond() * tokens * blocks, few or 0.0)
+
+
+class Usual:
+    """What steps took at all peers together, as one client saw it. Seconds."""
+
+    __slots__ = ("_step_per_block", "_token_block")
+
+    def __init__(self) -> None:
+        self._step_per_block = _Average()
+        self._token_block = _Average()
+
+    def answered(self, elapsed_s: float, tokens: int, blocks: int) -> None:
+        """A step of `tokens` through `blocks` was answered rightly after `elapsed_s`."""
+        if tokens <= FEW_TOKENS:
+            self._step_per_block.add(elapsed_s / blocks)
+        else:
+            self._token_block.add(elapsed_s / (tokens * blocks))
+
+    def late_s(self, tokens: int, blocks: int) -> float:
+        """After how long another is asked beside a stranger."""
+        wait_s = _well_beyond_s(self._step_per_block, self._token_block, tokens, blocks)
+        if wait_s is None:
+            return PATIENCE_CEILING_S
+        return min(max(STRANGER * wait_s, STRANGER_FLOOR_S), PATIENCE_CEILING_S)
 
 
 class PeerHistory:
@@ -178,7 +222,8 @@ class PeerHistory:
         """
         if self.banned(now) and begun_s < self._banned_at + BAN_FIRST_S:
             return
-        ban_s = min(BAN_FIRST_S * 2**self._failures, BAN_LONGEST_S)
+        growth, longest_s = (2, BAN_LONGEST_S) if self.known else (4, STRANGER_BAN_LONGEST_S)
+        ban_s = min(BAN_FIRST_S * growth**self._failures, longest_s)
         self._failures = min(self._failures + 1, 10)
         self._banned_at, self._banned_until = now, now + ban_s
 
@@ -198,6 +243,16 @@ class PeerHistory:
         if 0 < known < boot:
             self._failures, self._banned_until = 0, 0.0
 
+    @property
+    def banned_until_s(self) -> float:
+        """Until when it is not to be asked."""
+        return self._banned_until
+
+    @property
+    def known(self) -> bool:
+        """Whether it ever answered."""
+        return bool(self._step_per_block.count or self._token_block.count)
+
     def banned(self, now: float) -> bool:
         return now < self._banned_until
 
@@ -215,25 +270,21 @@ class PeerHistory:
 
     def patience_s(self, tokens: int, blocks: int) -> float:
         """How long an answer may take before the peer counts as stalled."""
-        step, chunk = self._step_per_block, self._token_block
-        if tokens <= FEW_TOKENS:
-            known, scale, first_s = step, float(blocks), FIRST_STEP_S
-        else:
-            known, scale = chunk, float(tokens * blocks)
-            first_s = FIRST_STEP_S + FIRST_TOKEN_BLOCK_S * scale
-        if known.count < OBSERVATIONS_TO_TRUST:
-            return min(first_s, PATIENCE_CEILING_S)
-        wait_s = scale * max(3 * known.mean, known.mean + 4 * known.deviation)
+        wait_s = self._wait_s(tokens, blocks)
+        if wait_s is None:
+            rest_s = FIRST_TOKEN_BLOCK_S * tokens * blocks if tokens > FEW_TOKENS else 0.0
+            return min(FIRST_STEP_S + rest_s, PATIENCE_CEILING_S)
         return min(max(wait_s, PATIENCE_FLOOR_S), PATIENCE_CEILING_S)
 
-    def hedge_s(self, tokens: int, blocks: int) -> float:
-        """How long an answer may take before another peer is asked too (algorithms.md 6.1)."""
-        known = self._step_per_block if tokens <= FEW_TOKENS else self._token_block
-        if known.count < OBSERVATIONS_TO_TRUST:
-            return PATIENCE_CEILING_S
-        scale = float(blocks if tokens <= FEW_TOKENS else tokens * blocks)
-        wait_s = scale * max(3 * known.mean, known.mean + 4 * known.deviation)
-        return max(wait_s, HEDGE_FLOOR_S)
+    def hedge_s(self, tokens: int, blocks: int, usual: Usual) -> float:
+        """How long an answer may take before another peer is asked too (algorithms.md 6.1). usual:
+        what the others take, by which one who never answered is late: else whoever takes work and
+        does none would hold each newcomer up for as long as the slowest device may take."""
+        wait_s = self._wait_s(tokens, blocks)
+        return usual.late_s(tokens, blocks) if wait_s is None else max(wait_s, HEDGE_FLOOR_S)
+
+    def _wait_s(self, tokens: int, blocks: int) -> float | None:
+        return _well_beyond_s(self._step_per_block, self._token_block, tokens, blocks)
 
     def block_s(
         self, claimed_tokens_s: float, tokens: int = 1, *, usual_tokens_s: float = math.inf

@@ -6,11 +6,14 @@ boundary grow as the hop before it answers; at the first boundary they are what 
       boundary 0           3                6              8
       journal  i0 i1 i2    i0 i1 i2         i0 i1          (delivered: i0)
 
-Steps are replayed in their original sizes, because the bits of a product depend on its shape.
+Steps are replayed in their original sizes, because the bits of a product depend on its shape. Only
+one that `splits`, whose rows have the bits of steps of their own, becomes shorter when its end is
+taken back, as guesses are that proved wrong.
 
 Where receipts are wanted the journal says after which steps all servers sign (a cut): after one of
 several tokens, after so many of single ones, before what is taken back, and when a hop is lost or
-leaves. No frame reaches over a cut, whenever it is sent, so that all accounts are cut alike.
+leaves. Behind one that splits it waits for the next, to know what is left of it. No frame reaches
+over a cut, whenever it is sent, so that all accounts are cut alike.
 """
 
 from __future__ import annotations
@@ -28,13 +31,15 @@ SIZES_MAX = 1024  # steps in one replay frame: keeps its header below 4 KiB
 class Step:
     """`tokens` rows of input at position `at`, of whose outputs the last `rows` are wanted.
 
-    cut: whoever has computed it signs for all until its end.
+    cut: whoever has computed it signs for all until its end. splits: its rows have the bits of
+    steps of their own.
     """
 
     at: int
     tokens: int
     rows: int
     cut: bool = False
+    splits: bool = False
 
     @property
     def stop(self) -> int:
@@ -87,20 +92,28 @@ class Journal:
 
     def check(self, step: Step, payload: Payload) -> None:
         """Raises ValueError for a step that cannot be the next one."""
-        if not 0 <= step.at <= self._length:
-            raise ValueError(f"a step at {step.at} leaves a hole after {self._length}")
         if len(payload) != step.tokens * self._row_bytes or step.tokens < 1:
             raise ValueError("the payload is not what the step says")
-        if step.at < self._length and not self.idle:
+        self.check_back(step.at)
+
+    def check_back(self, at: int) -> None:
+        """Raises ValueError for a position to which it cannot go back."""
+        if not 0 <= at <= self._length:
+            raise ValueError(f"a step at {at} leaves a hole after {self._length}")
+        if at < self._length and not self.idle:
             raise ValueError("only a session at rest can be taken back")
 
     def add(self, step: Step, payload: Payload) -> None:
+        if self._uncut >= self._cut_tokens:
+            self.cut()  # what is left of steps that split, which were waited for
         self._steps.append(step)
         self._length = step.stop
         self._inputs[self._blocks.start].append(payload)
         if self._cut_tokens:
             self._uncut += step.tokens
-            if step.tokens > 1 or self._uncut >= self._cut_tokens:
+            whole = step.tokens > 1 and not step.splits
+            full = step.tokens == 1 and self._uncut >= self._cut_tokens
+            if whole or full:
                 self.cut()
 
     def cut(self, stop: int | None = None) -> None:
@@ -118,14 +131,30 @@ class Journal:
         """Forget the steps that begin at `at` or later; how many are left. One that began before
         keeps its size, for a replay must have its shape, and the next step's `at` truncates what
         it overran. What is left is signed for by itself, for the next step is at another place
-        to those who begin anew than to those who were sent what is taken back."""
+        to those who begin anew than to those who were sent what is taken back. Of one that splits
+        the end is forgotten alone, and the next step follows it for all."""
+        before = len(self._steps)
         while self._steps and self._steps[-1].at >= at:
-            self._steps.pop()
-        self.cut()
+            self._uncut -= self._steps.pop().tokens
         kept = self._delivered = len(self._steps)
         for payloads in self._inputs.values():
             del payloads[kept:]
+        self._uncut = max(0, self._uncut)
+        last = self._steps[-1] if self._steps else None
+        if last is not None and last.splits and last.stop > at:
+            self._shorten(last, at - last.at)
+        if kept < before or (last is not None and last.stop > at):
+            self.cut()
+        self._length = at
         return kept
+
+    def _shorten(self, last: Step, tokens: int) -> None:
+        """The last step ends behind so many tokens."""
+        self._uncut = max(0, self._uncut - (last.tokens - tokens))
+        last.tokens, last.rows = tokens, min(last.rows, tokens)
+        for payloads in self._inputs.values():
+            if len(payloads) == len(self._steps):  # a copy: the rest is not to be kept in memory
+                payloads[-1] = bytes(memoryview(payloads[-1])[: tokens * self._row_bytes])
 
     def keep(self, boundaries: Iterable[int]) -> list[int]:
         """Remember inputs at these boundaries, and at no other; those that are forgotten."""
@@ -138,6 +167,10 @@ class Journal:
     def steps(self) -> int:
         """How many there are."""
         return len(self._steps)
+
+    def end(self, stop: int) -> int:
+        """Where the last step before this number ends; 0: there is none."""
+        return self._steps[stop - 1].stop if stop else 0
 
     def place(self, number: int) -> int:
         """Where that step begins."""

@@ -10,6 +10,9 @@ a receipt that is kept is right about its rows; whether the rows are right only 
 
 The rows of a boundary are hashed when receipts come, and once, though two servers sign for them:
 one gave what the other took. Nothing is hashed or kept where no receipts were asked for.
+
+Receipts tell of what was accepted: rows of guesses that proved wrong are taken back before they are
+signed for, and of a step that splits (journal.py) what is left may still be computed again.
 """
 
 from __future__ import annotations
@@ -67,7 +70,8 @@ class _Page:
     hop: Hop
     account: Account
     unsigned: Unsigned = field(default_factory=Unsigned)
-    sent: deque[SendStep] = field(default_factory=deque)  # and not answered
+    # and not answered; or a position that it goes back to behind them, before it signs
+    sent: deque[SendStep | int] = field(default_factory=deque)
     done: list[tuple[SendStep, Payload]] = field(default_factory=list)  # and not signed for
     counted: list[range] = field(default_factory=list)  # whose outputs are in the answer
     shares: list[range] = field(default_factory=list)  # and were signed for since
@@ -131,10 +135,16 @@ class Ledger:
     def sent(self, step: SendStep) -> None:
         self._pages[step.link].sent.append(step)
 
+    def asked(self, link: int, back: int) -> None:
+        """It is asked to sign, and before that to forget positions from `back` on."""
+        self._pages[link].sent.append(back)
+
     def got(self, link: int, payload: Payload) -> None:
         """The answer to the oldest step that was not answered; its shape is right."""
         page = self._pages[link]
-        page.done.append((page.sent.popleft(), payload))
+        step = page.sent.popleft()
+        assert isinstance(step, SendStep), "an answer instead of receipts"
+        page.done.append((step, payload))
 
     def counted(self, link: int, first: int, until: int) -> None:
         """What this link answered for these positions is what went on: it is in the answer."""
@@ -170,6 +180,10 @@ class Ledger:
         for step, payload in page.done:
             self._replay(page, step, payload, outputs)
         page.done.clear()
+        if page.sent and isinstance(back := page.sent[0], int):
+            page.sent.popleft()
+            page.unsigned.truncate(back)
+            self._forget(page, back, outputs, torn=False)
         due = page.unsigned.take()
         if len(raws) != len(due):
             raise RemoteError(f"{len(raws)} receipts, where {len(due)} are due")
@@ -227,17 +241,33 @@ class Ledger:
         page.unsigned.gave(gave)
         if not self._works:
             return
-        while page.fed and page.fed[-1][0] >= step.at:
-            page.fed.pop()
-        while outputs and outputs[-1].start >= step.at:
-            outputs.pop()
-        page.torn = page.torn or bool(page.fed and sum(page.fed[-1][:2]) > step.at)
+        self._forget(page, step.at, outputs, torn=step.torn)
         at = step.at
         for size, one in zip(step.sizes, step.payloads, strict=True):
             page.fed.append((at, size, one))
             at += size
         if gave:
             outputs.append(_Output(at - len(gave), at, payload))
+
+    def _forget(self, page: _Page, at: int, outputs: list[_Output], *, torn: bool) -> None:
+        """Positions from `at` on, in what would be computed again. torn: of a step that can only be
+        computed whole."""
+        while page.fed and page.fed[-1][0] >= at:
+            page.fed.pop()
+        while outputs and outputs[-1].start >= at:
+            outputs.pop()
+        if outputs and outputs[-1].stop > at:
+            last = outputs[-1]
+            last.stop, last.payload = at, self._first(last.payload, at - last.start)
+        if not page.fed or sum(page.fed[-1][:2]) <= at:
+            return
+        page.torn = page.torn or torn
+        start, _, payload = page.fed[-1]
+        page.fed[-1] = start, at - start, self._first(payload, at - start)
+
+    def _first(self, payload: Payload, rows: int) -> Payload:
+        """As a copy: the rest is not to be kept in memory."""
+        return bytes(memoryview(payload)[: rows * self._row_bytes])
 
     def _leaves_of(self, payload: Payload, shared: bool) -> list[bytes]:
         """shared: two servers sign for these rows. Whoever is the second has no third behind it,

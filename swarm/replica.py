@@ -118,6 +118,7 @@ class Replica:
         self._buckets: list[dict[Slot, bytes]] = [{} for _ in range(BUCKETS)]  # digests
         self._names: list[bytes | None] = [None] * BUCKETS
         self._places: dict[str, set[bytes]] = {}  # of each peer's slots
+        self._at: dict[bytes, dict[str, None]] = {}  # of each place the peers, in order
         self._expiry_s = math.inf  # the earliest
 
     def __len__(self) -> int:
@@ -137,7 +138,7 @@ class Replica:
     def at(self, place: bytes, now: float) -> list[Record]:
         """What is held under this place and has not expired."""
         self._expire(now)
-        return [held.record for slot, held in self._held.items() if slot.place == place]
+        return [self._held[Slot(place, peer)].record for peer in self._at.get(place, ())]
 
     def merge(self, record: Record, now: float, *, where: Prefixes = NOWHERE) -> Merged:
         """Take in a record that `check_record` has let through. where: its signer's network.
@@ -246,6 +247,7 @@ class Replica:
     def _put(self, record: Record, where: Prefixes) -> None:
         slot = record.slot
         self._places.setdefault(slot.peer, set()).add(slot.place)
+        self._at.setdefault(slot.place, {})[slot.peer] = None
         self._held[slot] = _Held(record, where)
         number = _bucket(slot)
         self._buckets[number][slot] = record.digest
@@ -257,6 +259,9 @@ class Replica:
         number = _bucket(slot)
         del self._buckets[number][slot]
         self._names[number] = None
+        del self._at[slot.place][slot.peer]
+        if not self._at[slot.place]:
+            del self._at[slot.place]
         self._places[slot.peer].remove(slot.place)
         if not self._places[slot.peer]:
             del self._places[slot.peer]

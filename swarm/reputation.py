@@ -2,14 +2,19 @@
 
 What an audit found is evidence for a beta distribution, whose counts fade by the hour (Josang and
 Ismail's beta reputation, 2002; constants of algorithms.md 4.5). Routing takes the lower bound, so
-that little evidence is little trust; work that nobody checked earns nothing at all. What others say
-counts half, in proportion to our trust in them, and never for more than ten audits of our own.
+that little evidence is little trust; work that nobody checked earns nothing at all.
+
+What others found, who computed accused work again (evidence.py), counts half, in proportion to our
+trust in them, and never for more than ten audits of our own. It moves which peer is asked, and how
+often it is audited; nobody is convicted by it, nor barred, and it makes nobody a witness.
 
     audit found right   good += weight        run of valid += 1
     found wrong         bad  += 10 weight     run = 0
     left open           bad  += weight / 2    of whom the fewer agreed with
     each hour           good, bad *= 0.98
     trust               mean = (good + 1) / (good + bad + 2);  lower = mean - deviation
+
+    head start          audits that count as passed (vouching.py), while nothing is against it
 
     stranger ── ten valid ──▶ known ── convicted ──▶ banned 30 days ──▶ stranger, with its past
         └──────── contradicted itself, with two signatures ───▶ banned for good
@@ -20,7 +25,7 @@ The book is one node's own; nothing of it is a claim that others must believe.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
@@ -33,9 +38,11 @@ OPEN_WEIGHT: Final = 0.5  # guess: the fewer are right, too, where liars are man
 HEARSAY_MOST: Final = 10.0  # algorithms.md 4.5: pseudo-counts, of all that others say together
 HEARSAY_SHARE: Final = 0.5
 TRUST_LEAST: Final = 0.5  # algorithms.md 4.5: below, a known peer is not routed through
+EARNED_LEAST: Final = 0.8  # algorithms.md 4.4: below, more is audited again
 PROBATION_VALID: Final = 10  # audits in a row; until then all of its work is audited
 CONVICTED_S: Final = 30 * 24 * HOUR_S  # algorithms.md 4.5: class B
 FOR_GOOD_S: Final = 1e300  # class A; the codec knows no infinity
+WORDS_MAX: Final = 4096  # of others, about others; the oldest are forgotten
 PEERS_MAX: Final = 65_536
 STRANGERS_MAX: Final = 4096  # of them that were banned and never audited: who made them up has more
 
@@ -82,12 +89,46 @@ def lower_of(good: float, bad: float) -> float:
     return max(0.0, mean - math.sqrt(mean * (1 - mean) / (good + bad + 3)))
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What one peer found of another's work."""
+
+    right: bool
+    at_s: float
+
+
+class Words:
+    """The last of each peer about each other: of this process alone, never written down."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[str, Word]] = {}  # about whom, by whom
+        self._order: dict[tuple[str, str], None] = {}
+
+    def of(self, peer: str) -> Mapping[str, Word]:
+        return self._of.get(peer, {})
+
+    def put(self, peer: str, by: str, word: Word) -> None:
+        self.take_back(peer, by)
+        self._of.setdefault(peer, {})[by] = word
+        self._order[peer, by] = None
+        if len(self._order) > WORDS_MAX:
+            self.take_back(*next(iter(self._order)))
+
+    def take_back(self, peer: str, by: str) -> None:
+        """It was settled: we know ourselves."""
+        if (peer, by) in self._order:
+            del self._order[peer, by], self._of[peer][by]
+            if not self._of[peer]:
+                del self._of[peer]
+
+
 class Reputation:
     """The book. `now` is unix seconds: it outlives the process."""
 
-    def __init__(self, book: Book | None = None) -> None:
+    def __init__(self, book: Book | None = None, *, words: Words | None = None) -> None:
+        """words: what others said, of another book of this process."""
         self._scores = {score.peer: score for score in (book.scores if book else ())}
-        self._hearsay: dict[str, dict[str, tuple[float, float]]] = {}
+        self.words = words or Words()
 
     def audited(self, peer: str, *, right: bool, weight: float, now: float) -> None:
         """An audit was settled. weight: 1 for a chunk of 32 tokens, in proportion below."""
@@ -112,45 +153,70 @@ class Reputation:
         if len(self._scores) > PEERS_MAX + STRANGERS_MAX:
             self._scores = {one.peer: one for one in self.keep(now).scores}
 
-    def told(self, peer: str, by: str, *, good: float, bad: float) -> None:
-        """What another says of its own audits of a peer. The last word of each counts."""
-        if by != peer and math.isfinite(good + bad) and good >= 0 and bad >= 0:
-            self._hearsay.setdefault(peer, {})[by] = (good, bad)
+    def heard(self, peer: str, by: str, *, right: bool, now: float) -> None:
+        """What another found of a peer's work. The last word of each counts, and none of whom we
+        never audited."""
+        if by != peer and not self.banned(by, now) and self._is_known(by):
+            self.words.put(peer, by, Word(right, now))
 
-    def valid(self, peer: str) -> int:
-        """Audits in a row: what the rate of audits goes by (audit.py)."""
+    def valid(self, peer: str, *, head: float = 0.0) -> int:
+        """Audits in a row: what the rate of audits goes by (audit.py). A head start shortens
+        probation, and is worth nothing behind it."""
         score = self._scores.get(peer)
-        return 0 if score is None else score.valid
+        own = 0 if score is None else score.valid
+        return max(own, min(PROBATION_VALID, own + int(self._started(peer, head))))
+
+    def _started(self, peer: str, head: float) -> float:
+        """What is left of a head start: nothing, once anything was found against this peer."""
+        score = self._scores.get(peer)
+        return head if score is None or (score.bad == 0 and score.until_s == 0) else 0.0
+
+    def earned(self, now: float) -> dict[str, float]:
+        """Whom our own audits alone have taken out of probation, and trust, with how far."""
+        found: dict[str, float] = {}
+        for score in self._scores.values():
+            if score.valid >= PROBATION_VALID and score.until_s <= now:
+                faded = score.faded(now)
+                trust = lower_of(faded.good, faded.bad)
+                if trust >= EARNED_LEAST:
+                    found[score.peer] = trust
+        return found
 
     def mean(self, peer: str, now: float) -> float:
-        """With which probability it is honest, as far as we know: one half of a stranger."""
-        return mean_of(*self._counts(peer, now))
+        """With which probability it is honest, as far as we saw: one half of a stranger."""
+        own = self._of(peer, now)
+        return mean_of(own.good, own.bad)
 
     def trust(self, peer: str, now: float) -> float:
         """The lower bound of that."""
-        return lower_of(*self._counts(peer, now))
+        own = self._of(peer, now)
+        return lower_of(own.good, own.bad)
+
+    def credence(self, peer: str, now: float, *, head: float = 0.0) -> float:
+        """The lower bound with what others say, and a head start: how often to audit it."""
+        good, bad = self._counts(peer, now)
+        return lower_of(good + self._started(peer, head), bad)
 
     def banned(self, peer: str, now: float) -> bool:
         score = self._scores.get(peer)
         return score is not None and now < score.until_s
 
-    def cost_factor(self, peer: str, now: float) -> float:
+    def cost_factor(self, peer: str, now: float, *, head: float = 0.0) -> float:
         """What routing multiplies a peer's times with: 1 / trust, between 1 and 2; infinite for
-        one that is not to be used: banned, or known, and trusted less than TRUST_LEAST.
+        one that is not to be used: banned, or known to us, and trusted less than TRUST_LEAST.
 
         A stranger counts twice. It has to be used to become known, and all that it does until
         then is audited.
         """
-        if peer not in self._scores and peer not in self._hearsay:
+        if not head and peer not in self._scores and not self.words.of(peer):
             return 1 / TRUST_LEAST  # a view has thousands of these
         if self.banned(peer, now):
             return math.inf
-        good, bad = self._counts(peer, now)
-        known = good + bad >= PROBATION_VALID
-        trust = lower_of(good, bad)
-        if known and trust < TRUST_LEAST:
+        own = self._of(peer, now)
+        known = own.good + own.bad >= PROBATION_VALID
+        if known and lower_of(own.good, own.bad) < TRUST_LEAST:
             return math.inf
-        return 1 / max(trust, TRUST_LEAST)
+        return 1 / max(self.credence(peer, now, head=head), TRUST_LEAST)
 
     def banned_peers(self, now: float) -> tuple[str, ...]:
         return tuple(sorted(peer for peer in self._scores if self.banned(peer, now)))
@@ -178,19 +244,18 @@ class Reputation:
         """Our own evidence, and hearsay for what it is worth. What others say is weighed by what
         we saw of them ourselves, so that hearsay never vouches for hearsay."""
         own = self._of(peer, now)
-        good, bad = self._heard(self._hearsay.get(peer, {}).items(), now)
-        return own.good + good, own.bad + bad
-
-    def _heard(
-        self, said: Iterable[tuple[str, tuple[float, float]]], now: float
-    ) -> tuple[float, float]:
         good = bad = 0.0
-        for by, (well, ill) in said:
-            witness = self._of(by, now)
-            if self.banned(by, now) or witness.good + witness.bad == 0:
+        for by, word in self.words.of(peer).items():
+            if self.banned(by, now) or not self._is_known(by):
                 continue
-            weight = HEARSAY_SHARE * lower_of(witness.good, witness.bad)
-            good += weight * well
-            bad += weight * ill
+            fading = FADING ** (max(0.0, now - word.at_s) / HOUR_S)
+            weight = HEARSAY_SHARE * self.trust(by, now) * fading
+            good += weight if word.right else 0.0
+            bad += 0.0 if word.right else WRONG_WEIGHT * weight
         scale = min(1.0, HEARSAY_MOST / (good + bad)) if good + bad else 0.0
-        return good * scale, bad * scale
+        return own.good + good * scale, own.bad + bad * scale
+
+    def _is_known(self, peer: str) -> bool:
+        """By audits of our own."""
+        score = self._scores.get(peer)
+        return score is not None and not _is_strange(score)

@@ -20,9 +20,9 @@ it, the worst block at 0.69 of the mean, goodput .97; always to a span's end, to
       finder.alternates(at, 5, pick)            whom to ask for a fresh queue beside the planned hop
       finder.bind(at, offers)                   late binding: the cheapest of those that answered
 
-Of many spans only the 24 that look best at a boundary and 8 random ones are considered, so that a
-route through ten thousand spans takes milliseconds; of up to 32 spans all are, and the route is the
-cheapest there is.
+Of many spans only the 24 that look best at a boundary and 8 random ones are considered, of which no
+network has more than its part (candidates.py), so that a route through ten thousand spans takes
+milliseconds; of up to 32 spans all are, and the route is the cheapest there is.
 """
 
 from __future__ import annotations
@@ -35,6 +35,14 @@ import numpy as np
 
 from ..errors import MissingBlocks
 from .blocks import BlockRange
+from .candidates import (
+    CANDIDATES_BEST,
+    CANDIDATES_RANDOM,
+    POOL_LEAST,
+    Draw,
+    candidates,
+    pool,
+)
 from .view import Columns, Floats, Ints, Span, SwarmView, columns_of
 
 HOP_OVERHEAD_S = 0.001  # our measured software time of a hop (potluck bench hop), rounded up
@@ -42,15 +50,9 @@ NO_ROOM_S = 10.0  # surcharge of a peer without cache room, as Petals has it: la
 TOLL_FRESH = 2.0  # of a queue just read; sim (`even`): 1 has a p50 2 to 5 % longer, 3 no shorter
 SURCHARGE_SHARE = 0.5  # algorithms.md 2.5
 SURCHARGE_FLOOR_S = 0.010  # algorithms.md 2.5
-CANDIDATES_BEST = 24  # algorithms.md 2.5: per boundary
-CANDIDATES_RANDOM = 8  # algorithms.md 2.5
 ALTERNATES = 5  # asked for their queue before a hop is bound; 3 gave a p95 7 % longer (sim)
 ASKED_MAX = 60  # guess: of more than ten hops fewer are asked for each; but for each one
-POOL_DEPTH = 32  # of many spans, so many of the best over each block are looked at closely
-POOL_STEP = 128
-GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly: one draw deals all lots
 
-Draw = Callable[[float], float]  # given a mean, an exponential draw
 Pick = Callable[[int], int]  # given n, one of 0 .. n - 1
 
 
@@ -110,8 +112,9 @@ class Finder:
         own_s, entry_s, lengths = self._costs(rows, tokens, row_bytes, cache_tokens)
         # Who uses a whole span holds up whoever comes after for as long as it waits itself.
         unit_s = own_s + columns.queue_s[rows] / lengths
-        if len(rows) > 2 * POOL_STEP:
-            keep = self._pool(rows, unit_s, entry_s, draw)
+        if len(rows) > POOL_LEAST:
+            score = entry_s / (columns.stop[rows] - columns.start[rows]) + unit_s
+            keep = pool(columns, rows, blocks, score, draw)
             rows, unit_s, entry_s = rows[keep], unit_s[keep], entry_s[keep]
             own_s, lengths = own_s[keep], lengths[keep]
         self._rows, self._unit_s = rows, unit_s
@@ -146,34 +149,6 @@ class Finder:
         entry_s[cache_tokens * lengths > columns.room[rows]] += NO_ROOM_S
         return own_s, entry_s, lengths
 
-    def _pool(self, rows: Ints, unit_s: Floats, entry_s: Floats, draw: Draw | None) -> Ints:
-        """The best spans until each block has POOL_DEPTH of them, and a few of the others."""
-        start, stop = self.columns.start[rows], self.columns.stop[rows]
-        score = entry_s / (stop - start) + unit_s
-        base = self.blocks.start
-        lo = np.maximum(start, base) - base
-        hi = np.minimum(stop, self.blocks.stop) - base
-        count = np.zeros(len(self.blocks) + 1, dtype=np.int64)
-        kept = np.zeros(len(rows), dtype=np.bool_)
-        looked = min(16 * POOL_STEP, len(rows))
-        order = np.argpartition(score, looked - 1)
-        order = np.concatenate([order[:looked][np.argsort(score[order[:looked]])], order[looked:]])
-        for first in range(0, len(order), POOL_STEP):
-            part = order[first : first + POOL_STEP]
-            short = np.concatenate([[0], np.cumsum(count[:-1] < POOL_DEPTH)])
-            if short[-1] == 0:
-                break
-            part = part[short[hi[part]] > short[lo[part]]]
-            step = np.bincount(lo[part], minlength=len(count))
-            step -= np.bincount(hi[part], minlength=len(count))
-            count[:-1] += np.cumsum(step)[:-1]
-            kept[part] = True
-        if draw is not None:  # a stride through the others, begun at a random place
-            rest = np.flatnonzero(~kept)
-            stride = max(1, len(rest) // POOL_STEP)
-            kept[rest[int(draw(stride)) % stride :: stride]] = True
-        return np.flatnonzero(kept)
-
     def _check_cover(self) -> None:
         edges = len(self._at)
         step = np.bincount(self._lo, minlength=edges) - np.bincount(self._hi, minlength=edges)
@@ -202,13 +177,7 @@ class Finder:
         covers = (self._lo <= inside) & (self._hi > inside)
         left = np.maximum(hi - self._at[:-1, None], 1)
         score = np.where(covers, entry_s / left + self._unit_s, np.inf)
-        if draw is None:
-            return np.argpartition(score, most - 1, axis=1)[:, :most]
-        best = np.argpartition(score, CANDIDATES_BEST - 1, axis=1)[:, :CANDIDATES_BEST]
-        lot = (draw(1.0) + GOLDEN * np.arange(len(self._rows))) % 1.0
-        lots = np.where(covers, lot, np.inf)
-        lucky = np.argpartition(lots, CANDIDATES_RANDOM - 1, axis=1)[:, :CANDIDATES_RANDOM]
-        return np.concatenate([best, lucky], axis=1)
+        return candidates(self.columns, self._rows, covers, score, draw)
 
     def _solve(self, entry_s: Floats) -> None:
         """For each boundary the cheapest rest: its cost, and where its first hop ends."""

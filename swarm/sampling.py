@@ -14,6 +14,13 @@ in two is whole again, no view of either half names the other, and somebody has 
 
     lost ─▶ gone ── a Pull a round, to the next of them ──▶ it answers ─▶ Back
 
+A peer that the owner has pinned is known beside the slots, whatever these keep: it has its turn to
+be asked each PIN_EVERY rounds, so that a view which liars hold hears again and again from somebody
+whom they did not choose. Only evidence against it, or the owner, takes it out.
+
+Who only watches, as a client does, is nobody to know: it asks and tells nothing, after some rounds
+in WATCH_S at a time, and walks seldom. Its view is as good as a node's of so many rounds.
+
 Gossip alone does not save a newcomer among thousands of liars who shout: they are known at once,
 the honest one by one. So it also walks through the directory, whose look-ups withstand liars in
 another way (dht/reading.py), and hears of peers that no gossip chose. Once enough honest ones are
@@ -59,6 +66,9 @@ from .slots import EMPTY, Ints, Slots, key_of, keys_of
 ROUND_S: Final = 5.0
 SLOTS: Final = 160  # for 10,000 peers; 100 will do below 1,000 (algorithms 3.5)
 LIARS: Final = 0.3  # of all peers, that we want to withstand
+PIN_EVERY: Final = 4  # guess: rounds; pinned peers are few, and shall not choose our view either
+WATCH_SOON: Final = 12  # rounds of a watcher, until it asks at leisure
+WATCH_S: Final = 60.0  # guess: a hundred clients of one node ask it twice a second then
 QUIET_ROUNDS: Final = 60  # at the start, in which no slot is drawn anew
 WALK_EVERY: Final = 3  # rounds, of the first WALKING_ROUNDS
 WALK_SELDOM: Final = 12  # rounds, later
@@ -87,17 +97,22 @@ def resets_a_round(slots: int, peers: int, liars: float = LIARS) -> float:
 
 
 class Sampling:
-    """The machine. seed: draws 64 bits; shunned: whom never to know, asked whenever one is named.
+    """The machine. seed: draws 64 bits; shunned: whom never to know, asked whenever one is named;
+    pinned: by the owner, with the address it gave, or ""; watches: see above.
 
-    Memory: SLOTS members, SILENT_MAX, MET_MAX and GONE_MAX ids, and of a round the ids of VIEWS_MAX
-    senders and PULLS_MAX askers; never more, whatever comes.
+    Memory: SLOTS members, those pinned, SILENT_MAX, MET_MAX and GONE_MAX ids, and of a round the
+    ids of VIEWS_MAX senders and PULLS_MAX askers; never more, whatever comes.
     """
 
     def __init__(
         self, me: str, seed: Callable[[], int], *,
         slots: int = SLOTS, shunned: Callable[[str], bool] = lambda peer: False,
+        pinned: Iterable[Member] = (), watches: bool = False,
     ) -> None:  # fmt: skip
         self._me = me
+        self._watches = watches
+        self._pinned = {one.peer: one for one in pinned if one.peer != me}  # as the owner said
+        self._pinned_at = dict(self._pinned)  # where each was met, or heard of, last
         self._seed = seed
         self._shunned = shunned
         self._slots = Slots(np.array([seed() for _ in range(slots)], dtype=np.uint64))
@@ -115,9 +130,19 @@ class Sampling:
         self._gone: dict[str, tuple[Member, float]] = {}  # since when; asked longest ago first
 
     def members(self, count: int = SLOTS) -> Sequence[Member]:
-        """Distinct peers of the view, in slot order: no network has more than its part of them."""
-        seen = dict.fromkeys(self._kept())
-        return diverse(((one, (prefixes_of(one.address),)) for one in seen), count)
+        """Those pinned, then distinct peers of the view, in slot order: of these no network has
+        more than its part."""
+        first = self.pinned()[:count]
+        named = {one.peer for one in first}
+        seen = (one for one in dict.fromkeys(self._kept()) if one.peer not in named)
+        ranked = ((one, (prefixes_of(one.address),)) for one in seen)
+        return [*first, *diverse(ranked, count - len(first))]
+
+    def pinned(self) -> list[Member]:
+        """Whom the owner pinned, as far as it is known where they are."""
+        return [
+            one for one in self._pinned_at.values() if one.address and not self._shunned(one.peer)
+        ]
 
     def met(self, peer: str) -> bool:
         """Whether it has spoken to us, under the address that it is ranked by, of late."""
@@ -141,6 +166,7 @@ class Sampling:
             case Shunned(peer):
                 self._met.pop(peer, None)
                 self._gone.pop(peer, None)
+                self._pinned_at.pop(peer, None)
                 self._drop(lambda one: one.peer == peer)
             case Size(peers):
                 self._peers = peers
@@ -153,21 +179,28 @@ class Sampling:
         self._pulled.clear()
         self._rounds += 1
         self._silent = {one: until_s for one, until_s in self._silent.items() if until_s > now}
-        effects: list[Effect] = [SetTimer("round", now + ROUND_S)]
+        at_leisure = self._watches and self._rounds >= WATCH_SOON
+        effects: list[Effect] = [SetTimer("round", now + (WATCH_S if at_leisure else ROUND_S))]
         effects += self._resets(now)
-        if self._rounds % (WALK_EVERY if self._rounds <= WALKING_ROUNDS else WALK_SELDOM) == 0:
+        often = self._rounds <= WALKING_ROUNDS and not self._watches
+        if self._rounds % (WALK_EVERY if often else WALK_SELDOM) == 0:
             effects.append(Walk())
         self._asked = None
-        asked, told = self._choose(), self._choose()
+        asked, told = self._next_pinned() or self._choose(), self._choose()
         if asked is not None:
             self._asked = asked.peer
             effects.append(Send(asked, Pull()))
-        if told is not None:
+        if told is not None and not self._watches:
             effects.append(Send(told, self._mine()))
         again = self._next_gone(now)
         if again is not None:
             effects.append(Send(again, Pull()))
         return effects
+
+    def _next_pinned(self) -> Member | None:
+        turn, others = divmod(self._rounds - 1, PIN_EVERY)
+        there = self.pinned()
+        return there[turn % len(there)] if there and not others else None
 
     def _next_gone(self, now: float) -> Member | None:
         self._gone = {p: one for p, one in self._gone.items() if now - one[1] < GONE_S}
@@ -225,6 +258,8 @@ class Sampling:
         if not member.address or self._shunned(member.peer) or member.peer == self._me:
             return []
         where = prefixes_of(member.address)
+        if member.peer in self._pinned_at:
+            self._pinned_at[member.peer] = member
         self._silent.pop(member, None)
         self._met.pop(member.peer, None)
         self._met[member.peer] = where
@@ -240,7 +275,12 @@ class Sampling:
 
     def _offer(self, members: Iterable[Member], now: float) -> None:
         """Let the slots look at these peers: who is named more than once counts once."""
-        self._take([one for one in dict.fromkeys(members) if self._may(one, now)])
+        some = [one for one in dict.fromkeys(members) if self._may(one, now)]
+        for one in some:
+            pinned = self._pinned_at.get(one.peer)
+            if pinned is not None and not pinned.address:
+                self._pinned_at[one.peer] = one
+        self._take(some)
 
     def _may(self, member: Member, now: float) -> bool:
         if not member.address or member.peer == self._me or self._silent.get(member, 0.0) > now:
@@ -262,6 +302,8 @@ class Sampling:
 
     def _lose(self, member: Member, now: float) -> None:
         """Only this address of it: whoever names it under a wrong one shall not silence it."""
+        if self._pinned_at.get(member.peer) == member:
+            self._pinned_at[member.peer] = self._pinned[member.peer]
         if self._met.get(member.peer) == prefixes_of(member.address):
             del self._met[member.peer]
             self._gone[member.peer] = (member, now)

@@ -33,8 +33,7 @@ loses its place; keyed by (boundary, step), a hop may be split, merged or moved 
 The caller owes: perform effects in order; after `FindRoute` hand in `Routed` for that gap (or give
 the session up); after `OpenLink` hand in `Opened` or `Lost`; hand in answers of a link in order;
 after `FindStandby` hand in `StandbyFound`; after `AskSign` hand in `Signed` once the receipts were
-found right; after `CloseLink` nothing of that link needs to be
-handed in (it is ignored).
+found right; after `CloseLink` nothing of that link needs to be handed in (it is ignored).
 """
 
 from __future__ import annotations
@@ -64,6 +63,7 @@ from .session_events import (
     Settle,
     Signed,
     StandbyFound,
+    TakeBack,
     Uncounted,
     Why,
 )
@@ -111,8 +111,12 @@ class Session:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         match event:
-            case Feed(at, tokens, rows, payload):
-                return self._feed(Step(at, tokens, rows), payload, now)
+            case Feed(at, tokens, rows, payload, splits):
+                return self._feed(Step(at, tokens, rows, splits=splits), payload, now)
+            case TakeBack(at):
+                self._journal.check_back(at)
+                self._take_back(at)
+                return []
             case Answered(link, at, rows, payload) if link in self._links:
                 return self._answered(self._links[link], at, rows, payload, now)
             case Signed(link) if link in self._links:
@@ -170,9 +174,10 @@ class Session:
         while link.live and link.sent < stop and link.has_room(self._config):
             frame = self._journal.next_frame(link.blocks, link.sent, stop)
             effects += self._put_in_flight(link, frame, now)
-            link.sent = frame.first + frame.count
+            link.sent, link.length = frame.first + frame.count, frame.at + frame.tokens
             sizes, payloads = self._journal.pieces(link.blocks, frame)
-            effects.append(SendStep(link.number, frame.at, sizes, frame.rows, payloads))
+            torn = self._journal.end(frame.first) > frame.at
+            effects.append(SendStep(link.number, frame.at, sizes, frame.rows, payloads, torn))
             effects += self._ask_sign(link, now)
         return effects
 
@@ -185,7 +190,9 @@ class Session:
         link.asked = link.sent
         link.signs += 1
         mark = Frame(link.sent, 0, self.length, tokens=1, rows=0, sign=True)  # a token's patience
-        return [*self._put_in_flight(link, mark, now), AskSign(link.number)]
+        end = self._journal.end(link.sent)
+        back, link.length = (end if end < link.length else None), end
+        return [*self._put_in_flight(link, mark, now), AskSign(link.number, back)]
 
     def _put_in_flight(self, link: Link, frame: Frame, now: float) -> list[Effect]:
         link.in_flight.append(frame)

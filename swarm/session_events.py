@@ -19,13 +19,22 @@ class Feed:
     """An event: the next step, `tokens` rows of input at position `at`.
 
     An `at` below the session's length takes everything from there on back. rows: how many of the
-    step's last rows of output are wanted.
+    step's last rows of output are wanted. splits: each of its rows has the bits of a step of its
+    own, so that what is taken back of it leaves a shorter step.
     """
 
     at: int
     tokens: int
     rows: int
     payload: Payload
+    splits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """An event: positions from `at` on are not wanted, and nothing is fed in their place now."""
+
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +126,27 @@ class OpenLink:
 
 @dataclass(frozen=True, slots=True)
 class SendStep:
-    """An effect: send these inputs, one payload a size, the first at position `at`."""
+    """An effect: send these inputs, one payload a size, the first at position `at`.
+
+    torn: the step before it reaches beyond `at`, in the journal too: its first rows have the bits
+    of a step of all its rows.
+    """
 
     link: int
     at: int
     sizes: tuple[int, ...]
     rows: int
     payloads: tuple[Payload, ...]
+    torn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AskSign:
-    """An effect: have this link's server sign for all that it was sent before."""
+    """An effect: have this link's server sign for all that it was sent before. back: first it
+    forgets positions from there on, which were taken back; None: there are none."""
 
     link: int
+    back: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +184,10 @@ class Deliver:
     payload: Payload
 
 
-Event = Feed | Routed | StandbyFound | Opened | Answered | Signed | Settle | Leaving | Lost | Fired
+Event = (
+    Feed | TakeBack | Routed | StandbyFound | Opened | Answered | Signed | Settle | Leaving | Lost
+    | Fired
+)  # fmt: skip
 Effect = (
     FindRoute | FindStandby | OpenLink | SendStep | AskSign | Counted | Uncounted | CloseLink
     | Deliver | SetTimer | StopTimer

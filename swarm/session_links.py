@@ -22,13 +22,15 @@ TOKENS_IN_FLIGHT: Final = 384  # of frames that cuts made small: as of three chu
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """sent, asked: the steps before this number were sent, and were asked a signature for."""
+    """sent, asked: the steps before this number were sent, and were asked a signature for. length:
+    the positions that its server holds once it has computed all that."""
 
     number: int
     hop: Hop
     live: bool = False
     sent: int = 0
     asked: int = 0
+    length: int = 0
     in_flight: deque[Frame] = field(default_factory=deque)
     signs: int = 0  # of what is in flight
     late: bool = False  # past its hedge's time, and not yet past its patience

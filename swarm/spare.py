@@ -1,10 +1,12 @@
 """When a device that others wait for may do something for training, and for whom.
 
 Training is work that nobody reads while it is made: it goes in slices, when no step waits and
-nobody is about to send one. But it shall not starve behind a crowd: of the time in which others
-are served it gets a small share, and of their passes it stands before few, so that of the tokens
-that a person waits for fewer than one in twenty comes late (issue F, bar 7, is about the 95th of
-a hundred). Between slices the peers who train take turns: who was given least goes first.
+nobody is about to send one. But it shall not starve: of the time in which others are served it
+gets a small share, in the moments in which their tokens are with other stages. A slice that nobody
+waited behind costs nothing but that time. Behind one that a step had to wait for, as many passes
+of others go first as leave one token in a hundred held up at worst: a token passes every stage of
+its way, and over five stages fewer than one in twenty comes late (issue F, bar 7, is about the
+95th of a hundred). Between slices the peers who train take turns: who was given least goes first.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Final, Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 SHARE: Final = 0.04  # of the time, while others are served
-PASSES: Final = 25  # of others between two slices: 4 in a hundred are held up
+PASSES: Final = 5  # guess: of others between two slices
+PASSES_HELD: Final = 100  # after one that a step waited for, or before one: 1 in a hundred is late
 BACKWARD_COST: Final = 3  # forward again, and backward's products: where one is forward's
 GIVEN_MAX: Final = 1024  # peers of whom is remembered what they were given
 
@@ -26,20 +29,23 @@ class Spare:
     """One for a device. `now` is seconds on the caller's clock."""
 
     def __init__(self) -> None:
-        self._passes = PASSES  # of others since the last slice
+        self._passes = PASSES_HELD  # of others since the last slice
+        self._due = PASSES  # so many of them go before the next
         self._from_s = -math.inf
 
-    def may(self, now: float, *, served: bool) -> bool:
-        """Whether a slice may go. served: somebody waits for a step, or for his next token."""
-        return not served or (self._passes >= PASSES and now >= self._from_s)
+    def may(self, now: float, *, served: bool, waits: bool) -> bool:
+        """Whether a slice may go. served: somebody reads. waits: a step of his is here."""
+        due = PASSES_HELD if waits else self._due
+        return not (served or waits) or (self._passes >= due and now >= self._from_s)
 
     def passed(self) -> None:
         """A pass went for others."""
         self._passes += 1
 
-    def took(self, seconds: float, now: float) -> None:
-        """A slice has ended, now."""
+    def took(self, seconds: float, now: float, *, held: bool) -> None:
+        """A slice has ended, now. held: a step waits that came before that."""
         self._passes = 0
+        self._due = PASSES_HELD if held else PASSES
         self._from_s = now + seconds * (1 - SHARE) / SHARE
 
 

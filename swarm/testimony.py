@@ -26,6 +26,10 @@ from ..dht.record import BODY_BYTES_MAX, RECORD_BYTES_MAX, Signed
 from ..dht.record import DOMAIN as RECORD
 from ..errors import RemoteError
 from .receipt import CHUNK, OPENING, Account, Chunk, Opening
+from .run.btard_wire import DOMAIN as GUARDED
+from .run.btard_wire import claim_name
+from .run.statement import DOMAIN as WEIGHTS
+from .run.statement import statement_name
 from .tally import Tally, read_tally, tally_in
 from .tally import contradiction as convicted_by
 from .wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX
@@ -34,6 +38,7 @@ ACCUSATION: Final = "accusation"
 ATTESTATION: Final = "attestation"
 TALLY_LOW, TALLY_HIGH = "tally of low", "tally of high"  # who signed both, of the pair
 TALLIES: Final = (TALLY_LOW, TALLY_HIGH)
+OF_RUNS: Final = (GUARDED, WEIGHTS)  # told among those who know of runs (topics.py)
 _TALLY_OF: Final = {True: TALLY_LOW, False: TALLY_HIGH}
 ACCUSATION_BYTES_MAX: Final = OPENING_BYTES_MAX + CHUNK_BYTES_MAX + 512 + OVERHEAD_BYTES
 ATTESTATION_BYTES_MAX: Final = 256 + OVERHEAD_BYTES
@@ -111,7 +116,8 @@ class Case:
 
 
 def contradiction_of(domain: str, one: bytes, other: bytes) -> Contradiction:
-    """Of two statements as they were signed: records of one slot, boot and seq, or chunks."""
+    """Of two statements as they were signed: records of one slot, boot and seq, chunks, or weights
+    of one epoch of a run."""
     first, second = sorted((one, other))
     return Contradiction(domain, first, second)
 
@@ -223,5 +229,5 @@ def _chunk_name(body: bytes) -> tuple[object, ...]:
 
 # What an honest peer says only once, by the domain that it is signed in.
 _NAMES: Final[Mapping[str, Callable[[bytes], tuple[object, ...]]]] = MappingProxyType(
-    {RECORD: _record_name, CHUNK: _chunk_name}
+    {RECORD: _record_name, CHUNK: _chunk_name, GUARDED: claim_name, WEIGHTS: statement_name}
 )

@@ -6,6 +6,8 @@ to publish, would cost as much to check and prove nothing that is asked. So nobo
 was, and a message is its content: `id_of`, as js-libp2p names messages that are not signed.
 
     /potluck/evidence/2                      contradictions: they concern everybody
+    /potluck/evidence/2/runs                 those of who trains: nodes that know of no runs would
+                                             take them for nonsense, and are not told
     /potluck/evidence/2/<model>/<segment>    accusations of work in these 8 blocks, and what came of
                                              computing it again: who serves them can tell
     /potluck/cap/1/<model>/<segment>         what a peer can do that serves some of these 8 blocks:
@@ -31,8 +33,10 @@ from .testimony import (
     ACCUSATION_BYTES_MAX,
     ATTESTATION_BYTES_MAX,
     ITEM_BYTES_MAX,
+    OF_RUNS,
     Accusation,
     Attestation,
+    Contradiction,
     Item,
     SignedAccusation,
     SignedAttestation,
@@ -42,6 +46,7 @@ from .wire import OPENING_BYTES_MAX
 PROTOCOL: Final = "/meshsub/1.2.0"
 SEGMENT_BLOCKS: Final = 8  # algorithms.md 3.5
 EVIDENCE: Final = "/potluck/evidence/2"
+RUNS: Final = f"{EVIDENCE}/runs"
 CAPABILITY: Final = "/potluck/cap/1"
 KINDS: Final = (EVIDENCE, CAPABILITY)  # the first is told of first
 TOPIC_CHARS_MAX: Final = 128
@@ -106,13 +111,14 @@ def home_of(item: Item) -> str:
             return topic_of(opening.model.hex(), opening.start)
         case SignedAttestation():
             return ""
-    return EVIDENCE
+        case Contradiction():
+            return RUNS if item.domain in OF_RUNS else EVIDENCE
 
 
 def fits(item: Item, topic: str) -> bool:
     """Whether it is told where it belongs, by what it says."""
     belongs = home_of(item)
-    return topic == belongs if belongs else topic != EVIDENCE
+    return topic == belongs if belongs else topic not in (EVIDENCE, RUNS)
 
 
 def told_in(item: SignedAccusation | SignedAttestation) -> Accusation | Attestation:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dht.network import NOWHERE, Prefixes
 from .blocks import BlockRange, uncovered
 
 OBSERVATIONS_TO_TRUST = 5  # algorithms.md 2.5: below this the claimed rate counts half
@@ -40,6 +41,7 @@ class Span:
     relayed: bool = False  # reached over another peer: it counts for a fifth of its rate
     cached_tokens: int = 0  # of this step's tokens, how many it need not compute again
     weight: float = 1.0  # what its times count: less of a peer that audits found right
+    network: Prefixes = NOWHERE  # where the road shows it, else where it says to be
 
     def __post_init__(self) -> None:
         assert self.block_s >= 0 and self.rtt_s >= 0 and self.queue_s >= 0 and self.bytes_s > 0
@@ -73,6 +75,7 @@ class Columns:
     room: Floats  # token positions in one block
     byte_s: Floats  # seconds a byte takes on the road
     cached: Floats  # tokens that need not be computed
+    networks: tuple[Ints, Ints] | None = None  # the /24 and the /16 of each, numbered; -1: at home
 
     def __len__(self) -> int:
         return len(self.start)
@@ -100,4 +103,20 @@ def columns_of(spans: Sequence[Span]) -> Columns:
             [span.weight / (span.bytes_s * part) for span, part in zip(spans, share, strict=True)]
         ),
         cached=floats([span.cached_tokens for span in spans]),
+        networks=_numbered([span.network for span in spans]),
     )
+
+
+def _numbered(networks: Sequence[Prefixes]) -> tuple[Ints, Ints] | None:
+    """None when all are at home."""
+    if all(network == NOWHERE for network in networks):
+        return None
+    numbers: dict[str, int] = {NOWHERE[0]: -1}
+    narrow, middle = (
+        np.array(
+            [numbers.setdefault(network[width], len(numbers)) for network in networks],
+            dtype=np.int64,
+        )
+        for width in (2, 1)
+    )
+    return narrow, middle

@@ -99,15 +99,28 @@ class PretendedSession:
         self.route = ()
         self.recoveries: list[object] = []
         self.exact = True
-        self._state = np.zeros(width, dtype=np.float32)
+        self.rows_alike = 8
+        self.answered_s = 0.0
+        self._states = [np.zeros(width, dtype=np.float32)]  # before each position, and behind all
         self._outputs: deque[bytes] = deque()
         self._failing = failing
         self._after = after
 
-    def feed(self, payload: memoryview, tokens: int, rows: int, at: int) -> None:
+    @property
+    def length(self) -> int:
+        return len(self._states) - 1
+
+    def feed(
+        self, payload: memoryview, tokens: int, rows: int, at: int, *, splits: bool = False
+    ) -> None:
+        self.take_back(at)
         for row in np.frombuffer(payload, dtype="<f4").reshape(tokens, -1):
-            self._state = np.roll(self._state, 7) * np.float32(0.7) + row
-        self._outputs.append(self._state.tobytes() if rows else b"")
+            self._states.append(np.roll(self._states[-1], 7) * np.float32(0.7) + row)
+        self._outputs.append(b"".join(one.tobytes() for one in self._states[-rows:][:rows]))
+        self.answered_s = trio.current_time() + 0.1
+
+    def take_back(self, at: int) -> None:
+        del self._states[at + 1 :]
 
     async def output(self) -> bytes:
         await trio.lowlevel.checkpoint()

@@ -11,6 +11,7 @@ import numpy as np
 import trio
 from receipts import MODEL, ROW_BYTES, key, opening
 
+from potluck.dht.network import NOWHERE, Prefixes, place_of
 from potluck.dht.record import Announcement
 from potluck.errors import Refused, RemoteError, TransportError
 from potluck.node.trust.again import Again
@@ -58,6 +59,7 @@ class World:
     others: dict[str, str] = field(default_factory=dict)  # peer: what it does
     classes: dict[str, str] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, Prefixes] = field(default_factory=dict)  # where the road shows them
     unusable: set[str] = field(default_factory=set)
     unusable_now: Callable[[], set[str]] = set
     asked: list[str] = field(default_factory=list)
@@ -95,6 +97,9 @@ class World:
             )
             for name in (self.accused, *self.others)
         )  # fmt: skip
+
+    def place(self, told: Announcement) -> Prefixes:
+        return place_of(told.addresses, self.seen.get(self.names[told.peer], NOWHERE))
 
     def may_serve(self, peer: str) -> bool:
         barred = self.unusable | self.unusable_now()

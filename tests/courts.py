@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
+from potluck.dht.network import Prefixes, prefixes_of
 from potluck.dht.reading import Checker
 from potluck.dht.record import DOMAIN, Announcement
 from potluck.errors import RemoteError, TransportError
@@ -53,6 +54,10 @@ class Connection:
     remote: tuple[str, int]
     over: trio.Event = field(default_factory=trio.Event)
     asked: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def network(self) -> Prefixes:
+        return prefixes_of(f"/ip4/{self.remote[0]}")
 
     def speaks(self, protocol: str) -> bool:
         return True

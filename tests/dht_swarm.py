@@ -12,6 +12,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.calls import Stream
 from potluck.dht.kad import KadDirectory, open_directory
 from potluck.dht.memory_stream import MemoryStream, Parcel
+from potluck.dht.network import NOWHERE, Prefixes
 from potluck.dht.record import Announcement
 from potluck.errors import Refused, RemoteError, TransportError
 
@@ -75,6 +76,9 @@ class MemoryHost:
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
         pass
 
+    def where(self, peer: str) -> Prefixes:
+        return self._net.stands.get(peer, NOWHERE)
+
     def handle(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None:
         self.handlers[protocol] = handler
 
@@ -86,6 +90,7 @@ class MemoryNetwork:
         self.nursery = nursery
         self.hosts: dict[str, MemoryHost] = {}
         self.dead: set[str] = set()
+        self.stands: dict[str, Prefixes] = {}  # as connections show it
         self.blamed: Counter[str] = Counter()
 
     async def reach(self, peer: str) -> MemoryHost:

@@ -6,6 +6,7 @@ import random
 
 import trio
 
+from potluck.dht.network import NOWHERE, Prefixes
 from potluck.dht.record import Announcement
 from potluck.errors import TransportError
 from potluck.node.letters import LENGTH_BYTES
@@ -49,6 +50,7 @@ class Network:
     def __init__(self, *told: Announcement) -> None:
         self.told = told
         self.relays: dict[str, str | None] = {}
+        self.stands: dict[str, Prefixes] = {}  # as connections show it
         self.barred: set[str] = set()
         self.alive: set[str] = set()  # who tells its queue
         self.reading_s: list[float] = []  # how long the next reads take
@@ -60,6 +62,9 @@ class Network:
         return found
 
     def learn(self, peer: str, addresses: tuple[str, ...]) -> None: ...
+
+    def where(self, peer: str) -> Prefixes:
+        return self.stands.get(peer, NOWHERE)
 
     def welcomes(self, peer: str) -> bool:
         return peer not in self.barred

@@ -21,7 +21,8 @@ from api_fakes import (
 
 from potluck.node.api.app import Api
 from potluck.node.compute.sampling import Settings
-from potluck.node.generation import Request, encode_request
+from potluck.node.generation import Request
+from potluck.node.prompt import encode_request
 
 
 async def plain_text(swarm: PretendedSwarm, **drawn: Any) -> str:
@@ -38,6 +39,8 @@ async def test_a_completion_is_the_bits_that_the_plain_client_gives() -> None:
     api = Api(swarm)
     told = fits(await ask(api, COMPLETIONS, ASKED), "Completion")
     assert told["choices"][0]["text"] == await plain_text(swarm, temperature=1.0, seed=7) != ""
+    details = told["usage"].pop("completion_tokens_details")
+    assert set(details) == {"accepted_prediction_tokens", "rejected_prediction_tokens"}
     assert told["usage"] == {"prompt_tokens": 4, "completion_tokens": 12, "total_tokens": 16}
     assert told["potluck"]["seed"] == 7
     cold = fits(await ask(api, COMPLETIONS, {**ASKED, "temperature": 0}), "Completion")
@@ -49,6 +52,20 @@ async def test_a_completion_is_the_bits_that_the_plain_client_gives() -> None:
     # logprobs are told, and change nothing
     again = await ask(api, COMPLETIONS, {**ASKED, **drawn, **penal, "logprobs": 3})
     assert again.json["choices"][0]["text"] == told["choices"][0]["text"]
+
+
+async def test_guesses_are_told_apart_and_change_no_word() -> None:
+    """A text that goes in circles, so that some are sent; with "draft": "off" none is."""
+    api, found = Api(PretendedSwarm()), []
+    asked = {**ASKED, "prompt": "one two one two one two", "max_tokens": 60, "temperature": 0}
+    for draft in ("auto", "off", None):
+        told = fits(await ask(api, COMPLETIONS, {**asked, "draft": draft}), "Completion")
+        details = told["usage"].pop("completion_tokens_details")
+        found.append((told["choices"][0]["text"], told["usage"], sum(details.values())))
+    assert found[0][:2] == found[1][:2] == found[2][:2]
+    auto, off, default = (guesses for *_, guesses in found)  # how many goes by the clock
+    assert auto > 0 == off < default
+    assert complaint(await ask(api, COMPLETIONS, {**asked, "draft": "demo"}), 400)
 
 
 async def test_each_choice_has_a_seed_of_its_own() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import trio
 from audit_world import World, signed
-from receipts import key
+from receipts import ROW_BYTES, key, opening
 from trio.testing import MockClock
 
 from potluck.node.trust.again import Again
@@ -18,6 +18,7 @@ from potluck.node.trust.book import Trust
 from potluck.node.trust.docket import Docket
 from potluck.swarm.audit import AuditConfig, Lots
 from potluck.swarm.ledger import Work
+from potluck.swarm.receipt import Account, Notary
 
 ALWAYS = AuditConfig(floor=0.9999, canary_share=1.0)  # of those who are known
 
@@ -157,3 +158,45 @@ async def test_what_is_kept_of_answers_is_bounded(
     auditor._answers.clear()
     auditor._learn(world.work, ())
     assert auditor._answers == {} and CANARY_BYTES_MAX > 10
+
+
+async def test_of_the_audits_of_whom_we_know_a_fifth_are_canaries_as_the_settings_are(
+    autojump_clock: MockClock,
+) -> None:
+    """With a client's own settings, but that each chunk is drawn: 360 answers of six peers."""
+    trust = Trust()
+    world = Scene(others={"second": "honest", **HONEST}, trust=trust)
+    world.others["accused"] = "honest"
+    world.know("accused", "second", *HONEST, audits=1000)
+    auditor = Auditor(world, world.compute, world, trust, world.limits, Falling(bytes(32)))
+    world.questions = []
+    names = ["second", *HONEST]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(auditor.run)
+        for number in range(360):
+            docket = auditor.docket(world.findings.append)
+            name = names[number % len(names)]
+            docket.signed(fresh(world, name, number))
+            await docket.idle()
+        nursery.cancel_scope.cancel()
+    assert len(world.findings) == 360
+    assert all(found.verdict == "right" for found in world.findings)
+    asked_itself = sum(
+        world.names[found.work.peer] == question[0]
+        for found, question in zip(world.findings, world.questions, strict=True)
+    )
+    assert all(asked != whose for asked, whose in world.questions), "nobody is asked its own"
+    assert 0.1 * 360 < asked_itself < 0.3 * 360, "a fifth is put to the server itself"
+
+
+def fresh(world: Scene, name: str, number: int) -> Work:
+    """Right work of this peer, in a session of its own: each receipt has its own lot."""
+    notary = Notary(key(name), opening(0, 2, nonce=number, numerics=world.numerics), ROW_BYTES)
+    account, at = Account(notary.opening), 0
+    for took, gave in zip(world.took, world.right, strict=True):
+        notary.took(at, took)
+        notary.gave(gave)
+        at += len(took) // ROW_BYTES
+        for raw in notary.sign():
+            account.add(raw)
+    return replace(world.work, peer=world.peer(name), account=account)

@@ -42,7 +42,7 @@ class Pretended:
         self.asked = options
 
         class Answer:
-            recoveries, seed, exact, adapter = (), None, True, None
+            recoveries, seed, exact, adapter, guessed = (), None, True, None, None
             audits = Tally(signed=4, drawn=3, right=2, wrong=1, convicted=["peer-of-lies"])
 
             async def __aiter__(self) -> AsyncIterator[Piece]:

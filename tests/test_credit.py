@@ -147,6 +147,30 @@ def test_a_clock_that_was_ahead_makes_nothing_worth_more(kept: bool) -> None:
     assert credit.credit(PEERS[1], HALF_S + 2) == pytest.approx(15, rel=1e-3)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 1e11)), min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_tallies_of_any_time_in_any_order_and_many_times_are_worth_no_more_than_was_given(
+    told: list[tuple[int, float]], dice: Random
+) -> None:
+    """Signed years ahead or long ago: as of now at most, and faded where it is said to be old."""
+    now = 2e9
+    tallies = [
+        next_of(
+            first_of(PEERS[0], ME), PEERS[0], boot=1, gave=gave, took=0, now=at_s, since=bytes(32)
+        )
+        for gave, at_s in told
+    ]
+    credit = Credit(ME, now)
+    for tally in dice.sample(tallies * 3, 3 * len(tallies)):
+        credit.settle(tally, now)
+        assert credit.credit(PEERS[0], now) <= max(gave for gave, _ in told) * (1 + 1e-9)
+    if all(at_s >= now for _, at_s in told):
+        assert credit.credit(PEERS[0], now) == pytest.approx(max(gave for gave, _ in told))
+    assert credit.credit(PEERS[0], now + HALF_S) <= max(gave for gave, _ in told) / 2 * (1 + 1e-9)
+
+
 def test_an_old_tally_or_the_same_again_adds_nothing() -> None:
     credit = Credit(ME, 0.0)
     for work in (100, 100, 40):

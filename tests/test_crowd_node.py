@@ -72,7 +72,7 @@ async def test_nodes_meet_by_their_samplings_and_share_their_records() -> None:
         assert second.counts()["registered"] == 2
         await second.registrar._compare(one.peer_id)  # who holds the same says nothing
         second.shun(one.peer_id)
-        assert second.counts() == {"sampled": 0, "registered": 0}
+        assert second.counts() == {"sampled": 0, "lookouts": 0, "registered": 0}
 
 
 async def test_who_does_not_sample_is_not_kept_and_blames_nobody() -> None:

@@ -33,6 +33,7 @@ from potluck.swarm.evidence import (
     Blame,
     Effect,
     Evidence,
+    Heard,
     Pass,
     Received,
     Recompute,
@@ -157,6 +158,23 @@ def test_who_sees_less_is_not_blamed_for_it() -> None:
                 for effect in one.handle(what, NOW)
             ]
             assert (Blame(them) in effects) == blamed
+
+
+def test_what_others_found_is_hearsay_until_it_is_settled() -> None:
+    """Of those who serve the blocks in its class; of nobody else, and nothing once we know."""
+    coarse = OTHERS[2].peer_id
+    known = trusted(ALICE, *OTHERS[:3])
+    known[coarse] = replace(known[coarse], alike=False)
+    one, event = machine(known), accused()
+    peer, by = MALLORY.peer_id, OTHERS[0].peer_id
+    assert of(Heard, one.handle(event, NOW)) == [Heard(peer, ALICE.peer_id, "wrong")]
+    assert Heard(peer, by, "right") in one.handle(says(OTHERS[0], event, "right"), NOW)
+    for number in (2, 5):  # of another class; a stranger
+        assert not of(Heard, one.handle(says(OTHERS[number], event, "wrong"), NOW))
+    settled = of(Heard, one.handle(Recomputed(id_of(event), "right"), NOW))
+    assert {Heard(peer, ALICE.peer_id, None), Heard(peer, by, None)} <= set(settled)
+    assert not of(Heard, one.handle(says(OTHERS[1], event, "wrong"), NOW))
+    assert not of(Heard, machine().handle(accused(), NOW)), "a stranger accuses"
 
 
 def test_a_ban_of_class_b_ends() -> None:
@@ -355,4 +373,4 @@ def test_the_accusers_own_word_does_not_save_it() -> None:
     one.handle(event, NOW)
     for other in OTHERS[:ATTESTERS_MIN]:
         one.handle(says(other, event, "right"), NOW)
-    assert settle(one, event) == [Blame(ALICE.peer_id)]
+    assert of(Blame, settle(one, event)) == [Blame(ALICE.peer_id)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,6 +168,20 @@ def test_an_audit_of_what_was_taken_back_clears_nothing() -> None:
         made._found(finding(STAGES[0], place))
     trust.convict(FIRST)
     assert made.back == 2 * TOKENS
+
+
+def test_of_a_chunk_whose_end_was_taken_back_only_what_stands_is_cleared() -> None:
+    """Forty positions were signed for, of which ten were guesses that proved wrong."""
+    chunks = [SimpleNamespace(at=0, stop=40, rows=40), SimpleNamespace(at=30, stop=60, rows=30)]
+    account: Any = SimpleNamespace(
+        peer=FIRST, names=[b"opening", b"one", b"two"], chunks=chunks,
+        standing=lambda: list(enumerate(chunks)),
+    )  # fmt: skip
+    stage: Any = SimpleNamespace(account=account)
+    made, trust = watch(PretendedSession([Share(0, 0, 60)], [stage]))
+    made._cleared[b"opening"] = [(0, 40)]
+    trust.convict(FIRST)
+    assert made.back == 30
 
 
 def test_two_convictions_take_the_answer_back_to_the_earlier() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from potluck.errors import RemoteError, UserError
 from potluck.node.compute import gradients
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.frozen import through
-from potluck.node.compute.gradients import SLICE_ROWS, Gradients, Lesson, Shape
+from potluck.node.compute.gradients import SLICE_ROWS, Gradients
+from potluck.node.compute.lesson import Lesson, Shape
 from potluck.node.compute.parts import read_bundle
 from potluck.node.compute.quant.formats import QUANTIZATIONS
 from potluck.node.compute.tensor import pack
@@ -187,6 +189,45 @@ def test_what_is_computed_twice_has_the_same_gradients(
     asked = Train("backward", "", 0, 3, 3, 40, "f32", 1.0)
     assert found[0] == found[1]
     assert made.bytes_of(asked) < 2**20
+
+
+def test_what_a_forward_kept_gives_its_backward_the_same_bits(tmp_path: Path) -> None:
+    """With deep prompts and an adapter, over two slices; and half the work."""
+    made, blocks = stage(tmp_path / "model"), BlockRange(0, 3)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    save_adapter(tmp_path / "adapter", checkpoint.spec, modules=("q_proj", "down_proj"))
+    bundle = read_bundle(tmp_path / "adapter", checkpoint.spec, checkpoint.digest())
+    worn = made.dress("", bundle.parts)
+    hidden, above = (pack(torch.randn(2 * 40, 48)) for _ in range(2))
+    prompts = pack(torch.randn(3 * PROMPTS, 48))
+    there = memoryview(b"".join([hidden, prompts]))
+    back = memoryview(b"".join([hidden, above, prompts]))
+    asked = Train("forward", "", 0, 3, 2, 40, "f32", 1.0, PROMPTS, b"a" * 32, worn.bytes)
+    plain = made.begin(there, asked, worn)
+    finished(plain)
+    keeping = made.begin(there, asked, worn, keeps=True)
+    assert finished(keeping) == plain.answer and plain.kept is None
+    assert keeping.kept is not None and keeping.kept.bytes == made.kept_bytes(asked)
+    anew, spared = (made.begin(back, replace(asked, kind="backward"), worn) for _ in range(2))
+    assert plain.name == keeping.name == anew.name == spared.name
+    spared.kept = keeping.kept
+    assert (len(list(anew.slices())), len(list(spared.slices()))) == (2 * 6, 2 * 3)
+    assert [bytes(one) for one in spared.answer] == [bytes(one) for one in anew.answer]
+    assert len(anew.answer) == 1 + 3 + 2 * len(worn.of(blocks))
+
+
+def test_another_batch_or_adapter_has_another_name(tmp_path: Path) -> None:
+    made = stage(tmp_path)
+    asked = Train("forward", "", 0, 3, 1, 8, "f32", 1.0)
+    hidden = [pack(torch.randn(8, 48)) for _ in range(2)]
+    names = {
+        made.begin(hidden[0], asked, None).name,
+        made.begin(hidden[1], asked, None).name,
+        made.begin(hidden[0], replace(asked, stop=2), None).name,
+        made.begin(hidden[0], replace(asked, batch=2, tokens=4), None).name,
+        made.begin(hidden[0], replace(asked, adapter=b"a" * 32), None).name,
+    }
+    assert len(names) == 5
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -14,7 +14,11 @@ from potluck.swarm.history import (
     OBSERVATIONS_TO_TRUST,
     PATIENCE_CEILING_S,
     PATIENCE_FLOOR_S,
+    STRANGER,
+    STRANGER_BAN_LONGEST_S,
+    STRANGER_FLOOR_S,
     PeerHistory,
+    Usual,
     believed_queue_s,
 )
 
@@ -41,6 +45,18 @@ def test_time_scales_with_the_blocks_asked_for() -> None:
     assert taught(4.0, blocks=4).patience_s(1, 8) == 2 * taught(4.0, blocks=4).patience_s(1, 4)
 
 
+def test_a_step_of_some_guesses_is_waited_for_as_long_as_one_of_none() -> None:
+    """A token takes 0.3 s there, nearly all of it on the road, and a chunk of a prompt 0.4 s: 12
+    rows by what a row of the chunk took would be late after 0.15 s."""
+    history = taught(0.3)
+    assert history.hedge_s(12, 4, Usual()) == PATIENCE_CEILING_S, "no step of so many was seen"
+    for _ in range(OBSERVATIONS_TO_TRUST):
+        history.answered(0.4, 128, 4)
+    few = history.hedge_s(1, 4, Usual())
+    assert history.hedge_s(12, 4, Usual()) == few == pytest.approx(0.9)
+    assert history.hedge_s(1280, 4, Usual()) > few
+
+
 def test_a_jittery_peer_is_waited_for_longer_than_a_steady_one() -> None:
     steady, jittery = taught(4.0), PeerHistory()
     for elapsed_s in (1.0, 7.0) * 20:
@@ -48,13 +64,32 @@ def test_a_jittery_peer_is_waited_for_longer_than_a_steady_one() -> None:
     assert jittery.patience_s(1, 4) > steady.patience_s(1, 4)
 
 
-@given(failures=st.integers(1, 40))
-def test_bans_double_up_to_a_longest(failures: int) -> None:
-    history, now = PeerHistory(), 100.0
+def test_a_stranger_is_raced_by_what_the_others_take() -> None:
+    """Before it would have been waited for as long as the slowest device may take."""
+    usual, stranger = Usual(), PeerHistory()
+    assert stranger.hedge_s(128, 4, usual) == PATIENCE_CEILING_S, "nobody is known yet"
+    for _ in range(OBSERVATIONS_TO_TRUST):
+        usual.answered(0.5, 128, 4)
+    assert stranger.hedge_s(128, 4, usual) == pytest.approx(STRANGER * 3 * 0.5)
+    assert stranger.hedge_s(128, 2, usual) == pytest.approx(STRANGER * 3 * 0.25)
+    assert stranger.hedge_s(9, 1, usual) == STRANGER_FLOOR_S
+    assert stranger.patience_s(128, 4) > stranger.hedge_s(128, 4, usual), "late is not stalled"
+    slow = PeerHistory()
+    for _ in range(OBSERVATIONS_TO_TRUST):
+        slow.answered(20.0, 128, 4)
+    assert slow.hedge_s(128, 4, usual) == pytest.approx(60.0), "who is known is known"
+
+
+@given(failures=st.integers(1, 40), known=st.booleans())
+def test_bans_grow_up_to_a_longest_and_faster_for_who_never_answered(
+    failures: int, known: bool
+) -> None:
+    history, now = taught(1.0) if known else PeerHistory(), 100.0
+    growth, longest_s = (2, BAN_LONGEST_S) if known else (4, STRANGER_BAN_LONGEST_S)
     for number in range(failures):
         assert not history.banned(now)
         history.failed(now)
-        ban_s = min(BAN_FIRST_S * 2**number, BAN_LONGEST_S)
+        ban_s = min(BAN_FIRST_S * growth**number, longest_s)
         assert history.banned(now + ban_s - 0.01)
         now += ban_s
     assert not history.banned(now)

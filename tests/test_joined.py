@@ -22,8 +22,8 @@ from potluck.node.compute.pages import PAGE_TOKENS
 from potluck.node.compute.spread import count_that_fit, joined, open_span, require_span, spread
 from potluck.node.compute.tensor import pack
 from potluck.swarm.admission import Admission, AdmissionConfig, Part
-from potluck.swarm.audit import is_exact
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.tolerance import is_exact
 from potluck.swarm.wire import Step
 
 from .checkpoints import save_random

@@ -7,7 +7,8 @@ from sim.memory_host import MemoryStream
 from sim.memory_swarm import plan, rows, world
 from trio.testing import MockClock
 
-from potluck.node.session import OPEN_HEDGE_S, OPEN_S, open_session
+from potluck.node.patience import OPEN_HEDGE_S, OPEN_S
+from potluck.node.session import open_session
 from potluck.swarm.history import FIRST_STEP_S
 from potluck.swarm.wire import PROTOCOL
 

@@ -31,7 +31,7 @@ from potluck.errors import MissingBlocks, Refused
 from potluck.node.frames import FrameStream
 from potluck.node.router import GRACE_S
 from potluck.node.session import open_session
-from potluck.swarm.history import FIRST_STEP_S
+from potluck.swarm.history import FIRST_STEP_S, STRANGER_FLOOR_S, Usual
 from potluck.swarm.wire import PROTOCOL, Busy, Opened, Output, Renew, Step
 
 
@@ -72,12 +72,27 @@ async def test_a_stalled_server_is_left_at_its_deadline(
     autojump_clock: MockClock,
 ) -> None:
     expected = await undisturbed()
-    async with world(*THREE_STAGES) as made, prompted(made) as (session, _):
+    async with world(*THREE_STAGES) as made, prompted(made) as (session, router):
+        router.usual = Usual()  # nobody knows yet what is late
         made.serving(2).host.stall()
         began = trio.current_time()
         assert await step(session, 0) == expected[1]
         assert FIRST_STEP_S <= trio.current_time() - began <= FIRST_STEP_S + 1
         assert [lost.reason for lost in session.recoveries] == ["no answer before its deadline"]
+
+
+async def test_a_stranger_that_takes_work_and_does_none_is_raced_by_what_others_take(
+    autojump_clock: MockClock,
+) -> None:
+    """It answered too seldom to be known itself, but the other hops answered as well."""
+    expected = await undisturbed()
+    async with world(*THREE_STAGES) as made, prompted(made) as (session, _):
+        assert await step(session, 0) == expected[1]
+        made.serving(2).host.stall()
+        began = trio.current_time()
+        assert await step(session, 1) == expected[2]
+        assert STRANGER_FLOOR_S <= trio.current_time() - began <= STRANGER_FLOOR_S + 1
+        assert [lost.reason for lost in session.recoveries] == ["its standby answered first"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.keyspace import distance, peer_point
 from potluck.dht.lookup import ASKS_MAX, PATHS, PATIENCE_S, Lookup
 from potluck.dht.message import CONTACTS_MAX, Contact
+from potluck.dht.network import NOWHERE, PER_NETWORK, prefixes_of
 from potluck.dht.pace import PATIENCE_MAX_S, PATIENCE_MIN_S, Pace
 
 DICE = random.Random(4)
@@ -135,3 +136,64 @@ def test_patience_settles_just_above_a_steady_road() -> None:
     for _ in range(50):
         pace.took(0.12)
     assert 0.12 <= pace.patience_s() < 0.13
+
+
+def test_whose_table_is_full_of_liars_finds_the_honest_by_one_sampled_peer() -> None:
+    """All twenty seeds are liars, who name liars only; without the path apart nobody honest is
+    even heard of."""
+    place = bytes(32)
+    liars = nearest(PEERS, place, 100)  # the closest of all: they ground their ids
+    honest = [peer for peer in PEERS if peer not in liars]
+
+    def answer(contact: Contact) -> list[Contact]:
+        return liars[:20] if contact in liars else nearest(honest, place)
+
+    found = {}
+    for name, sampled in (("alone", []), ("sampled", [liars[50], honest[-1]])):
+        lookup = Lookup(place, liars[:20], me=ME, sampled=sampled)
+        asked = run(lookup, answer)
+        assert len(asked) == len(set(asked)) <= (PATHS + 1) * ASKS_MAX
+        found[name] = [peer for peer in lookup.closest(CONTACTS_MAX + 10) if peer in honest]
+    assert found["alone"] == []
+    assert nearest(honest, place, 1)[0] in found["sampled"]
+
+
+def test_a_sampled_peer_costs_an_honest_swarm_few_questions_more() -> None:
+    """How many more: itself, and those whom its path asks as each other does."""
+    place, dice = bytes(32), random.Random(3)
+    more = []
+    for seed in range(20):
+        table = random.Random(seed).sample(PEERS, 40)
+        asked = [
+            len(
+                run(
+                    Lookup(place, nearest(table, place), me=ME, sampled=sampled),
+                    lambda contact: nearest(PEERS, place),
+                )
+            )
+            for sampled in ([], dice.sample(PEERS, 4))
+        ]
+        more.append(asked[1] - asked[0])
+    assert sum(more) / len(more) <= 12
+
+
+def test_an_answer_counts_for_the_network_that_the_road_shows() -> None:
+    """Liars who say to be in a hundred networks are, where they answer, in one."""
+    place = bytes(32)
+    liars = [
+        Contact(peer.peer, (f"/ip4/{20 + n}.1.1.1/tcp/1/p2p/{peer.peer}",))
+        for n, peer in enumerate(nearest(PEERS, place, 40))
+    ]
+    honest = [peer for peer in PEERS if peer.peer not in {liar.peer for liar in liars}]
+    one = prefixes_of("/ip4/8.8.8.8/tcp/1")
+    lookup = Lookup(place, [*liars[:10], *honest[:10]], me=ME)
+    for _ in range(1000):
+        asking = lookup.next(0.0)
+        if lookup.done():
+            break
+        for contact in asking:
+            lying = contact in liars
+            closer = liars[:20] if lying else nearest(honest, place)
+            lookup.answered(contact.peer, closer, seen=one if lying else NOWHERE)
+    chosen = lookup.closest(10)
+    assert sum(contact in liars for contact in chosen) <= PER_NETWORK

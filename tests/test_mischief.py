@@ -18,10 +18,10 @@ from potluck.crypto.codec import decode_any, encode
 from potluck.node.compute.cheats import SWOLLEN, ColludingRows
 from potluck.node.compute.compare import apart
 from potluck.node.testnet.mischief import ROUND_S, false_accusation, flood_views, nobody, right_work
-from potluck.swarm.audit import EXACT as EQUAL
 from potluck.swarm.audit import Dispute, judge
 from potluck.swarm.sampling_events import LETTER_BYTES_MAX, PROTOCOL, VIEW_MAX, View
 from potluck.swarm.testimony import ITEM_BYTES_MAX, ITEMS, SignedAccusation, check_accusation
+from potluck.swarm.tolerance import EXACT as EQUAL
 from potluck.swarm.topics import fits
 
 
@@ -64,7 +64,9 @@ def test_colluders_agree_in_every_session_and_differ_from_the_honest() -> None:
     assert found.wrong == () and found.ask
 
 
-async def test_views_are_flooded_with_peers_that_there_are_not(autojump_clock: MockClock) -> None:
+async def test_the_view_of_a_victim_is_flooded_with_peers_that_there_are_not(
+    autojump_clock: MockClock,
+) -> None:
     async with scene() as stage, trio.open_nursery() as nursery:
         got: list[bytes] = []
 
@@ -78,10 +80,10 @@ async def test_views_are_flooded_with_peers_that_there_are_not(autojump_clock: M
             await trio.lowlevel.checkpoint()
 
         host: Any = stage.accuser
-        host.connected = lambda: (stage.judge.host.peer_id,)
+        host.connected = lambda: ("zz, who is spared", stage.judge.host.peer_id)
         host.dial_known = host.identified = nothing
         host.claims = lambda peer: SimpleNamespace(protocols=(PROTOCOL,))
-        nursery.start_soon(flood_views, host, 9)
+        nursery.start_soon(flood_views, host, 9, 1)
         await trio.sleep(3.5 * ROUND_S)
         nursery.cancel_scope.cancel()
         letters = b"".join(got).count(b"view")

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey
-from potluck.dht.known import Known, to_bytes
+from potluck.dht.known import KNOWN_MAX, Known, to_bytes, to_join
 from potluck.node.peerstore import EVERY_S, FIRST_S, PEERS, keep_known, load_known
 
 PEER = IdentityKey.from_bytes(b"p" * 32).peer_id
@@ -97,3 +97,20 @@ async def test_a_disk_that_refuses_ends_nobody(
 def test_no_store_is_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load_known(tmp_path) == ()
     assert capsys.readouterr().err == ""
+
+
+async def test_those_whom_nobody_chose_for_us_are_whom_to_join_by_first(
+    tmp_path: Path, just_now: float
+) -> None:
+    """However many others answered meanwhile: of these the store, and a start, take so many."""
+    directory = Answering()
+    crowd = [IdentityKey.from_bytes(n.to_bytes(32)).peer_id for n in range(KNOWN_MAX)]
+    directory.now = tuple(
+        Known(peer, (f"/ip4/{20 + n % 100}.{n // 100}.1.1/tcp/1/p2p/{peer}",), just_now)
+        for n, peer in enumerate(crowd)
+    )
+    there = f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}"
+    with trio.CancelScope() as life:
+        life.cancel()
+        await keep_known(tmp_path, directory, lambda now: [Known(PEER, (there,), now)])
+    assert to_join(load_known(tmp_path))[0] == there

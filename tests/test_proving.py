@@ -18,8 +18,9 @@ from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.node.compute.voice import Voice
 from potluck.node.compute.worker import Worker, open_worker
 from potluck.node.config import NodeConfig
-from potluck.node.generation import Generation, Request, encode_request, open_generation
+from potluck.node.generation import Generation, Request, open_generation
 from potluck.node.library import DEMO_FOLDER
+from potluck.node.prompt import encode_request
 from potluck.node.router import Router
 from potluck.node.serving import Model, open_model, serve_blocks
 from potluck.swarm.blocks import BlockRange

@@ -13,6 +13,7 @@ from potluck.swarm.reputation import (
     CONVICTED_S,
     HEARSAY_MOST,
     HOUR_S,
+    WORDS_MAX,
     Book,
     Reputation,
     lower_of,
@@ -73,26 +74,61 @@ def test_a_conviction_bans_for_a_month_and_a_contradiction_for_good() -> None:
 
 
 def test_what_others_say_counts_little_and_only_from_whom_we_saw() -> None:
-    book = Reputation()
-    book.told("p", "stranger", good=1e6, bad=0)
-    assert book.mean("p", 0) == 0.5
+    book, words = Reputation(), []
+    book.heard("p", "stranger", right=False, now=0)
+    assert book.credence("p", 0) == book.trust("p", 0)
     for number in range(50):
-        book.audited(f"known{number}", right=True, weight=1, now=0)
-        book.told("p", f"known{number}", good=1e6, bad=0)
-    assert book.mean("p", 0) == pytest.approx(mean_of(HEARSAY_MOST, 0))
-    book.told("p", "p", good=1e9, bad=0)
-    book.told("p", "known1", good=math.nan, bad=0)
-    assert book.mean("p", 0) == pytest.approx(mean_of(HEARSAY_MOST, 0))
+        for _ in range(100):
+            book.audited(f"known{number}", right=True, weight=1, now=0)
+        book.heard("p", f"known{number}", right=False, now=0)
+        words.append(book.credence("p", 0))
+    assert words == sorted(words, reverse=True) and words[0] < book.trust("p", 0)
+    assert words[-1] == pytest.approx(lower_of(0, HEARSAY_MOST))
+    book.heard("p", "p", right=True, now=0)
+    assert book.credence("p", 0) == pytest.approx(words[-1])
     assert book.valid("p") == 0  # so that all of its work is audited still
 
 
-def test_the_banned_are_not_listened_to() -> None:
+def test_hearsay_bars_nobody_convicts_nobody_and_makes_nobody_a_witness() -> None:
+    """However many say it: it costs a stranger nothing, and who earned trust the tenth of it."""
+    book = known(60)
+    for number in range(50):
+        witness = f"known{number}"
+        for _ in range(100):
+            book.audited(witness, right=True, weight=1, now=0)
+        book.heard("p", witness, right=False, now=0)
+        book.heard("q", witness, right=False, now=0)
+        book.heard("r", witness, right=True, now=0)
+    assert book.cost_factor("q", 0) == book.cost_factor("stranger", 0)
+    assert book.cost_factor("p", 0) < 1.4
+    assert book.mean("q", 0) == book.mean("r", 0) == 0.5
+    assert book.trust("r", 0) == book.trust("stranger", 0)
+    assert book.cost_factor("r", 0) < book.cost_factor("stranger", 0) and book.valid("r") == 0
+    assert "r" not in book.earned(0)
+
+
+def test_the_banned_are_not_listened_to_and_words_fade_and_are_taken_back() -> None:
     book = Reputation()
-    book.audited("liar", right=True, weight=1, now=0)
-    book.told("p", "liar", good=0, bad=1e6)
-    assert book.mean("p", 0) < 0.2
+    for _ in range(20):
+        book.audited("liar", right=True, weight=1, now=0)
+    book.heard("p", "liar", right=False, now=0)
+    first = book.credence("p", 0)
+    day_s = 24 * 3600.0
+    assert first < book.credence("p", day_s) < book.trust("p", 0)
+    book.words.take_back("p", "liar")
+    assert book.credence("p", 0) == book.trust("p", 0)
+    book.heard("p", "liar", right=False, now=0)
     book.convict("liar", 0.0)
-    assert book.mean("p", 0) == 0.5
+    assert book.credence("p", 0) == book.trust("p", 0)
+
+
+def test_a_flood_of_words_forgets_the_oldest() -> None:
+    book = Reputation()
+    book.audited("known", right=True, weight=1, now=0)
+    for number in range(WORDS_MAX + 7):
+        book.heard(f"p{number}", "known", right=False, now=0)
+    assert not book.words.of("p6") and book.words.of("p7")
+    assert sum(bool(book.words.of(f"p{number}")) for number in range(WORDS_MAX + 7)) == WORDS_MAX
 
 
 def test_a_dispute_left_open_is_a_small_doubt() -> None:

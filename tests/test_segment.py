@@ -27,6 +27,7 @@ from potluck.swarm.rumour import (
     NEWS_MAX,
     Ack,
     Claim,
+    Letter,
     Ping,
     PingReq,
     Rumour,
@@ -268,6 +269,54 @@ async def test_whoever_floods_is_not_read(autojump_clock: MockClock) -> None:
         await trio.sleep(0.1)
         allowance = other.segment._allowances.of(flooder.key.peer_id, trio.current_time())
         assert allowance.left < 1
+
+
+def claimed(by: IdentityKey, peer: str, state: str, *, model: str = MODEL, domain: str = DOMAIN,
+            incarnation: int = 1) -> bytes:  # fmt: skip
+    return sign(by, domain, encode(Claim(model, peer, state, incarnation)))  # type: ignore[arg-type]
+
+
+def probe(*news: bytes, model: str = MODEL) -> bytes:
+    return encode(Letter(model, "ping", 1, "", news))
+
+
+LETTERS: dict[str, Callable[[IdentityKey, str], bytes]] = {
+    "malformed": lambda foe, other: b"\xc1\xc1",
+    "nothing": lambda foe, other: b"",
+    "oversized": lambda foe, other: bytes(LETTER_BYTES_MAX + 1),
+    "twice": lambda foe, other: probe() * 2,
+    "of another model": lambda foe, other: probe(model="0" * 64),
+    "of no known kind": lambda foe, other: probe().replace(b"\xa4ping", b"\xa4pong"),
+    "a rumour that is none": lambda foe, other: probe(b"rumour"),
+    "a rumour of another model": lambda foe, other: probe(claimed(foe, other, "dead", model="0")),
+    "alive, by another": lambda foe, other: probe(claimed(foe, other, "alive")),
+    "signed for another purpose": lambda foe, other: probe(
+        claimed(foe, other, "dead", domain="record")
+    ),
+    "wrongly signed": lambda foe, other: probe(claimed(foe, other, "dead")[:-1] + b"\0"),
+    "beyond all incarnations": lambda foe, other: probe(claimed(foe, other, "dead")).replace(
+        b"incarnation\x01", b"incarnation\xcf" + (1 << 41).to_bytes(8)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LETTERS)
+async def test_a_letter_that_no_honest_peer_sends_is_its_senders_fault_and_moves_nobody(
+    autojump_clock: MockClock, what: str
+) -> None:
+    async with segment_of(3) as (peers, _):
+        foe, other, about = peers
+        net = foe.host._net
+        said = LETTERS[what](foe.key, about.key.peer_id)
+        for number in range(1, 4):  # to say it again and again makes it no truer
+            stream = await foe.host.open_stream(other.key.peer_id, protocol_of(MODEL))
+            await stream.send(said)
+            await stream.close()
+            await trio.sleep(2)
+            assert [type(error) for _, error in net.faults] == [RemoteError] * number
+        await trio.sleep(120)
+        assert all(peer.segment.missed == frozenset() for peer in peers)
+        net.faults.clear()
 
 
 async def test_a_letter_that_comes_while_a_node_leaves_harms_nobody(

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potluck.crypto.digest import digest
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.keyspace import MODELS, Slot, distance, peer_point
 from potluck.dht.message import HAVE_BYTES
+from potluck.dht.network import NOWHERE, PER_NETWORK, Prefixes, prefixes_of
 from potluck.dht.reading import Checker, Reader, Reading
 from potluck.dht.record import ModelList, Record, Stale, sign_fact
 from potluck.dht.shelf import ENTRY_BYTES, PEER_PLACES_MAX, PLACE_RECORDS_MAX, Limits, Shelf
@@ -177,3 +178,70 @@ def test_a_remembered_signature_does_not_stop_the_clock() -> None:
         checker.check(raw, bytes(32), NOW)
     with pytest.raises(RemoteError):
         checker.check(raw, None, NOW, peer=BOB.peer_id)
+
+
+def stands(*numbers: int) -> Prefixes:
+    return prefixes_of(f"/ip4/{'.'.join(map(str, numbers))}/tcp/1")
+
+
+def fill(shelf: Shelf, wanted: Iterable[tuple[str, Prefixes]]) -> None:
+    for peer, where in wanted:
+        with suppress(Refused):
+            shelf.put(kept(peer), where)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_crowd_of_one_network_displaces_nobody_whoever_comes_first(seed: int) -> None:
+    """500 names in one /24, 300 in others: of 256 seats the crowd has its part at most."""
+    crowd = [(f"liar{n}", stands(8, 8, 8, n % 250)) for n in range(500)]
+    others = [(f"peer{n}", stands(20 + n % 100, n // 100, 1, 1)) for n in range(300)]
+    dice, shelf = random.Random(seed), Shelf("me", salt=b"s")
+    order = crowd + others
+    dice.shuffle(order)
+    fill(shelf, order)
+    found = at(shelf)
+    assert len(found) == PLACE_RECORDS_MAX
+    assert sum(name.startswith("liar") for name in found) <= PER_NETWORK
+    again = Shelf("me", salt=b"s")
+    fill(again, reversed(order))
+    assert at(again) == found  # the same, in whatever order they come
+
+
+def test_a_place_is_filled_up_by_one_network_while_nobody_else_comes() -> None:
+    shelf = Shelf("me", salt=b"s")
+    fill(shelf, ((f"p{n}", stands(8, 8, 8, n % 250)) for n in range(400)))
+    assert len(at(shelf)) == PLACE_RECORDS_MAX
+    fill(shelf, ((f"home{n}", NOWHERE) for n in range(100)))  # at home: nothing is counted
+    assert sum(name.startswith("home") for name in at(shelf)) == 100
+
+
+def test_a_network_that_has_filled_the_shelf_gives_way_and_takes_no_more() -> None:
+    """Its places are the nearest to us, so that by distance alone all others would go first."""
+    size = 500 + ENTRY_BYTES
+    limits = Limits(bytes_max=100 * size, peer_places_max=1000)
+    shelf = Shelf("me", salt=b"s", limits=limits)
+    places = sorted(
+        (digest("test", bytes([n])) for n in range(150)),
+        key=lambda place: distance(place, peer_point("me")),
+    )
+    for n, place in enumerate(places[:100]):
+        shelf.put(kept(f"liar{n}", place=place), stands(8, 8, 8, n % 250))
+    for n, place in enumerate(places[100:]):  # the farthest
+        shelf.put(kept(f"peer{n}", place=place), stands(20 + n, 1, 1, 1))
+    held = shelf.peers()
+    assert sum(name.startswith("peer") for name in held) == 50
+    with pytest.raises(Refused):
+        shelf.put(kept("liar", place=digest("test", b"near")), stands(8, 8, 8, 8))
+    assert shelf.bytes_held <= 100 * size + size
+
+
+def test_a_refresh_keeps_its_seat_and_tells_where_its_signer_is_by_now() -> None:
+    shelf = Shelf("me", salt=b"s")
+    shelf.put(kept("alice"), stands(8, 8, 8, 8))
+    shelf.put(kept("alice", seq=2))
+    assert shelf._places[MODELS]["alice"].where == stands(8, 8, 8, 8)
+    shelf.put(kept("alice", seq=3), stands(9, 9, 9, 9))
+    assert shelf._places[MODELS]["alice"].where == stands(9, 9, 9, 9)
+    shelf.drop("alice")
+    assert not shelf._bytes_in and shelf.bytes_held == 0

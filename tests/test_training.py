@@ -145,8 +145,8 @@ class Liar:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._teacher, name)
 
-    def begin(self, *args: Any) -> Any:
-        lesson = self._teacher.begin(*args)
+    def begin(self, *args: Any, **how: Any) -> Any:
+        lesson = self._teacher.begin(*args, **how)
         run = lesson._run
 
         def lie(one: Any) -> Iterator[None]:
@@ -226,7 +226,7 @@ async def test_a_client_that_goes_leaves_nothing(
             await trainer.forward(batch)
         assert not trainer._flights and node.device.fuse.by is node.device
         await trio.testing.wait_all_tasks_blocked()
-        assert idle(node) and not node.training._busy
+        assert idle(node) and not node.training._given
         node.device.fuse = None
         number, _ = await trainer.forward(batch)  # the next one is served
         trainer.drop(number)

@@ -18,7 +18,8 @@ from sim.training_swarm import Eager
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.errors import Refused, RemoteError, TransportError
-from potluck.node.compute.gradients import Gradients, Shape
+from potluck.node.compute.gradients import Gradients
+from potluck.node.compute.lesson import Shape
 from potluck.node.compute.tensor import pack
 from potluck.node.config import NodeConfig
 from potluck.node.holder import Holder
@@ -100,6 +101,8 @@ class Echo:
     payload: memoryview
     answer: list[memoryview] = field(default_factory=list)
     spent_s: float = 0.0
+    name: bytes = b""
+    kept: None = None
 
     def slices(self) -> Iterator[None]:
         yield
@@ -116,7 +119,10 @@ class Teacher:
     def payload_bytes(self, asked: Train) -> int:
         return asked.batch * asked.tokens * 4
 
-    def begin(self, payload: memoryview, asked: Train, worn: Any) -> Echo:
+    def kept_bytes(self, asked: Train) -> int:
+        return 0
+
+    def begin(self, payload: memoryview, asked: Train, worn: Any, *, keeps: bool) -> Echo:
         return Echo(payload)
 
 

@@ -96,6 +96,25 @@ def test_what_was_found_survives_and_a_ban_ends_after_its_time(tmp_path: Path) -
     assert not later.banned("liar") and later.banned("forger")
 
 
+def test_what_others_found_has_a_peer_audited_more_here_and_outlasts_a_write(
+    tmp_path: Path,
+) -> None:
+    one = trust(tmp_path)
+    found_right(one, "p", 250)
+    for number in range(4):
+        found_right(one, f"witness {number}", 50)
+        one.heard("p", f"witness {number}", right=False)
+    one.heard("new", "witness 0", right=False)
+    found_right(one, "new", 12)
+    assert one.rate("p") == pytest.approx(0.02) and one.rate("new") > 0.4
+    before = one.rate("new"), one.cost_factor("new")
+    one.save()
+    assert (one.rate("new"), one.cost_factor("new")) == before
+    assert trust(tmp_path).cost_factor("new") < before[1], "others' words are not written down"
+    one.heard("new", "witness 0", right=None)
+    assert one.cost_factor("new") < before[1]
+
+
 def test_nothing_found_leaves_nothing_behind(tmp_path: Path) -> None:
     one = trust(tmp_path / "home")
     assert one.cost_factor("p") == 1.0

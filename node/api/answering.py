@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import trio
 
 from ..compute.voice import Voice
-from ..generation import Request, encode_request
+from ..drafting import Drafts
+from ..generation import Request
+from ..prompt import encode_request
 from .asked import (
     CHAT_TOKENS,
     Body,
@@ -180,6 +182,7 @@ async def _plan(
                 wait_s=wish.wait_s,
                 ignore_eos=wish.ignore_eos,
                 adapter=language.adapter,
+                drafts=Drafts() if wish.draft else None,
             )
             jobs.append(Job(len(jobs), request, speaker))
             reader = CallReader(wish.tools) if wish.tools is not None else None

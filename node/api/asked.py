@@ -54,6 +54,7 @@ class Wish:
     grammar: str | None = None
     tools: Tools | None = None
     echo: bool = False
+    draft: bool = True
 
     def settings_of(self, choice: int) -> Settings:
         """Each choice has a seed of its own; that of the first is the one that was given."""
@@ -151,6 +152,7 @@ def _wish(body: Body, voice: Voice, max_tokens: int | None, top: int | None) -> 
         top=None if top is None else int(top),
         wait_s=float(_or(body.get("wait_s"), 0.0)),
         ignore_eos=bool(body.get("ignore_eos")),
+        draft=_or(body.get("draft"), "auto") == "auto",
     )
 
 

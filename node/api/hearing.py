@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from ...errors import LocalError, PotluckError, only
 from ..compute.sampling import Likely
+from ..drafting import Guessed
 from ..generation import Generation, Piece, Request
 from .backend import Backend
 from .speaker import Speaker
@@ -32,13 +33,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One token of one answer. exact, recoveries: of the answer so far."""
+    """One token of one answer. exact, recoveries, guessed: of the answer so far."""
 
     index: int
     piece: Piece
     note: Likely | None
     exact: bool
     recoveries: int
+    guessed: Guessed | None = None
 
 
 class Hearing:
@@ -96,5 +98,6 @@ async def _speak(
 
 
 def _said(job: Job, piece: Piece, answer: Generation) -> Said:
-    note = job.speaker.notes.pop() if job.speaker.notes else None
-    return Said(job.index, piece, note, answer.exact, len(answer.recoveries))
+    note = job.speaker.notes.pop(0) if job.speaker.notes else None  # several may be drawn at once
+    guessed = None if answer.guessed is None else replace(answer.guessed)  # as it is now
+    return Said(job.index, piece, note, answer.exact, len(answer.recoveries), guessed)

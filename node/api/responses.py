@@ -17,7 +17,16 @@ def _list(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
-_USAGE = _answer({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT})
+_USAGE = _answer(
+    {
+        "prompt_tokens": _COUNT,
+        "completion_tokens": _COUNT,
+        "total_tokens": _COUNT,
+        "completion_tokens_details": _answer(
+            {"accepted_prediction_tokens": _COUNT, "rejected_prediction_tokens": _COUNT}
+        ),
+    }
+)
 _REMARKS = _answer(
     {
         "seed": {"type": ["integer", "null"]},

@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from ..compute.sampling import Likely
+from ..drafting import Guessed
 from .asked import Wish
 from .calls import Call, CallReader
 from .grammar import Tokens
@@ -48,6 +49,7 @@ class Choice:
     exact: bool = True
     recoveries: int = 0
     tokens: int = 0
+    guessed: Guessed | None = None
     place: int = 0  # where in the text the next token begins, of those that were told one by one
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class Choice:
         piece = said.piece
         self.tokens += 1
         self.exact, self.recoveries = said.exact, said.recoveries
+        self.guessed = said.guessed
         text, calls = piece.text, list[Call]()
         if self.reader is not None:
             text, calls = self.reader.push(text)
@@ -243,11 +246,17 @@ class CompletionShape(_Frame):
 
 
 def usage(prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+    """Guesses that proved wrong are told, and are no part of the completion."""
     said = sum(one.tokens for one in choices)
+    guessed = [one.guessed for one in choices if one.guessed is not None]
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": said,
         "total_tokens": prompt_tokens + said,
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": sum(one.accepted for one in guessed),
+            "rejected_prediction_tokens": sum(one.rejected for one in guessed),
+        },
     }
 
 

@@ -174,7 +174,9 @@ async def _one_answer(swarm: Swarm, tokens: int) -> tuple[list[float], int]:
     prompt = list(range(3, 3 + PROMPT_TOKENS))
     seconds: list[float] = []
     hops = 0
-    async with swarm.generation("bench", prompt, max_new_tokens=tokens, ignore_eos=True) as answer:
+    async with swarm.generation(
+        "bench", prompt, max_new_tokens=tokens, ignore_eos=True, draft="off"
+    ) as answer:
         async for piece in answer:
             seconds.append(piece.seconds)
             hops = len(piece.route)
@@ -190,15 +192,22 @@ async def bench_swarm(shape: str, *, servers: int) -> AsyncIterator[tuple[Swarm,
         await trio.to_thread.run_sync(write_random, model, shape)
         blocks = open_checkpoint(model).spec.blocks
         plan = Plan(home=home, source=str(model), name="bench", blocks=blocks, nodes=servers)
-        opening = open_testnet(plan)
-        net = await trio.to_thread.run_sync(opening.__enter__)
-        try:
-            async with open_swarm(net.join, home=home, threads=1) as swarm:
-                yield swarm, net, model
-        finally:
-            leave = partial(opening.__exit__, None, None, None)
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(leave)
+        async with joined(plan) as (swarm, net):
+            yield swarm, net, model
+
+
+@asynccontextmanager
+async def joined(plan: Plan) -> AsyncIterator[tuple[Swarm, LocalSwarm]]:
+    """A testnet, and a client joined to it."""
+    opening = open_testnet(plan)
+    net = await trio.to_thread.run_sync(opening.__enter__)
+    try:
+        async with open_swarm(net.join, home=plan.home, threads=1) as swarm:
+            yield swarm, net
+    finally:
+        leave = partial(opening.__exit__, None, None, None)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(leave)
 
 
 def _ms(seconds: Sequence[float], share: float) -> float:

@@ -6,7 +6,7 @@ auditor computes the same spans from the same rows, in the same steps or as one 
 tokens of each span are one audit, as swarm/audit.py judges it:
 
     error of a token   |gave - again| / |again - took|, as compute/compare.py has it
-    limit of a pair    twice what 999 of 1000 honest audits need, of the span where that is most
+    limit of a pair    twice what 999 of 1000 honest audits need, for each length of span
 
 Kinds are what limits are kept for (trust/limits.py): our C, and torch by its dtype, in one format
 of weights. Between two formats nothing is compared: their difference is no honest peer's. Of a pair
@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...swarm.audit import EXACT, judge, limit_from
+from ...swarm.audit import judge, limit_from
 from ...swarm.receipt import CHUNK_TOKENS
+from ...swarm.tolerance import EXACT
 from .checkpoint import Checkpoint
 from .compare import apart
 from .head import Ends
@@ -38,6 +39,7 @@ from .tensor import TAGS
 
 PROMPT = 64  # tokens of a window; the rest is decoded one by one
 OTHERS = 3  # sessions that share a pass
+POSITIONS = 4  # of a length of span, at which it is measured
 FORMATS = ("none", "int8", "nf4")
 DTYPES = {"none": ("fp32", "bf16", "fp16"), "int8": ("fp32", "bf16"), "nf4": ("fp32", "bf16")}
 THREADS = (1, 2)
@@ -130,10 +132,17 @@ WAYS: dict[str, Callable[[int], list[int]]] = {
 
 
 def spans_of(blocks: int) -> list[Spans]:
-    """Two single blocks, a quarter of the model, and the whole."""
-    quarter = min(max(2, blocks // 4), blocks // 2)
-    every = [(0, 1), (blocks // 2, blocks // 2 + 1), (quarter, 2 * quarter), (0, blocks)]
-    return sorted({span for span in every if span[0] < span[1]})
+    """Of 1, 2, 4, ... blocks and of all: of each length POSITIONS, from the first to the last."""
+    lengths = {min(1 << power, blocks) for power in range(blocks.bit_length() + 1)}
+    return sorted(
+        {
+            (start, start + length)
+            for length in lengths
+            for start in (
+                place * (blocks - length) // (POSITIONS - 1) for place in range(POSITIONS)
+            )
+        }
+    )
 
 
 def chunks_of(took: Tensor, gave: Tensor, again: Tensor) -> Iterator[list[float]]:
@@ -152,22 +161,28 @@ class Pair:
     wire: str = "f32"
     chunks: dict[int, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
 
-    def spread(self) -> Spread:
-        every = [judge(chunk, EXACT) for chunks in self.chunks.values() for chunk in chunks]
-        medians = sorted(chunk.median for chunk in every)
-        worst = max(chunk.worst for chunk in every)
-        limit = max(limit_from(chunks) for chunks in self.chunks.values())
-        middle = medians[len(medians) // 2]
-        return Spread(self.one, self.other, len(every), middle, medians[-1], worst, limit)
+    def spreads(self) -> list[Spread]:
+        """Of each length, the shortest first."""
+        return [self._spread(blocks) for blocks in sorted(self.chunks)]
+
+    def _spread(self, blocks: int) -> Spread:
+        chunks = self.chunks[blocks]
+        told = [judge(chunk, EXACT) for chunk in chunks]
+        medians = sorted(one.median for one in told)
+        worst, middle = max(one.worst for one in told), medians[len(medians) // 2]
+        return Spread(
+            self.one, self.other, blocks, len(told), middle, medians[-1], worst, limit_from(chunks)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How far a pair was apart in so many audits. median, most: of the audits' medians; worst: of
-    all tokens."""
+    """How far a pair was apart in so many audits of so many blocks. median, most: of the audits'
+    medians; worst: of all tokens."""
 
     one: str
     other: str
+    blocks: int
     audits: int
     median: float
     most: float
@@ -183,7 +198,8 @@ def calibrate(
     wire: str = "f32",
     tell: Callable[[str], None] = lambda kind: None,
 ) -> list[Spread]:
-    """Every pair of kinds that this machine has, on the whole windows of these tokens.
+    """Every pair of kinds that this machine has, on the whole windows of these tokens; of each a
+    spread for each length of span.
 
     wire: in which dtype rows go to and fro. tell: takes each kind before it is run. Blocks for
     minutes. Raises UserError.
@@ -206,7 +222,7 @@ def calibrate(
             for other in list(given)[index:]:
                 pair = Pair(one, other, wire)
                 _compare(pair, given[one], given[other], rows)
-                found.append(pair.spread())
+                found += pair.spreads()
     return found
 
 

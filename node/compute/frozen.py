@@ -63,9 +63,6 @@ class _Through(torch.autograd.Function):
 
 def _panels(weight: Weight) -> Iterator[tuple[int, int, Tensor]]:
     """Rows start..stop as fp32 numbers, one panel after another."""
-    if weight.format == "none" and weight.codes.dtype == torch.float32:
-        yield 0, weight.rows, weight.codes
-        return
     size = max(1, _PANEL_BYTES // (4 * weight.columns))
     for start in range(0, weight.rows, size):
         stop = min(start + size, weight.rows)
@@ -74,6 +71,8 @@ def _panels(weight: Weight) -> Iterator[tuple[int, int, Tensor]]:
 
 def through(x: Tensor, weight: Weight) -> Tensor:
     """x (rows, k), fp32, times the weight's rows: (rows, n)."""
+    if weight.format == "none" and weight.codes.dtype == torch.float32:
+        return F.linear(x, weight.codes)  # nothing to turn back, and no step of Python either way
     found: Tensor = _Through.apply(x, weight)  # type: ignore[no-untyped-call]
     return found
 
@@ -140,20 +139,22 @@ class FrozenBlock:
             torch.from_numpy(one.copy()).to(x.device)[:, None]
             for one in ropes.angles(self._rope, tokens).rows(0, tokens)
         )
-        q, k = (_turned(one, cos, sin) for one in (q, k))
-        shape = (batch, spec.kv_heads, spec.heads // spec.kv_heads, tokens, head)
-        k, v = (
-            one.transpose(1, 2)[:, :, None].expand(shape).reshape(batch, spec.heads, tokens, head)
-            for one in (k, v)
-        )
-        seen = self._see(q.transpose(1, 2), k, v, tokens)
+        cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        q, k = (_turned(one, cos, sin).transpose(1, 2) for one in (q, k))
+        seen = self._see(q, k, v.transpose(1, 2), tokens)
         return seen.transpose(1, 2).reshape(batch * tokens, spec.heads * head)
 
     def _see(self, q: Tensor, k: Tensor, v: Tensor, tokens: int) -> Tensor:
-        """All (batch, heads, tokens, head)."""
+        """All (batch, heads, tokens, head); of k and v fewer heads."""
         spec, window = self._spec, self._window
         near = window is not None and window < tokens
-        if spec.attn_softcap is None and not near:
+        plain = spec.attn_softcap is None and not near
+        if plain and q.device.type == "cpu":  # elsewhere fp32 has no fast kernel for groups
+            return F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=spec.scale, enable_gqa=True
+            )
+        k, v = (one.repeat_interleave(spec.heads // spec.kv_heads, 1) for one in (k, v))
+        if plain:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=spec.scale)
         mask = torch.ones((tokens, tokens), dtype=torch.bool, device=q.device).tril_()
         if near and window is not None:
@@ -189,10 +190,11 @@ class FrozenBlock:
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: (batch, tokens, heads, head_dim); cos and sin: (tokens, 1, turned / 2)."""
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)
+    """x: (batch, tokens, heads, head_dim); cos and sin: (tokens, 1, turned), of its halves."""
+    turned = cos.shape[-1]
+    first = x[..., :turned]
+    found = torch.addcmul(first * cos, first.roll(turned // 2, -1), sin)
+    return found if turned == x.shape[-1] else torch.cat([found, x[..., turned:]], -1)
 
 
 def _placed(weight: Weight, device: torch.device) -> Weight:

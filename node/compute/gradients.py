@@ -5,11 +5,12 @@
                grad ◀──── block ◀ ... ◀ block ◀─┴─ grad
 
 Backward starts from the same hidden states as forward did, so any peer that serves the blocks may
-do it, and none holds anything of a client's between two requests. A batch goes through in slices,
-a few sequences through one block each: between two of them the device is free for others
-(worker.py), and of a few sequences alone is kept what backward needs: all of it, or where that is
-much each block's input, from which the block is computed a second time. Deep prompts are added to
-the first positions of each block's input, as Petals' are.
+do it, and none need hold anything of a client's between two requests. Whoever has memory to spare
+keeps what forward made (recall.py), and its backward has the same bits. A batch goes through in
+slices, a few sequences through one block each: between two of them the device is free for others
+(worker.py), and of a few sequences alone is computed anew what backward needs: all of it, or where
+that is much each block's input, from which the block is computed a second time. Deep prompts are
+added to the first positions of each block's input, as Petals' are.
 
 Source: Petals, `rpc_backward` (Borzunov et al., 2023); T. Chen et al., 2016, for computing twice;
 X. Liu et al., P-Tuning v2, for the prompts.
@@ -17,14 +18,14 @@ X. Liu et al., P-Tuning v2, for the prompts.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...crypto.digest import digest
 from ...errors import RemoteError, UserError
 from ...swarm.blocks import BlockRange
 from ...swarm.microbatch import FP32_BYTES
@@ -32,6 +33,7 @@ from ...swarm.wire import Train
 from .checkpoint import Checkpoint
 from .frozen import FrozenBlock, Leaf
 from .layout import layout_of
+from .lesson import Dressed, Kept, Lesson, Passed, Shape, request_bytes, shape_of, wanted
 from .loading import Loader, block_bytes
 from .memory import require_memory
 from .parts import pairs_of
@@ -42,64 +44,8 @@ from .tensor import TAGS, pack, payload_bytes, unpack
 
 SLICE_ROWS = 64  # guess: fewer turn weights back too often, more keep others waiting
 GRAPH_BYTES_MAX = 64 << 20  # guess: beyond, blocks are computed twice
+RECALLED = "train recall"  # domain of names: nothing but this process sees them
 WIDENED = 2  # an adapter may come in half precision; its gradients are fp32
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Of a batch. prompts: positions of deep prompts, 0 for none. dtype: on the wire."""
-
-    batch: int
-    tokens: int
-    prompts: int
-    dtype: str
-
-    @property
-    def rows(self) -> int:
-        return self.batch * self.tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Dressed:
-    """An adapter that gradients are wanted of: for each block its modules, in order."""
-
-    blocks: Mapping[int, Mapping[str, Leaf]]
-    bytes: int
-
-    def of(self, blocks: BlockRange) -> list[tuple[int, str, Leaf]]:
-        """In the order in which gradients are told: by block, then by module."""
-        return [
-            (index, module, self.blocks[index][module])
-            for index in sorted(self.blocks)
-            if blocks.start <= index < blocks.stop
-            for module in sorted(self.blocks[index])
-        ]
-
-    def wanted(self, blocks: BlockRange) -> Dressed:
-        """The same for these blocks, as autograd's own leaves."""
-        found: dict[int, dict[str, Leaf]] = {}
-        for index, module, one in self.of(blocks):
-            leaf = Leaf(_wanted(one.down), _wanted(one.up), one.scale)
-            found.setdefault(index, {})[module] = leaf
-        return Dressed(found, self.bytes)
-
-
-class Lesson:
-    """One request on its way. `run` goes slice by slice; then `answer` is there."""
-
-    def __init__(self, run: Callable[[Lesson], Iterator[None]]) -> None:
-        self.answer: list[memoryview] = []
-        self.spent_s = 0.0
-        self._run = run
-
-    def slices(self) -> Iterator[None]:
-        """Each `next` is one slice. Raises UserError for numbers that grow beyond their format."""
-        began_s = time.perf_counter()
-        for _ in self._run(self):
-            self.spent_s += time.perf_counter() - began_s
-            yield
-            began_s = time.perf_counter()
-        self.spent_s += time.perf_counter() - began_s
 
 
 class Gradients:
@@ -178,29 +124,80 @@ class Gradients:
         blocks = BlockRange(asked.start, asked.stop)
         return request_bytes(shape_of(asked), blocks, self.width, backward=asked.kind == "backward")
 
-    def begin(self, payload: memoryview, asked: Train, worn: Dressed | None) -> Lesson:
-        """What was asked for, ready to be run. Raises RemoteError."""
-        run = self.forward if asked.kind == "forward" else self.backward
-        return run(payload, shape_of(asked), BlockRange(asked.start, asked.stop), worn)
+    def begin(
+        self, payload: memoryview, asked: Train, worn: Dressed | None, *, keeps: bool = False
+    ) -> Lesson:
+        """What was asked for, ready to be run. keeps: a forward for its backward. Raises
+        RemoteError."""
+        shape, blocks = shape_of(asked), BlockRange(asked.start, asked.stop)
+        if asked.kind == "forward":
+            size = self.kept_bytes(asked) if keeps else 0
+            lesson = self.forward(payload, shape, blocks, worn, kept_bytes=size)
+        else:
+            lesson = self.backward(payload, shape, blocks, worn)
+        lesson.name = self._name(payload, asked)
+        return lesson
+
+    def kept_bytes(self, asked: Train) -> int:
+        """About what its backward would need not compute anew."""
+        numbers = self._row_numbers(asked.tokens) * (asked.stop - asked.start)
+        return FP32_BYTES * asked.batch * asked.tokens * numbers + WIDENED * asked.size
+
+    def _name(self, payload: memoryview, asked: Train) -> bytes:
+        """Of what the hidden states in go through, and with what."""
+        size = payload_bytes(asked.batch * asked.tokens, self.width, asked.dtype)
+        behind = size if asked.kind == "forward" else 2 * size
+        what = f"{asked.start} {asked.stop} {asked.batch} {asked.tokens} {asked.dtype}".encode()
+        return digest(RECALLED, asked.adapter, what, payload[:size], payload[behind:])
 
     def forward(
-        self, payload: memoryview, shape: Shape, blocks: BlockRange, worn: Dressed | None
+        self,
+        payload: memoryview,
+        shape: Shape,
+        blocks: BlockRange,
+        worn: Dressed | None,
+        *,
+        kept_bytes: int = 0,
     ) -> Lesson:
         """payload: the hidden states, and the deep prompts in fp32 where there are any. The answer:
-        hidden states. Raises RemoteError for what no honest client sends."""
+        hidden states. kept_bytes: what is kept for backward counts as so many; 0: nothing is.
+        Raises RemoteError for what no honest client sends."""
         hidden, _, prompts = self._read(payload, shape, blocks, backward=False)
+        whole, keeps = range(blocks.start, blocks.stop), kept_bytes > 0
+        trained = worn.wanted(blocks) if keeps and worn is not None else worn
 
         def run(lesson: Lesson) -> Iterator[None]:
-            outs = []
-            for out in torch.split(hidden, _sequences(shape)):
-                for index in range(blocks.start, blocks.stop):
-                    with torch.no_grad():
-                        out = self._block(index, _prompted(out, prompts.get(index)), worn)
-                    yield
+            outs, slices = [], []
+            for part in torch.split(hidden, _sequences(shape)):
+                passed: Passed | None = [] if keeps else None
+                out = yield from self._go(part, whole, prompts, trained, passed, graphs=keeps)
                 outs.append(out)
+                slices.append(passed or [])
             lesson.answer = [_packed(torch.cat(outs).flatten(0, 1), shape.dtype)]
+            lesson.kept = Kept(slices, trained, kept_bytes) if keeps else None
 
         return Lesson(run)
+
+    def _go(
+        self,
+        out: Tensor,
+        blocks: range,
+        prompts: Mapping[int, Tensor],
+        worn: Dressed | None,
+        passed: Passed | None = None,
+        *,
+        graphs: bool = False,
+    ) -> Generator[None, None, Tensor]:
+        """Through these blocks, one a slice. passed: gets what backward needs."""
+        for index in blocks:
+            x = wanted(_prompted(out, prompts.get(index)))
+            with torch.set_grad_enabled(graphs):
+                out = self._block(index, x, worn)
+            if passed is not None:
+                passed.append((x, out if graphs else None))
+            out = out.detach()
+            yield
+        return out
 
     def backward(
         self, payload: memoryview, shape: Shape, blocks: BlockRange, worn: Dressed | None
@@ -216,18 +213,22 @@ class Gradients:
         def run(lesson: Lesson) -> Iterator[None]:
             backs, size = [], _sequences(shape)
             found = _Found({}, {})
-            for out, above in zip(torch.split(hidden, size), torch.split(grad, size), strict=True):
-                passed: list[tuple[Tensor, Tensor | None]] = []  # input, and output with its graph
-                for index in range(blocks.start, blocks.stop):
-                    x = _wanted(_prompted(out, prompts.get(index)))
-                    if keeps or index + 1 < blocks.stop:
-                        with torch.set_grad_enabled(keeps):
-                            out = self._block(index, x, trained)
-                    passed.append((x, out if keeps else None))
-                    out = out.detach()
-                    yield
+            known = lesson.kept
+            leaves = trained if known is None else known.trained
+            for at, (part, above) in enumerate(
+                zip(torch.split(hidden, size), torch.split(grad, size), strict=True)
+            ):
+                passed: Passed = [] if known is None else known.slices[at]
+                if known is None and keeps:
+                    whole = range(blocks.start, blocks.stop)
+                    yield from self._go(part, whole, prompts, leaves, passed, graphs=True)
+                elif known is None:
+                    last = blocks.stop - 1
+                    before = range(blocks.start, last)
+                    out = yield from self._go(part, before, prompts, leaves, passed)
+                    passed.append((wanted(_prompted(out, prompts.get(last))), None))
                 for index in range(blocks.stop - 1, blocks.start - 1, -1):
-                    above = self._back(index, *passed.pop(), above, trained, found)
+                    above = self._back(index, *passed.pop(), above, leaves, found)
                     if (prompt := prompts.get(index)) is not None:
                         found.add_prompt(index, above[:, : len(prompt)].sum(0))
                     yield
@@ -306,16 +307,6 @@ class _Found:
         self.prompts[index] = prompt if before is None else before + prompt
 
 
-def shape_of(asked: Train) -> Shape:
-    return Shape(asked.batch, asked.tokens, asked.prompts, asked.dtype)
-
-
-def request_bytes(shape: Shape, blocks: BlockRange, width: int, *, backward: bool) -> int:
-    """What a request's payload has. Raises RemoteError for an unknown dtype."""
-    rows = payload_bytes(shape.rows, width, shape.dtype)
-    return rows * (2 if backward else 1) + FP32_BYTES * shape.prompts * len(blocks) * width
-
-
 def _prompted(hidden: Tensor, prompt: Tensor | None) -> Tensor:
     """With the prompt added to the first positions of each sequence."""
     if prompt is None:
@@ -327,10 +318,6 @@ def _prompted(hidden: Tensor, prompt: Tensor | None) -> Tensor:
 def _sequences(shape: Shape) -> int:
     """Of how many a slice is."""
     return max(1, SLICE_ROWS // shape.tokens)
-
-
-def _wanted(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_()
 
 
 def _packed(rows: Tensor, dtype: str) -> memoryview:

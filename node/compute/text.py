@@ -71,6 +71,11 @@ class Text:
             raise UserError("this model has no chat template; use generate")
         return self.encode(self._template.render(messages), special=False)
 
+    def same_words(self, other: "Text") -> bool:
+        """Whether each id means the same in both."""
+        mine, theirs = (one._tokenizer.get_vocab(with_added_tokens=True) for one in (self, other))
+        return mine == theirs
+
     def decode(self, ids: Sequence[int]) -> str:
         """The whole text of these ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -227,8 +227,9 @@ class Worker:
         if not self._sliced:
             return False
         now, lane = time.monotonic(), self._lane
-        served = lane is not None and (lane.waiting > 0 or lane.is_read(None, now))
-        return self._spare.may(now, served=served)
+        if lane is None:
+            return True
+        return self._spare.may(now, served=lane.is_read(None, now), waits=lane.waiting > 0)
 
     def _slice(self) -> None:
         job, began_s = self._sliced[0], time.monotonic()
@@ -238,7 +239,8 @@ class Worker:
         assert job.slices is not None
         result = outcome.capture(next, job.slices, _SPENT)
         now = time.monotonic()
-        self._spare.took(now - began_s, now)
+        held = self._busy() or not self._jobs.empty()
+        self._spare.took(now - began_s, now, held=held)
         if isinstance(result, outcome.Value) and result.value is not _SPENT:
             if not job.given_up():
                 job.release()

@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 import trio
 
 from ...dht.allowance import Intake
-from ...dht.network import NOWHERE, Prefixes, prefixes_of
+from ...dht.network import Prefixes, place_of
 from ...dht.reading import Checker
 from ...dht.record import Announcement, ModelList, Record, Stale, read
 from ...errors import RemoteError, TransportError
@@ -181,7 +181,8 @@ class Registrar:
         """Raises RemoteError for one that is rolled back, nonsense, or too many of its signer."""
         if self._shunned(record.slot.peer):
             return
-        merged = self._replica.merge(record, self._wall(), where=_where(record))
+        where = _where(record, self._host.where(record.slot.peer))
+        merged = self._replica.merge(record, self._wall(), where=where)
         if merged.proof is not None:
             for tell in self.proved:
                 tell(merged.proof)
@@ -190,14 +191,13 @@ class Registrar:
             self._heard_first = trio.Event()
 
 
-def _where(record: Record) -> Prefixes:
-    """The network that its signer says to be in. Raises RemoteError when it says nonsense."""
+def _where(record: Record, seen: Prefixes) -> Prefixes:
+    """The network that its signer is seen in, else says to be in. Raises RemoteError when it says
+    nonsense."""
     if record.kind == ModelList.KIND:
         read(record, ModelList)
-        return NOWHERE
-    told = read(record, Announcement)
-    found = (prefixes_of(address) for address in told.addresses)
-    return next((each for each in found if each != NOWHERE), NOWHERE)
+        return seen
+    return place_of(read(record, Announcement).addresses, seen)
 
 
 def _of(kind: type[T], message: object) -> T:

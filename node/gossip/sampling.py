@@ -6,7 +6,8 @@ address counts only as far as the road bears it out: where we dialled it, or wha
 at the very host that its packets come from.
 
     talks ─▶ Sampling ─▶ contacts(): whoever needs peers that nobody chose for us
-    directory.wander ─▶┘  └─▶ drawn(): peers sampled one by one, all the same likely
+    directory.wander ─▶┘  ├─▶ drawn(): peers sampled one by one, all the same likely
+                          └─▶ ranked(): these, then the others, for lookouts.py
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ...dht.message import Contact
 from ...dht.network import diverse, prefixes_of
 from ...errors import RemoteError, TransportError
 from ...swarm.machine import Fired, SetTimer
-from ...swarm.sampling import SLOTS, Sampling
+from ...swarm.sampling import PIN_EVERY, SLOTS, Sampling
 from ...swarm.sampling_events import (
     ADDRESS_CHARS_MAX,
     LETTER_BYTES_MAX,
@@ -72,7 +73,9 @@ class Wanders(Protocol):
 
 
 class Sampler:
-    """One for a node. shunned: whom never to know, besides those that the host does not welcome."""
+    """One for a process. shunned: whom never to know, besides those that the host does not welcome;
+    pinned: whom the owner named, always to be known; watches: a client's, which costs nothing for
+    its first seconds, answers nobody, and is known to none."""
 
     def __init__(
         self,
@@ -82,8 +85,11 @@ class Sampler:
         *,
         slots: int = SLOTS,
         shunned: Callable[[str], bool] = lambda peer: False,
+        pinned: Iterable[Member] = (),
+        watches: bool = False,
     ) -> None:
         self._host = host
+        self._watches = watches
         self._directory = directory
         self._dice = dice
         self._machine = Sampling(
@@ -91,19 +97,28 @@ class Sampler:
             lambda: dice.getrandbits(64),
             slots=slots,
             shunned=lambda peer: shunned(peer) or not host.welcomes(peer),
+            pinned=pinned,
+            watches=watches,
         )
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._effects, self._to_do = trio.open_memory_channel[Effect](DOING_MAX)
         self._intake = Intake(OF_EACH, OF_ALL)
-        self._drawn: deque[str] = deque(maxlen=DRAWN_MAX)
+        self._drawn: deque[Member] = deque(maxlen=DRAWN_MAX)
 
     def contacts(self, count: int) -> tuple[str, ...]:
-        """Peers of the view, in random order, those that have spoken to us first; no network has
-        more than its part of them. The host knows where to dial each."""
-        some = list(self._machine.members())
+        """Peers of the view, in random order, those that have spoken to us first, but now and then
+        somebody pinned; of the others no network has more than its part. The host knows where to
+        dial each."""
+        some, pinned = list(self._machine.members()), self._machine.pinned()
         self._dice.shuffle(some)
         some.sort(key=lambda one: not self._machine.met(one.peer))
-        chosen = diverse(((one, (prefixes_of(one.address),)) for one in some), count)
+        if pinned and not self._dice.randrange(PIN_EVERY):
+            some.insert(0, self._dice.choice(pinned))
+        ranked = (
+            (one, () if one in pinned else (prefixes_of(one.address),))
+            for one in dict.fromkeys(some)
+        )
+        chosen = diverse(ranked, count)
         for one in chosen:
             self._host.learn(one.peer, (one.address,))
         return tuple(dict.fromkeys(one.peer for one in chosen))
@@ -111,7 +126,15 @@ class Sampler:
     def drawn(self) -> tuple[str, ...]:
         """The last samples, each drawn from the whole swarm, the newest last. None in the first
         minutes, and never many: a slot has to hear of everybody first."""
-        return tuple(self._drawn)
+        return tuple(one.peer for one in self._drawn)
+
+    def ranked(self) -> tuple[Member, ...]:
+        """Who has answered us of late: those drawn, the newest first, then others of the view in
+        random order, which are as good as the view is: it takes minutes to draw anybody."""
+        others = list(self._machine.members())
+        self._dice.shuffle(others)
+        found = dict.fromkeys((*reversed(self._drawn), *others))
+        return tuple(one for one in found if self._machine.met(one.peer))
 
     def met(self, peer: str) -> bool:
         """Whether it has answered us of late, at the address that it is ranked by."""
@@ -119,6 +142,9 @@ class Sampler:
 
     def shun(self, peer: str) -> None:
         """Forget it: it was banned."""
+        left = [one for one in self._drawn if one.peer != peer]
+        self._drawn.clear()
+        self._drawn.extend(left)
         self._dispatch(Shunned(peer))
 
     def counts(self) -> dict[str, int]:
@@ -127,16 +153,21 @@ class Sampler:
 
     async def run(self) -> None:
         """A service."""
-        self._host.handle(PROTOCOL, self._receive)
+        if not self._watches:
+            self._host.handle(PROTOCOL, self._receive)
         self._perform(self._machine.start(trio.current_time()))
-        self._perform([Walk()])
+        if self._watches:
+            self._hear(())
+        else:
+            self._perform([Walk()])
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._timers.run)
                 async for effect in self._to_do:  # left open: handlers may outlive us
                     nursery.start_soon(self._do, effect)
         finally:
-            self._host.unhandle(PROTOCOL)
+            if not self._watches:
+                self._host.unhandle(PROTOCOL)
 
     # ---- what happens
 
@@ -149,7 +180,7 @@ class Sampler:
                 case SetTimer(key, at_s):
                     self._timers.set(key, at_s)
                 case Sample(member):
-                    self._drawn.append(member.peer)
+                    self._drawn.append(member)
                 case _:
                     with suppress(trio.WouldBlock):  # a round without it: there are others
                         self._effects.send_nowait(effect)
@@ -164,7 +195,11 @@ class Sampler:
                 await self._rejoin(member)
 
     async def _walk(self) -> None:
-        met = [*await self._directory.wander()]
+        self._hear(await self._directory.wander())
+
+    def _hear(self, wandered: Iterable[Contact]) -> None:
+        """Of these, and of whom the directory knows already."""
+        met = [*wandered]
         met += [Contact(known.peer, known.addresses) for known in self._directory.answered()]
         self._dispatch(Heard(tuple(one for contact in met for one in self._members(contact))))
         size = self._directory.size()

@@ -18,7 +18,7 @@ from typing import Literal
 import ifaddr
 
 from ...crypto.keys import public_of
-from ...errors import RemoteError, UserError
+from ...errors import RemoteError, TransportError, UserError
 
 Over = Literal["tcp", "ws", "wss"]
 
@@ -106,6 +106,18 @@ def _who(parts: list[str], text: str) -> tuple[str | None, str | None]:
         peer = parts[1]
         public_of(peer)
     return relay, peer
+
+
+def parse_all(addresses: Sequence[str]) -> tuple[str, list[Address]]:
+    """Of one peer, and which that is. Raises TransportError: nobody else can be dialed by them."""
+    try:
+        found = [parse(address) for address in addresses]
+    except RemoteError as error:
+        raise TransportError(str(error)) from error
+    names = {address.peer for address in found if address.peer}
+    if len(names) != 1:
+        raise TransportError(f"addresses of one peer end in its /p2p/ id, not {addresses}")
+    return names.pop(), found
 
 
 def parse_known(texts: Iterable[str], peer: str) -> list[Address]:

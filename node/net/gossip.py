@@ -20,7 +20,6 @@ from typing import Final
 import trio
 
 from ...dht.allowance import allowance
-from ...dht.network import Prefixes, prefixes_of
 from ...errors import Refused, RemoteError, TransportError
 from ...swarm.gossip import Gossip
 from ...swarm.gossip_events import (
@@ -39,7 +38,6 @@ from ...swarm.recent import Verdict
 from ...swarm.topics import PROTOCOL, Message, Rpc, is_ours
 from ..log import get_logger
 from ..timers import Timers
-from .access import plain
 from .gossip_wire import Reader, pack
 from .host import Host
 from .peers import Connection
@@ -186,13 +184,13 @@ class Gossiper:
         """Why this peer is no neighbour; "" if it may be one."""
         if self._machine.shunned(connection.mux.peer, trio.current_time()):
             return "it was a nuisance"
-        room = self._machine.has_room(where_of(connection), dialed=connection.mux.dialer)
+        room = self._machine.has_room(connection.network, dialed=connection.mux.dialer)
         return "" if room else "there are enough"
 
     def _begin(self, connection: Connection) -> _Line:
         peer = connection.mux.peer
         line = self._lines[peer] = _Line()
-        self._dispatch(Joined(peer, where_of(connection), connection.mux.dialer))
+        self._dispatch(Joined(peer, connection.network, connection.mux.dialer))
         return line
 
     async def _talk(self, line: _Line, connection: Connection) -> None:
@@ -276,9 +274,3 @@ def _cost(rpc: Rpc) -> int:
     """In bytes: what it takes to deal with, besides those that it has."""
     parts = (rpc.subscriptions, rpc.messages, rpc.ihave, rpc.iwant, rpc.graft, rpc.prune)
     return RPC_COST + PART_COST * (sum(map(len, parts)) + len(rpc.idontwant))
-
-
-def where_of(connection: Connection) -> Prefixes:
-    """In which network it stands; over a relay, the relay."""
-    address = plain(connection.remote[0])
-    return prefixes_of(f"/ip{address.version}/{address}")

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 
 import trio
 
+from ...dht.network import Prefixes
 from ...errors import RemoteError, TransportError, only
 from ..log import get_logger
 from . import identify
 from .access import Access
-from .address import Address, listening, parse, parse_known, reachable
+from .address import Address, listening, parse_all, parse_known, reachable
 from .book import AddressBook
 from .carrier import Carrier
 from .dialer import First, connect_tcp
@@ -133,6 +134,10 @@ class Host:
         connection = self._peers.best(peer)
         return connection.claims if connection else None
 
+    def where(self, peer: str) -> Prefixes:
+        """The network that a direct connection shows this peer in; NOWHERE where none does."""
+        return self._peers.where(peer)
+
     def welcomes(self, peer: str) -> bool:
         """Whether we have to do with this peer: no owner, evidence or fault of it bars it."""
         return self._gate.welcomes(peer, trio.current_time())
@@ -166,14 +171,7 @@ class Host:
 
         Raises TransportError.
         """
-        try:
-            found = [parse(address) for address in addresses]
-        except RemoteError as error:
-            raise TransportError(str(error)) from error
-        names = {address.peer for address in found if address.peer}
-        if len(names) != 1:
-            raise TransportError(f"addresses of one peer end in its /p2p/ id, not {addresses}")
-        peer = names.pop()
+        peer, found = parse_all(addresses)
         if self._peers.best(peer) is None:
             await self._outbound.dial(peer, found)
         return peer

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from .access import subnet
+from ...dht.network import NOWHERE, Prefixes, prefixes_of
+from .access import plain, subnet
 from .address import Address, address_of
 from .identify import Claims
 from .mux import Mux
@@ -52,6 +53,12 @@ class Connection:
     def who(self) -> tuple[str, str | None]:
         """The peer and its IP address; over a relay nobody knows that."""
         return self.mux.peer, None if self.relay else self.remote[0]
+
+    @property
+    def network(self) -> Prefixes:
+        """That its packets come from; over a relay, the relay's."""
+        address = plain(self.remote[0])
+        return prefixes_of(f"/ip{address.version}/{address}")
 
     @property
     def listens_at(self) -> Address | None:
@@ -108,6 +115,12 @@ class Peers:
             if best is None or self._is_better(connection, best):
                 best = connection
         return best
+
+    def where(self, peer: str) -> Prefixes:
+        """The network that its direct connections show it in, the first that counts; else
+        NOWHERE."""
+        direct = (one.network for one in self._by_peer.get(peer, ()) if one.relay is None)
+        return next((network for network in direct if network != NOWHERE), NOWHERE)
 
     def of(self, peer: str) -> list[Connection]:
         return list(self._by_peer.get(peer, ()))

@@ -120,6 +120,8 @@ class LyingHolder(Holder):
                     nursery.start_soon(show_false_tallies, member.host, self._key, wall)
                 case "flood_views":
                     nursery.start_soon(flood_views, member.host, FLOOD_PORT)
+                case "eclipse":
+                    nursery.start_soon(flood_views, member.host, FLOOD_PORT, 1)
                 case "many_names":
                     for _ in range(NAMES):
                         nursery.start_soon(come_as, member, self._announcement, self.serve, wall)

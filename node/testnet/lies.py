@@ -6,7 +6,11 @@ it, and only a node that bears a testnet's mark heeds it: there is no option of 
     in what it computes      four_bit, skip, smaller, collude      (compute/cheats.py)
     in what it answers       random:P, replay, false_receipt, false_load, black_hole, drip
     in what it announces     false_rate, false_load, forged_record, rolled_back_record, equivocate
-    in what it does else     false_accusation, false_tally, flood_views, many_names (mischief.py)
+    in what it does else     false_accusation, false_tally, flood_views, eclipse, many_names
+                             (mischief.py)
+
+For which words of the list of attacks each stands, and where the simulator has it, says
+swarm/sim/lies.py.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from typing import Final, Literal, get_args
 from ...errors import UserError
 
 LIE: Final = "POTLUCK_LIE"  # in the environment of a node that is to lie
+RUN_LIE: Final = "POTLUCK_RUN_LIE"  # of a member of a run: an attack (run_liars.py)
+LIARS: Final = "POTLUCK_RUN_LIARS"  # how many of them there are
 
 Kind = Literal[
     "four_bit",  # its weights are rounded to 4 bits, whatever format it announces
@@ -36,6 +42,7 @@ Kind = Literal[
     "false_accusation",  # it says that right work is wrong
     "false_tally",  # it shows tallies of work that nobody did
     "flood_views",  # it tells of peers that there are not
+    "eclipse",  # the same, and all of it to one peer
     "many_names",  # it comes as several peers
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

@@ -7,6 +7,7 @@ false_tally        it greets whoever counts what was given, and shows what an ac
                    their chain
 flood_views        it tells all whom it knows of peers that there are not, hundreds at a time,
                    all at its own address, so that theirs hold nobody else
+eclipse            the same to one peer alone, the first whom it knows by name
 many_names         it comes and announces itself under more identities, with one device behind
                    them all
 """
@@ -146,12 +147,12 @@ def false_tallies(key: IdentityKey, accomplice: IdentityKey, now: float) -> tupl
     )
 
 
-async def flood_views(host: Host, port: int) -> None:
-    """Of all who are connected, again and again."""
+async def flood_views(host: Host, port: int, victims: int | None = None) -> None:
+    """Of all who are connected, again and again; or of so many of them, always the same."""
     while True:
         await trio.sleep(ROUND_S)
         view = View(nobody(VIEW_MAX, port))
-        for peer in host.connected():
+        for peer in sorted(host.connected())[:victims]:
             with suppress(TransportError, RemoteError):
                 async with open_talk(host, peer, SAMPLE, (Pull, View), LETTER_BYTES_MAX) as talk:
                     await talk.send(view)

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import trio
 
-from ...dht.network import networks_of
+from ...dht.network import NOWHERE, Prefixes
 from ...dht.record import Announcement
 from ...errors import Refused, RemoteError, TransportError
 from ...swarm.audit import (
@@ -64,6 +64,8 @@ class Peers(Protocol):
     async def announcements(self, model: str) -> tuple[Announcement, ...]: ...
 
     def may_serve(self, peer: str) -> bool: ...
+
+    def place(self, told: Announcement) -> Prefixes: ...
 
 
 class Auditor:
@@ -230,33 +232,28 @@ class Auditor:
         return None
 
     async def _choose(self, case: Case, avoid: Collection[str]) -> str | None:
-        """By lot among those that suit best: of the same class first, of other networks first."""
+        """By lot among those that suit best, of the same class first, of other networks than the
+        accused first; between networks, then between the peers of one."""
         model = case.work.account.opening.model.hex()
         try:
             told = await self._peers.announcements(model)
         except TransportError:
             return None
-        now = trio.current_time()
+        now, place = trio.current_time(), self._peers.place
         self._resting = {peer: until for peer, until in self._resting.items() if now < until}
         avoid = {*avoid, *case.asked, *self._resting}
         fit = [one for one in told if one.peer not in avoid and self._fits(one, case)]
-        home = networks_of(
-            address for one in told if one.peer == case.work.peer for address in one.addresses
-        )
-        names = {middle for _, middle, _ in home}
+        names = {place(one)[1] for one in told if one.peer == case.work.peer} - {NOWHERE[1]}
 
         def rank(one: Announcement) -> tuple[bool, bool]:
-            near = any(middle in names for _, middle, _ in networks_of(one.addresses))
-            return one.numerics != case.work.numerics, near
+            return one.numerics != case.work.numerics, place(one)[1] in names
 
         best = min(map(rank, fit), default=None)
+        places = {one.peer: place(one) for one in fit if rank(one) == best}
         return choose_auditor(
-            [one.peer for one in fit if rank(one) == best],
-            self._lots,
-            _name(case.work),
-            avoid=avoid,
-            turn=len(case.asked),
-        )
+            places, self._lots, _name(case.work),
+            avoid=avoid, turn=len(case.asked), place_of=places.__getitem__,
+        )  # fmt: skip
 
     def _fits(self, told: Announcement, case: Case) -> bool:
         blocks = case.work.blocks

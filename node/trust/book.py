@@ -30,7 +30,7 @@ from ...crypto.codec import decode, encode
 from ...errors import RemoteError, UserError
 from ...swarm.audit import KEY_BYTES, AuditConfig, Lots, rate
 from ...swarm.receipt import CHUNK_TOKENS
-from ...swarm.reputation import PEERS_MAX, TRUST_LEAST, Book, Reputation
+from ...swarm.reputation import PEERS_MAX, PROBATION_VALID, TRUST_LEAST, Book, Reputation
 from ..home import prepare_home, replace_file
 from ..log import get_logger
 
@@ -67,6 +67,7 @@ class Trust:
         self._kept = False
         self.on_convicted: list[Callable[[str], None]] = []
         self.on_probation: Callable[[str], bool] = lambda peer: False  # as node/toll.py says
+        self.head: Callable[[str], float] = lambda peer: 0.0  # of a head start (vouching.py)
 
     # ---- what routing asks
 
@@ -76,7 +77,7 @@ class Trust:
     def cost_factor(self, peer: str) -> float:
         """What its times count: 1 for a stranger, a half for a peer that is fully trusted, and
         infinitely for one that is not to be used."""
-        return self._book.cost_factor(peer, self._clock()) * TRUST_LEAST
+        return self._book.cost_factor(peer, self._clock(), head=self.head(peer)) * TRUST_LEAST
 
     def usable(self, peer: str) -> bool:
         """Neither banned, nor known and trusted too little."""
@@ -86,15 +87,22 @@ class Trust:
 
     def rate(self, peer: str) -> float:
         """With which probability a chunk of this peer's is audited: all, while on probation."""
-        valid = 0 if self.on_probation(peer) else self._book.valid(peer)
-        return rate(valid, self._book.trust(peer, self._clock()), self._config)
+        head = self.head(peer)
+        owes = head < PROBATION_VALID and self.on_probation(peer)  # who is pinned owes us nothing
+        valid = 0 if owes else self._book.valid(peer, head=head)
+        return rate(valid, self._book.credence(peer, self._clock(), head=head), self._config)
 
     def mean(self, peer: str) -> float:
         """With which probability it is honest, as far as we know."""
         return self._book.mean(peer, self._clock())
 
+    def earned(self) -> dict[str, float]:
+        """Whom our own audits have taken out of probation, with how far each is trusted."""
+        return self._book.earned(self._clock())
+
     def trust(self, peer: str) -> float:
-        """The lower bound of that."""
+        """The lower bound of that; of a head start nothing, and of what others say: neither makes
+        anybody a witness."""
         return self._book.trust(peer, self._clock())
 
     def lots(self) -> Lots:
@@ -114,6 +122,14 @@ class Trust:
         """A dispute was left open in which it stood with the fewer."""
         now, weight = self._clock(), weight_of(tokens)
         self._change(lambda book: book.doubted(peer, weight=weight, now=now))
+
+    def heard(self, peer: str, by: str, *, right: bool | None) -> None:
+        """What another found that computed accused work again; None: that is settled, and what it
+        said of it counts no more. Not kept on disk."""
+        if right is None:
+            self._book.words.take_back(peer, by)
+        else:
+            self._book.heard(peer, by, right=right, now=self._clock())
 
     def convict(self, peer: str, *, for_good: bool = False) -> None:
         """By evidence that anybody could check: no route leads to it for 30 days, or ever. All of
@@ -160,7 +176,7 @@ class Trust:
         try:
             prepare_home(self._home)
             with _locked(self._home):
-                book = Reputation(_load(path))
+                book = Reputation(_load(path), words=self._book.words)
                 for change in made:
                     change(book)
                 replace_file(path, encode(book.keep(self._clock())))

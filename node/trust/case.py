@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from ...swarm.audit import EXACT, Dispute, Judged, Outcome, Tolerance, judge
+from ...swarm.audit import Dispute, Judged, Outcome, judge
 from ...swarm.ledger import Work
+from ...swarm.tolerance import EXACT, Tolerance
 from ..compute.compare import errors_of
 from ..compute.tensor import Payload
 from .again import Again, took_last
@@ -81,5 +82,5 @@ class Case:
         """With an adapter on, only where equal steps give equal bits: no limit was measured with
         one, and nobody is convicted by one that was measured without."""
         model = self.work.account.opening.model.hex()
-        found = self._limits.of(model, one, other, self.work.dtype)
+        found = self._limits.of(model, one, other, self.work.dtype, len(self.work.blocks))
         return None if self.work.adapter and found != EXACT else found

@@ -155,6 +155,7 @@ class Docket:
         self._pending = 0
         self._sessions: dict[bytes, _Session] = {}  # by the opening's name
         self.peers: set[str] = set()  # that served the answer: none of them audits another
+        self.hinted: set[str] = set()  # whose next chunk is looked at, whatever its lot
         self.tally = Tally()
         self.findings: list[Finding] = []
 
@@ -167,6 +168,10 @@ class Docket:
         name = work.account.names[0]
         session = self._sessions.setdefault(name, _Session(work))
         session.last, session.left[work.place] = work, _Kept.of(work)
+        if work.peer in self.hinted:
+            self.hinted.discard(work.peer)
+            self._take(Look(work, session.until(work)))
+            return
         drawn = self._audits.drawn(work)
         if drawn is None:
             return

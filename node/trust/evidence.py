@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,7 @@ from ...swarm.evidence import (
     Effect,
     Event,
     Evidence,
+    Heard,
     Pass,
     Received,
     Recompute,
@@ -67,6 +69,7 @@ from ...swarm.testimony import (
 from ...swarm.topics import (
     CAPABILITY,
     EVIDENCE,
+    RUNS,
     Message,
     fits,
     home_of,
@@ -76,7 +79,7 @@ from ...swarm.topics import (
 )
 from ..log import get_logger
 from ..member import Member
-from ..net.gossip import Gossiper, where_of
+from ..net.gossip import Gossiper
 from ..net.host import Host
 from ..timers import Timers
 from .bans import KEPT_MAX, Bans
@@ -122,7 +125,7 @@ class Court:
         self._host = host
         self._key = key
         self._dice = dice
-        self._trust = trust
+        self.trust = trust
         self._bans = bans
         self._standings = standings
         self._wall = wall
@@ -191,8 +194,8 @@ class Court:
         kept = await trio.to_thread.run_sync(self._bans.load, now)
         self._machine.restore(kept, now)
         for ban in kept:
-            if not self._trust.banned(ban.peer):  # its book was lost
-                self._trust.convict(ban.peer, for_good=ban.until_s == math.inf)
+            if not self.trust.banned(ban.peer):  # its book was lost
+                self.trust.convict(ban.peer, for_good=ban.until_s == math.inf)
         self._host.shun(self.banned)
 
     async def run(self, serving: Serving, compute: Compute | None = None) -> None:
@@ -203,7 +206,7 @@ class Court:
                 nursery.start_soon(self.gossip.run)
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._standings.keep)
-                nursery.start_soon(self._trust.keep)
+                nursery.start_soon(self.trust.keep)
                 nursery.start_soon(self._keep_bans)
                 nursery.start_soon(self._tell_again)
                 if compute is not None:
@@ -290,7 +293,9 @@ class Court:
                 with suppress(trio.WouldBlock):  # others serve these blocks as well
                     self._to_compute.send_nowait(case)
             case Blame(peer):
-                self._trust.audited(peer, right=False, tokens=CHUNK_TOKENS)
+                self.trust.audited(peer, right=False, tokens=CHUNK_TOKENS)
+            case Heard(about, by, said):
+                self.trust.heard(about, by, right=None if said is None else said == "right")
             case Ban():
                 self._ban(effect)
 
@@ -312,12 +317,12 @@ class Court:
         known, connection = self._standings.acquaintance(peer), self._host.best(peer)
         if connection is None and not self.met(peer):
             return known
-        network = known.network if connection is None else where_of(connection)[1]
+        network = known.network if connection is None else connection.network[1]
         return Acquaintance(max(1.0, known.known_s), network)
 
     def _ban(self, ban: Ban) -> None:
         log.warning("banned on evidence", banned=ban.peer, grounds=ban.grounds)
-        self._trust.convict(ban.peer, for_good=ban.until_s == math.inf)
+        self.trust.convict(ban.peer, for_good=ban.until_s == math.inf)
         self._unwritten.append(ban)
         self._banning.set()
         self._host.shun(self.banned)
@@ -328,7 +333,7 @@ class Court:
 
     async def _keep_topics(self, serving: Serving) -> None:
         while True:
-            wanted = {EVIDENCE}
+            wanted = {EVIDENCE, RUNS}
             for model, blocks in serving():
                 wanted |= topics_of(model, blocks) | topics_of(model, blocks, CAPABILITY)
             self.gossip.subscribe(wanted)
@@ -345,7 +350,8 @@ class Court:
                 if ban.peer in there and isinstance(ban.proof, Contradiction)
             ]
             if proofs:
-                self.gossip.publish(EVIDENCE, encode(self._dice.choice(proofs)))
+                proof = self._dice.choice(proofs)
+                self.gossip.publish(home_of(proof), encode(proof))
 
     async def _recompute(self, compute: Compute) -> None:
         async for case in self._computing:
@@ -376,7 +382,9 @@ async def open_court(member: Member, home: Path, trust: Trust | None = None) -> 
     met = home if trust is None else None
     if trust is None:
         trust = await trio.to_thread.run_sync(Trust, home)
-    standings = await trio.to_thread.run_sync(Standings, trust.trust, met)
+    standings = await trio.to_thread.run_sync(
+        partial(Standings, trust.trust, met, where=member.host.where)
+    )
     court = Court(
         member.host, member.key, trust, Bans(home), standings, random.SystemRandom()
     )  # fmt: skip

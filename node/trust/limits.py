@@ -11,20 +11,23 @@ kept for kinds of classes, since they are measured over several of those:
     bf16 torch 2.13.0 NVIDIA H200                            none torch bf16 NVIDIA H200
 
 Between two kinds that differ, rounding on the wire comes on top, so each dtype of the wire has
-limits of its own. A pair that nobody measured in a dtype has no limit there: nobody is convicted by
-it.
+limits of its own; and so has each of some numbers of blocks (swarm/tolerance.py). A pair that
+nobody measured in a dtype has no limit there: nobody is convicted by it. A file that was written
+before limits were kept by length says one for all of them, which holds until the pair is measured
+anew.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ...errors import UserError
-from ...swarm.audit import Tolerance, Tolerances
+from ...swarm.tolerance import ANY, NEVER, Tolerance, Tolerances
 from ..home import prepare_home, write_whole
 from ..library import DEMO_FOLDER
 from ..log import get_logger
@@ -46,7 +49,8 @@ class Limit:
     """For one model and a pair of kinds. limit: of the median error over a chunk's tokens.
 
     chunks: honest ones that it was measured from; most: the largest median among them; wire: the
-    dtype in which rows went to and fro.
+    dtype in which rows went to and fro; blocks: how many they went through, ANY where that was not
+    kept. A limit of 1: honest peers are too far apart to be audited.
     """
 
     model: str
@@ -56,15 +60,29 @@ class Limit:
     chunks: int
     most: float
     wire: str = "f32"
+    blocks: int = ANY
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def pair(self) -> tuple[str, str, str, str]:
         one, other = sorted((self.one, self.other))
         return self.model, one, other, self.wire
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        return *self.pair, self.blocks
 
 
 class Measured(Protocol):
     """How far a pair was apart (compute/calibration.py)."""
+
+    @property
+    def one(self) -> str: ...
+
+    @property
+    def other(self) -> str: ...
+
+    @property
+    def blocks(self) -> int: ...
 
     @property
     def limit(self) -> float: ...
@@ -80,17 +98,20 @@ class Limits:
     """The limits for classes, by their kinds."""
 
     def __init__(self, found: Iterable[Limit] = ()) -> None:
-        """The first of a key counts."""
-        kept: dict[str, dict[tuple[str, str, str], float]] = {}
+        """The first of a key counts, and before any by length one for all of them."""
+        kept: dict[str, dict[tuple[str, str, str], dict[int, float]]] = {}
         for limit in found:
-            model, one, other, wire = limit.key
-            kept.setdefault(wire, {}).setdefault((model, one, other), limit.limit)
+            model, one, other, wire = limit.pair
+            lengths = kept.setdefault(wire, {}).setdefault((model, one, other), {})
+            if ANY not in lengths and (limit.blocks != ANY or not lengths):
+                lengths[limit.blocks] = lengths.get(limit.blocks, limit.limit)
         self._tolerances = {wire: Tolerances(limits) for wire, limits in kept.items()}
 
-    def of(self, model: str, one: str, other: str, wire: str) -> Tolerance | None:
-        """Between two classes, over rows of this dtype; None where nothing was measured."""
+    def of(self, model: str, one: str, other: str, wire: str, blocks: int) -> Tolerance | None:
+        """Between two classes, over rows of this dtype that went through so many blocks; None where
+        nothing was measured."""
         measured = self._tolerances.get(wire, _NOTHING)
-        return measured.of(model, kind_of(one), kind_of(other))
+        return measured.of(model, kind_of(one), kind_of(other), blocks)
 
 
 def kind_of(numerics: str) -> str:
@@ -103,14 +124,23 @@ def kind_of(numerics: str) -> str:
     return " ".join([weights, "torch", dtype, *([] if "threads" in card else card)])
 
 
-def limit_of(
-    model: str, one: str, other: str, measured: Measured, wire: str = "f32"
-) -> Limit | None:
-    """What to keep of a pair; None where the bits are equal, or nothing could be told apart."""
-    if not 0 < measured.limit < 1:
-        return None
-    limit, most = (float(f"{value:.3g}") for value in (measured.limit, measured.most))
-    return Limit(model, one, other, max(limit, LEAST), measured.audits, most, wire)
+def limits_of(model: str, found: Iterable[Measured], wire: str = "f32") -> list[Limit]:
+    """What to keep of what was measured; nothing of a pair whose every audit gave equal bits."""
+    by_pair: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    for one in found:
+        by_pair[one.one, one.other].append(one)
+    return [
+        _kept(model, one, wire)
+        for lengths in by_pair.values()
+        if any(each.limit for each in lengths)
+        for one in lengths
+    ]
+
+
+def _kept(model: str, one: Measured, wire: str) -> Limit:
+    limit, most = (float(f"{value:.3g}") for value in (one.limit, one.most))
+    limit = min(max(limit, LEAST), NEVER)
+    return Limit(model, one.one, one.other, limit, one.audits, most, wire, one.blocks)
 
 
 def load_limits(home: Path) -> Limits:
@@ -134,19 +164,20 @@ def read_limits(path: Path) -> list[Limit]:
         raise ValueError(f"format {told['format']!r}; {FORMAT!r} is read")
     found = [Limit(**one) for one in told["limits"]]
     for one in found:
-        if not 0 <= one.limit < 1:
-            raise ValueError(f"a limit of {one.limit} for {one.one} and {one.other}")
+        if not (0 <= one.limit <= NEVER and one.blocks >= ANY):
+            raise ValueError(f"a limit of {one.limit} for {one.blocks} blocks of {one.one}")
     return found
 
 
 def save_limits(home: Path, measured: Iterable[Limit]) -> Path:
-    """Put these into the home's file, in place of what it says of the same pairs. Raises
+    """Put these into the home's file, in place of all that it says of the same pairs. Raises
     UserError."""
     path = home / LIMITS
     prepare_home(home)
     kept = {limit.key: limit for limit in measured}
+    anew = {limit.pair for limit in kept.values()}
     try:
-        kept = {limit.key: limit for limit in read_limits(path)} | kept
+        kept |= {limit.key: limit for limit in read_limits(path) if limit.pair not in anew}
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -26,11 +26,12 @@ import trio
 from ...crypto.codec import decode
 from ...crypto.merkle import leaves_of, root_of
 from ...errors import Refused, RemoteError, TransportError
-from ...swarm.audit import EXACT, judge
+from ...swarm.audit import judge
 from ...swarm.blocks import BlockRange
 from ...swarm.ledger import Work
 from ...swarm.receipt import Account
 from ...swarm.testimony import Case, Verdict
+from ...swarm.tolerance import EXACT
 from ..compute.compare import errors_of
 from ..engine import DTYPE_BYTES
 from ..log import get_logger
@@ -144,7 +145,9 @@ class Recomputer:
         if again is None:
             return None
         model = work.account.opening.model.hex()
-        tolerance = self._limits.of(model, work.numerics, again.numerics, work.dtype)
+        tolerance = self._limits.of(
+            model, work.numerics, again.numerics, work.dtype, len(work.blocks)
+        )
         if tolerance is None:
             return None
         compare = partial(

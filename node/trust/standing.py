@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import trio
 
 from ...crypto.codec import Range, Size, decode, encode
-from ...dht.network import NOWHERE, prefixes_of
+from ...dht.network import NOWHERE, Prefixes, place_of
 from ...dht.record import Announcement
 from ...errors import RemoteError
 from ...swarm.banned import STRANGER, Acquaintance
@@ -63,9 +63,12 @@ class Standings:
         trust: Callable[[str], float],
         home: Path | None = None,
         *,
+        where: Callable[[str], Prefixes] = lambda peer: NOWHERE,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Blocks for as long as reading a file takes."""
+        """Blocks for as long as reading a file takes. where: the network in which the road shows a
+        peer (Host.where)."""
+        self._where = where
         self._trust = trust
         self._wall = wall
         self._path = None if home is None else home / MET
@@ -89,7 +92,7 @@ class Standings:
             return None
         known_s = max(0.0, now - self._met.get(peer, now))
         alike = told.numerics == opening.numerics
-        return Standing(self._trust(peer), _network(told), known_s, alike)
+        return Standing(self._trust(peer), self._network(told), known_s, alike)
 
     def acquaintance(self, peer: str) -> Acquaintance:
         """How we know a peer that is being banned: for how long, and where."""
@@ -97,8 +100,13 @@ class Standings:
         if first_s is None:
             return STRANGER
         told = (one for (_, name), one in self._serving.items() if name == peer)
-        network = next((_network(one) for one in told), "")
+        network = next((self._network(one) for one in told), "")
         return Acquaintance(max(1.0, self._wall() - first_s), network)
+
+    def _network(self, told: Announcement) -> str:
+        """Its /16, or as wide a part of another kind; where it is not on the Internet, one for
+        all."""
+        return place_of(told.addresses, self._where(told.peer))[1]
 
     def lately(self) -> frozenset[str]:
         """The peers that say of themselves that they serve something."""
@@ -111,8 +119,9 @@ class Standings:
         try:
             while self._path is not None:
                 await trio.sleep(WRITE_EVERY_S)
-                if written != (written := tuple(self._met.items())):
-                    await trio.to_thread.run_sync(_write, self._path, written)
+                met = tuple(self._met.items())
+                if met != written and await trio.to_thread.run_sync(_write, self._path, met):
+                    written = met
             await trio.sleep_forever()
         finally:
             if self._path is not None:
@@ -133,12 +142,6 @@ class Cleared:
         return tuple(told for told in found if not self._banned(told.peer))
 
 
-def _network(told: Announcement) -> str:
-    """Its /16, or as wide a part of another kind; where it is not on the Internet, one for all."""
-    found = (prefixes_of(address) for address in told.addresses)
-    return next((where for where in found if where != NOWHERE), NOWHERE)[1]
-
-
 def _put(into: OrderedDict, key: object, value: object, most: int) -> None:  # type: ignore[type-arg]
     into.pop(key, None)
     into[key] = value
@@ -157,8 +160,11 @@ def _read(path: Path) -> Book:
         return Book(())
 
 
-def _write(path: Path, met: tuple[tuple[str, float], ...]) -> None:
+def _write(path: Path, met: tuple[tuple[str, float], ...]) -> bool:
+    """Whether it is on disk now."""
     try:
         replace_file(path, encode(Book(tuple(Meeting(*one) for one in met))))
     except OSError as error:
         log.warning("meetings not written", path=str(path), reason=str(error))
+        return False
+    return True

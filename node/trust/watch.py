@@ -110,6 +110,12 @@ class Watch:
             self._docket.peers |= {hop.peer for hop in self._session.route}
         self._docket.signed(work)
 
+    def hint(self) -> None:
+        """Of what could be foreseen far less comes all at once: the text may have turned, or a
+        server of the answer to another model. The next chunk of each is looked at."""
+        if self._session is not None:
+            self._docket.hinted |= {hop.peer for hop in self._session.route}
+
     def attend(self, session: Session) -> None:
         self._session = session
         if session.ledger is not None:
@@ -170,9 +176,12 @@ class Watch:
         assert self._session is not None and self._session.ledger is not None
         found: list[int] = []
         for account, given in self._session.ledger.given_by(peer):
-            silent = [(one.at, one.stop) for _, one in account.standing() if not one.rows]
+            standing = [one for _, one in account.standing()]
+            silent = [(one.at, one.stop) for one in standing if not one.rows]
             at = given.start
-            for start, stop in sorted(silent + self._cleared.get(account.names[0], [])):
+            for start, signed in sorted(silent + self._cleared.get(account.names[0], [])):
+                inside = [one.at for one in standing if start < one.at < signed]
+                stop = min(inside, default=signed)  # the rest of it was taken back
                 at = stop if start <= at < stop else at
             if at < given.stop:
                 found.append(at)

@@ -178,7 +178,9 @@ class Witness:
     async def _apart(self, asked: Work, its: Again, other: Again) -> float | None:
         """By how much it is off, if it is wrong."""
         opening = its.account.opening
-        tolerance = self._limits.of(opening.model.hex(), its.numerics, other.numerics, asked.dtype)
+        tolerance = self._limits.of(
+            opening.model.hex(), its.numerics, other.numerics, asked.dtype, len(asked.blocks)
+        )
         errors = await trio.to_thread.run_sync(
             errors_of,
             took_last(asked),

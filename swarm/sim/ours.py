@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import MissingBlocks
 from ..blocks import BlockRange
 from ..foresight import Shortfall
-from ..history import PeerHistory, aged_queue_s, believed_queue_s
+from ..history import PATIENCE_FLOOR_S, PeerHistory, Usual, aged_queue_s, believed_queue_s
 from ..routing import ALTERNATES, Finder, Offer
 from ..view import OBSERVATIONS_TO_TRUST, RTT_UNKNOWN_S, Columns, Floats
 from .dice import Dice
@@ -29,7 +29,7 @@ class _Client:
 
     __slots__ = (
         "busy", "columns", "finders", "heard_s", "histories", "in_flight_s", "known",
-        "pulled_s", "shortfall", "told_s", "usual_tokens_s",
+        "pulled_s", "shortfall", "told_s", "usual", "usual_tokens_s",
     )  # fmt: skip
 
     def __init__(self, world: World) -> None:
@@ -48,6 +48,7 @@ class _Client:
         self.known: dict[int, float] = {}  # when the record was read
         self.busy: Floats = np.zeros(size)  # until when not to ask
         self.histories: dict[int, PeerHistory] = {}
+        self.usual = Usual()
         self.told_s: Floats = np.zeros(size)
         self.heard_s: Floats = np.full(size, -1e9)
         self.in_flight_s: Floats = np.zeros(size)
@@ -194,6 +195,7 @@ class Ours:
         chunks = min(1 + request.tokens // CHUNK_TOKENS, OBSERVATIONS_TO_TRUST)
         for _ in range(chunks):
             history.answered(elapsed_s, request.tokens, blocks, queue_s=request.waited_s)
+            client.usual.answered(elapsed_s, request.tokens, blocks)
         client.columns.block_s[i] = history.block_s(
             self._world.claim(i), CHUNK_TOKENS, usual_tokens_s=client.usual_tokens_s
         )
@@ -204,7 +206,7 @@ class Ours:
         client.in_flight_s[i] = max(0.0, client.in_flight_s[i] - request.work_s)
         history = client.histories.setdefault(i, PeerHistory())
         history.failed(now)
-        client.busy[i] = now + 60.0
+        client.busy[i] = now + 60.0 if history.known else history.banned_until_s
         self._forget(client, i)
 
     def refused(self, request: Request, retry_after_s: float, now: float) -> None:
@@ -213,5 +215,10 @@ class Ours:
         client.busy[i] = now + retry_after_s
 
     def patience_s(self, request: Request) -> float:
-        history = self._clients[request.client].histories.get(request.peer)
-        return (history or PeerHistory()).patience_s(request.tokens, request.stop - request.at)
+        """As long as the peer's own answers say, or until another would be asked beside it."""
+        client, blocks = self._clients[request.client], request.stop - request.at
+        history = client.histories.get(request.peer) or PeerHistory()
+        patience_s = history.patience_s(request.tokens, blocks)
+        return min(
+            patience_s, max(history.hedge_s(request.tokens, blocks, client.usual), PATIENCE_FLOOR_S)
+        )

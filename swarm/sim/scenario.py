@@ -93,6 +93,24 @@ class Liars:
 
 
 @dataclass(frozen=True, slots=True)
+class Strangers:
+    """Of kind "strangers" (strangers.py). peers.count is the town; the others have their own."""
+
+    lies: str = ""  # by commas, as random:0.1; all that are simulated
+    each: int = 2  # peers that tell each lie of work or hearsay
+    clients: int = 12  # of the honest, that ask
+    parts: int = 3  # of the model; each peer serves one
+    chunk_s: float = 3.0  # mean, between two chunks of one client
+    view_peers: int = 300
+    view_slots: int = 80
+    view_rounds: int = 100
+    passes: int = 3000  # of the device that Sybils come to
+    pace_peers: int = 60
+    pace_share: float = 0.2  # of them lie
+    pace_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     record_bytes: int = 700  # a signed span record; measured 560 to 700
     copies: int = 20  # Kademlia's k: each record is put to so many
@@ -117,7 +135,8 @@ class Placing:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     name: str = "unnamed"
-    kind: Literal["requests", "layout"] = "requests"
+    kind: Literal["requests", "layout", "strangers"] = "requests"
+    seed: int = 1  # where the command gives none
     seconds: float = 300.0
     warm_s: float = 60.0  # not counted
     model: Model = field(default_factory=Model)
@@ -126,11 +145,12 @@ class Scenario:
     churn: Churn = field(default_factory=Churn)
     load: Load = field(default_factory=Load)
     liars: Liars = field(default_factory=Liars)
+    strangers: Strangers = field(default_factory=Strangers)
     control: Control = field(default_factory=Control)
     placing: Placing = field(default_factory=Placing)
 
 
-SHARES = {"share", "relayed", "loss", "burst_share"}
+SHARES = {"share", "relayed", "loss", "burst_share", "pace_share"}
 MAY_BE_ZERO = SHARES | {
     "spread", "warm_s", "access_ms_min", "world_ms", "detect_s", "deadline_token_s", "flash_at_s",
     "flash_s", "ramp_s", "cache_tokens", "cores", "row_bytes", "open_s", "copies", "record_bytes",

@@ -134,6 +134,10 @@ class Server:
             at += size
         return b"".join(whole[len(whole) - send.rows :])
 
+    def truncate(self, at: int) -> None:
+        for block in self.caches.values():
+            del block.rows[at:]
+
 
 @dataclass(frozen=True)
 class Receipted:
@@ -192,7 +196,12 @@ class Swarm:
                         self.ledger.sent(effect)
                         self.notaries[link].took(at, b"".join(effect.payloads))
                         self.notaries[link].gave(answer)
-                case AskSign(link):
+                case AskSign(link, back):
+                    if back is not None:
+                        self.servers[link].truncate(back)
+                        self.notaries[link].truncate(back)
+                        if self.ledger is not None:
+                            self.ledger.asked(link, back)
                     self.inbox.append((link, Receipted(link, self.notaries[link].sign())))
                 case Counted(link, first, until) if self.ledger is not None:
                     self.ledger.counted(link, first, until)

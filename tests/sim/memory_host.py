@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from potluck.dht.network import NOWHERE, Prefixes
 from potluck.errors import Refused, RemoteError, TransportError
 
 
@@ -90,6 +91,8 @@ class MemoryHost:
         self.handlers: dict[str, Callable[[MemoryStream], Awaitable[None]]] = {}
         self.streams: list[MemoryStream] = []  # the ends that this peer serves
         self.dead = False
+        self.blamed: list[tuple[str, RemoteError]] = []
+        self.stands: dict[str, Prefixes] = {}  # the network in which each is seen
         self.relays: dict[str, str] = {}  # peer: through whom we reach it
         self.on_direct: list[Callable[[str], None]] = []
 
@@ -99,6 +102,10 @@ class MemoryHost:
     def rtt_s(self, peer: str) -> float | None:
         """Known of whoever is connected; here, of whoever is there."""
         return 0.001
+
+    def where(self, peer: str) -> Prefixes:
+        """Nothing that counts, as at home, unless a test says so."""
+        return self.stands.get(peer, NOWHERE)
 
     def relay_of(self, peer: str) -> str | None:
         return self.relays.get(peer)
@@ -117,6 +124,12 @@ class MemoryHost:
 
     def handle(self, protocol: str, handler: Callable[[MemoryStream], Awaitable[None]]) -> None:
         self.handlers[protocol] = handler
+
+    def unhandle(self, protocol: str) -> None:
+        self.handlers.pop(protocol, None)
+
+    def blame(self, peer: str, error: RemoteError) -> None:
+        self.blamed.append((peer, error))
 
     async def open_stream(self, peer: str, protocol: str) -> MemoryStream:
         await trio.lowlevel.checkpoint()

@@ -17,6 +17,7 @@ import trio
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.known import Known
 from potluck.dht.message import Contact
+from potluck.dht.network import NOWHERE, Prefixes, prefixes_of
 from potluck.dht.record import REFRESH_S, Record, sign_fact
 from potluck.errors import RemoteError, TransportError
 from potluck.node.gossip.registry import Registrar
@@ -75,6 +76,7 @@ class TownHost(MemoryHost):
         self.links: dict[str, bool] = {}  # peer: whether we dialled it
         self.blamed: list[str] = []
         self.sent = 0  # bytes
+        self.kept: set[str] = set()
 
     def addresses(self) -> tuple[str, ...]:
         return (f"{self.place}/p2p/{self.peer_id}",)
@@ -122,6 +124,12 @@ class TownHost(MemoryHost):
             return None
         return Claims("", tuple(other.handlers), tuple(other.claimed), None)
 
+    def where(self, peer: str) -> Prefixes:
+        return prefixes_of(self._town.towns[peer].place) if peer in self.links else NOWHERE
+
+    def connected(self) -> tuple[str, ...]:
+        return tuple(self.links)
+
     def connections(self, peer: str) -> list[Seen]:
         if peer not in self.links:
             return []
@@ -129,6 +137,9 @@ class TownHost(MemoryHost):
         dialed = self.links[peer]
         port = there.port if dialed else 50_000
         return [Seen(Muxed(dialed), (there.host, port), self.claims(peer))]
+
+    def keep(self, why: str, peers: set[str]) -> None:
+        self.kept = peers
 
     def blame(self, peer: str, error: RemoteError) -> None:
         self.blamed.append(peer)

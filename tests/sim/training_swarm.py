@@ -38,20 +38,22 @@ class Fuse:
 
 
 class Eager:
-    """A device with all its time to spare."""
+    """A device with all its time to spare, for one after another."""
 
     def __init__(self) -> None:
         self.slices = 0
         self.fuse: Fuse | None = None
+        self._line = trio.Lock()
 
     async def spare(self, slices: Iterator[None]) -> None:
-        for _ in slices:
-            self.slices += 1
-            if self.fuse is not None and self.fuse.by is None:
-                self.fuse.by = self
-                self.fuse.blown.set()
-                await trio.sleep_forever()
-            await trio.lowlevel.checkpoint()
+        async with self._line:
+            for _ in slices:
+                self.slices += 1
+                if self.fuse is not None and self.fuse.by is None:
+                    self.fuse.by = self
+                    self.fuse.blown.set()
+                    await trio.sleep_forever()
+                await trio.lowlevel.checkpoint()
 
 
 @dataclass

@@ -1,0 +1,171 @@
+"""What guesses bring on a long road: tokens a second with and without, for each kind of text.
+
+Real daemons, the shipped model, and a road that is made long at the client (far.py). The model is
+too small to edit code or to sum anything up, so its answers would say nothing of how often such
+texts repeat themselves: each answer is given, and recited. The servers compute all of it, the
+guesses are made, sent, verified and taken back as ever; only the token that the sampler would draw
+is read off the page. So what is measured are guesses for a model that writes just that text.
+
+    code edit    a function of Python's library, and the same with a name changed throughout
+    summarise    a module of it, and a list of its functions with the first line said of each
+    chat         a question, and prose about heaps
+    free         what the shipped model itself goes on to say, greedily
+    none         tokens of which none comes twice
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import inspect
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import trio
+
+from ..client import Swarm
+from ..compute.sampling import Settings
+from ..compute.voice import Logits, Voice
+from ..compute.worker import Worker, open_worker
+from ..drafting import Drafts, Guessed
+from ..generation import Request, open_generation
+from ..library import DEMO_FOLDER
+from ..net.host import Host
+from ..testnet.launcher import Plan
+from .far import FarHost
+from .road import joined
+
+PROMPT_MAX = 512  # tokens; the shipped model reads twice that
+
+
+@dataclass(frozen=True, slots=True)
+class Reciting(Voice):
+    """A voice that says what is written. begun: where it begins."""
+
+    written: tuple[int, ...] = ()
+    begun: int = 0
+
+    def choose(
+        self, logits: Logits, settings: Settings, position: int, history: Sequence[int]
+    ) -> int:
+        return self.written[position - self.begun]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """written: the answer; empty: the model's own."""
+
+    kind: str
+    prompt: tuple[int, ...]
+    written: tuple[int, ...] = ()
+
+
+def tasks_of(voice: Voice, tokens: int) -> list[Task]:
+    """One of each kind, with answers of so many tokens, or fewer."""
+    encode = voice.text.encode
+    wrapper = inspect.getsource(textwrap.TextWrapper._wrap_chunks)
+    edited = wrapper.replace("cur_line", "row").replace("chunks", "words")
+    listed = "\n".join(
+        f"{name}: {(inspect.getdoc(one) or '').splitlines()[0]}"
+        for name, one in inspect.getmembers(bisect, inspect.isroutine)
+        if inspect.getdoc(one)
+    )
+    prose = " ".join(heapq.__about__.split())
+    vocabulary = voice.ends.spec.vocab
+    once = tuple((number * 7) % vocabulary for number in range(3, 3 + 64 + tokens))
+    return [
+        Task("code edit", _ids(encode(wrapper)), tuple(encode(edited, special=False)[:tokens])),
+        Task(
+            "summarise",
+            _ids(encode(inspect.getsource(bisect))),
+            tuple(encode(listed, special=False)[:tokens]),
+        ),
+        Task(
+            "chat",
+            _ids(encode("What is a heap, and what is it good for?\n")),
+            tuple(encode(prose, special=False)[:tokens]),
+        ),
+        Task("free", _ids(encode("The function returns"))),
+        Task("none", once[:64], once[64:]),
+    ]
+
+
+def _ids(ids: list[int]) -> tuple[int, ...]:
+    return tuple(ids[:PROMPT_MAX])
+
+
+async def bench_drafts(
+    *, hops: int = 2, rtt_ms: float = 60.0, tokens: int = 96, sampled: bool = False
+) -> dict[str, object]:
+    """Tokens a second behind the first, plain and with guesses, of each kind in turn.
+
+    rtt_ms: between the client and each hop; a step takes `hops` of them.
+    """
+    found: dict[str, object] = {"hops": hops, "rtt_ms": rtt_ms}
+    settings = Settings(0.7, seed=1) if sampled else Settings()
+    with tempfile.TemporaryDirectory(prefix="potluck-bench-") as folder:
+        source = str(DEMO_FOLDER)
+        plan = Plan(home=Path(folder), source=source, name="demo", blocks=8, nodes=hops)
+        async with joined(plan) as (swarm, _), open_worker(threads=1) as worker:
+            found |= await _each(swarm, worker, rtt_ms, tokens, settings)
+    return found
+
+
+async def _each(
+    swarm: Swarm, worker: Worker, rtt_ms: float, tokens: int, settings: Settings
+) -> dict[str, object]:
+    found: dict[str, object] = {}
+    async with trio.open_nursery() as nursery:
+        voice = await swarm.voice("demo")
+        far = FarHost(swarm.member.host, rtt_ms / 2e3, nursery)
+        for task in tasks_of(voice, tokens):
+            plain, said, _ = await _answer(swarm, worker, far, voice, task, tokens, settings)
+            rate, again, guessed = await _answer(
+                swarm, worker, far, voice, task, tokens, settings, Drafts()
+            )
+            assert guessed is not None
+            found[task.kind] = {
+                "tokens": len(said),
+                "plain_per_s": round(plain, 2),
+                "guessed_per_s": round(rate, 2),
+                "times": round(rate / plain, 2),
+                "sent": guessed.sent,
+                "accepted": guessed.accepted,
+                "steps": guessed.steps,
+                "same": said == again,
+            }
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def _answer(
+    swarm: Swarm,
+    worker: Worker,
+    far: FarHost,
+    voice: Voice,
+    task: Task,
+    tokens: int,
+    settings: Settings,
+    drafts: Drafts | None = None,
+) -> tuple[float, list[int], Guessed | None]:
+    """Tokens a second behind the first, the tokens, and what came of guesses."""
+    speaking = voice
+    if task.written:
+        tokens = len(task.written)
+        speaking = Reciting(
+            voice.name, voice.digest, voice.ends, voice.text, task.written, len(task.prompt)
+        )
+    request = Request(
+        speaking, task.prompt, settings, max_new_tokens=tokens, ignore_eos=True, drafts=drafts
+    )
+    said, seconds = list[int](), list[float]()
+    host = cast(Host, far)
+    async with open_generation(host, swarm.router, worker, request) as answer:
+        async for piece in answer:
+            said.append(piece.token)
+            seconds.append(piece.seconds)
+    return (len(said) - 1) / sum(seconds[1:]), said, answer.guessed

@@ -1,0 +1,1 @@
+"""Averaging weights among strangers: rules that a few liars cannot move far, and what liars try."""

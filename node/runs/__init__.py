@@ -1,0 +1,1 @@
+"""Takes part in runs in which many peers train one adapter."""

@@ -1,0 +1,378 @@
+"""Exchanges in a guarded group, over streams: the machine of swarm/run/btard.py, its sockets, its
+clock and its thread.
+
+    exchange(weights) ─▶ contribution = anchor - weights ─▶ Guard ─▶ Done ─▶ anchor - rate * mean
+                           ▲      │ Send, SendLoad ─▶ an outbox for each member ─▶ its stream
+    streams of members ────┘      │ Work ─▶ one at a time, on a thread (btard_work.py)
+                                  └ Convict ─▶ evidence to whoever is told, and no stream any more
+
+One stream each way between two members: letters, in order. What belongs to a step that we have not
+come to waits in its stream, and so does its sender: the slow hold up whoever is ahead of them, for
+`gather_s` at most. A member may send so many messages and bytes in a step, and no load that nobody
+named. Everybody begins from the same bits and adds the same bits to them, so all stay equal.
+
+Batches are not ours to choose: `seed` fixes them, and whoever trains on others is convicted by the
+first honest validator that draws it. Source: Gorbunov et al., 2022.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+import trio
+
+from ...crypto.codec import encode
+from ...crypto.keys import IdentityKey
+from ...errors import LocalError, Refused, RemoteError, TransportError, UserError
+from ...swarm.machine import Fired, SetTimer
+from ...swarm.run.btard import Guard
+from ...swarm.run.btard_events import (
+    Came,
+    Convict,
+    Done,
+    Effect,
+    Event,
+    Loaded,
+    Over,
+    Send,
+    SendLoad,
+    Terms,
+    Work,
+    Worked,
+)
+from ...swarm.run.btard_wire import (
+    DOMAIN,
+    MESSAGE_BYTES_MAX,
+    PROTOCOL,
+    Load,
+    Proof,
+    load_digest,
+    read_message,
+)
+from ...swarm.run.coin import batch_seed
+from ...swarm.testimony import contradiction_of
+from ..compute.mixing import Vector
+from ..letters import receive_letter, receive_up_to, send_letter
+from ..log import get_logger
+from ..net.stream import Stream
+from ..pieces import seconds_for
+from ..timers import Timers
+from .btard_file import file_of
+from .btard_judge import Law
+from .btard_numbers import NUMBER
+from .btard_place import Conviction, Place, Rules, anchor_digest, contribution_of
+from .btard_work import Workshop
+from .exchange import Exchanged
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
+
+OUTBOX_MAX: Final = 4096  # messages for one member: five an attempt, rulings, and what is asked
+MESSAGES_MAX: Final = 65_536  # of one member in one step, what it passes on included
+LOADS_TIMES: Final = 16  # guess: the contribution's bytes that a member may send in one step
+PIECE_BYTES: Final = 256 * 1024
+AGAIN_S: Final = 1.0  # guess: until a member that could not be reached is dialed again
+
+Handler = Callable[[Stream], Awaitable[None]]
+
+log = get_logger()
+
+
+class Roads(Protocol):
+    """What is needed of node/net/host.py's Host."""
+
+    async def open_stream(self, peer: str, protocol: str) -> Stream: ...
+    def handle(self, protocol: str, handler: Handler) -> None: ...
+
+
+class Trains(Protocol):
+    def __call__(self, anchor: Vector, seed: bytes) -> Vector:
+        """The weights after the inner steps, from these weights on the batches of this seed, with a
+        fresh optimizer: the same bits for everybody of one class of numerics. Blocks; may be called
+        on a thread while the own steps are taken on another."""
+
+
+@dataclass(eq=False)
+class _Step:
+    """One exchange that is under way, or was the last."""
+
+    terms: Terms
+    guard: Guard
+    shop: Workshop
+    over: trio.Event
+    messages: dict[str, int]
+    loads_bytes: dict[str, int]
+    done: Done | None = None
+    why: str = ""
+
+
+class GuardedExchange:
+    """An `Exchange`, once `run` is started. told: of each conviction."""
+
+    def __init__(
+        self,
+        host: Roads,
+        key: IdentityKey,
+        run: bytes,
+        place: Place,
+        anchor: Vector,
+        rules: Rules,
+        trains: Trains,
+        told: Callable[[Conviction], None] = lambda conviction: None,
+        *,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.place = place
+        self._host = host
+        self._key = key
+        self._run = run
+        self._anchor = anchor.detach().clone()
+        self._rules = rules
+        self._trains = trains
+        self._told = told
+        self._entropy = entropy
+        self._timers = Timers(self._fired)
+        self._steps: dict[int, _Step] = {}
+        self._begun = trio.Event()
+        self._outboxes: dict[str, trio.MemorySendChannel[tuple[bytes, bytes]]] = {}
+        self._jobs, self._todo = trio.open_memory_channel[tuple[_Step, Work]](OUTBOX_MAX)
+        self._banned: set[str] = set()
+        self._proofs: dict[str, Proof] = {}
+        self._nursery: trio.Nursery | None = None
+        self._attempts = 0
+        self.sent_bytes = self.received_bytes = 0
+
+    @property
+    def attempts(self) -> int:
+        """Since the group began: each draws its validators anew."""
+        return self._attempts + sum(
+            step.guard.attempts for step in self._steps.values() if step.done is None
+        )
+
+    @property
+    def anchor(self) -> Vector:
+        """Where the last step that we know of ended."""
+        return self._anchor
+
+    def follow(self, place: Place, anchor: Vector) -> None:
+        """Go on from where others are: what we had no part in, or sat out. Between two steps."""
+        self.place, self._anchor = place, anchor.detach().clone()
+        seated = place.roster
+        self._proofs = {peer: one for peer, one in self._proofs.items() if peer in seated}
+        self._begun.set()  # what waits for a step that is over is read over
+        self._begun = trio.Event()
+
+    @property
+    def seed(self) -> bytes:
+        """Of the own batches in the coming step."""
+        return batch_seed(self.place.coin, self._key.peer_id)
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """A service."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._host.handle(PROTOCOL, self.serve)
+            nursery.start_soon(self._timers.run)
+            nursery.start_soon(self._work)
+            task_status.started()
+
+    async def exchange(self, epoch: int, weights: Vector, tokens: int) -> Exchanged:
+        """As exchange.py says; all count the same, whatever their tokens. Raises TransportError
+        when there is no outcome for us: we are out, or too few are left. UserError for weights that
+        are not finite: nobody signs for those."""
+        if epoch != self.place.epoch:
+            raise LocalError(f"step {epoch}, where {self.place.epoch} is next")
+        if len(self.place.roster) < 2:
+            raise TransportError("nobody else has a seat in this group any more")
+        if epoch in self._steps:
+            raise TransportError(f"step {epoch} is over here: who speaks twice in it is banned")
+        before = self.sent_bytes, self.received_bytes
+        contribution = contribution_of(self._anchor, weights)
+        if not bool(np.isfinite(np.frombuffer(contribution, NUMBER)).all()):
+            raise UserError("the weights are not finite; begin anew with a lower learning rate")
+        step = self._begin(contribution)
+        try:
+            await step.over.wait()
+        finally:
+            self._steps.pop(epoch - 1, None)  # the last one is still asked after
+        if step.done is None:
+            raise TransportError(f"step {epoch} has no outcome here: {step.why}")
+        roster = step.terms.roster
+        peers = tuple(roster[seat] for seat in step.done.standing.members)
+        self._settle(step, step.done)
+        return Exchanged(
+            self._anchor.clone(), peers,
+            self.sent_bytes - before[0], self.received_bytes - before[1],
+        )  # fmt: skip
+
+    def _begin(self, contribution: bytes) -> _Step:
+        rules, place = self._rules, self.place
+        anchor = anchor_digest(self._anchor)
+        transfer_s = seconds_for(len(contribution))  # of all parts, to all; so of all results
+        phase_s = rules.phase_s + 2 * transfer_s
+        terms = Terms(
+            self._run, place.epoch, place.roster, anchor, place.coin, rules.radius, rules.far_most,
+            rules.numerics, rules.validators, rules.gather_s, phase_s, rules.check_s,
+            show_s=phase_s + len(place.roster) * transfer_s,
+        )  # fmt: skip
+        law = Law(place.roster, self._anchor.numel(), rules.radius, rules.numerics, rules.tolerance)
+        shop = Workshop(law, contribution, self._again)
+        guard = Guard(terms, self._key, self._entropy)
+        step = _Step(terms, guard, shop, trio.Event(), {}, {})
+        self._steps[place.epoch] = step
+        now = trio.current_time()
+        self._perform(step, guard.start(now))
+        for proof in list(self._proofs.values()):  # of what was heard when the last step was over
+            self._tell(step, Came(self._key.peer_id, replace(proof, epoch=place.epoch)))
+        self._begun.set()
+        self._begun = trio.Event()
+        return step
+
+    def _again(self, anchor: bytes, seed: bytes) -> bytes:
+        """Pledges of other weights are no pledges of this step: the machine has seen to it."""
+        return contribution_of(self._anchor, self._trains(self._anchor.clone(), seed))
+
+    def _settle(self, step: _Step, done: Done) -> None:
+        """The next anchor, and who is there to go on from it."""
+        mean = np.frombuffer(b"".join(step.shop.loads[one] for one in done.results), NUMBER)
+        self._anchor = self._anchor - self._rules.rate * self._anchor.new_tensor(mean)
+        self._attempts += done.attempts
+        self.place = self.place.after(done)
+        seated = self.place.roster
+        self._proofs = {peer: one for peer, one in self._proofs.items() if peer in seated}
+
+    # ---- the machine's events and effects
+
+    def _tell(self, step: _Step, event: Event) -> None:
+        self._perform(step, step.guard.handle(event, trio.current_time()))
+
+    def _fired(self, key: Hashable) -> None:
+        assert isinstance(key, tuple)
+        step = self._steps.get(key[0])
+        if step is not None:
+            self._tell(step, Fired(key[1]))
+
+    def _perform(self, step: _Step, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(peer, message):
+                    self._post(peer, encode(message))
+                case SendLoad(peer, name):
+                    load = step.shop.loads[name]
+                    self._post(peer, encode(Load(step.terms.epoch, name, len(load))), load)
+                case Work():
+                    self._jobs.send_nowait((step, effect))
+                case SetTimer(key, at_s):
+                    self._timers.set((step.terms.epoch, key), at_s)
+                case Convict():
+                    self._convict(step, effect)
+                case Done():
+                    step.done = effect
+                    step.over.set()
+                case Over(reason):
+                    step.why = reason
+                    step.over.set()
+
+    def _convict(self, step: _Step, convict: Convict) -> None:
+        proof, found = convict.proof, None
+        self._banned.add(convict.peer)
+        file = b""
+        if proof is not None:
+            self._proofs[convict.peer] = proof
+            found = contradiction_of(DOMAIN, proof.one, proof.other)
+        elif convict.case is not None:
+            file = file_of(convict, self._run, step.terms.epoch, step.terms.roster, step.shop.loads)
+        log.warning("convicted", peer=convict.peer, case=convict.case and convict.case.kind)
+        if convict.peer == self._key.peer_id:
+            return  # the others will not hear of us; the step is over for us
+        self._told(Conviction(convict.peer, found, file))
+
+    async def _work(self) -> None:
+        async for step, work in self._todo:
+            if step.over.is_set():
+                continue
+            outcome = await trio.to_thread.run_sync(step.shop.do, work.job)
+            if self._steps.get(step.terms.epoch) is step:
+                self._tell(step, Worked(work.key, outcome))
+
+    # ---- streams
+
+    def _post(self, peer: str, message: bytes, load: bytes = b"") -> None:
+        """To be sent in its turn. Who takes nothing for so long is not spoken to any more."""
+        if peer in self._banned:
+            return
+        assert self._nursery is not None, "run is started first"
+        if peer not in self._outboxes:
+            outbox, todo = trio.open_memory_channel[tuple[bytes, bytes]](OUTBOX_MAX)
+            self._outboxes[peer] = outbox
+            self._nursery.start_soon(self._speak, peer, todo)
+        try:
+            self._outboxes[peer].send_nowait((message, load))
+        except trio.WouldBlock:
+            log.warning("outbox full", peer=peer)
+
+    async def _speak(self, peer: str, todo: trio.MemoryReceiveChannel[tuple[bytes, bytes]]) -> None:
+        stream: Stream | None = None
+        async for message, load in todo:
+            pieces = [load[at : at + PIECE_BYTES] for at in range(0, len(load), PIECE_BYTES)]
+            for last in (False, True):  # a stream that broke since is opened once more
+                try:
+                    stream = stream or await self._host.open_stream(peer, PROTOCOL)
+                    await send_letter(stream, message)
+                    for piece in pieces:
+                        await stream.send(piece)
+                    self.sent_bytes += len(message) + len(load)
+                    break
+                except TransportError as error:
+                    log.debug("not sent", peer=peer, reason=str(error))
+                    stream = None
+                    if not last:
+                        await trio.sleep(AGAIN_S)
+
+    async def serve(self, stream: Stream) -> None:
+        """A member's stream, until it ends. Raises Refused, RemoteError, TransportError."""
+        peer = stream.peer
+        if peer not in self.place.roster:
+            raise Refused("no seat in this group", retry_after_s=self._rules.gather_s)
+        while (raw := await receive_letter(stream, MESSAGE_BYTES_MAX)) is not None:
+            if peer in self._banned:
+                raise RemoteError(f"{peer} is convicted, and speaks on")
+            message = read_message(raw)
+            self.received_bytes += len(raw)
+            step = await self._step_of(message.epoch)
+            if isinstance(message, Load):
+                await self._receive(stream, message, step)
+            elif step is not None:
+                step.messages[peer] = step.messages.get(peer, 0) + 1
+                if step.messages[peer] > MESSAGES_MAX:
+                    raise RemoteError(f"{peer} sends too many messages")
+                self._tell(step, Came(peer, message))
+
+    async def _step_of(self, epoch: int) -> _Step | None:
+        """Once it is begun; None for one that is over."""
+        while epoch > max(self._steps, default=self.place.epoch - 1):
+            await self._begun.wait()
+        return self._steps.get(epoch)
+
+    async def _receive(self, stream: Stream, load: Load, step: _Step | None) -> None:
+        """What nobody wants is read over. Raises RemoteError for what is not as it says."""
+        most = NUMBER.itemsize * self._anchor.numel()
+        used = 0 if step is None else step.loads_bytes.get(stream.peer, 0) + load.size
+        if load.size > most or used > LOADS_TIMES * most:
+            raise RemoteError(f"{stream.peer} sends {load.size} bytes more than belong to a step")
+        data = await receive_up_to(stream, load.size)
+        self.received_bytes += len(data)
+        if len(data) < load.size:
+            raise RemoteError("the stream ended inside a load")
+        if step is None:
+            return
+        step.loads_bytes[stream.peer] = used
+        if step.guard.wants(stream.peer, load.digest):
+            if load_digest(data) != load.digest:
+                raise RemoteError(f"{stream.peer} sends another load than it says")
+            step.shop.keep(data)
+            self._tell(step, Loaded(load.digest))

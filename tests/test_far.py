@@ -1,0 +1,54 @@
+"""A road that is made long: the same bytes in the same order, later."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from sim.memory_host import MemoryNet, MemoryStream
+from trio.testing import MockClock
+
+from potluck.errors import TransportError
+from potluck.node.bench.far import FarHost, FarStream
+
+
+async def echo(stream: MemoryStream) -> None:
+    while data := await stream.receive():
+        await stream.send(data)
+    await stream.close()
+
+
+async def test_bytes_come_back_in_order_after_a_round_trip_and_share_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Ten sent one behind the other take one round trip, not ten."""
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        net.host("peer").handle("echo", echo)
+        far = FarHost(net.host("me"), 0.25, nursery)  # type: ignore[arg-type]
+        assert far.rtt_s("peer") == 0.001, "the rest is the host's own"
+        stream = await far.open_stream("peer", "echo")
+        began_s, came = trio.current_time(), b""
+        for number in range(10):
+            await stream.send(bytes([number]), b"-")
+        while len(came) < 20:
+            came += await stream.receive(3)
+        assert came == b"".join(bytes([number]) + b"-" for number in range(10))
+        assert trio.current_time() - began_s == pytest.approx(0.5, abs=0.01)
+        await stream.close()
+        assert await stream.receive() == b""
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_broken_road_is_broken_here_too(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        net.host("peer").handle("echo", echo)
+        far: FarStream = await FarHost(net.host("me"), 0.1, nursery).open_stream(  # type: ignore[arg-type]
+            "peer", "echo"
+        )
+        await net.hosts["peer"].die()
+        with pytest.raises(TransportError):
+            await far.receive()
+        with pytest.raises(TransportError):
+            await far.send(b"more")
+        nursery.cancel_scope.cancel()
