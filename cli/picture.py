@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..node.net.ways import relays_told
 from ..swarm.blocks import BlockRange, replicas, uncovered
 from .answer import short
 from .edge import until_signalled
-from .here import in_words, own_node
+from .here import in_words, own_node, resting
 from .options import print_json, say
 from .tables import print_table
 
@@ -110,7 +111,10 @@ def show_status(join: Sequence[str], home: Path | None, *, json: bool) -> int:
         print_json({"peers": len(peers), "models": models, "node": node})
         return code
     if node is not None:
-        say(f"this node  {node['peer']}\n  {in_words(node)}\n")
+        say(f"this node  {node['peer']}\n  {in_words(node)}")
+        if rest := resting(node, time.time()):
+            say(f"  {rest}")
+        say()
     if not pictures and not code:
         say("Nobody serves a model here.")
     for picture in pictures:
