@@ -116,6 +116,15 @@ def test_status_shows_who_serves_what_and_what_nobody_does(
     (model,) = facts("models")
     assert model["missing"] == [[4, 8]] and model["replicas_min"] == 0
     capsys.readouterr()
+    (first, *others) = facts("peers")
+    assert len(others) == 3 and first["link"] == "direct" and first["rtt_s"] > 0
+    assert first["serves"][0]["name"] == "demo" and first["addresses"]
+    capsys.readouterr()
+    assert main(["top", "--count", "2", "--every", "0.1"]) == 0
+    looks = capsys.readouterr().out
+    assert looks.count("4 peers, 1 model") == 2 and looks.count(first["peer"]) == 2
+    assert "\x1b" not in looks  # it is no terminal
+    assert main(["peers"]) == 0 and first["peer"] in capsys.readouterr().out
     assert main(["status"]) == 0
     said = capsys.readouterr().out
     assert "2222...." in said and "nobody serves 4:8" in said

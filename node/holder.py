@@ -248,17 +248,14 @@ class Holder:
             if not self._is("serving"):
                 return
             log.info("resting", why=rest.why or "asked to", until_s=rest.until_s)
-            began_s = trio.current_time()
             await self._go(*self._servings, within_s=rest.within_s)
             if not self._is("joining"):
                 return
-            give_back()  # here nobody holds the stage any more
-            freed_s = trio.current_time() - began_s
             await self.unsay(TOLD_S)
             if not self._is("joining"):
                 return
             self.state = "resting"
-            log.info("at rest", model=self.model.name, freed_s=round(freed_s, 3))
+            log.info("at rest", model=self.model.name)
             self.changed()
 
     async def _resume(self) -> None:
@@ -298,6 +295,7 @@ class Holder:
         self.state = "draining"
         self.changed()
         await self._see_off(min(within_s, self._config.drain_s), servings)
+        moved_s = trio.current_time()
         if not self._is("draining"):
             return  # we leave altogether
         self._hush()
@@ -305,6 +303,8 @@ class Holder:
         self._end(*servings)
         for serving in servings:
             await serving.ended.wait()
+        give_back()  # here nobody holds the stage any more
+        log.info("gave the memory back", after_s=round(trio.current_time() - moved_s, 3))
 
     def _back(self) -> None:
         """Serve, and say so."""
