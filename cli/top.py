@@ -1,7 +1,7 @@
 """A swarm, watched: the picture of `potluck status`, drawn anew until Ctrl-C.
 
-On a terminal it has a screen of its own, which is given back at the end. Elsewhere (`| tee log`) one
-picture follows the other as plain text, each under the time of day.
+On a terminal it has a screen of its own, which is given back at the end. Elsewhere (`| tee log`)
+one picture follows the other as plain text, each under the time of day.
 """
 
 from __future__ import annotations
