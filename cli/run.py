@@ -220,7 +220,9 @@ def _runner() -> Callable[..., Awaitable[None]]:
     """What runs a node; one that lies, where a testnet told it to. Raises UserError elsewhere."""
     with loading():
         from ..node.daemon import run_node
+        from .bars import show_loading
 
+        show_loading()
         if not os.environ.get(LIE):
             return run_node
         from ..node.testnet.liars import holder_type
