@@ -47,7 +47,10 @@ def make_room(home: Path, bytes_max: int, free: Callable[[Path], int]) -> int:
         if not over and free(home) >= LEAST_FREE_BYTES:
             break
         with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
             removed += size
     return removed
 
