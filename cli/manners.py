@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,7 +33,8 @@ Hours = Annotated[
 WhileActive = Annotated[
     Literal["auto", "yes", "no"],
     typer.Option(
-        help="Serve while somebody uses keyboard or mouse: auto is on processors, but not on GPUs."
+        help="Serve while somebody uses keyboard or mouse: auto is on processors, but not on GPUs, "
+        "unless this node was started from a terminal."
     ),
 ]
 IdleMinutes = Annotated[
@@ -97,6 +99,8 @@ def manners_of(
     from ..swarm.guest import Manners
     from ..swarm.hours import parse_hours
 
+    if while_active == "auto" and sys.stdin is not None and sys.stdin.isatty():
+        while_active = "yes"  # who has just typed this wants it to work
     windows = tuple(parse_hours(one) for one in hours)
     names = [one.strip().lower().removesuffix(".exe") for one in rest_for]
     if not all(names):

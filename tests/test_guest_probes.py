@@ -18,7 +18,15 @@ import pytest
 from potluck.node.guest import idle
 from potluck.node.guest.disk import LEAST_FREE_BYTES, make_room, room_within
 from potluck.node.guest.gpu import Cards
-from potluck.node.guest.idle import Terminals, logind_idle, mutter_idle, probe_of
+from potluck.node.guest.idle import (
+    BUS_S,
+    NO_BUS_S,
+    Seldom,
+    Terminals,
+    logind_idle,
+    mutter_idle,
+    probe_of,
+)
 from potluck.node.guest.neighbours import Busy, Programs, is_ours
 from potluck.node.guest.power import Battery, Heat
 from potluck.swarm.guest import Signals
@@ -154,6 +162,27 @@ def test_a_real_x_server_tells(monkeypatch: pytest.MonkeyPatch) -> None:
         assert first is not None and 0 <= first < 30
         server.terminate()
     assert idle.screen_idle() is None
+
+
+def test_a_bus_is_asked_seldom_and_the_time_goes_on_in_between() -> None:
+    now, asked, told = 0.0, list[float](), [100.0]
+
+    def way() -> float | None:
+        asked.append(now)
+        return told[0] if told else None
+
+    seldom = Seldom(way, lambda: now)
+    assert seldom() == 100.0
+    now = BUS_S - 1
+    assert seldom() == 100.0 + BUS_S - 1
+    now, told[0] = BUS_S, 0.5
+    assert seldom() == 0.5
+    now, told = 2 * BUS_S, []
+    assert seldom() is None
+    now += BUS_S
+    assert seldom() is None and asked == [0.0, BUS_S, 2 * BUS_S]
+    now += NO_BUS_S
+    assert seldom() is None and len(asked) == 4
 
 
 # ---- who else computes

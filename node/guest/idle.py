@@ -7,7 +7,8 @@
     macOS      HIDIdleTime of IOHIDSystem      never run
     Windows    GetLastInputInfo                never run
 
-Whoever answers with the least is believed. A node started by systemd for a user has the bus of the
+Whoever answers with the least is believed. The buses are asked by a program of their own, and so
+seldom that it costs nothing: in between the time goes on. A node started by systemd for a user has the bus of the
 session and, once somebody logs in graphically, its DISPLAY too.
 
 Source: BOINC's client/hostinfo_unix.cpp, which asks the same but the buses.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -32,6 +34,8 @@ from typing import Final
 from ...swarm.guest import Signals
 
 COMMAND_S: Final = 2.0  # for a bus to answer
+BUS_S: Final = 3.0  # guess: 10 ms of a processor each time
+NO_BUS_S: Final = 60.0  # until one that did not tell is asked again
 TERMINALS: Final = ("pts/[0-9]*", "tty[0-9]*")
 LOGIND: Final = (
     "busctl", "--system", "--json=short", "get-property", "org.freedesktop.login1",
@@ -61,7 +65,23 @@ def ways_here(platform: str = sys.platform) -> list[Idle]:
         return [mac_idle]
     if platform == "win32":
         return [windows_idle]
-    return [screen_idle, logind_idle, mutter_idle, Terminals().idle]
+    return [screen_idle, Seldom(logind_idle), Seldom(mutter_idle), Terminals().idle]
+
+
+class Seldom:
+    """A way that is asked from time to time only."""
+
+    def __init__(self, way: Idle, clock: Callable[[], float] = time.monotonic) -> None:
+        self._way = way
+        self._clock = clock
+        self._told: float | None = None
+        self._asked_s = -math.inf
+
+    def __call__(self) -> float | None:
+        now = self._clock()
+        if now - self._asked_s >= (NO_BUS_S if self._told is None else BUS_S):
+            self._told, self._asked_s = self._way(), now
+        return None if self._told is None else self._told + now - self._asked_s
 
 
 class Terminals:

@@ -31,7 +31,7 @@ log = get_logger()
 
 USER_S: Final = 1.0  # whoever comes back to the machine shall not wait for it
 CARDS_S: Final = 0.5  # nor a game
-PROGRAMS_S: Final = 1.0  # some ms of a processor for some hundreds of processes
+PROGRAMS_S: Final = 2.0  # some ms of a processor for some hundreds of processes
 BATTERY_S: Final = 5.0
 HEAT_S: Final = 5.0
 
