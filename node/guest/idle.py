@@ -8,8 +8,8 @@
     Windows    GetLastInputInfo                never run
 
 Whoever answers with the least is believed. The buses are asked by a program of their own, and so
-seldom that it costs nothing: in between the time goes on. A node started by systemd for a user has the bus of the
-session and, once somebody logs in graphically, its DISPLAY too.
+seldom that it costs nothing: in between the time goes on. A node started by systemd for a user has
+the bus of the session and, once somebody logs in graphically, its DISPLAY too.
 
 Source: BOINC's client/hostinfo_unix.cpp, which asks the same but the buses.
 """
