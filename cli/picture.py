@@ -152,7 +152,7 @@ def speed(picture: Picture) -> str:
     """Tokens a second that the peers of its scarcest block offer together, by their own word."""
     rates = [0.0] * picture.offer.blocks
     for span in picture.spans:
-        if span.state == "online":
+        if span.state == "online" and picture.links[span.peer].kind != "unreachable":
             for block in range(span.start, span.stop):
                 rates[block] += _rate(span)
     return f"{min(rates, default=0.0):.0f} tokens/s"
