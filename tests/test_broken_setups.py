@@ -72,11 +72,6 @@ def taken_port_of_the_file(made: Setup) -> None:
     (made.home / "config.toml").write_text(f"[node]\nport = {taken.getsockname()[1]}\n")
 
 
-def unwritable_home(made: Setup) -> None:
-    """A place where not even root makes a folder."""
-    made.home = Path("/proc/potluck-home")
-
-
 def home_that_is_a_file(made: Setup) -> None:
     made.home.rmdir()
     made.home.write_text("")
@@ -118,7 +113,6 @@ def home_that_others_write(made: Setup) -> None:
 ALONE: dict[str, tuple[Break, str, str, str]] = {  # what is bad, what is said, the remedy
     "taken port": (taken_port, "ports", "in use", "another --port"),
     "taken port of the file": (taken_port_of_the_file, "ports", "in use", "another --port"),
-    "unwritable home": (unwritable_home, "home", "nothing can be written", "--home"),
     "home that is a file": (home_that_is_a_file, "home", "no folder", "--home"),
     "home in use": (held_home, "home", "another process", "lsof"),
     "home that others write": (home_that_others_write, "home", "others may write", "chmod 700"),
@@ -260,15 +254,22 @@ def test_missing_kernels_are_told_with_the_compiler_that_makes_them(
     assert "C compiler" in found["kernels"].remedy and found["device"].verdict == "good"
 
 
-def test_a_full_disk_is_named(setup: Setup, tmp_path: Path) -> None:
-    """In a mount namespace: a file system of 64 KiB, filled."""
-    script = (
-        'mount -t tmpfs -o size=64k,mode=700 none "$0" && '
-        'dd if=/dev/zero of="$0/filled" bs=1k count=64 2>/dev/null; exec "$@"'
-    )
+FULL = 'mount -t tmpfs -o size=64k,mode=700 none "$0" && dd if=/dev/zero of="$0/all" bs=1k count=64'
+READ_ONLY = 'mount -t tmpfs -o size=256m,mode=700,ro none "$0"'
+
+
+@pytest.mark.parametrize(
+    ("mount", "about", "told", "remedy"),
+    [(FULL, "disk", "0 MiB free", "free the disk"), (READ_ONLY, "home", "be written", "--home")],
+)
+def test_a_disk_that_takes_nothing_is_named(
+    setup: Setup, mount: str, about: str, told: str, remedy: str
+) -> None:
+    """In a mount namespace, with a file system of its own for the home."""
     space = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*space, "true"], capture_output=True).returncode:
         pytest.skip("no namespaces here")
+    script = f'{mount} 2>/dev/null; exec "$@"'
     found = examined(*space, "sh", "-c", script, str(setup.home), *doctor_of(setup.home))
-    assert found["disk"].verdict == "bad" and found["disk"].told == "0 MiB free"
-    assert "free the disk" in found["disk"].remedy and found["home"].verdict == "good"
+    [bad] = [one for one in found.values() if one.verdict == "bad"]
+    assert bad.about == about and told in bad.told and remedy in bad.remedy

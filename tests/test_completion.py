@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_commands_options_and_choices_are_completed(
     assert set(found) <= set(told) and set(told).isdisjoint(not_found)
 
 
-def test_bash_takes_what_is_installed_for_it() -> None:
+def test_bash_takes_what_is_installed_for_it(tmp_path: Path) -> None:
     """The script that `--show-completion` shows, in a real shell."""
     if (bash := shutil.which("bash")) is None:
         pytest.skip("no bash here")
@@ -50,14 +51,17 @@ def test_bash_takes_what_is_installed_for_it() -> None:
     script = subprocess.run(
         POTLUCK, env=environment, capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    words = " ".join(POTLUCK)
+    program = tmp_path / "potluck"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(POTLUCK)} "$@"\n')
+    program.chmod(0o755)
     lines = [
-        f'potluck() {{ {words} "$@"; }}', script, "COMP_WORDS=(potluck doc)", "COMP_CWORD=1",
-        "_potluck_completion potluck", 'echo "${COMPREPLY[@]}"',
+        script, "COMP_WORDS=(potluck doc)", "COMP_CWORD=1", "_potluck_completion potluck",
+        'echo "${COMPREPLY[@]}"',
     ]  # fmt: skip
     done = subprocess.run(
-        [bash, "--norc", "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60
-    )
+        [bash, "--norc", "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
     assert done.stdout.split() == ["doctor"], done.stderr
 
 
