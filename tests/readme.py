@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,16 @@ def shell_lines() -> list[str]:
 def commands(line: str) -> Iterator[list[str]]:
     """The commands of a line of the shell, each as its words."""
     words: list[str] = []
-    for word in (*shlex.split(line, comments=True), "&&"):
-        if word in ("&&", "|", ";"):
-            if words:
+    redirected = False
+    for inner in (substituted := re.compile(r"\$\(([^)]*)\)")).findall(line):
+        yield from commands(inner)
+    lexed = shlex.shlex(substituted.sub("X", line), posix=True, punctuation_chars=";&|<>")
+    lexed.whitespace_split = True
+    for word in (*lexed, "&&"):
+        if word in ("&&", "|", ";", ">", ">>", "<"):
+            if words and not redirected:
                 yield words
-            words = []
+            words, redirected = [], word[0] in "<>"  # then a file's name follows
         else:
             words.append(word)
 
@@ -47,9 +53,34 @@ def all_commands() -> list[list[str]]:
     return [words for line in (*shell_lines(), *quoted) for words in commands(line)]
 
 
-def parsed(words: list[str]) -> list[dict[str, Any]]:
+def parsed(words: list[str]) -> dict[str, Any]:
     """What `potluck` with these words is asked to do, without doing it: the arguments of the
     command's function. Raises what a wrong command line does."""
+    command, asked = _stubbed()
+    asked.clear()
+    command.main(words, prog_name="potluck", standalone_mode=False)
+    [one] = asked
+    return one
+
+
+def examples() -> Iterator[tuple[str, list[str]]]:
+    """Those that the commands' help gives: of which command, and the words behind `potluck`."""
+
+    def walk(command: Any, name: str) -> Iterator[tuple[str, list[str]]]:
+        told = f"{command.help or ''}\n{command.epilog or ''}"
+        for line in re.findall(r"^ *(?:Example: )?(potluck .*)$", told, re.MULTILINE):
+            for words in commands(line):
+                if words[0] == "potluck":
+                    yield name, words[1:]
+        for inner, one in getattr(command, "commands", {}).items():
+            yield from walk(one, f"{name} {inner}")
+
+    return walk(get_command(app), "potluck")
+
+
+@cache
+def _stubbed() -> tuple[Any, list[dict[str, Any]]]:
+    """The program, of which every command only notes how it was called; and these notes."""
     asked: list[dict[str, Any]] = []
 
     def note(**arguments: Any) -> None:
@@ -57,12 +88,10 @@ def parsed(words: list[str]) -> list[dict[str, Any]]:
 
     def stub(command: Any) -> Any:
         inner = getattr(command, "commands", None)
-        if inner:
-            for one in inner.values():
-                stub(one)
-        else:
+        for one in (inner or {}).values():
+            stub(one)
+        if not inner:
             command.callback = note
         return command
 
-    stub(get_command(app)).main(words, prog_name="potluck", standalone_mode=False)
-    return asked
+    return stub(get_command(app)), asked
