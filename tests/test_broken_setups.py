@@ -80,7 +80,8 @@ def home_that_is_a_file(made: Setup) -> None:
 def held_home(made: Setup) -> None:
     code = (
         "import pathlib, sys, time; from potluck.node.home import hold_home; "
-        "hold_home(pathlib.Path(sys.argv[1])).__enter__(); print(flush=True); time.sleep(1e6)"
+        "held = hold_home(pathlib.Path(sys.argv[1])); held.__enter__(); print(flush=True); "
+        "time.sleep(1e6)"
     )
     command = [sys.executable, "-P", "-c", code, str(made.home)]
     other = made.undone.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
