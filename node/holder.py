@@ -248,14 +248,15 @@ class Holder:
             if not self._is("serving"):
                 return
             log.info("resting", why=rest.why or "asked to", until_s=rest.until_s)
-            await self._go(*self._servings, within_s=rest.within_s)
+            moved_s = await self._go(*self._servings, within_s=rest.within_s)
             if not self._is("joining"):
                 return
+            give_back()  # here nobody holds the stage any more
+            log.info("gave the memory back", after_s=round(trio.current_time() - moved_s, 3))
             await self.unsay(TOLD_S)
             if not self._is("joining"):
                 return
             self.state = "resting"
-            log.info("at rest", model=self.model.name)
             self.changed()
 
     async def _resume(self) -> None:
@@ -290,21 +291,20 @@ class Holder:
             self.state, self.trouble = "resting", str(error)
         self.changed()
 
-    async def _go(self, *servings: Serving, within_s: float = math.inf) -> None:
-        """See the sessions of these off, and give their memory back; then nothing is served."""
+    async def _go(self, *servings: Serving, within_s: float = math.inf) -> float:
+        """See the sessions of these off, and end them. When they had moved, by trio's clock."""
         self.state = "draining"
         self.changed()
         await self._see_off(min(within_s, self._config.drain_s), servings)
         moved_s = trio.current_time()
         if not self._is("draining"):
-            return  # we leave altogether
+            return moved_s  # we leave altogether
         self._hush()
         self.state = "joining"
         self._end(*servings)
         for serving in servings:
             await serving.ended.wait()
-        give_back()  # here nobody holds the stage any more
-        log.info("gave the memory back", after_s=round(trio.current_time() - moved_s, 3))
+        return moved_s
 
     def _back(self) -> None:
         """Serve, and say so."""
