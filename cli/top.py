@@ -35,7 +35,7 @@ def watch(join: Sequence[str], home: Path | None, *, every_s: float, count: int,
 
     async def look() -> int:
         with until_signalled() as interruption, ExitStack() as shown:
-            show = _plain_json if json else _plain
+            show: Show = _plain_json if json else _plain
             if not json and sys.stdout is not None and sys.stdout.isatty():
                 show = _on_terminal(shown)
             async with open_swarm(join, home=home) as swarm:

@@ -67,7 +67,7 @@ def look_for_driver(file: Path = DRIVER) -> tuple[str, str]:
     if torch.version.cuda is None:
         return driver, "there is a card, but this torch computes on processors alone"
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return driver, str(error).partition("\n")[0][:160]
     return driver, "torch finds no card"
