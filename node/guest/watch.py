@@ -55,7 +55,8 @@ def probes_for(manners: Manners, *, on_gpu: bool, holds: Callable[[], bool]) -> 
     """Those that these manners need. holds: whether we hold memory of a GPU now."""
     found = []
     if manners.watches_user(on_gpu) or manners.busy:
-        found.append(Probe("user", probe_of(ways_here()), USER_S))
+        every_s = USER_S if manners.watches_user(on_gpu) else WINDOW_S  # it bounds who is busy
+        found.append(Probe("user", probe_of(ways_here()), every_s))
     if not manners.on_battery:
         found.append(Probe("battery", Battery(), BATTERY_S))
     if manners.busy:
