@@ -16,6 +16,7 @@ from ..node.generation import Piece, hear
 from ..node.session import Recovery
 from ..node.trust.docket import Tally
 from ..swarm.routing import Hop
+from .bars import prefill_bar
 from .edge import until_signalled
 from .habits import Habits
 from .options import note, print_json, say
@@ -143,7 +144,8 @@ def tell_answer(
                 audit = question.habits.audit
                 if swarm.audits if audit is None else audit:  # what a pipe was given, it has
                     live = live and sys.stdout is not None and sys.stdout.isatty()
-                await follow(swarm, question, told, _stream if live else (lambda text: None))
+                show = _stream if live else (lambda text: None)
+                await follow(swarm, question, told, show, bar=not quiet and not json)
         if interruption.number:
             told.finish = "interrupted"
         return interruption.exit_code
@@ -167,9 +169,12 @@ async def follow(
     told: Told,
     show: Callable[[str], None],
     after: Callable[[Piece], None] = lambda piece: None,
+    *,
+    bar: bool = False,
 ) -> None:
     """Put one answer into `told`, and its text to `show`, as it comes; what stands of it once more,
-    behind a line that says why, when a part of it is replaced."""
+    behind a line that says why, when a part of it is replaced. bar: show how far a long prompt
+    is."""
     options = question.habits.options()
     options["stop"] = question.stop
     options["receipts"] = question.receipt is not None
@@ -180,12 +185,14 @@ async def follow(
         told.audits = answer.audits
         told.adapter = answer.adapter
         told.guessed = answer.guessed
-        async for piece in answer:
-            if hear(told.pieces, piece):
-                show("\n" + AMENDED + "\n" + told.text)
-            else:
-                show(piece.text)
-            after(piece)
+        with prefill_bar(answer, bar) as was_read:
+            async for piece in answer:
+                was_read()
+                if hear(told.pieces, piece):
+                    show("\n" + AMENDED + "\n" + told.text)
+                else:
+                    show(piece.text)
+                after(piece)
         told.finish = told.pieces[-1].finish or "failed"
         told.exact = answer.exact
         if question.receipt is not None:

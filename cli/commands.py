@@ -30,7 +30,7 @@ from .pause import pause, resume
 from .pin import pin
 from .run import node
 from .service import service
-from .show import models, status
+from .show import models, peers, status, top
 from .simulate import LIES, simulate
 from .testnet import testnet
 from .verify import verify
@@ -88,6 +88,8 @@ app.command()(chat)
 app.command()(api)
 app.command()(finetune)
 app.command()(status)
+app.command()(top)
+app.command()(peers)
 app.command()(models)
 app.command()(credit)
 app.command()(doctor)

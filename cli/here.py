@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..errors import UserError
 from ..node.report import STALE_S, load_report
+from ..node.rest import running
 from .answer import short
 
 REACHED = {
@@ -27,8 +29,30 @@ NATS = {
 def own_node(home: Path) -> dict[str, Any] | None:
     """What the node under this home says of itself; None when none of this version is well."""
     told = load_report(home, time.time())
-    well = told and told["age_s"] <= STALE_S and told["version"] == __version__
-    return told if well else None
+    if not told or told["age_s"] > STALE_S or told["version"] != __version__:
+        return None
+    try:
+        serves = running(home)
+    except UserError:  # an entry point, which serves nothing
+        serves = {}
+    return {**told, **{key: serves.get(key) for key in ("state", "trouble", "rest")}}
+
+
+def resting(told: Mapping[str, Any], now_s: float) -> str:
+    """What it does not do now, and why; "" when it serves. now_s: unix seconds."""
+    rest, state = told.get("rest") or {}, told.get("state")
+    why = told.get("trouble") or rest.get("why")
+    if not why or (state == "serving" and not rest):
+        return ""
+    said = f"{'rests' if state == 'resting' else state}: {why}"
+    until_s = rest.get("until_s")
+    return f"{said}; until {_clock(until_s, now_s)}" if until_s and until_s > now_s else said
+
+
+def _clock(at_s: float, now_s: float) -> str:
+    """By the local clock, with the day when that is another."""
+    at, now = time.localtime(at_s), time.localtime(now_s)
+    return time.strftime("%H:%M" if at[:3] == now[:3] else "%a %d %b %H:%M", at)
 
 
 def in_words(told: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ def invite(
 
     \b
     Examples:
-      potluck invite; potluck node -m demo --listen all --port 4001    (the first time)
+      potluck invite; potluck node -m demo --listen all --port 4001    # the first time
       potluck invite
       potluck invite --allow 12D3KooW... --allow 192.168.0.0/16
     """

@@ -20,6 +20,7 @@ def pause(
     duration: Annotated[
         str, typer.Argument(metavar="[DURATION]", help="90s, 30m, 1h, 2d; default: until resumed.")
     ] = "",
+    why: Annotated[str, typer.Option(help="For whoever looks at potluck status.")] = "",
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -31,6 +32,7 @@ def pause(
     \b
     Examples:
       potluck pause 1h
+      potluck pause 90m --why "a film"
       potluck pause && potluck status
     """
     import math
@@ -42,7 +44,7 @@ def pause(
     seconds = parse_duration(duration) if duration else math.inf
     place = home_of(home)
     _serving(place)
-    ask_rest(place, Rest(time.time() + seconds))
+    ask_rest(place, Rest(time.time() + seconds, why))
     told = _until(place, ("resting",), SEE_OFF_S + HEARS_S)
     if json:
         print_json(_facts(told), indent=None)
@@ -52,6 +54,8 @@ def pause(
 
 def resume(home: Home = None, json: Json = False) -> None:
     """Have the node of this home serve again.
+
+    It goes on resting while it has to for another reason: potluck status tells which.
 
     \b
     Example:
@@ -66,6 +70,8 @@ def resume(home: Home = None, json: Json = False) -> None:
     told = _until(place, ("serving",), LOAD_S)
     if json:
         print_json(_facts(told), indent=None)
+    elif told["state"] != "serving":
+        say(f"Still resting: {told['rest']['why']}")
     else:
         start, stop = told["blocks"]
         say(f"Serving blocks {start}:{stop} of {told['name']}")
@@ -82,13 +88,17 @@ def _serving(home: Path) -> dict[str, Any]:
 
 
 def _until(home: Path, states: tuple[str, ...], within_s: float) -> dict[str, Any]:
-    """Wait until the node says that it is in one of these states. Raises PotluckError."""
+    """Wait until the node says that it is in one of these states, or why it cannot be in that of
+    serving. Raises PotluckError."""
     import time
 
     from ..node.rest import running
 
     deadline_s = time.monotonic() + within_s
     while (told := running(home))["state"] not in states:
+        rules = (told.get("rest") or {}).get("rules", ())
+        if told["state"] == "resting" and rules and "asked" not in rules:
+            return told
         if told.get("trouble"):
             raise PotluckError(f"the node cannot serve: {told['trouble']}; it tries again")
         if time.monotonic() > deadline_s:
@@ -101,4 +111,4 @@ def _until(home: Path, states: tuple[str, ...], within_s: float) -> dict[str, An
 
 
 def _facts(told: dict[str, Any]) -> dict[str, Any]:
-    return {key: told[key] for key in ("peer", "name", "blocks", "state")}
+    return {key: told.get(key) for key in ("peer", "name", "blocks", "state", "rest")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from ..node.net.ways import relays_told
 from ..swarm.blocks import BlockRange, replicas, uncovered
 from .answer import short
 from .edge import until_signalled
-from .here import in_words, own_node
+from .here import in_words, own_node, resting
 from .options import print_json, say
 from .tables import print_table
 
+COLUMNS = ("  BLOCKS", "PEER", "STATE", "LINK", "RTT>", "TOKENS/S>", "CACHE>", "DEVICE")
 KNOCK_S = 3.0  # for a peer to be reached; a picture must not wait for the dead
 
 
@@ -110,18 +112,50 @@ def show_status(join: Sequence[str], home: Path | None, *, json: bool) -> int:
         print_json({"peers": len(peers), "models": models, "node": node})
         return code
     if node is not None:
-        say(f"this node  {node['peer']}\n  {in_words(node)}\n")
+        say(f"this node  {node['peer']}\n  {in_words(node)}")
+        if rest := resting(node, time.time()):
+            say(f"  {rest}")
+        say()
     if not pictures and not code:
         say("Nobody serves a model here.")
     for picture in pictures:
         say(f"{picture.offer.name}  {picture.offer.blocks} blocks  {picture.offer.model[:12]}")
-        say(f"  peers for each block  {_bar(picture.replicas)}{_gap(picture)}")
-        print_table(
-            ("  BLOCKS", "PEER", "STATE", "LINK", "RTT>", "TOKENS/S>", "CACHE>", "DEVICE"),
-            [_row(span, picture.links[span.peer]) for span in picture.spans],
-        )
+        say(coverage(picture))
+        print_table(COLUMNS, [row(span, picture.links[span.peer]) for span in picture.spans])
         say()
     return code
+
+
+def show_peers(join: Sequence[str], home: Path | None, *, json: bool) -> int:
+    """Print who is there, each peer once; the exit code."""
+    code, pictures = _look(join, home)
+    peers: dict[str, list[tuple[str, Announcement, Link]]] = {}
+    for picture in pictures:
+        for span in picture.spans:
+            told = (picture.offer.name, span, picture.links[span.peer])
+            peers.setdefault(span.peer, []).append(told)
+    if json:
+        print_json([_peer_facts(held) for held in peers.values()])
+    elif peers:
+        columns = ("PEER", "LINK", "RTT>", "SERVES", "STATE", "DEVICE", "VERSION", "ADDRESS")
+        print_table(columns, [_peer_row(held) for _, held in sorted(peers.items())])
+    elif not code:
+        say("Nobody serves a model here.")
+    return code
+
+
+def coverage(picture: Picture) -> str:
+    return f"  peers for each block  {_bar(picture.replicas)}{_gap(picture)}"
+
+
+def speed(picture: Picture) -> str:
+    """Tokens a second that the peers of its scarcest block offer together, by their own word."""
+    rates = [0.0] * picture.offer.blocks
+    for span in picture.spans:
+        if span.state == "online" and picture.links[span.peer].kind != "unreachable":
+            for block in range(span.start, span.stop):
+                rates[block] += _rate(span)
+    return f"{min(rates, default=0.0):.0f} tokens/s"
 
 
 def show_models(join: Sequence[str], home: Path | None, *, json: bool) -> int:
@@ -196,13 +230,50 @@ def _model_facts(picture: Picture) -> dict[str, Any]:
     }
 
 
-def _row(span: Announcement, link: Link) -> tuple[str, ...]:
+def _peer_facts(held: Sequence[tuple[str, Announcement, Link]]) -> dict[str, Any]:
+    _, first, link = held[0]
+    return {
+        "peer": first.peer,
+        "link": link.kind,
+        "relay": link.relay,
+        "rtt_s": None if link.rtt_s is None else round(link.rtt_s, 6),
+        "serves": [
+            {"name": name, "model": span.model, "blocks": [span.start, span.stop],
+             "state": span.state} for name, span, _ in held
+        ],
+        "device": first.device,
+        "version": first.version,
+        "addresses": list(first.addresses),
+    }  # fmt: skip
+
+
+def _peer_row(held: Sequence[tuple[str, Announcement, Link]]) -> tuple[str, ...]:
+    _, first, link = held[0]
+    return (
+        first.peer,
+        *_link_words(link),
+        ", ".join(f"{name} {span.start}:{span.stop}" for name, span, _ in held),
+        ", ".join(dict.fromkeys(span.state for _, span, _ in held)),
+        f"{first.device} {first.dtype}",
+        first.version,
+        next(iter(first.addresses), "").partition("/p2p/")[0],
+    )
+
+
+def _link_words(link: Link) -> tuple[str, str]:
+    return (
+        f"{link.kind} by {short(link.relay)}" if link.relay else link.kind,
+        "" if link.rtt_s is None else f"{link.rtt_s * 1e3:.1f} ms",
+    )
+
+
+def row(span: Announcement, link: Link) -> tuple[str, ...]:
+    """As COLUMNS has it."""
     return (
         f"  {span.start}:{span.stop}",
         span.peer,
         span.state,
-        f"{link.kind} by {short(link.relay)}" if link.relay else link.kind,
-        "" if link.rtt_s is None else f"{link.rtt_s * 1e3:.1f} ms",
+        *_link_words(link),
         f"{_rate(span):.0f}",
         _count(span.cache_tokens_free // (span.stop - span.start)),
         f"{span.device} {span.dtype}",

@@ -12,6 +12,23 @@ import typer
 from ..errors import UserError
 from ..node.testnet.lies import LIE
 from .loading import loading
+from .manners import (
+    BusyPercent,
+    Guest,
+    Hours,
+    IdleMinutes,
+    MaxCelsius,
+    MaxDisk,
+    MaxDown,
+    MaxUp,
+    MaxWatts,
+    OnBattery,
+    RestFor,
+    ShareGpu,
+    WhileActive,
+    check_pace,
+    manners_of,
+)
 from .options import (
     AllowOnly,
     Ban,
@@ -109,6 +126,19 @@ def node(
     ban: Ban = None,
     allow_only: AllowOnly = None,
     pin: Pinned = None,
+    guest: Guest = True,
+    hours: Hours = None,
+    while_active: WhileActive = "auto",
+    idle_minutes: IdleMinutes = 3.0,
+    on_battery: OnBattery = False,
+    busy_percent: BusyPercent = 25.0,
+    rest_for: RestFor = None,
+    share_gpu: ShareGpu = False,
+    max_celsius: MaxCelsius = 0.0,
+    max_watts: MaxWatts = 0.0,
+    max_up: MaxUp = 0,
+    max_down: MaxDown = 0,
+    max_disk: MaxDisk = 0,
     log_level: LogLevel = "info",
     json: Json = False,
 ) -> None:
@@ -123,6 +153,7 @@ def node(
       potluck node -m Qwen/Qwen3-8B --blocks 0:9 --quantization nf4 --max-memory 4096
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
       potluck node -m demo -m Qwen/Qwen3-0.6B --blocks 0:4 --blocks auto
+      potluck node -m auto --hours 22:00-07:00 --rest-for steam --max-up 2000
     """
     from ..node.config import AUTO, ModelWish, NodeConfig, find_access, find_join, find_pins
 
@@ -162,6 +193,21 @@ def node(
         ban=tuple(ban or ()),
         allow_only=tuple(allow_only or ()),
         pins=find_pins(place, pin or ()),
+        manners=manners_of(
+            guest,
+            hours=hours or (),
+            while_active=while_active,
+            idle_minutes=idle_minutes,
+            on_battery=on_battery,
+            busy_percent=busy_percent,
+            rest_for=rest_for or (),
+            share_gpu=share_gpu,
+            max_celsius=max_celsius,
+            max_watts=max_watts,
+        ),
+        up_kib_s=check_pace("--max-up", max_up),
+        down_kib_s=check_pace("--max-down", max_down),
+        max_disk_mib=max_disk,
     )
 
     def words(ready: Ready) -> str:
@@ -174,7 +220,9 @@ def _runner() -> Callable[..., Awaitable[None]]:
     """What runs a node; one that lies, where a testnet told it to. Raises UserError elsewhere."""
     with loading():
         from ..node.daemon import run_node
+        from .bars import show_loading
 
+        show_loading()
         if not os.environ.get(LIE):
             return run_node
         from ..node.testnet.liars import holder_type

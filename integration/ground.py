@@ -34,7 +34,10 @@ MIB = 1 << 20
 # -P: no folder that we happen to stand in may shadow a module
 POTLUCK = (sys.executable, "-P", "-m", "potluck.cli")
 # one thread: spinning barriers of several processes on few cores bring each other to a halt
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "POTLUCK_JOIN": ""}
+# and no guest: these nodes serve, however busy their machine
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "POTLUCK_JOIN": "", "POTLUCK_GUEST": "no",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

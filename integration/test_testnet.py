@@ -111,6 +111,15 @@ def test_status_shows_who_serves_what_and_what_nobody_does(
     assert model["name"] == "demo" and model["replicas"] == [2] * 8 and model["missing"] == []
     assert {span["link"] for span in model["spans"]} == {"direct"}
     assert all(0 < span["rtt_s"] < 1 for span in model["spans"])
+    (first, *others) = facts("peers")
+    assert len(others) == 3 and first["link"] == "direct" and first["rtt_s"] > 0
+    assert first["serves"][0]["name"] == "demo" and first["addresses"]
+    capsys.readouterr()
+    assert main(["top", "--count", "2", "--every", "0.1"]) == 0
+    looks = capsys.readouterr().out
+    assert looks.count("4 peers, 1 model") == 2 and looks.count(first["peer"]) == 2
+    assert "\x1b" not in looks  # it is no terminal
+    assert main(["peers"]) == 0 and first["peer"] in capsys.readouterr().out
     for name in ("n2", "n4"):
         find_testnet(home).send(name, signal.SIGKILL)
     (model,) = facts("models")

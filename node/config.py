@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 import platformdirs
 
 from ..errors import UserError
+from ..swarm.guest import Manners
 from .invite import load_private
 from .net.access import Access, parse_entry, parse_listed
 from .pins import Pin, load_pins, parse_pin, together
@@ -70,6 +71,8 @@ class NodeConfig:
     for peers behind NATs: when strangers can dial us, from the start, or never. access: whom the
     owner bars, or admits alone; ban, allow_only: what of it the command line said, for when the
     rest is read again (lists.py). pins: whom to hold on to (pins.py).
+    manners: when to rest (guest/watch.py); None: when told to alone. up_kib_s, down_kib_s: for all
+    connections; 0: no limit. max_disk_mib: for what can be made or fetched anew (guest/disk.py).
     """
 
     home: Path
@@ -98,6 +101,10 @@ class NodeConfig:
     allow_only: tuple[str, ...] = ()
     pins: tuple[Pin, ...] = ()
     also: tuple[ModelWish, ...] = ()
+    manners: Manners | None = None
+    up_kib_s: int = 0
+    down_kib_s: int = 0
+    max_disk_mib: int = 0
 
 
 def default_home() -> Path:

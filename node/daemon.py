@@ -28,12 +28,15 @@ from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.sampling_events import Member as Seat
 from ..swarm.wire import PROTOCOL, TRAINING_PROTOCOL, WEARING_PROTOCOL
+from .compute.device import choose_device, devices_of
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
 from .errands import start_errands
 from .gossip.capability import Capabilities
 from .gossip.crowd import Crowd
 from .gossip.segment import Segment
+from .guest.disk import keep_disk
+from .guest.watch import FREE, Watch, probes_for
 from .holder import WITHDRAW_S, Holder
 from .home import hold_home, prepare_home, write_whole
 from .house import House, Room
@@ -41,6 +44,7 @@ from .identity import load_or_create, next_boot
 from .log import get_logger
 from .member import Member, open_member
 from .net.nat import NatConfig
+from .net.pace import Pace
 from .peerstore import load_known
 from .rest import end_rest
 from .trust.evidence import Court, open_court
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+KIB = 1024
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TELL_SIGNALS = (signal.SIGUSR1,) if sys.platform != "win32" else ()  # say what is open, as dd does
 
@@ -117,6 +122,7 @@ async def _run(
             nat=NatConfig(relay=config.relay),
             access=config.access,
             pins=config.pins,
+            pace=Pace(config.up_kib_s * KIB, config.down_kib_s * KIB),
         ) as member,
         trio.open_nursery() as stages,
     ):
@@ -191,7 +197,8 @@ async def _serve(
         return {**house.counts(), **known, **open_}
 
     def tell() -> None:
-        write_whole(config.home / RUNNING, json.dumps(_facts(ready, house)))
+        facts = _facts(ready, house) | {"rest": watch.facts()}
+        write_whole(config.home / RUNNING, json.dumps(facts))
 
     def retell() -> None:
         try:
@@ -199,6 +206,7 @@ async def _serve(
         except UserError as error:  # a full disk shall end nobody's answer
             log.warning("not written down", why=str(error))
 
+    watch = _watch(config, house)
     pinned = [Seat(pin.peer, pin.address) for pin in config.pins]
     crowd = Crowd(member, random.SystemRandom(), shunned=court.banned, pinned=pinned)
     crowd.registrar.proved.append(court.take)
@@ -225,7 +233,10 @@ async def _serve(
         ready = _ready(member, house, time.monotonic() - began_s)
         try:
             tell()
-            house.keep_places(services, retell)
+            watch.on_change = retell
+            services.start_soon(watch.run)
+            services.start_soon(keep_disk, config.home, config.max_disk_mib << 20)
+            house.keep_places(services, retell, watch)
             task_status.started(ready)
             await _until_stopped(signals, counts)
         finally:
@@ -236,6 +247,14 @@ async def _serve(
                     await house.leave(config.drain_s)
                     ending.cancel_scope.cancel()
             services.cancel_scope.cancel()
+
+
+def _watch(config: NodeConfig, house: House) -> Watch:
+    """What says when we have to rest."""
+    manners = config.manners or FREE
+    on_gpu = any(choose_device(one).type != "cpu" for one in devices_of(config.device))
+    probes = probes_for(manners, on_gpu=on_gpu, holds=lambda: house.holds)
+    return Watch(config.home, manners, probes, on_gpu=on_gpu)
 
 
 async def _until_stopped(signals: AsyncIterator[int], counts: Callable[[], dict[str, int]]) -> None:

@@ -1,7 +1,8 @@
 """What is wrong, and what to do about it: verdicts on what was found out. Nothing here waits.
 
 facts (doctor.py) ──▶ findings, in the order in which one thing rests on another:
-program, device ▶ home, disk, identity, settings ▶ node ▶ ports ▶ NAT ▶ relays ▶ peers ▶ clock
+program, memory, driver, device ▶ home, disk, identity, settings ▶ model, hub     (footing.py)
+▶ node ▶ ports ▶ NAT ▶ relays ▶ peers ▶ clock
 """
 
 from __future__ import annotations
@@ -12,57 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ..dht.record import SKEW_MAX_S
+from .footing import Finding, Hub, Machine, Place, Wanted, on_hub, on_machine, on_model, on_place
 
-Verdict = Literal["good", "note", "warning", "bad"]
 Source = Literal["join", "last run", "this node"]
 
-MIB: Final = 1 << 20
-GIB: Final = 1 << 30
-MEMORY_LITTLE: Final = GIB  # guess: a block of a 7B model in bf16 has 0.4 GiB, and there is a cache
-DISK_LITTLE: Final = 10 * GIB  # guess: a share of a 7B model's weights
-DISK_NONE: Final = 64 * MIB  # records, peers, logs
 SKEW_WORTH_A_WORD_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. remedy: what to do; "" when nothing need be."""
-
-    about: str
-    verdict: Verdict
-    told: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """torch: its version, or ""; then `fault` says why."""
-
-    version: str
-    python: str
-    system: str
-    torch: str = ""
-    fault: str = ""
-    device: str = ""
-    threads: int = 0
-    free_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The home. mode: its rights, None when it is not there. fault: why it cannot be used.
-
-    peer: who we are there, "" when that is not decided. key_fault, config_fault: as a node would
-    refuse them.
-    """
-
-    path: str
-    mode: int | None
-    fault: str
-    disk_free_bytes: int
-    peer: str
-    key_fault: str
-    config_fault: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +36,8 @@ class Facts:
 
     pid: of the running node; 0 when none runs. hanging_s: for how long it has said nothing.
     other_version: of the program that it runs, if not ours. hosts: addresses of our interfaces.
+    model, hub: None: not looked at. port_fault: why the port cannot be had. rest: why the running
+    node does not serve.
     """
 
     machine: Machine
@@ -91,72 +48,30 @@ class Facts:
     network: Mapping[str, Any] | None = None
     hosts: Sequence[str] = ()
     knocks: Sequence[Knock] = ()
+    model: Wanted | None = None
+    hub: Hub | None = None
+    port_fault: str = ""
+    rest: str = ""
 
 
 def diagnose(facts: Facts) -> list[Finding]:
     """Every finding, the ground first."""
-    found = [*_machine(facts.machine), *_place(facts.place), *_node(facts)]
+    found = [*on_machine(facts.machine), *on_place(facts.place)]
+    found += [on_model(facts.model)] if facts.model is not None else []
+    found += [on_hub(facts.hub, facts.model)] if facts.hub is not None else []
+    found += _node(facts)
+    if facts.port_fault:
+        found.append(
+            Finding(
+                "ports", "bad", facts.port_fault, "end what listens there, or give another --port"
+            )
+        )
     if facts.network is not None:
         found += _network(facts.network, facts.hosts)
     found += _knocks(facts.knocks, looked=facts.network is not None)
     if facts.network is not None:
         found.append(_clock(facts.network.get("clock")))
     return found
-
-
-def _machine(machine: Machine) -> Iterator[Finding]:
-    program = f"potluck {machine.version}, Python {machine.python}, {machine.system}"
-    yield Finding("program", "good", program)
-    if not machine.torch:
-        yield Finding(
-            "device", "bad", f"torch cannot be loaded: {machine.fault}",
-            "pip install --force-reinstall torch; `potluck bootstrap` runs without it",
-        )  # fmt: skip
-        return
-    told = (
-        f"{machine.device}, {_size(machine.free_bytes)} free, torch {machine.torch}, "
-        f"{machine.threads} threads"
-    )
-    if machine.free_bytes < MEMORY_LITTLE:
-        yield Finding(
-            "device", "warning", told, "free memory, or serve few blocks of a small model"
-        )
-    else:
-        yield Finding("device", "good", told)
-
-
-def _place(place: Place) -> Iterator[Finding]:
-    if place.fault:
-        yield Finding("home", "bad", f"{place.path}: {place.fault}", "mend it, or give --home")
-    elif place.mode is None:
-        yield Finding("home", "note", f"{place.path}: not there; the first start makes it")
-    elif place.mode & 0o022:
-        yield Finding(
-            "home", "bad", f"{place.path}: others may write there (mode {place.mode:o})",
-            f"chmod 700 {place.path}",
-        )  # fmt: skip
-    elif place.mode & 0o077:
-        yield Finding(
-            "home", "warning", f"{place.path}: others may look in (mode {place.mode:o})",
-            f"chmod 700 {place.path}",
-        )  # fmt: skip
-    else:
-        yield Finding("home", "good", place.path)
-    free = f"{_size(place.disk_free_bytes)} free"
-    if place.disk_free_bytes < DISK_NONE:
-        yield Finding("disk", "bad", free, "free the disk: neither records nor logs can be kept")
-    elif place.disk_free_bytes < DISK_LITTLE:
-        yield Finding("disk", "warning", free, "room for a small model's weights alone: free some")
-    else:
-        yield Finding("disk", "good", free)
-    if place.key_fault:
-        yield Finding("identity", "bad", place.key_fault, "do as it says")
-    elif place.peer:
-        yield Finding("identity", "good", place.peer)
-    else:
-        yield Finding("identity", "note", "none yet; the first start makes one")
-    if place.config_fault:
-        yield Finding("settings", "bad", place.config_fault, "mend the line that it names")
 
 
 def _node(facts: Facts) -> Iterator[Finding]:
@@ -174,6 +89,8 @@ def _node(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
     elif facts.pid:
         yield Finding("node", "good", f"runs, process {facts.pid}; what follows is its own word")
+        if facts.rest:
+            yield Finding("serving", "note", facts.rest)
     elif facts.network is not None:
         yield Finding("node", "note", "none runs here; what follows was tried out just now")
     else:
@@ -359,7 +276,3 @@ def _clock(skew: Mapping[str, Any] | None) -> Finding:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names) or "no address"
-
-
-def _size(size: int) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size // MIB} MiB"

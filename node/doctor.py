@@ -7,13 +7,17 @@ joins, has strangers dial it, and leaves without a trace.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,11 +31,13 @@ from ..dht.kad import open_directory
 from ..dht.known import to_join
 from ..errors import RemoteError, TransportError, UserError
 from .config import find_access, find_join
-from .diagnosis import Facts, Knock, Machine, Place, Source
+from .diagnosis import Facts, Knock, Source
+from .footing import Hub, Machine, Place, Wanted
+from .home import LOCK, hold_home
 from .identity import KEY_FILE, load_or_create
 from .member import Member
 from .net.access import Access
-from .net.address import parse
+from .net.address import listening, parse
 from .net.clock import ask_time, tell_time
 from .net.host import Host, HostConfig, open_host
 from .net.lan import tell_and_listen
@@ -39,11 +45,14 @@ from .net.nat import NatConfig, start_nat
 from .net.watch import own_hosts
 from .peerstore import load_known
 from .report import STALE_S, load_report, network_facts
+from .rest import running
 
 KNOCK_S: Final = 6.0
 SETTLE_S: Final = 14.0  # for the router, strangers and relays: UPnP alone may take 12
 NEIGHBOURS_S: Final = 3.0  # multicast DNS answers within one
 KNOWN_MAX: Final = 4  # peers of the last run to knock at
+HUB_S: Final = 6.0
+HUB: Final = "https://huggingface.co"
 OBSERVERS: Final = 2  # networks whose word tells the kind of a NAT
 
 
@@ -57,33 +66,106 @@ class _Door:
 
 
 async def look(
-    home: Path, join: Sequence[str], machine: Machine, *, port: int = 0, alone: bool = False
+    home: Path,
+    join: Sequence[str],
+    machine: Machine,
+    *,
+    port: int = 0,
+    alone: bool = False,
+    model: Wanted | None = None,
 ) -> Facts:
     """Everything that there is to know. alone: of this machine; nobody else is asked.
 
-    port: where a node is meant to listen. Raises UserError when something else does.
+    port: where a node is meant to listen. model: what it is to serve, as far as it is here.
     """
     place = look_at_home(home)
     told = _running(home)
     pid = int(told["pid"]) if told else 0
-    hosts = sorted(own_hosts())
+    place = replace(place, held=told is None and _held(home))
+    port_fault = look_at_port(port) if told is None and port else ""
+    facts = Facts(
+        machine, place, pid, hosts=sorted(own_hosts()), model=model, port_fault=port_fault
+    )
     if told and told["age_s"] > STALE_S:
-        return Facts(machine, place, pid, hanging_s=told["age_s"], hosts=hosts)
+        return replace(facts, hanging_s=told["age_s"])
     if told and told["version"] != __version__:
-        return Facts(machine, place, pid, other_version=told["version"], hosts=hosts)
+        return replace(facts, other_version=told["version"])
+    facts = replace(facts, network=told, rest=_why_resting(home) if told else "")
     if alone:
-        return Facts(machine, place, pid, network=told, hosts=hosts)
+        return facts
     doors = [] if place.config_fault else _doors(home, join)
     access = Access() if place.config_fault else find_access(home)
     key = IdentityKey.generate()
     if told is None:
-        network, knocks = await _try_out(key, doors, access, port)
-        return Facts(machine, place, network=network, hosts=hosts, knocks=knocks)
+        found: list[Hub] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ask_hub, found)
+            network, knocks = await _try_out(key, doors, access, 0 if port_fault else port)
+        return replace(facts, network=network, knocks=knocks, hub=found[0])
     doors = [door for door in doors if door.peer != told["peer"]]
     doors += _by_peer(told["addresses"], "this node")
     async with open_host(HostConfig(seed=key.seed(), listen=(), access=access)) as host:
         knocks = await _knock_at(host, doors)
-    return Facts(machine, place, pid, network=told, hosts=hosts, knocks=knocks)
+    return replace(facts, knocks=knocks)
+
+
+def look_at_port(port: int) -> str:
+    """Why a node could not listen there; "" when it can."""
+    try:
+        for one in listening([f"/ip4/0.0.0.0/tcp/{port}"]):
+            one.close()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _why_resting(home: Path) -> str:
+    try:
+        told = running(home)
+    except UserError:
+        return ""
+    why = told.get("trouble") or (told.get("rest") or {}).get("why")
+    return f"{told.get('state')}: {why}" if why else ""
+
+
+def _held(home: Path) -> bool:
+    """Whether a process runs under it, by its lock alone."""
+    if not (home / LOCK).exists():
+        return False
+    try:
+        with hold_home(home):
+            return False
+    except UserError:
+        return True
+
+
+async def _ask_hub(found: list[Hub]) -> None:
+    """Whether the hub answers; what it says does not matter."""
+    address = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "no", "false", "off"):
+        found.append(Hub(address, off=True))
+        return
+    began_s = trio.current_time()
+    fault = f"silent for {HUB_S:.0f} s"
+    with trio.move_on_after(HUB_S):
+        fault = await trio.to_thread.run_sync(
+            _knock_at_hub,
+            address,
+            abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's stubs of trio are old
+        )
+    found.append(Hub(address, fault, round(trio.current_time() - began_s, 3)))
+
+
+def _knock_at_hub(address: str) -> str:
+    """Blocks. Why it does not answer; "" when it does."""
+    try:
+        request = urllib.request.Request(address, method="HEAD")
+        with urllib.request.urlopen(request, timeout=HUB_S):
+            return ""
+    except urllib.error.HTTPError as error:
+        return "" if error.code < 500 else f"it answers {error.code}"
+    except (OSError, ValueError) as error:  # URLError is an OSError
+        return str(getattr(error, "reason", error))[:120]
 
 
 def look_at_home(home: Path) -> Place:
@@ -96,8 +178,10 @@ def look_at_home(home: Path) -> Place:
             fault = "is no folder"
         elif not os.access(home, os.W_OK | os.X_OK):
             fault = "cannot be written by this user"
+        else:
+            fault = _why_not_written(home)
     except FileNotFoundError:
-        pass  # the first start makes it
+        fault = _why_not_written(_standing(home))  # the first start makes it
     except OSError as error:
         fault = error.strerror or str(error)
     if not fault and os.path.lexists(home / KEY_FILE):
@@ -110,10 +194,26 @@ def look_at_home(home: Path) -> Place:
         find_access(home)
     except UserError as error:
         config_fault = str(error)
-    # os.path's, which takes what cannot be looked at for nothing: Path's own raises over some
-    standing = next(one for one in (home, *home.absolute().parents) if os.path.exists(one))
-    free = shutil.disk_usage(standing).free
+    free = shutil.disk_usage(_standing(home)).free
     return Place(str(home), mode, fault, free, peer, key_fault, config_fault)
+
+
+def _standing(home: Path) -> Path:
+    """The home, or what there is of the way to it."""
+    # os.path's, which takes what cannot be looked at for nothing: Path's own raises over some
+    return next(one for one in (home, *home.absolute().parents) if os.path.exists(one))
+
+
+def _why_not_written(folder: Path) -> str:
+    """By a file that has no name, and leaves no trace; a full disk is told as one."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # that the disk is full is told by itself
+            return f"nothing can be written in {folder} ({error.strerror})"
+    return ""
 
 
 def _running(home: Path) -> dict[str, Any] | None:

@@ -52,8 +52,6 @@ from .trust.docket import Tally
 from .trust.watch import Watch, notes_of
 
 CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
-
-
 GREEDY = Settings()
 
 
@@ -119,6 +117,7 @@ class Generation:
         self._last_s = trio.current_time()
         self._finished = False
         self._fed = 0  # tokens of the prompt
+        self.prompt_tokens, self.prompt_read = len(request.ids), 0  # read: by all servers
         self._owed = 0  # outputs of steps that were fed; of all but the last no row is wanted
         self._hidden: Payload | None = None  # rows that the next tokens are drawn from
         self._row = 0  # of those, the next one's
@@ -223,6 +222,7 @@ class Generation:
             while self._owed:
                 self._hidden = await self._session.output()
                 self._owed -= 1
+                self.prompt_read = max(0, self._fed - self._owed * CHUNK_TOKENS)
                 self._took()
             while self._hidden is not None:
                 await self._draw_row()

@@ -11,6 +11,7 @@ with its reason.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,12 +30,13 @@ from .ahead import BlockFiles, keep_ahead
 from .compute.room import give_back
 from .config import AUTO, NodeConfig
 from .credit.till import Till
+from .guest.disk import room_within
 from .log import get_logger
 from .member import Member
 from .net.stream import Stream
 from .opening import serve_stream
 from .placing import JITTER_S, Elections, Finds, Place, find_place, may_switch
-from .rest import asked_rest, end_rest
+from .rest import Asked, Rest, Wishes, end_rest
 from .server import Server
 from .serving import Model, Serving, joining, measure, serve_blocks
 from .training import Training
@@ -47,8 +49,6 @@ log = get_logger()
 TOLD_S = 5.0  # for an announcement to reach its keepers, before we go on without
 VIEWS_S = 5.0  # guess: by then every view has the new blocks; clients' are FRESH_S = 2 s old
 WITHDRAW_S = 2.0
-LOOK_S = 0.5  # at the file by which we are told to rest
-
 RETRY_S = 30.0  # after blocks could not be loaded again
 
 State = Literal["joining", "serving", "draining", "resting", "leaving"]
@@ -84,6 +84,7 @@ class Holder:
         self._telling = trio.CancelScope()
         self.state: State = "joining"
         self.trouble = ""  # why we rest though nobody wants it
+        self.wishes: Wishes = Asked(config.home, wall)
         self.patience = trio.CancelScope()  # cancelled: those who leave us have no time left
         self.changed: Callable[[], None] = lambda: None
 
@@ -133,20 +134,18 @@ class Holder:
             await self._awake.wait()
 
     async def keep_rest(self) -> None:
-        """A service: rest when the owner asks for it, and resume."""
-        home = self._config.home
+        """A service: rest when it is wished for, and resume."""
         while True:
-            rest = asked_rest(home, self._wall())
+            rest = self.wishes.rest()
             if rest is not None and self._is("serving"):
-                log.info("resting", why="asked to", until_s=rest.until_s)
-                await self._rest()
+                await self._rest(rest)
             elif rest is None and self._is("resting"):
-                log.info("resuming", why="told to, or the time is up")
-                end_rest(home)
+                log.info("resuming", why="told to, or nothing asks for rest any more")
+                end_rest(self._config.home)
                 await self._resume()
                 if self._is("resting"):
                     await trio.sleep(RETRY_S)
-            await trio.sleep(LOOK_S)
+            await self.wishes.changed()
 
     async def keep_place(self) -> None:
         """A service: move, in an epoch in which we are elected to."""
@@ -157,7 +156,8 @@ class Holder:
             if self._config.fetch_ahead and self.current is not None:
                 me, length = self._member.host.peer_id, len(self.current.blocks)
                 files = BlockFiles(self.model.checkpoint)
-                fetching.start_soon(keep_ahead, files, me, length)
+                room = room_within(self._config.home, self._config.max_disk_mib << 20)
+                fetching.start_soon(keep_ahead, files, me, length, room)
             await self._keep_electing(every_s)
 
     async def _keep_electing(self, every_s: float) -> None:
@@ -243,19 +243,20 @@ class Holder:
             await old.drain(self._config.drain_s)
             self._end(old)
 
-    async def _rest(self) -> None:
+    async def _rest(self, rest: Rest) -> None:
         async with self._changing:
             if not self._is("serving"):
                 return
-            await self._go(*self._servings)
+            log.info("resting", why=rest.why or "asked to", until_s=rest.until_s)
+            moved_s = await self._go(*self._servings, within_s=rest.within_s)
             if not self._is("joining"):
                 return
             give_back()  # here nobody holds the stage any more
+            log.info("gave the memory back", after_s=round(trio.current_time() - moved_s, 3))
             await self.unsay(TOLD_S)
             if not self._is("joining"):
                 return
             self.state = "resting"
-            log.info("at rest", model=self.model.name)
             self.changed()
 
     async def _resume(self) -> None:
@@ -290,18 +291,20 @@ class Holder:
             self.state, self.trouble = "resting", str(error)
         self.changed()
 
-    async def _go(self, *servings: Serving) -> None:
-        """See the sessions of these off, and give their memory back; then nothing is served."""
+    async def _go(self, *servings: Serving, within_s: float = math.inf) -> float:
+        """See the sessions of these off, and end them. When they had moved, by trio's clock."""
         self.state = "draining"
         self.changed()
-        await self._see_off(self._config.drain_s, servings)
+        await self._see_off(min(within_s, self._config.drain_s), servings)
+        moved_s = trio.current_time()
         if not self._is("draining"):
-            return  # we leave altogether
+            return moved_s  # we leave altogether
         self._hush()
         self.state = "joining"
         self._end(*servings)
         for serving in servings:
             await serving.ended.wait()
+        return moved_s
 
     def _back(self) -> None:
         """Serve, and say so."""
@@ -338,8 +341,6 @@ class Holder:
             raise PotluckError("the node leaves")
         self._servings.append(serving)
         return serving
-
-    # ---- choosing and telling
 
     async def _first_blocks(self) -> tuple[BlockRange, str]:
         """What to take, and why."""

@@ -28,6 +28,7 @@ from .net.host import Host
 from .net.stream import Stream
 from .opening import serve_stream
 from .queues import Told, tell_queue
+from .rest import Wishes
 from .server import Server
 from .training import Training
 
@@ -105,6 +106,11 @@ class House:
         return states.pop() if len(states) == 1 else "changing"
 
     @property
+    def holds(self) -> bool:
+        """Whether the weights of any model are loaded."""
+        return any(holder.current is not None for holder in self.holders)
+
+    @property
     def trouble(self) -> str:
         return next((holder.trouble for holder in self.holders if holder.trouble), "")
 
@@ -165,10 +171,12 @@ class House:
             digest = holder.model.digest
             self._told[digest] = tell_queue(host, digest, holder.queue_s, holder.step_s)
 
-    def keep_places(self, services: trio.Nursery, changed: Callable[[], None]) -> None:
-        """From now on blocks may move, and rest. changed: called after each change."""
+    def keep_places(
+        self, services: trio.Nursery, changed: Callable[[], None], wishes: Wishes
+    ) -> None:
+        """From now on blocks may move, and rest as wished. changed: called after each change."""
         for holder in self.holders:
-            holder.changed = changed
+            holder.changed, holder.wishes = changed, wishes
             services.start_soon(holder.keep_rest)
             services.start_soon(holder.keep_place)
 

@@ -22,6 +22,7 @@ from .net.clock import tell_time
 from .net.host import Host, HostConfig, open_host
 from .net.lan import Met, tell_and_listen
 from .net.nat import Nat, NatConfig, start_nat
+from .net.pace import Pace
 from .pins import Pin
 
 log = get_logger()
@@ -53,20 +54,25 @@ async def open_member(
     nat: NatConfig | None = None,
     access: Access | None = None,
     pins: Sequence[Pin] = (),
+    pace: Pace | None = None,
 ) -> AsyncIterator[Member]:
     """Listen and join. serve: keep records for others (a node), or only ask (a client).
 
     A node behind a NAT is reachable through relays when this yields, if any peer is one.
 
     known: peers of the last run, to join by when there is nobody in `join`, or nobody answers.
-    pins: are dialled before both, and their connections are kept.
+    pins: are dialled before both, and their connections are kept. pace: for all connections.
     Raises UserError when a port is in use, or when nobody can be reached; a node that was not told
     to join anybody is its swarm's first then, and goes on asking those it knew.
     """
     for address in join:
         _check_join(address)
     async with (
-        open_host(HostConfig(seed=key.seed(), listen=listen, access=access or Access())) as host,
+        open_host(
+            HostConfig(
+                seed=key.seed(), listen=listen, access=access or Access(), pace=pace or Pace()
+            )
+        ) as host,
         open_directory(
             host, key, boot=boot, serve=serve, shelf_bytes_max=shelf_bytes_max
         ) as directory,

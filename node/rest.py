@@ -1,7 +1,8 @@
 """A node that shall rest: what its owner asks of it, in a file of its home, and what it answers.
 
-    home/rest.json    there while the node shall rest: {"until_s": unix seconds, or null}
-    home/node.json    what the node says of itself: "state": "serving" or "resting" among it
+    home/rest.json    there while the node shall rest: {"until_s": unix seconds or null, "why": ...}
+    home/node.json    what the node says of itself: "state": "serving" or "resting" among it, and
+                      "rest": {"why": ..., "until_s": ...} while anything asks for rest
 
 `potluck pause` writes the one and reads the other. Files, and no socket: they are as private as the
 home, work on every system, and nothing has to be kept open or found.
@@ -11,12 +12,15 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psutil
+import trio
 
 from ..errors import UserError
 from .config import RUNNING
@@ -24,20 +28,51 @@ from .home import write_whole
 
 REST: Final = "rest.json"
 BYTES_MAX: Final = 4096
+WHY_MAX: Final = 200
+LOOK_S: Final = 0.5  # at that file
 LONGEST_S: Final = 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """until_s: unix seconds; infinite: until it is told to resume."""
+    """until_s: unix seconds; infinite: until it is told to resume. why: for people. within_s: that
+    sessions have to move at most."""
 
     until_s: float
+    why: str = ""
+    within_s: float = math.inf
+
+
+class Wishes(Protocol):
+    """Who says when to rest: the owner, and what a guest heeds (guest/watch.py)."""
+
+    def rest(self) -> Rest | None:
+        """What is wanted now; None: to serve."""
+        ...
+
+    async def changed(self) -> None:
+        """Wait until that may be another."""
+        ...
+
+
+class Asked:
+    """The owner's word alone."""
+
+    def __init__(self, home: Path, wall: Callable[[], float] = time.time) -> None:
+        self._home = home
+        self._wall = wall
+
+    def rest(self) -> Rest | None:
+        return asked_rest(self._home, self._wall())
+
+    async def changed(self) -> None:
+        await trio.sleep(LOOK_S)
 
 
 def ask_rest(home: Path, rest: Rest) -> None:
     """Have the node of this home rest. Raises UserError."""
     until_s = rest.until_s if math.isfinite(rest.until_s) else None
-    write_whole(home / REST, json.dumps({"until_s": until_s}))
+    write_whole(home / REST, json.dumps({"until_s": until_s, "why": rest.why}))
 
 
 def end_rest(home: Path) -> None:
@@ -52,9 +87,10 @@ def asked_rest(home: Path, now: float) -> Rest | None:
     """What is asked now, by unix seconds; None: to serve. Damaged, it asks for nothing."""
     try:
         with (home / REST).open(encoding="utf-8") as file:
-            until_s = json.loads(file.read(BYTES_MAX))["until_s"]
-        rest = Rest(math.inf if until_s is None else float(until_s))
-    except (OSError, ValueError, TypeError, KeyError):
+            told = json.loads(file.read(BYTES_MAX))
+        until_s, why = told["until_s"], str(told.get("why", ""))[:WHY_MAX]
+        rest = Rest(math.inf if until_s is None else float(until_s), why)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return rest if now < rest.until_s else None
 

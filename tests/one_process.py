@@ -21,6 +21,7 @@ from trio.testing import MockClock
 from potluck.node.leash import leash
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, which is later
+os.environ.setdefault("POTLUCK_GUEST", "no")  # nodes of tests serve, however busy their machine
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # for CI the same examples of a test each time, so that it says the same of the same commit;
 # whoever runs `make test` looks for new ones

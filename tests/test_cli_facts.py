@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from dataclasses import asdict, replace
 from typing import get_args
 
 import pytest
+from rich.console import Console
 
 from potluck.cli.answer import Told
 from potluck.cli.here import NATS, in_words
-from potluck.cli.picture import Link, Picture
+from potluck.cli.picture import Link, Picture, speed
 from potluck.cli.serve import listen_addresses
 from potluck.cli.talk import _fit
+from potluck.cli.top import parts
 from potluck.dht.directory import ModelOffer
 from potluck.dht.record import Announcement
 from potluck.errors import UserError
@@ -96,6 +99,27 @@ def test_coverage_counts_who_can_be_reached_and_serves() -> None:
     facts = json.loads(json.dumps(picture.facts()))
     assert facts["missing"] == [[5, 6]]
     assert [span["link"] for span in facts["spans"]].count("unreachable") == 1
+
+
+def drawn(pictures: list[Picture], trouble: str = "") -> str:
+    """What potluck top shows, as plain text."""
+    console = Console(file=io.StringIO(), width=200, no_color=True)
+    for part in parts(pictures, None, trouble):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_scarcest_block_bounds_what_a_model_offers() -> None:
+    """Rates are those of one block: 100 tokens/s through six of them are 16.7 through all."""
+    spans = (announced("a", 0, 6), announced("b", 0, 3), announced("far", 3, 6))
+    direct = Link("direct", 0.001)
+    links = {"a": direct, "b": direct, "far": Link("unreachable", None)}
+    picture = Picture(ModelOffer("0" * 64, "m", 6, ("a", "b")), spans, links)
+    assert speed(picture) == "17 tokens/s"
+    said = drawn([picture])
+    assert "3 peers, 1 model" in said and "222111" in said and "1.0 ms" in said
+    assert "Nobody serves" in drawn([]) and "does not answer: gone" in drawn([], "gone")
 
 
 def of_node(listens: str = "/ip4/0.0.0.0/tcp/1", **nat: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from potluck.cli import serve
 from potluck.cli.init import config_text
 from potluck.cli.main import main
 from potluck.node.config import NodeConfig, find_audit
+from potluck.swarm.guest import Manners
+from potluck.swarm.hours import parse_hours
 
 pytestmark = pytest.mark.usefixtures("logs_as_before")
 
@@ -122,12 +125,60 @@ def test_every_comment_of_init_is_a_setting_that_may_be_set(
     lines = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
     # of a list no entry, and nothing that needs a file of its own
     lines = re.sub(
-        r"^(model|name|listen|blocks|join|ban|allow_only|pin) = .*$", "", lines, flags=re.M
+        r"^(model|name|listen|blocks|join|ban|allow_only|pin|hours|rest_for) = .*$",
+        "",
+        lines,
+        flags=re.M,
     )
     write(home, lines)
     assert main(["node", "-m", "demo", "--home", str(home)]) == 0
     assert find_audit(None, home)
     assert started[0] == NodeConfig(home=home, model="demo", spill_mib=0)
+
+
+def test_manners_are_told_by_the_file_and_the_command_line(
+    home: Path, started: list[NodeConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POTLUCK_GUEST")
+    assert main(["node", "-m", "demo", "--home", str(home)]) == 0
+    assert started.pop().manners == Manners()  # BOINC's
+    write(
+        home,
+        '[node]\nhours = ["22:00-07:00", "sat,sun 0:00-24:00"]\nrest_for = "Steam.exe"\n'
+        'while_active = "no"\nidle_minutes = 10\nbusy_percent = 0\nmax_celsius = 80\n'
+        "max_up = 2000\nmax_disk = 500\n",
+    )
+    words = ["node", "-m", "demo", "--home", str(home), "--on-battery", "--rest-for", "vlc"]
+    assert main(words) == 0
+    told = started.pop()
+    assert told.manners == Manners(
+        hours=(parse_hours("22:00-07:00"), parse_hours("sat,sun 0:00-24:00")),
+        while_active=False, idle_s=600.0, on_battery=True, busy=0.0,
+        programs=frozenset(("vlc",)), celsius=80.0,
+    )  # fmt: skip
+    assert (told.up_kib_s, told.down_kib_s, told.max_disk_mib) == (2000, 0, 500)
+    assert main([*words, "--no-guest"]) == 0 and started.pop().manners is None
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--hours", "22:00"], "names no hours"),
+        (["--rest-for", ""], "--rest-for names no program"),
+        (["--max-down", "12"], "--max-down 12: connections do not live"),
+        (["--busy-percent", "101"], "--busy-percent"),
+        (["--while-active", "perhaps"], "--while-active"),
+    ],
+)
+def test_manners_that_make_no_sense_are_refused(
+    home: Path,
+    started: list[NodeConfig],
+    words: list[str],
+    told: str,
+    one_line: Callable[[], str],
+) -> None:
+    assert main(["node", "-m", "demo", "--home", str(home), *words]) == 2
+    assert told in one_line() and not started
 
 
 def test_init_leaves_a_file_that_is_there(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

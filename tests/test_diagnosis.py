@@ -16,17 +16,9 @@ from potluck import __version__
 from potluck.cli.main import main
 from potluck.crypto.keys import IdentityKey
 from potluck.node import doctor, report
-from potluck.node.diagnosis import (
-    GIB,
-    Facts,
-    Finding,
-    Knock,
-    Machine,
-    Place,
-    Source,
-    diagnose,
-)
+from potluck.node.diagnosis import Facts, Knock, Source, diagnose
 from potluck.node.doctor import look, look_at_home
+from potluck.node.footing import GIB, Finding, Hub, Machine, Place, Wanted
 from potluck.node.member import open_member
 from potluck.node.net.nat import NatConfig
 from potluck.node.net.observed import NatReport
@@ -84,6 +76,23 @@ def unanswered(source: Source) -> Facts:
     [
         ("device", "bad", "pip install", machine(torch="", fault="libcudart")),
         ("device", "warning", "free memory", machine(free_bytes=1 << 20)),
+        ("memory", "warning", "--max-memory", machine(memory_bytes=8 * GIB, memory_free_bytes=1)),
+        ("memory", "good", "", machine(memory_bytes=8 * GIB, memory_free_bytes=4 * GIB)),
+        ("driver", "good", "", machine(driver="NVIDIA 550.54")),
+        ("driver", "warning", "pytorch.org", machine(driver="NVIDIA 450", driver_fault="too old")),
+        ("kernels", "warning", "C compiler", machine(kernels_fault="are missing")),
+        ("kernels", "good", "", machine(kernels="avx2")),
+        ("model", "bad", "as it says", well(model=Wanted("a", "is truncated"))),
+        ("model", "bad", "nf4", well(model=Wanted("a", blocks=8, block_bytes=GIB))),
+        ("model", "good", "", well(model=Wanted("a", blocks=8, block_bytes=GIB, fit=3))),
+        ("model", "note", "", well(model=Wanted("a", here=False))),
+        ("hub", "good", "", well(hub=Hub("h", took_s=0.1))),
+        ("hub", "warning", "HF_ENDPOINT", well(hub=Hub("h", "no route"))),
+        ("hub", "bad", "proxy", well(hub=Hub("h", "no route"), model=Wanted("a", here=False))),
+        ("hub", "note", "", well(hub=Hub("h", off=True))),
+        ("ports", "bad", "--port", well(network=None, port_fault="4001 is taken")),
+        ("serving", "note", "", well(rest="resting: on battery")),
+        ("home", "bad", "lsof", place(held=True)),
         ("home", "bad", "--home", place(fault="is no folder")),
         ("home", "warning", "chmod 700", place(mode=0o755)),
         ("home", "bad", "chmod 700", place(mode=0o777)),
@@ -267,7 +276,7 @@ def test_the_command_tells_what_is_bad_by_its_exit_code(
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     assert main(["doctor", "--alone", "--home", str(home)]) == 0
-    assert "ok  program" in capsys.readouterr().out
+    assert "✓  program" in capsys.readouterr().out
     (home / "config.toml").write_text("ban = 1")
     assert main(["doctor", "--alone", "--home", str(home), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)

@@ -1,6 +1,7 @@
 """The weights of blocks out of a checkpoint, in the format in which they are to be served."""
 
 import math
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +14,9 @@ from .quant.blocks import block_weights
 from .quant.formats import Quantization
 from .quant.larder import Larder
 from .weight import Weight
+
+# told how many of how many blocks are loaded, on the thread that loads: a terminal's bar
+LISTENERS: list[Callable[[int, int], None]] = []
 
 
 class Loader:
@@ -44,6 +48,14 @@ class Loader:
         exact = self._checkpoint.tensors(layout.exact)
         matrices |= {name: Weight.plain(one) for name, one in exact.items() if one.ndim == 2}
         return BlockWeights.of(layout, matrices, exact)
+
+
+def counted(indices: Collection[int]) -> Iterator[int]:
+    """These, and word to whoever listens as each is done with."""
+    for done, index in enumerate(indices, start=1):
+        yield index
+        for listen in LISTENERS:
+            listen(done, len(indices))
 
 
 def fetch_block(checkpoint: Checkpoint, index: int) -> None:

@@ -20,6 +20,7 @@ from ...errors import UserError
 from .adapter import Adapter
 from .checkpoint import Checkpoint
 from .layout import BlockWeights, layout_of
+from .loading import counted
 from .memory import processors, require_memory
 from .native.adapter import PackedAdapter
 from .native.blocks import RUN, PackedBlock, PackedBlocks, page_bytes
@@ -101,7 +102,7 @@ class NativeStage:
         needed = sum(loader.bytes_of(layout.shapes) for layout in layouts.values())
         require_memory(needed, torch.device("cpu"), f"{checkpoint.name}: blocks {start}:{stop}")
         with torch.inference_mode():
-            blocks = [loader.block(index) for index in layouts]
+            blocks = [loader.block(index) for index in counted(layouts)]
         return NativeStage(spec, start, blocks, pool, format=chosen.format, byte_pages=byte_pages)
 
     @property

@@ -6,7 +6,9 @@ beside the weights; what is left of the machine is its owner's.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 
 import torch
 
@@ -22,6 +24,7 @@ from .memory import free_bytes, require_memory
 from .quant.formats import choose
 
 OWNERS_SHARE = 0.1  # of what is free: guess; what we take by ourselves shall slow nobody down
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 _STORED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -76,6 +79,8 @@ def block_sizes(checkpoint: Checkpoint, wish: StageWish) -> list[int]:
 def give_back() -> None:
     """Give the device's memory back once nobody holds the stage any more."""
     gc.collect()  # an engine and its lane know each other
+    if _trim is not None:
+        _trim(0)  # what glibc keeps for later
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint
 from .device import choose_device, choose_dtype, numerics_class
 from .layers import Layers
 from .layout import Layout, layout_of
-from .loading import Loader, block_bytes
+from .loading import Loader, block_bytes, counted
 from .memory import require_memory
 from .quant.formats import QUANTIZATIONS, Quantization, choose
 from .quant.race import Chosen, settle
@@ -94,7 +94,7 @@ class Blocks:
         loader = Loader(checkpoint, coding, cache_dir)
         blocks = []
         with torch.inference_mode():
-            for index in layouts:
+            for index in counted(layouts):
                 blocks.append(Block(spec, index, loader.block(index), dtype=dtype, device=device))
         return Blocks(
             spec, start, blocks, dtype=dtype, device=device, weight_bytes=needed, kernels=kernels

@@ -36,6 +36,7 @@ from .negotiate import Answer, proposal
 from .noise import Identity, Scratch
 from .observed import NatReport, is_public
 from .outbound import Outbound
+from .pace import Pace
 from .peers import Connection, Peers
 from .plug import Libp2p, PluggedConn, run_libp2p
 from .stream import Stream
@@ -56,6 +57,7 @@ class HostConfig:
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)  # whom the owner bars, or admits alone
     mux: MuxConfig = field(default_factory=MuxConfig)
+    pace: Pace = field(default_factory=Pace)  # bytes a second, as the owner allows
 
 
 class Host:
@@ -292,6 +294,7 @@ class Host:
         Raises TransportError, RemoteError; the carrier is closed then, as when cancelled.
         """
         upgraded = None
+        carrier = self._config.pace.over(carrier)
         try:
             upgraded = await upgrade(carrier, self.identity, dialed, self._scratch, first)
             host = None if relay else remote[0]

@@ -98,6 +98,7 @@ class Plan:
                 "GOMP_SPINCOUNT": "0",
                 "PYTHONUNBUFFERED": "1",  # the log is read while they run
                 "POTLUCK_JOIN": "",  # ours is no business of theirs
+                "POTLUCK_GUEST": "no",  # whoever tries a swarm here wants it to work meanwhile
             },
             seats={
                 name: Seat(name, *span, lie=lie)
