@@ -6,8 +6,8 @@ Every peer is a host of its own on loopback, all in one process. The adapter is 
 the demo model's last block, its text the docstrings of installed packages (as in
 node/compute/average/lab.py); batches come from the group's coin. Each liar sends other weights than
 its batches give, in every step, by an attack of node/compute/average/attacks.py or one that only a
-validator can see; liars judge as the honest do, as nothing else would serve them. It ends when all
-of them are convicted.
+validator can see; as validators and as judges liars find one another innocent. It ends when all of
+them are convicted. How long that takes is chance: guarded_draws.py has the figure of many groups.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from potluck.node.compute.average.rules import RULES as AVERAGES
 from potluck.node.net.host import HostConfig, open_host
 from potluck.node.runs.btard import GuardedExchange
 from potluck.node.runs.btard_place import Conviction, Place, Rules
+from potluck.swarm.run.btard_events import Found, Judge
+
+from .guarded_draws import bound
 
 INNER_STEPS = 2
 TOKENS = 64
@@ -100,6 +103,22 @@ class Lies:
         return told
 
 
+class Loyal(GuardedExchange):
+    """A liar's. fellows: all that lie."""
+
+    fellows: frozenset[str] = frozenset()
+
+    def _begin(self, contribution: bytes) -> Any:
+        step = super()._begin(contribution)
+        judge, roster = step.shop.judge, step.terms.roster
+
+        def judged(job: Judge) -> Found:
+            return Found(()) if roster[job.case.about] in self.fellows else judge(job)
+
+        step.shop.judge = judged  # type: ignore[method-assign]
+        return step
+
+
 @dataclass
 class Peer:
     """One of them. lies: None for the honest. caught: by peer, at which attempt."""
@@ -150,12 +169,14 @@ async def run(peers: int, liars: int, steps: int, seed: int, windows: int) -> di
         found: list[Peer] = []
         for number, (host, key) in enumerate(zip(hosts, keys, strict=True)):
             caught: list[Callable[[Conviction], None]] = []
-            group = GuardedExchange(
+            lie = lying.get(number, "")
+            group = (Loyal if lie else GuardedExchange)(
                 host, key, RUN, Place(0, RUN, roster), school.begin, RULES, school.trains,
                 lambda conviction, caught=caught: caught[0](conviction),
                 entropy=random.Random(dice.random()).randbytes,
             )  # fmt: skip
-            lie = lying.get(number, "")
+            if isinstance(group, Loyal):
+                group.fellows = frozenset(roster[one] for one in lying)
             lies = Lies(lie, school, seed + number) if lie else None
             peer = Peer(group, school, lie, lies, school.begin.clone())
             caught.append(peer.told)
@@ -191,7 +212,7 @@ def _told(
         "attempts": first.group.attempts,
         "attempts_until_convicted": attempts,
         "attempts_mean": sum(attempts.values()) / max(len(attempts), 1),
-        "attempts_bound": n * (n - 1) / (n - b),
+        "attempts_bound": round(bound(n, b), 2),
         "loss_before": round(school.loss(school.begin), 4),
         "loss_after": round(school.loss(first.weights), 4),
         "bytes_sent_per_peer_and_attempt": round(
