@@ -210,6 +210,7 @@ def _told(
         "states": len({peer.weights.numpy().tobytes() for peer in honest}),
         "steps": first.group.place.epoch,
         "attempts": first.group.attempts,
+        "attempts_lost": first.group.attempts - first.group.place.epoch - len(first.caught),
         "attempts_until_convicted": attempts,
         "attempts_mean": sum(attempts.values()) / max(len(attempts), 1),
         "attempts_bound": round(bound(n, b), 2),
