@@ -9,7 +9,7 @@ from .run_group import Group, Member, Wanted, open_group
 PATIENCE_S = 600.0  # five processes on a machine that does other things too
 # guess: gather_s is several times what one member begins a step after another on such a machine,
 # and as long as a step without the dead takes
-TIMING = "radius = 1.0\ngather_s = 20\nphase_s = 3\ncheck_s = 20\nvalidators = 2"
+TIMING = "radius = 1.0\ngather_s = 30\nphase_s = 3\ncheck_s = 20\nvalidators = 2"
 
 
 def adapter_of(member: Member) -> bytes:
