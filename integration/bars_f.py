@@ -166,7 +166,8 @@ def f6_guarded() -> Iterator[Row]:
         f"{found['loss_before']} to {found['loss_after']}; {found['seconds']} s",
         found["convicted_by_all"] == GUARDED_LIARS
         and found["honest_convicted"] == found["honest_without_outcome"] == 0
-        and found["states"] == 1,
+        and found["states"] == 1
+        and not found["drawn_and_not_convicted"],
         command,
     )
     many = drawn(GUARDED, GUARDED_LIARS)

@@ -39,6 +39,7 @@ from potluck.node.net.host import HostConfig, open_host
 from potluck.node.runs.btard import GuardedExchange
 from potluck.node.runs.btard_place import Conviction, Place, Rules
 from potluck.swarm.run.btard_events import Found, Judge
+from potluck.swarm.run.coin import elect
 
 from .guarded_draws import bound
 
@@ -121,12 +122,15 @@ class Loyal(GuardedExchange):
 
 @dataclass
 class Peer:
-    """One of them. lies: None for the honest. caught: by peer, at which attempt."""
+    """One of them. lies: None for the honest. caught: by peer, at which attempt. escaped: liars
+    whom somebody honest had drawn in an attempt that stands."""
 
     group: GuardedExchange
     school: School
     lie: str = ""
     lies: Lies | None = None
+    liars: frozenset[str] = frozenset()
+    escaped: int = 0
     weights: Tensor = field(default_factory=lambda: torch.zeros(0))
     caught: dict[str, int] = field(default_factory=dict)
     why: str = ""
@@ -143,10 +147,13 @@ class Peer:
             if self.lies is not None:
                 mine = await trio.to_thread.run_sync(self.lies.of, anchor, seed, mine)
             try:
-                self.weights = (await self.group.exchange(step, mine, 1)).weights
+                found = await self.group.exchange(step, mine, 1)
             except TransportError as error:
                 self.why = str(error)
                 return
+            self.weights = found.weights
+            for by, about in elect(self.group.place.coin, found.peers, RULES.validators):
+                self.escaped += by not in self.liars and about in self.liars
 
 
 async def run(peers: int, liars: int, steps: int, seed: int, windows: int) -> dict[str, Any]:
@@ -158,6 +165,7 @@ async def run(peers: int, liars: int, steps: int, seed: int, windows: int) -> di
     )
     roster = tuple(one.peer_id for one in keys)
     lying = dict(zip(dice.sample(range(peers), liars), LIES * liars, strict=False))
+    fellows = frozenset(roster[one] for one in lying)
     async with AsyncExitStack() as stack:
         hosts = [
             await stack.enter_async_context(open_host(HostConfig(seed=one.seed()))) for one in keys
@@ -176,9 +184,10 @@ async def run(peers: int, liars: int, steps: int, seed: int, windows: int) -> di
                 entropy=random.Random(dice.random()).randbytes,
             )  # fmt: skip
             if isinstance(group, Loyal):
-                group.fellows = frozenset(roster[one] for one in lying)
+                group.fellows = fellows
             lies = Lies(lie, school, seed + number) if lie else None
-            peer = Peer(group, school, lie, lies, school.begin.clone())
+            weights = school.begin.clone()
+            peer = Peer(group, school, lie, lies, fellows, weights=weights)
             caught.append(peer.told)
             found.append(peer)
             await nursery.start(group.run)
@@ -210,7 +219,7 @@ def _told(
         "states": len({peer.weights.numpy().tobytes() for peer in honest}),
         "steps": first.group.place.epoch,
         "attempts": first.group.attempts,
-        "attempts_lost": first.group.attempts - first.group.place.epoch - len(first.caught),
+        "drawn_and_not_convicted": sum(peer.escaped for peer in honest),
         "attempts_until_convicted": attempts,
         "attempts_mean": sum(attempts.values()) / max(len(attempts), 1),
         "attempts_bound": round(bound(n, b), 2),
