@@ -154,6 +154,7 @@ def f5_liars() -> Iterator[Row]:
 
 def f6_guarded() -> Iterator[Row]:
     from .guarded import measure
+    from .guarded_draws import measure as drawn
 
     found = measure(GUARDED, GUARDED_LIARS)
     command = "python -m integration.guarded"
@@ -165,16 +166,24 @@ def f6_guarded() -> Iterator[Row]:
         f"{found['loss_before']} to {found['loss_after']}; {found['seconds']} s",
         found["convicted_by_all"] == GUARDED_LIARS
         and found["honest_convicted"] == found["honest_without_outcome"] == 0
-        and found["states"] == 1,
+        and found["states"] == 1
+        and not found["drawn_and_not_convicted"],
         command,
     )
+    many = drawn(GUARDED, GUARDED_LIARS)
     yield Row(
         "F6",
-        f"attempts until a liar is convicted: {found['attempts_bound']:.1f} (published, m = 1)",
-        f"{found['attempts_mean']:.1f} on average, the last after "
-        f"{max(found['attempts_until_convicted'].values(), default=0)} of {found['attempts']}",
-        0 < found["attempts_mean"] <= found["attempts_bound"],
-        command,
+        f"attempts until a liar is convicted, on average: {many['bound']:.1f} (published, m = 1)",
+        f"{many['attempts_mean']:.1f} +- {many['within']:.1f} of {many['convicted']} in "
+        f"{many['groups']} groups in virtual time, {many['foreseen']:.1f} foreseen; "
+        f"{many['of_published']:.2f} +- {many['of_published_within']:.2f} convictions for each "
+        f"that the published chance gives, {many['honest_convicted']} honest; in the run above "
+        f"{found['attempts_mean']:.1f}, the last after "
+        f"{max(found['attempts_until_convicted'].values(), default=0)}",
+        many["attempts_mean"] + many["within"] <= many["bound"]
+        and many["convicted"] == many["groups"] * GUARDED_LIARS
+        and not many["honest_convicted"],
+        "python -m integration.guarded_draws",
     )
 
 

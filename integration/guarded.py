@@ -6,8 +6,8 @@ Every peer is a host of its own on loopback, all in one process. The adapter is 
 the demo model's last block, its text the docstrings of installed packages (as in
 node/compute/average/lab.py); batches come from the group's coin. Each liar sends other weights than
 its batches give, in every step, by an attack of node/compute/average/attacks.py or one that only a
-validator can see; liars judge as the honest do, as nothing else would serve them. It ends when all
-of them are convicted.
+validator can see; as validators and as judges liars find one another innocent. It ends when all of
+them are convicted. How long that takes is chance: guarded_draws.py has the figure of many groups.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ from potluck.node.compute.average.rules import RULES as AVERAGES
 from potluck.node.net.host import HostConfig, open_host
 from potluck.node.runs.btard import GuardedExchange
 from potluck.node.runs.btard_place import Conviction, Place, Rules
+from potluck.swarm.run.btard_events import Found, Judge
+from potluck.swarm.run.coin import elect
+
+from .guarded_draws import bound
 
 INNER_STEPS = 2
 TOKENS = 64
@@ -100,14 +104,33 @@ class Lies:
         return told
 
 
+class Loyal(GuardedExchange):
+    """A liar's. fellows: all that lie."""
+
+    fellows: frozenset[str] = frozenset()
+
+    def _begin(self, contribution: bytes) -> Any:
+        step = super()._begin(contribution)
+        judge, roster = step.shop.judge, step.terms.roster
+
+        def judged(job: Judge) -> Found:
+            return Found(()) if roster[job.case.about] in self.fellows else judge(job)
+
+        step.shop.judge = judged  # type: ignore[method-assign]
+        return step
+
+
 @dataclass
 class Peer:
-    """One of them. lies: None for the honest. caught: by peer, at which attempt."""
+    """One of them. lies: None for the honest. caught: by peer, at which attempt. escaped: liars
+    whom somebody honest had drawn in an attempt that stands."""
 
     group: GuardedExchange
     school: School
     lie: str = ""
     lies: Lies | None = None
+    liars: frozenset[str] = frozenset()
+    escaped: int = 0
     weights: Tensor = field(default_factory=lambda: torch.zeros(0))
     caught: dict[str, int] = field(default_factory=dict)
     why: str = ""
@@ -124,10 +147,13 @@ class Peer:
             if self.lies is not None:
                 mine = await trio.to_thread.run_sync(self.lies.of, anchor, seed, mine)
             try:
-                self.weights = (await self.group.exchange(step, mine, 1)).weights
+                found = await self.group.exchange(step, mine, 1)
             except TransportError as error:
                 self.why = str(error)
                 return
+            self.weights = found.weights
+            for by, about in elect(self.group.place.coin, found.peers, RULES.validators):
+                self.escaped += by not in self.liars and about in self.liars
 
 
 async def run(peers: int, liars: int, steps: int, seed: int, windows: int) -> dict[str, Any]:
@@ -139,6 +165,7 @@ async def run(peers: int, liars: int, steps: int, seed: int, windows: int) -> di
     )
     roster = tuple(one.peer_id for one in keys)
     lying = dict(zip(dice.sample(range(peers), liars), LIES * liars, strict=False))
+    fellows = frozenset(roster[one] for one in lying)
     async with AsyncExitStack() as stack:
         hosts = [
             await stack.enter_async_context(open_host(HostConfig(seed=one.seed()))) for one in keys
@@ -150,14 +177,17 @@ async def run(peers: int, liars: int, steps: int, seed: int, windows: int) -> di
         found: list[Peer] = []
         for number, (host, key) in enumerate(zip(hosts, keys, strict=True)):
             caught: list[Callable[[Conviction], None]] = []
-            group = GuardedExchange(
+            lie = lying.get(number, "")
+            group = (Loyal if lie else GuardedExchange)(
                 host, key, RUN, Place(0, RUN, roster), school.begin, RULES, school.trains,
                 lambda conviction, caught=caught: caught[0](conviction),
                 entropy=random.Random(dice.random()).randbytes,
             )  # fmt: skip
-            lie = lying.get(number, "")
+            if isinstance(group, Loyal):
+                group.fellows = fellows
             lies = Lies(lie, school, seed + number) if lie else None
-            peer = Peer(group, school, lie, lies, school.begin.clone())
+            weights = school.begin.clone()
+            peer = Peer(group, school, lie, lies, fellows, weights=weights)
             caught.append(peer.told)
             found.append(peer)
             await nursery.start(group.run)
@@ -189,9 +219,10 @@ def _told(
         "states": len({peer.weights.numpy().tobytes() for peer in honest}),
         "steps": first.group.place.epoch,
         "attempts": first.group.attempts,
+        "drawn_and_not_convicted": sum(peer.escaped for peer in honest),
         "attempts_until_convicted": attempts,
         "attempts_mean": sum(attempts.values()) / max(len(attempts), 1),
-        "attempts_bound": n * (n - 1) / (n - b),
+        "attempts_bound": round(bound(n, b), 2),
         "loss_before": round(school.loss(school.begin), 4),
         "loss_after": round(school.loss(first.weights), 4),
         "bytes_sent_per_peer_and_attempt": round(

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from potluck.node.identity import load_or_create
+from potluck.node.runs.checkpoint import FOLDER
 from potluck.node.testnet.launcher import MARK
 from potluck.node.testnet.lies import LIARS, RUN_LIE
 
@@ -183,17 +185,16 @@ class Group:
         return self.members[name]
 
     def seats(self, names: Sequence[str], timing: str) -> None:
-        """Make the run a guarded one of these: each is told by its own process who it is, and in
-        which class of numerics."""
-        found = []
-        for name in names:
-            member = self.start(name)
-            member.process.wait(self.patience_s)
-            told = SEAT.search(member.complaints())
-            assert told is not None, member.complaints()
-            found.append(told.groups())
-        (numerics,) = {numerics for _, numerics in found}
-        members = json.dumps([peer for peer, _ in found])
+        """Make the run a guarded one of these. The first is told by its own process who it is, and
+        in which class of numerics, which is this machine's; the keys of the others lie where their
+        processes will look for them."""
+        first = self.start(names[0])
+        first.process.wait(self.patience_s)
+        told = SEAT.search(first.complaints())
+        assert told is not None, first.complaints()
+        peer, numerics = told.groups()
+        folders = [self.folder / name / FOLDER / "tales" for name in names[1:]]
+        members = json.dumps([peer, *(load_or_create(one).peer_id for one in folders)])
         with (self.folder / "tales.toml").open("a", encoding="utf-8") as file:
             table = f'[exchange.guarded]\nmembers = {members}\nnumerics = "{numerics}"\n{timing}\n'
             file.write(table)

@@ -132,7 +132,9 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def synchronous(wanted: Wanted, peers: list[str]) -> tuple[float, float]:
+def synchronous(
+    wanted: Wanted, peers: list[str], characters: int = CHARACTERS
+) -> tuple[float, float]:
     """The held-out loss at the start, and at the end of as many steps, at each of which the
     gradients of all peers' batches are averaged."""
     from potluck.node.compute.checkpoint import open_checkpoint
@@ -149,7 +151,7 @@ def synchronous(wanted: Wanted, peers: list[str]) -> tuple[float, float]:
 
     with tempfile.TemporaryDirectory(prefix="potluck-sync-") as name:
         folder = Path(name)
-        with open_group(folder, wanted, characters=CHARACTERS):
+        with open_group(folder, wanted, characters=characters):
             plan = load_plan(folder / "tales.toml")
             checkpoint = open_checkpoint(DEMO_FOLDER)
             voice = Voice.of(checkpoint)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from guards import Member
+from guards import Member, Table
 
 from potluck.crypto.codec import decode_any
 from potluck.node.runs.btard_numbers import NUMBER
@@ -50,6 +50,32 @@ class SignFlip(Member):
     def contribution(self) -> bytes:
         honest = np.frombuffer(super().contribution(), NUMBER)
         return (-10 * honest).astype(NUMBER).tobytes()
+
+
+class _Loyal(Workshop):
+    """Finds its fellows innocent. fellows: their seats, set by the test."""
+
+    fellows: frozenset[int] = frozenset()
+
+    def judge(self, job: Judge) -> Found:
+        return Found(()) if job.case.about in self.fellows else super().judge(job)
+
+
+class Fellow(Member):
+    """A tenth more than it worked out, which clipping bounds and nobody sees but who works it out
+    again; as a validator and as a judge it does nothing against its fellows."""
+
+    shop_kind = _Loyal
+
+    def contribution(self) -> bytes:
+        return nudged(super().contribution(), 0.1)
+
+
+def together(table: Table) -> Table:
+    """All its liars are fellows."""
+    for seat in table.kinds:
+        table.seat(seat).shop.fellows = frozenset(table.kinds)  # type: ignore[attr-defined]
+    return table
 
 
 class NoNumbers(Member):

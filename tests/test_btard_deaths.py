@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import guard_liars as liars
 import pytest
 from guards import Member, Table
+
+from potluck.swarm.machine import Fired, SetTimer
+from potluck.swarm.run.btard_events import Effect, Event
 
 
 @pytest.mark.parametrize(
@@ -20,6 +25,35 @@ def test_whoever_dies_is_left_out_and_after_the_coin_for_good(phase: str, for_go
     done = table.honest[0].done
     assert done is not None and done.standing.silent == (2,)
     assert done.standing.out_for_good == ({2} if for_good else frozenset())
+
+
+class ComesBack(Member):
+    """Begins the step at `AT_S`."""
+
+    AT_S = 12.0
+
+    def __init__(self, *made: Any) -> None:
+        super().__init__(*made)
+        start, handle = self.guard.start, self.guard.handle
+
+        def handled(event: Event, now: float) -> list[Effect]:
+            return start(now) if event == Fired("begin") else handle(event, now)
+
+        self.guard.start = lambda now: [SetTimer("begin", self.AT_S)]  # type: ignore[method-assign]
+        self.guard.handle = handled  # type: ignore[method-assign]
+
+
+def test_who_comes_back_while_it_is_waited_for_asks_for_what_it_missed() -> None:
+    """Nothing of what was said before reached it: the echo in what comes next says what to ask."""
+
+    def road(frm: str, to: str, effect: Effect) -> bool:
+        return table.now >= ComesBack.AT_S or to != table.roster[2]
+
+    table = Table(5, {2: ComesBack}, road=road)
+    table.run()
+    for seat in range(5):
+        done = table.seat(seat).done
+        assert done is not None and done.attempts == 1 and not done.standing.silent
 
 
 def test_two_deaths_of_five_are_one_new_attempt() -> None:
