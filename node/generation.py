@@ -162,6 +162,11 @@ class Generation:
         return self._session.route
 
     @property
+    def tokens(self) -> int:
+        """That were drawn so far."""
+        return len(self._history) - len(self._request.ids)
+
+    @property
     def flowing(self) -> bool:
         """True from when the prompt has begun to go down the first hop."""
         return self._session.flowing

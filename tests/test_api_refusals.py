@@ -21,7 +21,8 @@ from api_fakes import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from potluck.node.api.app import BODY_BYTES_MAX, Api, Guard
+from potluck.node.api.app import Api
+from potluck.node.api.asking import BODY_BYTES_MAX, Guard
 from potluck.node.api.schemas import PARTS
 
 
