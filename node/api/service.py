@@ -6,6 +6,7 @@ import ipaddress
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,30 @@ async def run_api(
                     log.info("stopping", signal=signal.Signals(number).name)
                     stopping.set()
                     nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
+
+
+async def serve_beside(
+    config: ApiConfig,
+    addresses: tuple[str, ...],
+    counts: Callable[[], dict[str, int]],
+    stopping: trio.Event,
+    *,
+    task_status: TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The API in a node's own process (daemon.py, Beside); tells where the page is.
+
+    It asks as any client does, under a name of its own, because a node routes nothing through
+    itself; and on the node's account, as the same home's.
+    """
+    bound = await listen(config.host, config.port)
+    async with (
+        open_swarm(addresses, home=config.home, offline=config.offline) as swarm,
+        trio.open_nursery() as nursery,
+    ):
+        ready = await nursery.start(
+            partial(serve_swarm, swarm, bound, config, stopping, inside=counts)
+        )
+        task_status.started(ready.url)
 
 
 async def serve_swarm(
