@@ -75,7 +75,10 @@ class Page:
 
     async def shot(self, place: Path) -> None:
         """All of the page, as a picture."""
-        told = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
+        told = await self.call(
+            "Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1}
+        )
         await trio.Path(place).write_bytes(base64.b64decode(told["data"]))
 
     def hear(self, method: str, told: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,10 +122,11 @@ async def watching(seen: Seen, home: Path) -> AsyncIterator[Watch]:
 
 async def newest(watch: Watch, part: str, holds: Callable[[Any], bool]) -> Any:
     with watch.page():
-        async for text in watch.news(trio.Event()):
-            told = json.loads(text)
-            if told["part"] == part and holds(told["facts"]):
-                return told["facts"]
+        async with aclosing(watch.news(trio.Event())) as news:
+            async for text in news:
+                told = json.loads(text)
+                if told["part"] == part and holds(told["facts"]):
+                    return told["facts"]
     raise AssertionError("it ended")
 
 

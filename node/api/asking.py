@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import trio
 
@@ -29,7 +29,8 @@ JSON = "application/json"
 @dataclass(frozen=True, slots=True)
 class Guard:
     """Who may ask. keys: any of them; none: whoever reaches us. here: only by this machine's own
-    names, so that no web page can have a browser ask for it (DNS rebinding)."""
+    names, so that no web page can have a browser ask for it (DNS rebinding), and no page but our
+    own (forgery across sites)."""
 
     keys: tuple[str, ...] = ()
     here: bool = True
@@ -45,6 +46,12 @@ class Guard:
                     f"without a key only {', '.join(HERE)} are answered, not {host[:80]!r}",
                     code="wrong_host",
                     param=None,
+                )
+            # a form of another's page can be sent here without the browser's asking first
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc.lower() != host:
+                raise Problem(
+                    403, f"pages of {origin[:80]!r} are not answered", code="wrong_origin"
                 )
         if not self.keys or is_open:
             return
@@ -98,7 +105,7 @@ class Asking:
             return b"".join([piece async for piece in self.pieces(BODY_BYTES_MAX)])
         raise Problem(408, f"the body did not come within {BODY_S:.0f} s", code="too_slow")
 
-    async def pieces(self, most: int) -> AsyncIterator[bytes]:
+    async def pieces(self, most: int) -> AsyncGenerator[bytes, None]:
         """The body as it comes, at most so many bytes. Raises a Problem, or ClientGone."""
         size = self.headers.get("content-length", "0")
         if size.isdigit() and int(size) > most:

@@ -77,7 +77,7 @@ class Batches:
         made = await self._office.call(
             self._office.jobs.add, "batch", kept.name, told, lines, time.time()
         )
-        await self._office.work(made)
+        await self._office.begin(made)
         await asking.tell(await self._told(await self._office.call(self._office.jobs.get, made)))
 
     def _read(self, kept: Kept, url: str) -> tuple[list[str], set[str]]:

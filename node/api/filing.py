@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,19 +73,12 @@ class Filing:
         upload, place, file = await call(files.begin)
         try:
             filled = _Filled(upload)
-            pieces = asking.pieces(FORM_BYTES_MAX)
-            while True:
-                piece: bytes | None = None
-                with trio.move_on_after(BODY_S) as waiting:
-                    piece = await anext(pieces, None)
-                if waiting.cancelled_caught:
-                    raise Problem(408, f"nothing came for {BODY_S:.0f} s", code="too_slow")
-                if piece is None:
-                    break
-                for found in form.feed(piece):
-                    filled.take(found)
-                if len(filled.content) >= WRITE_BYTES:
-                    await call(filled.write)
+            async with aclosing(asking.pieces(FORM_BYTES_MAX)) as pieces:
+                while (piece := await _next(pieces)) is not None:
+                    for found in form.feed(piece):
+                        filled.take(found)
+                    if len(filled.content) >= WRITE_BYTES:
+                        await call(filled.write)
             form.end()
             await call(filled.write)
             name, purpose = filled.judge()
@@ -166,6 +160,13 @@ class Filing:
             if file == name:
                 return job, told
         raise _no_file(name)
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    """None at the end. Raises a Problem where a piece is long in coming."""
+    with trio.move_on_after(BODY_S):
+        return await anext(pieces, None)
+    raise Problem(408, f"nothing came for {BODY_S:.0f} s", code="too_slow")
 
 
 class _Filled:

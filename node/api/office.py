@@ -53,7 +53,7 @@ class Office:
             return await trio.to_thread.run_sync(partial(fn, *args, **named))
         except TooMuch as error:
             raise Problem(413, str(error), code="file_too_large", param="file") from error
-        except DiskTrouble as error:
+        except (DiskTrouble, OSError) as error:
             raise Problem(
                 503, str(error), code="disk_trouble", retry_after_s=DISK_RETRY_S
             ) from error
@@ -73,8 +73,12 @@ class Office:
                     return found
         raise Problem(404, f"there is no {name[:80]!r} here", code="not_found")
 
-    async def work(self, job: int) -> None:
-        """See to it that somebody works at it."""
+    async def begin(self, job: int) -> None:
+        """See to it that somebody works at it; where the disk is in the way, later."""
+        with suppress(Problem):
+            await self._start(job)
+
+    async def _start(self, job: int) -> None:
         found = await self.call(self.jobs.get, job)
         if await self.call(self.jobs.waits, found):
             self._started_s[job] = trio.current_time()
@@ -87,7 +91,7 @@ class Office:
                 for one in await self.call(self.jobs.all):
                     due_s = self._started_s.get(one.id, -START_AGAIN_S) + START_AGAIN_S
                     if API in one.spec and one.state in OPEN and trio.current_time() >= due_s:
-                        await self.work(one.id)
+                        await self._start(one.id)
             except (Problem, UserError) as error:
                 log.warning("jobs not looked after", why=str(error))
             await trio.sleep(LOOK_S)

@@ -105,7 +105,7 @@ class Tunings:
         made = await self._office.call(
             self._office.jobs.add, "finetune", kept.name, told, (), time.time()
         )
-        await self._office.work(made)
+        await self._office.begin(made)
         await asking.tell(told_run(await self._office.call(self._office.jobs.get, made)))
 
     def _prepare(
@@ -151,7 +151,7 @@ class Tunings:
                 code="invalid_state",
             ) from error  # fmt: skip
         if what == "resume":
-            await self._office.work(job.id)
+            await self._office.begin(job.id)
         await asking.tell(told_run(job))
 
     async def _events(self, asking: Asking) -> None:

@@ -12,6 +12,7 @@ Source: W3C, "Content Security Policy Level 3"; WHATWG HTML, 9.2 "Server-sent ev
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from importlib.resources import files
 from typing import Final
 
@@ -97,8 +98,9 @@ class Page:
         async def work() -> None:
             await asking.start(200, EVENTS, HEADERS)
             with self._watch.page():
-                async for text in self._watch.news(self._stopping):
-                    await asking.event(text)
+                async with aclosing(self._watch.news(self._stopping)) as news:
+                    async for text in news:
+                        await asking.event(text)
             await asking.event('{"part":"end","facts":null}', last=True)
 
         await while_there(asking, work)

@@ -130,8 +130,8 @@ class Sight:
     def _spans(self) -> list[Announcement]:
         """The first PEERS_MAX peers' spans, by name, so that the picture does not jump."""
         every = [span for found in self._found.values() for span in found]
-        peers = sorted({span.peer for span in every})[:PEERS_MAX]
-        return [span for span in every if span.peer in set(peers)]
+        drawn = set(sorted({span.peer for span in every})[:PEERS_MAX])
+        return [span for span in every if span.peer in drawn]
 
     # ---- what is seen
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -72,13 +72,13 @@ class Watch:
             nursery.start_soon(self._count)
             while True:
                 await self._wanted.wait()
-                with trio.CancelScope() as self._looking:
-                    async with trio.open_nursery() as looks:
-                        looks.start_soon(self._sight.look)
-                        looks.start_soon(self._read_disk)
-                self._looking, self._wanted = None, trio.Event()
-                if self.pages:  # one came while the last left
-                    self._wanted.set()
+                self._wanted = trio.Event()
+                while self.pages:  # one may come while the last leaves
+                    with trio.CancelScope() as self._looking:
+                        async with trio.open_nursery() as looks:
+                            looks.start_soon(self._sight.look)
+                            looks.start_soon(self._read_disk)
+                self._looking = None
 
     @contextmanager
     def page(self) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Watch:
             if not self.pages and self._looking is not None:
                 self._looking.cancel()
 
-    async def news(self, stopping: trio.Event) -> AsyncIterator[str]:
+    async def news(self, stopping: trio.Event) -> AsyncGenerator[str, None]:
         """What a page is told, part by part, until `stopping`: all there is, then what changes."""
         seen = 0
         while not stopping.is_set():
