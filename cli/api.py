@@ -68,7 +68,7 @@ def api(
 
     show_logs(log_level)
     config = ApiConfig(
-        home=home_of(home),
+        home=home_of(home).absolute(),
         join=join or (),
         models=model or (),
         adapters=adapter or (),

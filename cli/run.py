@@ -185,7 +185,11 @@ def node(
             from ..node.api.service import ApiConfig, serve_beside
 
         answering = ApiConfig(
-            home=place, host=api_host, port=api_port, keys=tuple(api_key or ()), offline=offline
+            home=place.absolute(),
+            host=api_host,
+            port=api_port,
+            keys=tuple(api_key or ()),
+            offline=offline,
         )
         run = partial(run, beside=partial(serve_beside, answering))
     serve_until_stopped(run, config, facts=facts, words=words, json=json)

@@ -134,8 +134,8 @@ class Multipart:
 def _part(head: bytes) -> Part:
     message = Message()
     for line in head.decode("utf-8", "replace").split("\r\n"):
-        name, colon, value = line.partition(":")
-        if colon and name.strip().lower() == "content-disposition":
+        field, colon, value = line.partition(":")
+        if colon and field.strip().lower() == "content-disposition":
             message["content-disposition"] = value.strip()
     kind = message.get_content_disposition()
     name, filename = (_told(message, one) for one in ("name", "filename"))

@@ -113,7 +113,7 @@ def write_run(
     """The run's file, beside its texts; whole or not at all. Blocks. Raises UserError."""
     place = home / FOLDER / name
     made = place.with_name(f".{name}.{os.getpid()}")
-    table = {
+    table: dict[str, dict[str, Any]] = {
         "": {"name": name, "model": model, "seed": seed},
         "data": {
             "files": ["train.jsonl"], "tokens": course.tokens, "held_out": course.held_out,
@@ -155,6 +155,7 @@ def _text_of(raw: bytes, template: ChatTemplate | None) -> str:
         raise UserError("not JSON") from error
     if not isinstance(told, dict):
         raise UserError("no JSON object")
+    text: object
     if isinstance(told.get("messages"), list):
         text = _chat(told["messages"], template)
     elif isinstance(told.get("prompt"), str) and isinstance(told.get("completion"), str):

@@ -42,7 +42,7 @@ function rims(peer, models, size) {
     const share = span.stop - span.start;
     return draw("circle", {
       class: "rim",
-      r: size - 3 - 5 * place,
+      r: Math.max(2, size - 3 - 5 * place),
       pathLength: whole,
       "stroke-dasharray": `${share} ${whole - share}`,
       "stroke-dashoffset": -span.start,
