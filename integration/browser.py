@@ -67,7 +67,7 @@ class Page:
     async def until(self, expression: str, within_s: float = 30.0) -> float:
         """Seconds until it holds."""
         began_s = trio.current_time()
-        while not await self.value(expression):
+        while not await self.value(f"Boolean({expression})"):
             if trio.current_time() > began_s + within_s:
                 raise TimeoutError(f"{expression}: not within {within_s:.0f} s; {self.said}")
             await trio.sleep(LOOK_S)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 from api_fakes import PretendedSwarm, ask, complaint
+from receipts import key
 from test_words import MODEL
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -264,7 +265,8 @@ def test_what_audits_found_is_told_of_those_that_were_audited_most() -> None:
 
 
 def test_how_to_join_is_told_and_no_token_is(tmp_path: Path) -> None:
-    far, here = "/ip4/198.51.100.7/tcp/4001/p2p/Qm", "/ip4/127.0.0.1/tcp/4001/p2p/Qm"
+    peer = key("alice").peer_id
+    far, here = (f"/ip4/{host}/tcp/4001/p2p/{peer}" for host in ("198.51.100.7", "127.0.0.1"))
     assert join_facts(tmp_path, ()) == {"private": False, "line": None, "here": False}
     (tmp_path / "node.json").write_text(json.dumps({"addresses": [here, far]}))
     assert join_facts(tmp_path, ())["line"] == f"potluck node -m auto --join {far}"

@@ -63,7 +63,7 @@ async function answer(model, place, signal) {
   }
   const seconds = (performance.now() - began) / 1000;
   if (usage) {
-    const lost = remarks?.recoveries ? `, ${remarks.recoveries} hops replaced` : "";
+    const lost = remarks?.recoveries ? `, hops replaced: ${remarks.recoveries}` : "";
     place.append(make("small", {}, ` ${usage.completion_tokens} tokens, ` +
       `${(usage.completion_tokens / seconds).toFixed(1)} a second${lost}`));
   }

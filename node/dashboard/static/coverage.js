@@ -12,7 +12,7 @@ export function hueOf(model) {
 }
 
 function cells(model) {
-  const wide = model.blocks <= 40;
+  const wide = model.blocks <= (innerWidth < 700 ? 16 : 40);
   return model.replicas.map((many, block) => make("span", {
     class: "cell",
     "data-many": Math.min(many, 4),

@@ -39,6 +39,7 @@ export function count(value) {
 
 export function clock(seconds) {
   const whole = Math.round(seconds);
+  if (whole >= 2 * 86400) return `${Math.floor(whole / 86400)} days`;
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
   const two = (number) => String(number).padStart(2, "0");
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;

@@ -34,7 +34,7 @@ export function showFlows(told) {
     make("b", {}, flow.model), ` ${flow.tokens} tokens in ${clock(flow.seconds)}`,
     make("small", {}, flow.hops.map((hop) => `${short(hop.peer)} ${hop.start}:${hop.stop}`)
       .join(" → ")),
-    flow.recoveries ? make("small", { class: "warm" }, `${flow.recoveries} hops replaced`) : null,
+    flow.recoveries ? make("small", { class: "warm" }, `hops replaced: ${flow.recoveries}`) : null,
   ));
   byId("flows").replaceChildren(
     rows.length ? make("ul", { class: "rows" }, rows) : nothing("None now."));
@@ -43,10 +43,10 @@ export function showFlows(told) {
 function measures(job) {
   const unit = job.kind === "batch" ? "lines" : "epochs";
   const parts = [`${job.done}${job.total ? ` of ${job.total}` : ""} ${unit}`];
-  if (job.errors) parts.push(`${job.errors} errors`);
+  if (job.errors) parts.push(`errors: ${job.errors}`);
   if (job.loss !== null) parts.push(`loss ${job.loss.toPrecision(4)}`);
   if (job.tokens_per_s) parts.push(`${count(job.tokens_per_s)} tokens/s`);
-  if (job.peers) parts.push(`${job.peers} peers`);
+  if (job.peers) parts.push(`peers: ${job.peers}`);
   if (job.left_s) parts.push(`${clock(job.left_s)} left`);
   return parts.join(", ");
 }
@@ -142,7 +142,9 @@ export function showJoin(told) {
   } } }, "Copy");
   byId("joining").replaceChildren(
     make("p", {}, "Another machine joins with"),
-    make("pre", { id: "join-line" }, told.line), button,
-    told.here ? make("p", { class: "told" },
-      "That address is this machine's own: start the node with --listen all for others.") : null);
+    make("pre", { id: "join-line" }, told.line), button);
+  if (told.here) {
+    byId("joining").append(make("p", { class: "told" },
+      "That address is this machine's own: start the node with --listen all for others."));
+  }
 }
