@@ -34,7 +34,7 @@ KEY = "secret"
 PEERS = "document.querySelectorAll('.plate').length"
 WHOLE = "document.querySelector('.model .whole') !== null"
 GAP = "document.querySelector('.model .gap')?.textContent ?? ''"
-LIVE = "document.getElementById('live').dataset.state === 'live'"
+LIVE = "document.getElementById('live')?.dataset.state === 'live'"
 WIDER = "document.documentElement.scrollWidth > innerWidth"
 FOLLOWS_S = 2.0  # bar 3 of issue H
 
@@ -47,6 +47,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSwarm]:
         Plan(home=home, source=str(DEMO_FOLDER), name="demo", blocks=8, nodes=2)
     ) as net:
         net.add("n3", 0, 4)
+        net.restart("n3")
         yield net
 
 
@@ -154,7 +155,7 @@ async def test_with_a_key_the_page_asks_for_it(net: LocalSwarm) -> None:
     with open_api(net.roster.folder.parent, KEY) as url:
         async with open_browser() as browser, browser.page(400, 800, dark=True) as page:
             await page.go(url)
-            await page.until("!document.getElementById('key').hidden")
+            await page.until("document.getElementById('key')?.hidden === false")
             assert await page.value("document.getElementById('board').hidden")
             assert not any("events" in one for one in page.asked)
             await looks_well(page, url, "page-key")

@@ -105,7 +105,7 @@ async def test_what_only_a_person_can_mend_has_failed_and_why(tmp_path: Path) ->
     ("told", "why"),
     [
         ([line("a"), line("a")], "another line's"),
-        ([{"prompt": "plain"}], "no request of"),
+        ([{"prompt": "plain", "model": "demo"}], "no request of"),
         ([{**line("a"), "url": "/v1/completions"}], "no request of"),
         ([{**line("a"), "url": "/v1/models"}], "url is none"),
         ([line("")], "custom_id"),
