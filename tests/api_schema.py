@@ -83,6 +83,11 @@ def serving(home: Path) -> Iterator[str]:
         thread.join(60)
 
 
+def _varies(operation: schemathesis.APIOperation) -> bool:
+    """Whether there is anything to say: one case of it is all cases else."""
+    return bool(operation.path_parameters or operation.query or operation.body)
+
+
 def _cases(operation: schemathesis.APIOperation) -> SearchStrategy[schemathesis.Case]:
     """What the document allows and, where something may be said, what it does not."""
     right = operation.as_strategy(schemathesis.GenerationMode.POSITIVE)
@@ -97,23 +102,24 @@ def ask_everything(home: Path, cases: int, *, seed: int = 1) -> Counter[str]:
     with serving(home) as url:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         operations = [one.ok() for one in schema.get_all_operations()]
-        each = -(-cases // len(operations))
+        each = -(-cases // sum(map(_varies, operations)))
         for operation in operations:
-            name = f"{operation.method.upper()} {operation.path}"
-
-            @seeded(seed)
-            @settings(
-                max_examples=each,
-                deadline=None,
-                database=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(_cases(operation))
-            def ask(case: schemathesis.Case, name: str = name) -> None:
-                response = case.call(timeout=CALL_S)
-                found[f"{name} {response.status_code}"] += 1
-                case.validate_response(response, checks=CHECKS)
-
-            ask()
+            _ask(operation, each, seed, found)
     return found
+
+
+def _ask(operation: schemathesis.APIOperation, cases: int, seed: int, found: Counter[str]) -> None:
+    name = f"{operation.method.upper()} {operation.path}"
+
+    @seeded(seed)
+    @settings(
+        max_examples=cases, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(_cases(operation))
+    def ask(case: schemathesis.Case) -> None:
+        response = case.call(timeout=CALL_S)
+        found[f"{name} {response.status_code}"] += 1
+        case.validate_response(response, checks=CHECKS)
+
+    ask()
