@@ -30,6 +30,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from potluck.node.api.http import Server, listen
+from potluck.node.api.language import Language
 from potluck.node.generation import Generation, Request
 
 TOKENS_MAX = 4  # of an answer: the shapes are looked at, not the words
@@ -44,7 +45,10 @@ CHECKS = [
 
 
 class Brief(PretendedSwarm):
-    """Its answers are short."""
+    """Its answers are short, and it has whatever model is asked for: else most were 404."""
+
+    async def language(self, name: str) -> Language:
+        return self.language_
 
     @asynccontextmanager
     async def answer(self, request: Request) -> AsyncIterator[Generation]:
