@@ -284,7 +284,7 @@ def test_errors_are_the_clients_own_exceptions(url: str, client: openai.OpenAI) 
     with pytest.raises(openai.BadRequestError, match="context"):
         client.completions.create(model="pet", prompt="word " * 3000)
     with pytest.raises(openai.NotFoundError):
-        client.batches.retrieve("batch_1")
+        client.batches.retrieve("batch_999")
     with pytest.raises(openai.NotFoundError):
         client.files.content("file-1")
     with (

@@ -39,7 +39,6 @@ STEPS_MOST: Final = 64  # guess: between two checkpoints; a run's default
 EPOCHS: Final = 3  # guess: what OpenAI's "auto" mostly is
 RATE: Final = 1e-3  # a run's default, which the multiplier is of
 HELD_OUT: Final = 0.05  # a run's default
-HELD_FROM: Final = 20  # sequences from which on some are held out: below it, 5 % is not one
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +94,14 @@ def course_of(texts: list[str], text: Text, context: int, hyper: Hyper) -> Cours
             if tokens <= TOKENS_LEAST:
                 raise
             tokens //= 2
-    held_out = HELD_OUT if sequences >= HELD_FROM else 0.0
-    trained = max(1, sequences - round(held_out * sequences))
+    trained = sequences - max(1, round(HELD_OUT * sequences))  # as a run splits them
     batch = min(hyper.batch or BATCH, trained)
     steps = math.ceil(trained / batch)
     parts = math.ceil(steps / STEPS_MOST)
     passes = hyper.epochs or EPOCHS
     return Course(
         sequences, passes, batch, passes * parts, math.ceil(steps / parts),
-        RATE * (hyper.multiplier or 1.0), held_out, tokens,
+        RATE * (hyper.multiplier or 1.0), HELD_OUT, tokens,
     )  # fmt: skip
 
 
