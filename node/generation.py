@@ -52,8 +52,6 @@ from .trust.docket import Tally
 from .trust.watch import Watch, notes_of
 
 CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
-
-
 GREEDY = Settings()
 
 
@@ -142,8 +140,7 @@ class Generation:
     @property
     def adapter(self) -> str | None:
         """The digest of what is worn, in hex."""
-        worn = self._request.adapter
-        return None if worn is None else worn.hex
+        return None if self._request.adapter is None else self._request.adapter.hex
 
     @property
     def exact(self) -> bool:
