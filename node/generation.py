@@ -183,8 +183,7 @@ class Generation:
         ledger, voice = self._session.ledger, self._request.voice
         assert ledger is not None, "a request without receipts"
         accounts, shares = ledger.told()
-        findings = [] if self._watch is None else self._watch.findings
-        notes = notes_of(findings, accounts, shares)
+        notes = notes_of(self._watch.findings if self._watch else [], accounts, shares)
         told = Answer(
             ledger.session,
             time.time(),
