@@ -8,6 +8,7 @@ import typer
 
 from .loading import loading
 from .options import Home, Join, Json, Offline, print_json, say
+from .serve import page_of
 
 if TYPE_CHECKING:
     from ..node.api.service import ApiConfig, Ready
@@ -67,7 +68,7 @@ def api(
 
     show_logs(log_level)
     config = ApiConfig(
-        home=home_of(home),
+        home=home_of(home).absolute(),
         join=join or (),
         models=model or (),
         adapters=adapter or (),
@@ -102,5 +103,6 @@ def announcement(ready: Ready, keyed: bool) -> str:
     return (
         f"Answering OpenAI's clients at {ready.url}\n"
         f'  from Python:  OpenAI(base_url="{ready.url}", api_key="{key}")\n'
-        f"  what it can:  {ready.url.removesuffix('/v1')}/openapi.json"
+        f"  what it can:  {page_of(ready.url)}openapi.json\n"
+        f"  see the swarm:  {page_of(ready.url)}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .options import Home, Json, print_json, say
@@ -11,16 +10,7 @@ from .options import Home, Json, print_json, say
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One peer and this home. owed: what we gave it beyond what it gave us; faded, as credit is."""
-
-    peer: str
-    gave: float
-    took: float
-    owed: float
-    last_s: float
+    from ..node.credit.accounts import Account
 
 
 def credit(home: Home = None, json: Json = False) -> None:
@@ -37,6 +27,7 @@ def credit(home: Home = None, json: Json = False) -> None:
       potluck credit --json | jq .sum.owed
     """
     from ..node.config import home_of
+    from ..node.credit.accounts import read_accounts
     from .logs import show_logs
 
     show_logs("warning")
@@ -51,31 +42,9 @@ def credit(home: Home = None, json: Json = False) -> None:
         show(accounts)
 
 
-def read_accounts(home: Path, now: float) -> tuple[str, list[Account]] | None:
-    """(who this home is, its accounts, those most is owed of first); None when no node has run
-    there. Raises UserError."""
-    from ..node.credit.tallies import FILE, open_tallies
-    from ..node.identity import load_if_any
-    from ..swarm.credit import Credit
-
-    key = load_if_any(home)
-    if key is None:
-        return None
-    me = key.peer_id
-    if not (home / FILE).exists():
-        return me, []
-    tallies = open_tallies(home, me)
-    reckoned = Credit(me, now, tallies.book())
-    accounts = []
-    for tally in tallies.sums()[0]:
-        reckoned.settle(tally, now)
-        (peer,) = set(tally.peers) - {me}
-        took, gave = reckoned.owed(peer, now)
-        accounts.append(Account(peer, tally.gave(me), tally.gave(peer), gave - took, tally.at_s))
-    return me, sorted(accounts, key=lambda one: (-one.owed, one.peer))
-
-
 def facts(peer: str | None, accounts: list[Account]) -> dict[str, object]:
+    from ..node.credit.accounts import sums
+
     return {
         "peer": peer,
         "peers": [
@@ -88,11 +57,12 @@ def facts(peer: str | None, accounts: list[Account]) -> dict[str, object]:
             }
             for one in accounts
         ],
-        "sum": dict(zip(("gave", "took", "owed"), _sums(accounts), strict=True)),
+        "sum": dict(zip(("gave", "took", "owed"), sums(accounts), strict=True)),
     }
 
 
 def show(accounts: list[Account]) -> None:
+    from ..node.credit.accounts import sums
     from .answer import short
     from .tables import print_table
 
@@ -100,16 +70,8 @@ def show(accounts: list[Account]) -> None:
         (short(one.peer), *map(_number, (one.gave, one.took, one.owed)), _day(one.last_s))
         for one in accounts
     ]
-    rows.append(("all", *map(_number, _sums(accounts)), ""))
+    rows.append(("all", *map(_number, sums(accounts)), ""))
     print_table(("PEER", "GAVE>", "TOOK>", "OWED>", "LAST"), rows)
-
-
-def _sums(accounts: list[Account]) -> tuple[float, float, float]:
-    return (
-        sum(one.gave for one in accounts),
-        sum(one.took for one in accounts),
-        sum(one.owed for one in accounts),
-    )
 
 
 def _number(work: float) -> str:

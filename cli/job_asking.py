@@ -6,22 +6,20 @@ import importlib.util
 import os
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from ..errors import UserError
 from ..node.config import find_join
 from ..node.jobs.finetune import RunSpec
-from ..node.jobs.lines import LINE_BYTES_MAX, BatchSpec, read_file
+from ..node.jobs.lines import SEED_BITS, BatchSpec, read_file, split_lines
 from ..node.jobs.results import check_out
 from ..node.jobs.store import Jobs
 from ..node.library import find_model
 
 FINETUNE: Final = ("-m", "potluck.cli", "finetune")
-SEED_BITS: Final = 62
 FILE_BYTES_MAX: Final = 512 << 20  # OpenAI's are 200 MB
 AS_IS: Final[dict[str, object]] = {
     "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": [],
@@ -72,7 +70,9 @@ def add_batch(store: Jobs, home: Path, wanted: Wanted) -> int:
                 raise UserError(f"{wanted.file} is above {FILE_BYTES_MAX >> 20} MiB: split it")
             # read before the store is written: others write it too
             lines = list(
-                read_file(_lines(opened), str(wanted.file), spec.defaults, partial(_find, home))
+                read_file(
+                    split_lines(opened), str(wanted.file), spec.defaults, partial(_find, home)
+                )
             )
     except OSError as error:
         raise UserError(f"{wanted.file}: cannot be read ({error.strerror})") from error
@@ -105,14 +105,6 @@ def _join(home: Path, given: tuple[str, ...]) -> tuple[str, ...]:
     """What was said here holds, for the worker's environment is another's; what the home says may
     be another tomorrow, and is asked for then."""
     return find_join(given, home) if given or os.environ.get("POTLUCK_JOIN") else ()
-
-
-def _lines(opened: BinaryIO) -> Iterator[bytes]:
-    """What is longer than any line may be is cut, and will be named as too long."""
-    while line := opened.readline(LINE_BYTES_MAX + 2):
-        yield line
-        while len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
-            line = opened.readline(LINE_BYTES_MAX + 2)
 
 
 def _adapter(given: str | None) -> str:

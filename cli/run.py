@@ -43,7 +43,7 @@ from .options import (
     Port,
     Relay,
 )
-from .serve import LOOPBACK, listen_addresses, place_of, serve_until_stopped
+from .serve import LOOPBACK, listen_addresses, page_of, place_of, serve_until_stopped
 
 if TYPE_CHECKING:
     from ..node.daemon import Held, Ready
@@ -139,6 +139,17 @@ def node(
     max_up: MaxUp = 0,
     max_down: MaxDown = 0,
     max_disk: MaxDisk = 0,
+    with_api: Annotated[
+        bool, typer.Option("--api", help="Answer OpenAI's clients too, and show the page.")
+    ] = False,
+    api_host: Annotated[
+        str, typer.Option(help="Where the API listens; beyond this machine only with a key.")
+    ] = "127.0.0.1",
+    api_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 11545,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", envvar="POTLUCK_API_KEY", help="What its clients must know."),
+    ] = None,
     log_level: LogLevel = "info",
     json: Json = False,
 ) -> None:
@@ -154,6 +165,7 @@ def node(
       potluck node -m demo --allow-only friends.txt --allow-only 192.168.0.0/16
       potluck node -m demo -m Qwen/Qwen3-0.6B --blocks 0:4 --blocks auto
       potluck node -m auto --hours 22:00-07:00 --rest-for steam --max-up 2000
+      potluck node -m demo --api
     """
     from ..node.config import AUTO, ModelWish, NodeConfig, find_access, find_join, find_pins
 
@@ -213,7 +225,20 @@ def node(
     def words(ready: Ready) -> str:
         return announcement(ready, first.model)
 
-    serve_until_stopped(_runner(), config, facts=facts, words=words, json=json)
+    run = _runner()
+    if with_api:
+        with loading():
+            from ..node.api.service import ApiConfig, serve_beside
+
+        answering = ApiConfig(
+            home=place.absolute(),
+            host=api_host,
+            port=api_port,
+            keys=tuple(api_key or ()),
+            offline=offline,
+        )
+        run = partial(run, beside=partial(serve_beside, answering))
+    serve_until_stopped(run, config, facts=facts, words=words, json=json)
 
 
 def _runner() -> Callable[..., Awaitable[None]]:
@@ -243,7 +268,8 @@ def _for_each(given: list[str] | None, models: int, default: str, option: str) -
 
 def facts(ready: Ready) -> dict[str, object]:
     others = [_held_facts(held) for held in ready.others]
-    return _held_facts(ready) | ({"others": others} if others else {})
+    told = _held_facts(ready) | ({"others": others} if others else {})
+    return told | ({"api": ready.url} if ready.url else {})
 
 
 def _held_facts(held: Ready | Held) -> dict[str, object]:
@@ -273,4 +299,8 @@ def announcement(ready: Ready, model: str) -> str:
     lines += [
         f"And blocks {held.blocks} of {held.name}, which has {held.total}" for held in ready.others
     ]
+    if ready.url:
+        lines.append(
+            f"Answering OpenAI's clients at {ready.url}, and drawn at {page_of(ready.url)}"
+        )
     return "\n".join(lines)

@@ -73,6 +73,11 @@ def common_facts(ready: Ready) -> dict[str, object]:
     }
 
 
+def page_of(url: str) -> str:
+    """The page of an API that answers at this URL."""
+    return url.removesuffix("v1")
+
+
 def listen_addresses(hosts: Sequence[str], port: int) -> tuple[str, ...]:
     """The multiaddrs that --listen means, each once. Raises UserError."""
     return tuple(dict.fromkeys(one for host in hosts for one in _listen(host, port)))

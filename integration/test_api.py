@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -191,6 +192,90 @@ def test_models_and_embeddings(client: openai.OpenAI) -> None:
     assert first == pytest.approx(again, abs=1e-6) and first != pytest.approx(other, abs=1e-3)
 
 
+def test_a_batch_is_answered_as_each_line_alone(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "pet", "messages": TALK, "max_tokens": 8, "seed": 5}
+    bodies = [asked, {**asked, "temperature": 9}, {**asked, "receipt": True}]
+    url = "/v1/chat/completions"
+    told = [
+        {"custom_id": f"line {at}", "method": "POST", "url": url, "body": body}
+        for at, body in enumerate(bodies)
+    ]
+    raw = "\n".join(map(json.dumps, told)).encode()
+    file = client.files.create(file=("asked.jsonl", raw), purpose="batch")
+    assert client.files.content(file.id).content == raw
+    made = client.batches.create(
+        input_file_id=file.id, endpoint=url, completion_window="24h", metadata={"who": "test"}
+    )
+    until(lambda: client.batches.retrieve(made.id).status == "completed", 90)
+    done = client.batches.retrieve(made.id)
+    counts = done.request_counts
+    assert counts is not None and (counts.completed, counts.failed) == (2, 1)
+    output, failed = (
+        [json.loads(one) for one in client.files.content(name or "").text.splitlines()]
+        for name in (done.output_file_id, done.error_file_id)
+    )
+    alone = client.chat.completions.create(**asked).choices[0].message.content
+    texts = [one["response"]["body"]["choices"][0]["message"]["content"] for one in output]
+    assert texts == [alone, alone]
+    assert len(output[1]["response"]["body"]["potluck"]["receipts"]) == 1
+    assert [one["custom_id"] for one in failed] == ["line 1"]
+    assert [one.id for one in client.batches.list()] == [made.id]
+    with pytest.raises(openai.ConflictError):
+        client.batches.cancel(made.id)
+    assert client.files.delete(file.id).deleted
+
+
+def test_a_batch_is_cancelled(client: openai.OpenAI) -> None:
+    body = {"model": "pet", "prompt": PROMPT, "max_tokens": 900, "ignore_eos": True}
+    told = [
+        {"custom_id": str(at), "method": "POST", "url": "/v1/completions", "body": body}
+        for at in range(64)
+    ]
+    raw = "\n".join(map(json.dumps, told)).encode()
+    file = client.files.create(file=("long.jsonl", raw), purpose="batch")
+    made = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/completions", completion_window="24h"
+    )
+    assert client.batches.cancel(made.id).status == "cancelled"
+
+
+def test_a_run_is_trained_and_its_adapter_answers(client: openai.OpenAI) -> None:
+    tales: list[Any] = [
+        {"messages": [*TALK, {"role": "assistant", "content": f"It counts to {at}. " * 12}]}
+        for at in range(12)
+    ]
+    raw = "\n".join(map(json.dumps, tales)).encode()
+    file = client.files.create(file=("tales.jsonl", raw), purpose="fine-tune")
+    made = client.fine_tuning.jobs.create(
+        model="pet", training_file=file.id, suffix="counts", hyperparameters={"n_epochs": 2}
+    )
+    until(lambda: client.fine_tuning.jobs.retrieve(made.id).status == "succeeded", 120)
+    done = client.fine_tuning.jobs.retrieve(made.id)
+    name = done.fine_tuned_model or ""
+    assert name in [one.id for one in client.models.list()]
+    events = list(client.fine_tuning.jobs.list_events(made.id))
+    assert [one.type for one in events].count("metrics") == 2
+    assert len(list(client.fine_tuning.jobs.checkpoints.list(made.id))) == 1
+    asked: Any = {"messages": TALK, "max_tokens": 12, "temperature": 0}
+    plain, tuned = (
+        client.chat.completions.create(model=one, **asked).choices[0].message.content
+        for one in ("pet", name)
+    )
+    assert plain and tuned
+
+
+def test_an_answer_has_its_receipt(client: openai.OpenAI, tmp_path: Path) -> None:
+    asked: Any = {"model": "pet", "prompt": PROMPT, "max_tokens": 6, "seed": 2}
+    told: Any = client.completions.create(**asked, extra_body={"receipt": True})
+    (receipt,) = told.potluck["receipts"]
+    file = tmp_path / "answer.receipt"
+    file.write_bytes(base64.b64decode(receipt))
+    done = subprocess.run(
+        [*POTLUCK, "verify", str(file), "--json"], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_errors_are_the_clients_own_exceptions(url: str, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="nobody"):
         client.completions.create(model="nobody", prompt=PROMPT)
@@ -199,9 +284,9 @@ def test_errors_are_the_clients_own_exceptions(url: str, client: openai.OpenAI) 
     with pytest.raises(openai.BadRequestError, match="context"):
         client.completions.create(model="pet", prompt="word " * 3000)
     with pytest.raises(openai.NotFoundError):
-        client.batches.list()
+        client.batches.retrieve("batch_999")
     with pytest.raises(openai.NotFoundError):
-        client.files.list()
+        client.files.content("file-1")
     with (
         pytest.raises(openai.AuthenticationError),
         openai.OpenAI(base_url=url, api_key="guess", max_retries=0) as stranger,

@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 import trio
 
-from potluck.cli.credit import facts, read_accounts
+from potluck.cli.credit import facts
 from potluck.node.client import open_swarm
+from potluck.node.credit.accounts import read_accounts
 from potluck.node.library import DEMO_FOLDER
 
 from .ground import READY_S

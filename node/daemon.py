@@ -17,8 +17,8 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -76,7 +76,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a node says once it serves. others: what it serves beside its first model."""
+    """What a node says once it serves. others: what it serves beside its first model. url: of its
+    API, if it has one."""
 
     peer: str
     name: str
@@ -87,12 +88,29 @@ class Ready:
     addresses: tuple[str, ...]
     seconds: float
     others: tuple[Held, ...] = ()
+    url: str = ""
+
+
+class Beside(Protocol):
+    """What else a node's process does, once it serves: the API (api/service.py)."""
+
+    async def __call__(
+        self,
+        addresses: tuple[str, ...],
+        counts: Callable[[], dict[str, int]],
+        stopping: trio.Event,
+        *,
+        task_status: TaskStatus[str],
+    ) -> None:
+        """A service, that tells its URL. addresses: the node's own. stopping: the node will end,
+        and nothing new is to be taken."""
 
 
 async def run_node(
     config: NodeConfig,
     *,
     hold: type[Holder] = Holder,
+    beside: Beside | None = None,
     task_status: TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises UserError for whatever the owner can mend.
@@ -102,11 +120,15 @@ async def run_node(
     began_s = time.monotonic()
     prepare_home(config.home)
     with hold_home(config.home):
-        await _run(config, hold, began_s, task_status)
+        await _run(config, hold, beside, began_s, task_status)
 
 
 async def _run(
-    config: NodeConfig, hold: type[Holder], began_s: float, task_status: TaskStatus[Ready]
+    config: NodeConfig,
+    hold: type[Holder],
+    beside: Beside | None,
+    began_s: float,
+    task_status: TaskStatus[Ready],
 ) -> None:
     key = load_or_create(config.home)
     boot = next_boot(config.home, time.time())
@@ -138,7 +160,7 @@ async def _run(
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next
         with trio.open_signal_receiver(*STOP_SIGNALS, *TELL_SIGNALS) as signals:
-            await _serve(config, member, court, house, began_s, signals, task_status)
+            await _serve(config, member, court, house, beside, began_s, signals, task_status)
 
 
 async def _open_house(
@@ -183,6 +205,7 @@ async def _serve(
     member: Member,
     court: Court,
     house: House,
+    beside: Beside | None,
     began_s: float,
     signals: AsyncIterator[int],
     task_status: TaskStatus[Ready],
@@ -219,6 +242,7 @@ async def _serve(
     vouching = await open_vouching(member.host, court.trust, config.home, names, court.banned)
     limits = await trio.to_thread.run_sync(load_limits, config.home)
     recomputer = Recomputer(member.host, house.serving, house.serve, limits)
+    stopping = trio.Event()
     async with trio.open_nursery() as services:
         services.start_soon(crowd.run)
         services.start_soon(vouching.run)
@@ -237,10 +261,14 @@ async def _serve(
             services.start_soon(watch.run)
             services.start_soon(keep_disk, config.home, config.max_disk_mib << 20)
             house.keep_places(services, retell, watch)
+            if beside is not None:
+                url = await services.start(beside, ready.addresses, counts, stopping)
+                ready = replace(ready, url=url)
             task_status.started(ready)
             await _until_stopped(signals, counts)
         finally:
             (config.home / RUNNING).unlink(missing_ok=True)
+            stopping.set()
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as ending:
                     ending.start_soon(_hurry_on_signal, signals, house, counts)

@@ -7,17 +7,15 @@ async with open_generation(host, router, worker, request) as answer:
 With audits a server may be convicted in mid-answer, or go without signing for what it gave. Then
 the answer goes back to the first words that rest on that, and they are made again: a piece whose
 position is not behind the last one's takes the place of all from there on (`hear`). The last piece
-comes once all that was drawn has been audited, so that whoever waits for the end has the right
-words.
+comes once all that was drawn has been audited: whoever waits for the end has the right words.
 
     token ─▶ token ─▶ token ─▶ last one, held ── settled ──▶ the end
       ▲                            │
       └──── convicted: go back ────┘
 
 With drafts a step may hold guesses behind the token that is certain (drafting.py). Its output is
-drawn from row by row, each by the sampler and with the noise of its position, as far as the guesses
-are what is drawn; the step after it takes the place of the others. So the words are the same, and
-the servers keep what was accepted.
+drawn from row by row, with the noise of each position, as far as the guesses are what is drawn; the
+step after it takes the place of the others. So the words are the same.
 
     fed      t5 g6 g7 g8           g6 is t6, g7 is not t7: rows 1 and 2 gave t6 and t7
     drawn       t6 t7
@@ -141,8 +139,7 @@ class Generation:
     @property
     def adapter(self) -> str | None:
         """The digest of what is worn, in hex."""
-        worn = self._request.adapter
-        return None if worn is None else worn.hex
+        return None if self._request.adapter is None else self._request.adapter.hex
 
     @property
     def exact(self) -> bool:
@@ -159,6 +156,11 @@ class Generation:
     @property
     def route(self) -> tuple[Hop, ...]:
         return self._session.route
+
+    @property
+    def tokens(self) -> int:
+        """That were drawn so far."""
+        return len(self._history) - len(self._request.ids)
 
     @property
     def flowing(self) -> bool:
@@ -180,8 +182,7 @@ class Generation:
         ledger, voice = self._session.ledger, self._request.voice
         assert ledger is not None, "a request without receipts"
         accounts, shares = ledger.told()
-        findings = [] if self._watch is None else self._watch.findings
-        notes = notes_of(findings, accounts, shares)
+        notes = notes_of(self._watch.findings if self._watch else [], accounts, shares)
         told = Answer(
             ledger.session,
             time.time(),
@@ -328,7 +329,7 @@ class Generation:
         text = self._stream.push(token)
         if self._stream.stopped:
             return text, "stop"
-        if len(self._history) - len(request.ids) >= request.max_new_tokens:
+        if self.tokens >= request.max_new_tokens:
             return text + self._stream.finish(), "length"
         return text, None
 

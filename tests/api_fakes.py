@@ -25,6 +25,7 @@ from potluck.node.api.language import Language
 from potluck.node.api.problem import no_model
 from potluck.node.api.responses import ANSWERS
 from potluck.node.api.schemas import PARTS
+from potluck.node.api.schemas_jobs import JOB_ANSWERS, JOB_PARTS
 from potluck.node.compute.template import ChatTemplate
 from potluck.node.compute.voice import Voice
 from potluck.node.generation import Generation, Piece, Request
@@ -150,6 +151,13 @@ class PretendedSwarm:
             raise no_model(name, "is not served here")
         return self.language_
 
+    async def source(self, name: str) -> str:
+        await self.language(name)
+        return name
+
+    async def proof(self, answer: Generation) -> bytes:
+        return b"signed %d" % answer.tokens
+
     @asynccontextmanager
     async def answer(self, request: Request) -> AsyncIterator[Generation]:
         self.open += 1
@@ -209,10 +217,12 @@ async def ask(
     """One request. leave_after: the client is gone once so many pieces of body came."""
     sent = raw if raw is not None else (b"" if body is None else json.dumps(body).encode())
     told = {"host": "localhost:11545", "content-type": "application/json"} | (headers or {})
+    path, _, query = path.partition("?")
     scope = {
         "type": "http",
         "method": method or ("GET" if body is None and raw is None else "POST"),
         "path": path,
+        "query_string": query.encode(),
         "headers": [(name.encode(), value.encode()) for name, value in told.items()],
     }
     answer, pieces, gone = Answer(), 0, trio.Event()
@@ -246,7 +256,8 @@ async def ask(
 def fits(answer: Answer, name: str) -> Any:
     """The answer's JSON, which is what the published document says."""
     assert answer.headers["content-type"] == "application/json"
-    check(answer.json, ANSWERS[name], {**PARTS, **ANSWERS})
+    parts = {**PARTS, **JOB_PARTS, **ANSWERS, **JOB_ANSWERS}
+    check(answer.json, parts[name], parts)
     return answer.json
 
 

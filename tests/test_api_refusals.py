@@ -21,7 +21,8 @@ from api_fakes import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from potluck.node.api.app import BODY_BYTES_MAX, Api, Guard
+from potluck.node.api.app import Api
+from potluck.node.api.asking import BODY_BYTES_MAX, Guard
 from potluck.node.api.schemas import PARTS
 
 
@@ -188,3 +189,19 @@ def test_no_body_whatever_is_our_fault(path: str, data: st.DataObject) -> None:
         assert answer.status in (200, 400, 404), (answer.status, answer.body, raw)
 
     trio.run(check_it)
+
+
+async def test_no_page_of_another_has_a_browser_send_us_a_form() -> None:
+    """Which it may without asking first: a form, or a POST without a body."""
+    api = Api(PretendedSwarm())
+    for origin, status in (
+        ("http://localhost:11545", 200),
+        ("http://localhost:80", 403),
+        ("https://evil.example", 403),
+        ("null", 403),
+    ):
+        answer = await ask(api, COMPLETIONS, ASKED, headers={"origin": origin})
+        assert answer.status == status, origin
+    keyed = Api(PretendedSwarm(), Guard(("k",), here=False))  # it cannot know the key
+    headers = {"origin": "https://other.example", "authorization": "Bearer k"}
+    assert (await ask(keyed, COMPLETIONS, ASKED, headers=headers)).status == 200

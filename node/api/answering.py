@@ -70,7 +70,7 @@ class Answering:
         return {
             **self.shape.whole(self.choices),
             "usage": usage(self.prompt_tokens, self.choices),
-            "potluck": remarks(self.wish, self.choices),
+            "potluck": self._remarks(),
         }
 
     async def stream(self, listener: Listener) -> None:
@@ -91,13 +91,15 @@ class Answering:
                 if choice.finish is not None:
                     await self._tell(listener, self.shape.end(choice))
         self._count_recoveries()
-        if self.wish.usage:
-            told = usage(self.prompt_tokens, self.choices)
-            last = self.shape.about(
-                choices=[], usage=told, potluck=remarks(self.wish, self.choices)
-            )
+        if self.wish.usage or self.wish.receipt:
+            told = {"usage": usage(self.prompt_tokens, self.choices)} if self.wish.usage else {}
+            last = self.shape.about(choices=[], potluck=self._remarks(), **told)
             await self._tell(listener, last)
         await listener.event("[DONE]", last=True)
+
+    def _remarks(self) -> dict[str, Any]:
+        receipts = [receipt for job in self.jobs for receipt in job.receipt]
+        return remarks(self.wish, self.choices, receipts)
 
     async def _tell(self, listener: Listener, chunk: dict[str, Any] | None) -> None:
         if chunk is not None:
@@ -181,6 +183,7 @@ async def _plan(
                 stops=wish.stops,
                 wait_s=wish.wait_s,
                 ignore_eos=wish.ignore_eos,
+                receipts=wish.receipt,
                 adapter=language.adapter,
                 drafts=Drafts() if wish.draft else None,
             )

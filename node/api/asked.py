@@ -55,6 +55,7 @@ class Wish:
     tools: Tools | None = None
     echo: bool = False
     draft: bool = True
+    receipt: bool = False
 
     def settings_of(self, choice: int) -> Settings:
         """Each choice has a seed of its own; that of the first is the one that was given."""
@@ -153,6 +154,7 @@ def _wish(body: Body, voice: Voice, max_tokens: int | None, top: int | None) -> 
         wait_s=float(_or(body.get("wait_s"), 0.0)),
         ignore_eos=bool(body.get("ignore_eos")),
         draft=_or(body.get("draft"), "auto") == "auto",
+        receipt=bool(body.get("receipt")),
     )
 
 

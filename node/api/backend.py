@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,6 +24,7 @@ from .language import Language
 from .problem import no_model
 
 T = TypeVar("T")
+Tuned = Callable[[], Awaitable[Mapping[str, tuple[str, Path]]]]
 Floats = NDArray[np.float32]
 
 
@@ -46,8 +47,14 @@ class Backend(Protocol):
     async def language(self, name: str) -> Language:
         """A model's own, loaded once. Raises a Problem (404) or UserError."""
 
+    async def source(self, name: str) -> str:
+        """What another process of this home loads a model by. Raises a Problem (404)."""
+
     def answer(self, request: Request) -> AbstractAsyncContextManager[Generation]:
         """As `open_generation`."""
+
+    async def proof(self, answer: Generation) -> bytes:
+        """What an answer with receipts rests on, signed: `Generation.proof`."""
 
     async def hidden(self, language: Language, ids: Sequence[int], wait_s: float) -> Floats:
         """(width,): the mean over all tokens of what the last block gives."""
@@ -57,6 +64,20 @@ class Backend(Protocol):
 
     def peers(self) -> int:
         """How many peers we know to be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """An answer that is being made. began_s: on trio's clock."""
+
+    number: int
+    model: str
+    answer: Generation
+    began_s: float
+
+
+async def _none_tuned() -> Mapping[str, tuple[str, Path]]:
+    return {}
 
 
 class SwarmBackend:
@@ -74,12 +95,17 @@ class SwarmBackend:
         self._home = home
         self._offline = offline
         self._languages: dict[str, Language] = {}
+        self._sources: dict[str, str] = {}  # of those that the owner named
+        self.tuned: Tuned = _none_tuned
+        self.flows: dict[int, Flow] = {}  # the answers that are being made
+        self._flows = 0
         self._loading = trio.Lock()
 
     async def preload(self, ref: str) -> Language:
         """Load what `ref` means, a folder too: what the owner names, no client does."""
         shelf = find_model(ref, self._home)
         self._languages[shelf.name] = language = await self._load(ref, shelf)
+        self._sources[shelf.name] = shelf.source
         return language
 
     async def _load(self, ref: str, shelf: Shelf) -> Language:
@@ -112,6 +138,9 @@ class SwarmBackend:
             mine = [one for one in found if (one.name, one.model) == (base, voice.digest)]
             peers = len(mine[0].peers) if mine else 0
             offers[name] = Offer(name, voice.digest, voice.blocks, peers)
+        for name, (base, _) in (await self.tuned()).items():
+            if base in offers:
+                offers[name] = replace(offers[base], name=name)
         return tuple(offers[name] for name in sorted(offers))
 
     async def language(self, name: str) -> Language:
@@ -123,6 +152,12 @@ class SwarmBackend:
                 return await self._wear(await self.language(base), name, digest)
             except UserError as error:
                 raise no_model(name, f"has no such adapter here ({error})") from error
+        if (made := (await self.tuned()).get(name)) is not None:
+            model, folder = made
+            try:
+                return await self._wear(await self.language(model), name, str(folder))
+            except UserError as error:
+                raise no_model(name, f"has lost its adapter ({error})") from error
         async with self._loading:
             if (known := self._languages.get(name)) is not None:
                 return known
@@ -140,13 +175,31 @@ class SwarmBackend:
             self._languages[name] = language
             return language
 
-    def answer(self, request: Request) -> AbstractAsyncContextManager[Generation]:
+    @asynccontextmanager
+    async def answer(self, request: Request) -> AsyncIterator[Generation]:
         """Audited where the home's settings say so. OpenAI's stream knows no word that takes back
         others, and to hold each text back until it is audited would make all wait for what befalls
         one in many: an answer whose server is convicted ends with an error, and asked again it goes
         by others."""
         asked = replace(request, audit=self._swarm.audits, amend=False)
-        return self._swarm.answer(asked, self._worker)
+        async with self._swarm.answer(asked, self._worker) as answer:
+            self._flows += 1
+            number = self._flows
+            self.flows[number] = Flow(number, asked.voice.name, answer, trio.current_time())
+            try:
+                yield answer
+            finally:
+                del self.flows[number]
+
+    async def source(self, name: str) -> str:
+        language = await self.language(name)
+        if language.adapter is None:
+            return self._sources.get(name, name)
+        base = name.rpartition(":")[0]
+        return f"{self._sources.get(base, base)}:{language.adapter.hex}"
+
+    async def proof(self, answer: Generation) -> bytes:
+        return await answer.proof(self._swarm.member.key)
 
     async def hidden(self, language: Language, ids: Sequence[int], wait_s: float) -> Floats:
         voice = language.voice

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -24,11 +24,13 @@ from .speaker import Speaker
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One answer that is to be made. index: of the choice."""
+    """One answer that is to be made. index: of the choice. receipt: what it rests on, signed, once
+    all is heard, if the request wants that."""
 
     index: int
     request: Request
     speaker: Speaker
+    receipt: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ async def _speak(
             async with backend.answer(job.request) as answer:
                 async for piece in answer:
                     await send.send(_said(job, piece, answer))
+                if job.request.receipts:
+                    job.receipt.append(await backend.proof(answer))
         except LocalError:
             raise
         except PotluckError as error:  # the hearer's to handle

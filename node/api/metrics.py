@@ -46,5 +46,14 @@ class Metrics:
         )
         self.peers = Gauge("potluck_api_peers", "Peers known to be there", registry=registry)
 
+    def generated(self) -> float:
+        """Tokens so far, of all models."""
+        return sum(
+            sample.value
+            for family in self.tokens.collect()
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        )
+
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -7,6 +7,7 @@ from typing import Any
 from ... import __version__
 from .responses import ANSWERS
 from .schemas import MODEL, PARTS, Schema
+from .schemas_jobs import JOB_ANSWERS, JOB_PARTS
 
 Json = dict[str, Any]
 
@@ -17,6 +18,7 @@ _WHY = {
     404: "There is no such model, or no such path.",
     405: "The path has another method.",
     408: "The body did not come in time.",
+    409: "What it is at does not allow that.",
     413: "The body is too large.",
     415: "The body must be application/json.",
     429: "Full; Retry-After says when to ask again.",
@@ -58,6 +60,9 @@ def document(*, keyed: bool) -> Json:
                     ],
                 }
             },
+            **_files(),
+            **_batches(),
+            **_tunings(),
             "/health": {"get": {**_get("Whether a swarm is there.", "Health"), "security": []}},
             "/metrics": {"get": _text("Prometheus' text format.", "text/plain")},
             "/openapi.json": {
@@ -65,11 +70,94 @@ def document(*, keyed: bool) -> Json:
             },
         },
         "components": {
-            "schemas": {**PARTS, **ANSWERS},
+            "schemas": {**PARTS, **JOB_PARTS, **ANSWERS, **JOB_ANSWERS},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}] if keyed else [],
     }
+
+
+def _files() -> Json:
+    form = {
+        "type": "object",
+        "properties": {
+            "file": {"type": "string", "format": "binary"},
+            "purpose": {"enum": ["batch", "fine-tune", "user_data"]},
+        },
+        "required": ["file", "purpose"],
+        "additionalProperties": False,
+    }
+    brought = {
+        **_get("Bring a file for a batch or a run.", "File"),
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+    }
+    content = _text("Its bytes, as they came.", "application/octet-stream")
+    listed = _paged(_get("The files that are kept.", "Files"), 10_000)
+    listed["parameters"] += [
+        _query("order", {"enum": ["asc", "desc"]}),
+        _query("purpose", {"type": "string"}),
+    ]
+    one = "/v1/files/{file}"
+    return {
+        "/v1/files": {"get": listed, "post": brought},
+        one: {
+            "get": _named(_get("One of them.", "File"), "file"),
+            "delete": _named(_get("Delete it.", "FileDeleted"), "file"),
+        },
+        f"{one}/content": {"get": _named(content, "file")},
+    }
+
+
+def _batches() -> Json:
+    one = "/v1/batches/{batch}"
+    return {
+        "/v1/batches": {
+            "get": _paged(_get("The batches, the newest first.", "Batches"), 100),
+            "post": _post("Ask every line of a file.", "BatchRequest", "Batch"),
+        },
+        one: {"get": _named(_get("How far it is.", "Batch"), "batch")},
+        f"{one}/cancel": {"post": _named(_get("End it; answers stay.", "Batch"), "batch")},
+    }
+
+
+def _tunings() -> Json:
+    every = "/v1/fine_tuning/jobs"
+    one = f"{every}/{{job}}"
+    told: Json = {
+        every: {
+            "get": _paged(_get("The runs, the newest first.", "Tunings"), 100),
+            "post": _post("Train an adapter.", "TuningRequest", "Tuning"),
+        },
+        one: {"get": _named(_get("How far it is.", "Tuning"), "job")},
+    }
+    for verb, summary in (("cancel", "End it."), ("pause", "Have it rest."), ("resume", "Go on.")):
+        told[f"{one}/{verb}"] = {"post": _named(_get(summary, "Tuning"), "job")}
+    for part, summary, answered in (
+        ("events", "What happened, the newest first.", "TuningEvents"),
+        ("checkpoints", "The adapter, once it is done.", "TuningCheckpoints"),
+    ):
+        told[f"{one}/{part}"] = {"get": _paged(_named(_get(summary, answered), "job"), 100)}
+    return told
+
+
+def _named(operation: Json, name: str) -> Json:
+    """Of one thing, that the path names."""
+    word = {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9_-]+$"}
+    given = {"name": name, "in": "path", "required": True, "schema": word}
+    return {**operation, "parameters": [*operation.get("parameters", ()), given]}
+
+
+def _paged(operation: Json, most: int) -> Json:
+    """Of a list, of which a part is told."""
+    given = [
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": most}),
+        _query("after", {"type": "string"}),
+    ]
+    return {**operation, "parameters": [*operation.get("parameters", ()), *given]}
+
+
+def _query(name: str, schema: Schema) -> Json:
+    return {"name": name, "in": "query", "schema": schema}
 
 
 def _post(summary: str, asked: str, answered: str, *, stream: bool = False) -> Json:

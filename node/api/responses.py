@@ -34,6 +34,7 @@ _REMARKS = _answer(
         "recoveries": _COUNT,
     }
 )
+_REMARKS["properties"]["receipts"] = _list(_STRING)
 _FINISH: Schema = {"enum": ["stop", "length", "tool_calls", None]}
 _LOGPROBS: Schema = {"type": ["object", "null"]}
 _MESSAGE = _answer({"role": {"const": "assistant"}, "content": {"type": ["string", "null"]}})

@@ -96,6 +96,11 @@ _DRAWING: Schema = {  # how tokens are drawn, for both kinds of answer
     "repetition_penalty": _number(0, 100, above=0, note="Above 1: repeat less, the prompt too."),
     "ignore_eos": {**FLAG, "description": "Go on to max_tokens, whatever the model says."},
     "wait_s": _number(0, 600, note="How long to wait for blocks that nobody serves."),
+    "receipt": {
+        **FLAG,
+        "description": "Have the servers sign: potluck.receipts then holds a file for each choice, "
+        "in base64, that potluck verify reads.",
+    },
     "draft": {
         "enum": ["auto", "off", None],
         "description": "auto: what was said before is guessed to come again, and verified by the "

@@ -7,6 +7,7 @@ on the way.
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 from collections.abc import Sequence
@@ -260,13 +261,16 @@ def usage(prompt_tokens: int, choices: Sequence[Choice]) -> Json:
     }
 
 
-def remarks(wish: Wish, choices: Sequence[Choice]) -> Json:
-    """What OpenAI's shapes have no room for."""
-    return {
+def remarks(wish: Wish, choices: Sequence[Choice], receipts: Sequence[bytes]) -> Json:
+    """What OpenAI's shapes have no room for. receipts: of the choices, where they are wished."""
+    told: Json = {
         "seed": wish.settings.seed,
         "exact": all(one.exact for one in choices),
         "recoveries": sum(one.recoveries for one in choices),
     }
+    if wish.receipt:
+        told["receipts"] = [base64.b64encode(one).decode() for one in receipts]
+    return told
 
 
 def _call(call: Call) -> Json:

@@ -72,9 +72,14 @@ class ChatTemplate:
         return "parameters" if '"parameters":' in self.tools.replace("'", '"') else "arguments"
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        answered: bool = False,
     ) -> str:
-        """The text up to where the model is to answer. Raises UserError."""
+        """The text up to where the model is to answer; answered: the last message is its answer.
+        Raises UserError."""
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
         )
@@ -85,7 +90,7 @@ class ChatTemplate:
         try:
             template = environment.from_string(self.tools if tools else self.plain)
             text = template.render(
-                messages=messages, add_generation_prompt=True, **told, **self.specials
+                messages=messages, add_generation_prompt=not answered, **told, **self.specials
             )
             return str(text)
         except _ERRORS as error:

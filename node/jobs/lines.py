@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from ...errors import UserError
 from ..api.check import check
@@ -36,6 +36,7 @@ API_TEMPERATURE: Final = 1.0  # where an OpenAI line says none
 CUSTOM_ID_CHARS_MAX: Final = 512
 AT_ONCE: Final = 8  # guess: enough to fill a few hops' turns, few enough to leave room for others
 AT_ONCE_MAX: Final = 256
+SEED_BITS: Final = 62
 
 Json = dict[str, Any]
 
@@ -54,7 +55,7 @@ class Defaults:
 class BatchSpec:
     """What was submitted. model: of lines that name none, and wears the adapter. options: for plain
     lines, in the API's words. out: where the answers go when all are there; "": they stay in the
-    store."""
+    store. sources: what models are loaded by whose names alone do not tell."""
 
     model: str = ""
     options: Json = field(default_factory=dict)
@@ -66,6 +67,7 @@ class BatchSpec:
     anonymous: bool = False
     out: str = ""
     replace: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> Json:
         return asdict(self)
@@ -167,12 +169,18 @@ def seed_of(job_seed: int, number: int) -> int:
 
 
 def read_file(
-    lines: Iterable[bytes], name: str, defaults: Defaults, check_model: Callable[[str], object]
+    lines: Iterable[bytes],
+    name: str,
+    defaults: Defaults,
+    check_model: Callable[[str], object],
+    *,
+    url: str = "",
 ) -> Iterator[str]:
     """The lines of a file, each of which can be asked. Raises UserError that names those that
     cannot be, once the last is read or TOLD_MAX were found.
 
-    check_model: raises UserError for the name of a model that means none.
+    check_model: raises UserError for the name of a model that means none. url: that all of them
+    must name, as OpenAI's lines do; "": any, and plain lines too.
     """
     faults: list[str] = []
     ids: set[str] = set()
@@ -184,6 +192,8 @@ def read_file(
         try:
             text = _text_of(raw, number)
             asked = read_line(number, text, defaults)
+            if url and (asked.custom_id is None or asked.url != url):
+                raise UserError(f"is no request of {url} with a custom_id")
             if asked.custom_id in ids:
                 raise UserError(f"the custom_id {asked.custom_id!r} is another line's")
             if asked.model not in models:
@@ -201,6 +211,14 @@ def read_file(
         raise UserError(f"{name}: {'; '.join(faults)}; nothing was started")
     if not number:
         raise UserError(f"{name} is empty: give one JSON object in a line")
+
+
+def split_lines(opened: BinaryIO) -> Iterator[bytes]:
+    """What is longer than any line may be is cut, and will be named as too long."""
+    while line := opened.readline(LINE_BYTES_MAX + 2):
+        yield line
+        while len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
+            line = opened.readline(LINE_BYTES_MAX + 2)
 
 
 def _text_of(raw: bytes, number: int) -> str:

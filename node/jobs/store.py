@@ -160,9 +160,23 @@ class Jobs:
                 db.execute("UPDATE job SET starts = 0 WHERE id = ?", (job,))
             return _get(db, job)
 
-    def answers(self, job: int, *, past: int = 0, count: int = 1000) -> list[tuple[int, str]]:
-        """The next answers that are there behind this line, in order."""
-        return self._lines("answer", "answer IS NOT NULL", job, past, count)
+    def answers(
+        self, job: int, *, past: int = 0, count: int = 1000, failed: bool | None = None
+    ) -> list[tuple[int, str]]:
+        """The next answers that are there behind this line, in order. failed: of those that are
+        errors, or of those that are none; None: of all."""
+        which = "" if failed is None else f" AND failed = {int(failed)}"
+        return self._lines("answer", f"answer IS NOT NULL{which}", job, past, count)
+
+    def size(self, job: int, *, failed: bool) -> int:
+        """Bytes of the answers that are errors, or that are none, each with its line's end."""
+        with self._database.reading() as db:
+            (found,) = db.execute(
+                "SELECT coalesce(sum(length(CAST(answer AS BLOB)) + 1), 0) FROM line"
+                " WHERE job = ? AND answer IS NOT NULL AND failed = ?",
+                (job, int(failed)),
+            ).fetchone()
+            return int(found)
 
     def points(self, job: int) -> list[tuple[int, float]]:
         """A run's losses, by its epochs."""

@@ -47,9 +47,10 @@ class SwarmVoices:
         return self._languages[model]
 
     async def _load(self, model: str) -> Language:
-        base, _, worn = model.rpartition(":")
+        ref = self._spec.sources.get(model, model)
+        base, _, worn = ref.rpartition(":")
         if not (base and is_digest(worn)):
-            base, worn = model, ""
+            base, worn = ref, ""
         language = await self.backend.preload(base)
         if not worn and model == self._spec.model:
             worn = self._spec.adapter

@@ -113,6 +113,19 @@ class Bans:
                 (self._folder / peer).unlink()
 
 
+def look(home: Path, now: float) -> tuple[Ban, ...]:
+    """Those in force on this disk, the latest to end first, for whoever only looks: nothing is
+    moved or removed. Blocks."""
+    found: list[Ban] = []
+    with suppress(OSError):
+        for path in (home / BANS).iterdir():
+            with suppress(OSError, RemoteError), path.open("rb") as file:
+                told, known = _decode(file.read(BAN_BYTES_MAX + 1))
+                if now < told.until_s:
+                    found.append(Ban(told.peer, told.until_s, told.grounds, told.proof, known))
+    return tuple(sorted(found, key=lambda one: (-one.until_s, one.peer)))
+
+
 def proven(raw: bytes) -> tuple[str, str]:
     """(who is banned, on which grounds), by the file of a ban that is read beside everything else.
     Raises RemoteError unless its proof convicts that peer, whoever reads it; what only some could

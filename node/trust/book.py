@@ -30,7 +30,7 @@ from ...crypto.codec import decode, encode
 from ...errors import RemoteError, UserError
 from ...swarm.audit import KEY_BYTES, AuditConfig, Lots, rate
 from ...swarm.receipt import CHUNK_TOKENS
-from ...swarm.reputation import PEERS_MAX, PROBATION_VALID, TRUST_LEAST, Book, Reputation
+from ...swarm.reputation import PEERS_MAX, PROBATION_VALID, TRUST_LEAST, Book, Reputation, Score
 from ..home import prepare_home, replace_file
 from ..log import get_logger
 
@@ -82,6 +82,10 @@ class Trust:
     def usable(self, peer: str) -> bool:
         """Neither banned, nor known and trusted too little."""
         return math.isfinite(self.cost_factor(peer))
+
+    def scores(self) -> tuple[Score, ...]:
+        """What is known of each peer, as of now."""
+        return self._book.keep(self._clock()).scores
 
     # ---- what audits ask
 
