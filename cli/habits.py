@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..node.client import Options
 from ..node.compute.sampling import Settings
+from ..node.pacing import check_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Habits:
 
     def check(self) -> None:
         """Raises UserError for what makes no sense, before anything is asked."""
+        check_codec(self.wire)
         seed = self.seed or 0  # one that is not given is drawn later
         Settings(
             self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed

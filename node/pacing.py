@@ -46,10 +46,8 @@ async def codec_for(
 ) -> Codec:
     """The codec of an answer; "auto" chooses by the route that is the cheapest now. Raises
     UserError for another word."""
-    if wish in CODECS:
-        return wish
-    if wish != AUTO:
-        raise UserError(f"no codec {wish}: give {AUTO}, {', '.join(CODECS[:-1])} or {CODECS[-1]}")
+    if (asked := check_codec(wish)) is not None:
+        return asked
     view = await router.view(voice.digest, voice.blocks)
     try:
         route = find_route(view, BlockRange(0, voice.blocks), cache_tokens=prompt + answer)
@@ -61,6 +59,16 @@ async def codec_for(
     groups = all(_knows_groups(host, hop.peer) for hop in route.hops)
     codecs = [one for one in CODECS if groups or not is_coded(one)]
     return choose_codec(way, voice.width, prompt, answer, codecs=codecs)
+
+
+def check_codec(wish: str) -> Codec | None:
+    """What is asked for; None: to choose. Raises UserError."""
+    if wish == AUTO:
+        return None
+    for codec in CODECS:
+        if wish == codec:
+            return codec
+    raise UserError(f"no codec {wish}: give {AUTO}, {', '.join(CODECS[:-1])} or {CODECS[-1]}")
 
 
 def way_of(router: Router, model: str, hops: Iterable[Hop], row_size: int) -> Way | None:

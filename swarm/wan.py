@@ -14,7 +14,7 @@ to hop, on a chain the hops do:
             stored and forwarded it would be P m in place of P + m - 1
 
 What the client itself takes for a token (its head, the draw, the embedding) is added to each: the
-formula forgets it, and of a model as small as the shipped one it is a third of the arithmetic.
+formula forgets it, and with a model as small as the shipped one it counts.
 
 From the same sums follows how to send an answer's rows: a prompt in chunks of how many tokens
 (`choose_chunk`), and in which codec (`choose_codec`).

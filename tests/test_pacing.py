@@ -1,4 +1,4 @@
-"""How an answer is sent: its prompt in chunks, its rows in a codec, by what is known of the road."""
+"""How an answer is sent: its prompt in chunks, its rows in a codec, by what its road is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sim.alike_engine import add_alike
 from sim.memory_swarm import World, world
 from trio.testing import MockClock
 
+from potluck.cli.habits import Habits
 from potluck.errors import UserError
 from potluck.node import generation
 from potluck.node.generation import Request, open_generation
@@ -98,6 +99,14 @@ async def test_a_codec_is_chosen_by_what_the_road_carried_and_never_unasked(
         assert await chosen(made, "int4", byte_s=fast, knows=()) == "int4", "whoever asks"
         with pytest.raises(UserError, match="give auto, f32, bf16, int8 or int4"):
             await chosen(made, "int2", byte_s=fast, knows=())
+
+
+def test_a_codec_that_is_none_is_refused_before_anything_is_asked() -> None:
+    for wish in ("f16", "INT8", ""):
+        with pytest.raises(UserError, match="no codec"):
+            Habits(wire=wish).check()
+    for wish in ("auto", "f32", "bf16", "int8", "int4"):
+        Habits(wire=wish).check()
 
 
 async def test_where_nobody_serves_or_nothing_was_seen_nothing_is_lost(

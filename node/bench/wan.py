@@ -178,7 +178,7 @@ async def _probe(
 ) -> tuple[tuple[tuple[int, float], ...], float]:
     """Seconds of its passes by rows, and what a step of one row takes beyond pass and way."""
     frames = FrameStream(await host.open_stream(seat.peer, PROTOCOL))
-    await frames.send(Open(bytes(16), voice.digest, seat.start, seat.stop, CONTEXT, DTYPE))
+    await frames.send(Open(bytes(16), voice.digest, seat.start, seat.stop, CONTEXT // 4, DTYPE))
     received = await frames.receive()
     assert received is not None and isinstance(received[0], Opened)
     row = bytes(voice.embed([PROMPT_TOKENS]))
@@ -229,7 +229,8 @@ class Answers:
 
 async def _answers(reader: Reader, way: Way, wanted: Wanted) -> Answers:
     tasks = {task.kind: task for task in tasks_of(reader.voice, wanted.tokens)}
-    await reader.recite(tasks["chat"], 1)  # connections are made, histories begun
+    warm = Task("warm", tasks["chat"].prompt)  # connections are made, histories begun
+    await reader.recite(warm, 2)
     kinds = {}
     for kind in MEASURED:
         plain = await reader.recite(tasks[kind], wanted.tokens)

@@ -76,13 +76,13 @@ def unpack(payload: Payload, tokens: int, width: int, tag: str) -> Tensor:
 def _pack_groups(tensor: Tensor, tag: str) -> memoryview:
     bits = GROUP_BITS[tag]
     rows = tensor.detach().to(device="cpu", dtype=torch.float32)
-    tokens, width = rows.shape
+    width = rows.shape[1]
     filled = torch.nn.functional.pad(rows, (0, -width % GROUP)).unflatten(1, (-1, GROUP))
     scales, grouped = quantize(filled, bits)
     codes = grouped.flatten(1)[:, : width + width % 2 if bits == 4 else width]
     if bits == 4:
         codes = fold(codes)
-    parts = (scales.reshape(tokens, -1).view(torch.uint8), codes.contiguous().view(torch.uint8))
+    parts = (scales.flatten(1).view(torch.uint8), codes.contiguous().view(torch.uint8))
     raw: NDArray[np.uint8] = torch.cat(parts, 1).view(-1).numpy()
     return raw.data
 
