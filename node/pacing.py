@@ -24,6 +24,7 @@ from .router import Router
 from .session import LiveSession
 
 AUTO = "auto"
+OVERHEAD_S = 0.002  # algorithms.md 9: what a hop takes beyond its pass and its way
 
 Chunking = Callable[[LiveSession, int], Awaitable[int]]  # the rest of a prompt: tokens at once
 
@@ -81,7 +82,7 @@ def way_of(router: Router, model: str, hops: Iterable[Hop], row_size: int) -> Wa
             return None
         rtt_s = RTT_UNKNOWN_S if history.rtt_s is None else history.rtt_s
         stages.append(Stage(rtt_s / 2, times, history.bytes_s or float("inf")))
-    return Way(tuple(stages), row_size) if stages else None
+    return Way(tuple(stages), row_size, overhead_s=OVERHEAD_S) if stages else None
 
 
 def _claimed(told: Announcement | None, blocks: int) -> tuple[tuple[int, float], ...]:
