@@ -43,7 +43,7 @@ def restore(scales: Tensor, codes: Tensor, bits: int) -> Tensor:
 
 def fold(codes: Tensor) -> Tensor:
     """Codes [..., n], n even, of 4 bits to bytes [..., n / 2]."""
-    low, high = codes.unflatten(-1, (-1, 2)).unbind(-1)
+    low, high = codes[..., 0::2], codes[..., 1::2]
     return (low & 15) | (high << 4)
 
 

@@ -76,8 +76,10 @@ def unpack(payload: Payload, tokens: int, width: int, tag: str) -> Tensor:
 def _pack_groups(tensor: Tensor, tag: str) -> memoryview:
     bits = GROUP_BITS[tag]
     rows = tensor.detach().to(device="cpu", dtype=torch.float32)
-    width = rows.shape[1]
-    filled = torch.nn.functional.pad(rows, (0, -width % GROUP)).unflatten(1, (-1, GROUP))
+    tokens, width = rows.shape
+    filled = torch.nn.functional.pad(rows, (0, -width % GROUP)).reshape(
+        tokens, -(-width // GROUP), GROUP
+    )
     scales, grouped = quantize(filled, bits)
     codes = grouped.flatten(1)[:, : width + width % 2 if bits == 4 else width]
     if bits == 4:
@@ -97,7 +99,7 @@ def _unpack_groups(view: memoryview, tokens: int, width: int, tag: str) -> Tenso
     if bool(codes[:, width:].any()):
         raise RemoteError("codes that nobody writes")
     filled = torch.nn.functional.pad(codes, (0, groups * GROUP - codes.shape[1]))
-    found = restore(scales.unsqueeze(2), filled.unflatten(1, (groups, GROUP)), GROUP_BITS[tag])
+    found = restore(scales.unsqueeze(2), filled.reshape(tokens, groups, GROUP), GROUP_BITS[tag])
     return found.flatten(1)[:, :width].contiguous()
 
 

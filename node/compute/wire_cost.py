@@ -69,6 +69,6 @@ def measure(source: str, *, hops: int = 4, windows: int = 10) -> tuple[Cost, ...
 
 def _over(rows: Tensor, codec: str, apart: list[Tensor]) -> Tensor:
     """Rows as they come out of the wire; how far each came is added."""
-    come = unpack(pack(rows, codec), *rows.shape, codec).float()
+    come = unpack(pack(rows, codec), rows.shape[0], rows.shape[1], codec).float()
     apart.append((come - rows).norm(dim=1) / rows.norm(dim=1))
     return come
