@@ -92,14 +92,16 @@ def _pack_groups(tensor: Tensor, tag: str) -> memoryview:
 def _unpack_groups(view: memoryview, tokens: int, width: int, tag: str) -> Tensor:
     raw = torch.frombuffer(bytearray(view), dtype=torch.uint8).view(tokens, -1)
     groups = -(-width // GROUP)
-    scales = raw[:, : groups * SCALE_BYTES].contiguous().view(torch.float16)
+    scales = raw[:, : groups * SCALE_BYTES].reshape(-1).view(torch.float16)
     codes = raw[:, groups * SCALE_BYTES :].contiguous().view(torch.int8)
     if GROUP_BITS[tag] == 4:
         codes = unfold(codes)
     if bool(codes[:, width:].any()):
         raise RemoteError("codes that nobody writes")
     filled = torch.nn.functional.pad(codes, (0, groups * GROUP - codes.shape[1]))
-    found = restore(scales.unsqueeze(2), filled.reshape(tokens, groups, GROUP), GROUP_BITS[tag])
+    found = restore(
+        scales.view(tokens, groups, 1), filled.reshape(tokens, groups, GROUP), GROUP_BITS[tag]
+    )
     return found.flatten(1)[:, :width].contiguous()
 
 
