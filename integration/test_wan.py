@@ -20,7 +20,7 @@ PROMPT = "def total(rows):\n    result = 0\n    for row in rows:\n"
 
 async def test_answers_over_long_roads_stand_beside_what_the_formula_allows() -> None:
     """Two hops, 40 ms to each and back: a token takes 80 ms at least, however fast the machine."""
-    found = await bench_wan(Wanted(hops=2, rtt_s=0.04, tokens=12, prompt=300))
+    found = await bench_wan(Wanted(hops=2, rtt_s=0.04, tokens=8, prompt=200))
     kinds = found["kinds"]
     assert isinstance(kinds, dict) and set(kinds) == {"code edit", "summarise", "chat", "none"}
     for one in kinds.values():
