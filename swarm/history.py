@@ -47,6 +47,7 @@ LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with 
 CARRIED_LEAST_BYTES = 16 * 1024  # guess: of less, what it takes is lost in what else happens
 BYTE_LEAST_S = 1e-10  # 10 GB/s: nothing is faster
 CHUNK_ROWS = 128  # of a prompt's chunk, as PassTimes has it
+CHUNK_LEAST_ROWS = 32  # the smallest chunk of a prompt (wan.py)
 QUEUE_TOLD_MAX_S = 3600.0  # whatever a peer says, it is not asked for longer than that
 
 
@@ -194,7 +195,7 @@ class PeerHistory:
         """How long a step's pass took, by the peer's own word: for how to send, not whom to ask."""
         if tokens <= FEW_TOKENS:
             self._step_pass.add(pass_s / blocks)
-        else:
+        elif tokens >= CHUNK_LEAST_ROWS:  # a step of guesses takes longer for each of its rows
             self._chunk_pass.add(pass_s / (tokens * blocks))
 
     def carried(self, size: int, seconds: float) -> None:

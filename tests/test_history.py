@@ -215,7 +215,8 @@ def test_passes_are_known_once_tokens_and_chunks_were_seen() -> None:
     what a row of them takes."""
     history = PeerHistory()
     history.served(0.008, 1, 4)
-    assert history.passes(4) == ()
+    history.served(0.5, 9, 4)
+    assert history.passes(4) == (), "a step of guesses is neither"
     history.served(0.032, 64, 4)
     assert history.passes(4) == ((1, pytest.approx(0.008)), (128, pytest.approx(0.064)))
     assert history.passes(2)[0] == (1, pytest.approx(0.004))
