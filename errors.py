@@ -5,6 +5,7 @@ PotluckError
 ├── LocalError      our own fault: nobody catches it, the process ends loudly
 ├── RemoteError     a peer's fault: close the stream, trust the peer less
 ├── TransportError  the road failed: try another hop
+│   └── Unspoken    the peer knows no such protocol, and may be good for another
 ├── Refused         a peer is full: come back in `retry_after_s`
 └── MissingBlocks   nobody serves some blocks: wait for cover, or give up
 """
@@ -28,6 +29,10 @@ class RemoteError(PotluckError):
 
 class TransportError(PotluckError):
     """A stream broke, a dial failed, a deadline passed."""
+
+
+class Unspoken(TransportError):
+    """The peer does not speak a protocol. No fault of anybody's."""
 
 
 class Refused(PotluckError):

@@ -66,6 +66,35 @@ def draft(
 
 
 @bench.command()
+def wan(
+    hops: Annotated[int, typer.Option(min=1, max=8, help="Nodes that share the model.")] = 4,
+    rtt: Annotated[float, typer.Option(min=0, help="Milliseconds from any to any and back.")] = 100,
+    mbit: Annotated[float, typer.Option(min=0.1, help="Mbit/s of each road and direction.")] = 100,
+    loss: Annotated[
+        float, typer.Option(min=0, max=50, help="Percent of packets lost; Linux, as root.")
+    ] = 0,
+    tokens: Annotated[int, typer.Option(min=8, max=400, help="Of each answer.")] = 96,
+    prompt: Annotated[
+        int, typer.Option(min=0, max=3000, help="Tokens of a long prompt; 0: none.")
+    ] = 2048,
+    model: Annotated[
+        str, typer.Option(help="demo, or the shape of a random one: tiny or small.")
+    ] = "demo",
+    json: Json = False,
+) -> None:
+    """Real nodes on long roads: tokens a second, guesses, first tokens, beside the formula.
+
+    \b
+    Example:
+      potluck bench wan --hops 4 --rtt 60
+      potluck bench wan --hops 2 --rtt 20 --mbit 50 --loss 0.5 --json
+    """
+    from .wan import run_wan
+
+    run_wan(hops, rtt, mbit, loss, tokens, prompt, model, json=json)
+
+
+@bench.command()
 def train(
     shape: Annotated[str, typer.Option(help="Of a random model: tiny or small.")] = "tiny",
     servers: Annotated[int, typer.Option(min=1, help="Processes that share its blocks.")] = 2,
@@ -225,6 +254,24 @@ def numerics(
         ("CLASS", "PERPLEXITY>"),
         [(name, f"{value:.3f}") for name, value in found.perplexity.items()],
     )
+
+
+@bench.command()
+def wire(
+    model: Annotated[str, typer.Option("--model", "-m", help="A directory or hub id.")] = "demo",
+    hops: Annotated[int, typer.Option(min=1, help="So often its rows go over the wire.")] = 4,
+    windows: Annotated[int, typer.Option(min=1, help="Of 256 tokens of held-out text.")] = 10,
+    json: Json = False,
+) -> None:
+    """What sending hidden states in fewer bytes costs: error of a row, perplexity, words.
+
+    \b
+    Example:
+      potluck bench wire --hops 8
+    """
+    from .wan import run_wire
+
+    run_wire(model, hops, windows, json=json)
 
 
 @bench.command()

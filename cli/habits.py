@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..node.client import Options
 from ..node.compute.sampling import Settings
+from ..node.pacing import check_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,7 @@ class Habits:
     """The options of `Swarm.generation` that do not change from one answer to the next.
 
     audit: None: as the config file says. adapter: None: the model as it is. draft: auto, off, or a
-    small model.
+    small model. wire: how hidden states are sent.
     """
 
     max_new_tokens: int = 64
@@ -27,9 +28,11 @@ class Habits:
     audit: bool | None = None
     adapter: str | None = None
     draft: str = "auto"
+    wire: str = "f32"
 
     def check(self) -> None:
         """Raises UserError for what makes no sense, before anything is asked."""
+        check_codec(self.wire)
         seed = self.seed or 0  # one that is not given is drawn later
         Settings(
             self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed
@@ -46,6 +49,7 @@ class Habits:
             "seed": self.seed,
             "wait_s": self.wait_s,
             "draft": self.draft,
+            "wire": self.wire,
         }
         if self.audit is not None:
             options["audit"] = "on" if self.audit else "off"

@@ -43,7 +43,7 @@ from ..swarm.testimony import check_contradiction, contradiction_of
 from .adapters import find_adapter
 from .compute.draft_model import DraftModel
 from .compute.sampling import Settings
-from .compute.voice import Voice
+from .compute.voice import DTYPE, Voice
 from .compute.worker import Worker, open_worker
 from .config import find_access, find_audit, find_join, find_pins, home_of
 from .credit.purse import open_purse
@@ -52,6 +52,7 @@ from .generation import Generation, Request, open_generation
 from .gossip.crowd import Outlook
 from .library import find_model
 from .member import Member, open_member
+from .pacing import codec_for
 from .peerstore import load_known
 from .prompt import encode_request
 from .router import Router
@@ -86,6 +87,7 @@ class Options(TypedDict, total=False):
     receipts: bool  # have the servers sign, for Generation.proof
     audit: str  # "on": have a share of the work computed again (generation.py); or "off"
     adapter: str | Path  # LoRA: a folder that PEFT saved, or the digest of one kept here
+    wire: str  # how rows lie on the wire: "f32", lossless; "bf16", "int8", "int4", or "auto"
     draft: str | Path  # what guesses ahead: "auto", what was said before; a small model too; "off"
 
 
@@ -176,7 +178,12 @@ class Swarm:
             worn = await self.adapter(voice, ref)
         drafts = await self.drafts(voice, options.get("draft", "auto"))
         request = _request(voice, prompt, options, audit=audit)
-        request = replace(request, adapter=worn, drafts=drafts)
+        wire = await codec_for(
+            options.get("wire", DTYPE), self.member.host, self.router, voice,
+            len(request.ids), request.max_new_tokens,
+        )  # fmt: skip
+        voice = replace(voice, wire=wire)
+        request = replace(request, voice=voice, adapter=worn, drafts=drafts)
         try:
             async with self.answer(request) as answer:
                 yield answer

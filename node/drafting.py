@@ -13,8 +13,9 @@ client's worker.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..swarm.draft import LookUp, Offer
@@ -49,11 +50,14 @@ class Drafts:
 
 @dataclass(slots=True)
 class Guessed:
-    """What came of an answer's guesses. steps: all of its steps behind the prompt."""
+    """What came of an answer's guesses. steps: all of its steps behind the prompt. missed: those in
+    which a guess was wrong. widths: how many had so many guesses."""
 
     sent: int = 0
     accepted: int = 0
     steps: int = 0
+    missed: int = 0
+    widths: Counter[int] = field(default_factory=Counter)
 
     @property
     def rejected(self) -> int:
@@ -63,6 +67,11 @@ class Guessed:
     def share(self) -> float | None:
         """Of those that were sent, right; None: none was sent."""
         return self.accepted / self.sent if self.sent else None
+
+    @property
+    def chance(self) -> float:
+        """That a guess was right where those before it were."""
+        return self.accepted / max(self.accepted + self.missed, 1)
 
 
 class Drafter:
@@ -110,6 +119,7 @@ class Drafter:
         """A step with so many guesses was sent."""
         self.guessed.steps += 1
         self.guessed.sent += guesses
+        self.guessed.widths[guesses] += 1
 
     def _judge(self, ids: Sequence[int]) -> None:
         if not 0 < self._at < len(ids):  # nothing came since, where an offer is asked for again

@@ -6,12 +6,10 @@ Ports: node/compute has the engines and the worker, tests have others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from ..swarm.blocks import BlockRange
 from ..swarm.wire import Step
-
-DTYPE_BYTES: Final = {"f32": 4, "f16": 2, "bf16": 2}
 
 
 class Worn(Protocol):

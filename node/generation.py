@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -38,18 +39,19 @@ from ..swarm.adapter import Bundle
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
+from ..swarm.wan import CHUNK_TOKENS
 from .compute.sampling import Settings
-from .compute.voice import DTYPE, Voice
+from .compute.voice import Voice
 from .compute.worker import Worker
 from .drafting import Drafter, Drafts, Guessed
 from .net.host import Host
+from .pacing import Chunking, chunk_for
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
 from .trust.auditor import Auditor
 from .trust.docket import Tally
 from .trust.watch import Watch, notes_of
 
-CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
 GREEDY = Settings()
 
 
@@ -103,10 +105,12 @@ class Generation:
     """An answer on its way. Iterate over it once."""
 
     def __init__(
-        self, session: LiveSession, worker: Worker, request: Request, watch: Watch | None = None
-    ) -> None:
-        """watch: over its audits, if there are any."""
+        self, session: LiveSession, worker: Worker, request: Request, watch: Watch | None = None,
+        chunking: Chunking | None = None,
+    ) -> None:  # fmt: skip
+        """watch: over its audits, if there are any. chunking: how to send the rest of a prompt."""
         self._session = session
+        self._chunking = chunking
         self._watch = watch
         self._worker = worker
         self._request = request
@@ -116,6 +120,7 @@ class Generation:
         self._finished = False
         self._fed = 0  # tokens of the prompt
         self.prompt_tokens, self.prompt_read = len(request.ids), 0  # read: by all servers
+        self.chunk = CHUNK_TOKENS  # in how many tokens at once it is sent
         self._owed = 0  # outputs of steps that were fed; of all but the last no row is wanted
         self._hidden: Payload | None = None  # rows that the next tokens are drawn from
         self._row = 0  # of those, the next one's
@@ -223,7 +228,7 @@ class Generation:
             while self._owed:
                 self._hidden = await self._session.output()
                 self._owed -= 1
-                self.prompt_read = max(0, self._fed - self._owed * CHUNK_TOKENS)
+                self.prompt_read = max(0, self._fed - self._owed * self.chunk)
                 self._took()
             while self._hidden is not None:
                 await self._draw_row()
@@ -240,8 +245,9 @@ class Generation:
         token, payload, guesses = await self._worker.run(self._choose, row, position, guess, room)
         self._history.append(token)
         text, finish = self._judge(token)
-        if token == guess and self._drafter is not None:
-            self._drafter.guessed.accepted += 1
+        if guess is not None and self._drafter is not None:
+            self._drafter.guessed.accepted += token == guess
+            self._drafter.guessed.missed += token != guess
         if token == guess and finish is None:
             self._row += 1
         else:
@@ -338,10 +344,12 @@ class Generation:
         ids = self._request.ids
         while self._fed < len(ids):
             at = self._fed
-            chunk = ids[at : at + CHUNK_TOKENS]
+            chunk = ids[at : at + self.chunk]
             payload = await self._worker.run(self._request.voice.embed, chunk)
             self._fed += len(chunk)
             self._feed(payload, len(chunk), int(self._fed == len(ids)), at)
+            if at == 0 and self._fed < len(ids) and self._chunking is not None:
+                self.chunk = await self._chunking(self._session, len(ids) - self._fed)
             if self._drafter is not None and self._fed == len(ids):  # while the servers work
                 await self._worker.run(self._drafter.read, ids)
 
@@ -367,34 +375,27 @@ async def open_generation(
 
     auditor: where the request wants audits.
     """
-    voice = request.voice
-    tokens = min(len(request.ids) + request.max_new_tokens, voice.context)
-    if len(request.ids) + request.max_new_tokens > voice.context:
+    voice, tokens = request.voice, len(request.ids) + request.max_new_tokens
+    if tokens > voice.context:
         raise UserError(
             f"{len(request.ids)} prompt tokens and {request.max_new_tokens} new ones are more than "
             f"the context of {voice.name}, {voice.context}; ask for at most "
             f"{voice.context - len(request.ids)} new tokens"
         )
     plan = SessionPlan(
-        model=voice.digest,
-        name=voice.name,
-        blocks=voice.blocks,
-        width=voice.width,
-        tokens=tokens,
-        dtype=DTYPE,
-        wait_s=request.wait_s,
-        receipts=request.receipts or request.audit,
-        adapter=request.adapter,
-    )
+        voice.digest, voice.name, voice.blocks, voice.width, tokens, voice.wire, request.wait_s,
+        receipts=request.receipts or request.audit, adapter=request.adapter,
+    )  # fmt: skip
+    chunking = partial(chunk_for, router, voice)
     if not request.audit:
         async with open_session(host, router, plan) as session:
-            yield Generation(session, worker, request)
+            yield Generation(session, worker, request, chunking=chunking)
         return
     assert auditor is not None, "a request for audits, and nobody who makes them"
     watch = Watch(auditor, amend=request.amend)
     async with open_session(host, router, plan, watch.signed) as session:
         watch.attend(session)
         try:
-            yield Generation(session, worker, request, watch)
+            yield Generation(session, worker, request, watch, chunking)
         finally:
             watch.end()

@@ -49,12 +49,14 @@ class Heard:
         found = {told.peer for told in self.found}
         return [told for _, told in self._words.values() if told.peer not in found]
 
+    def told(self, peer: str) -> Announcement | None:
+        """Its newest record."""
+        return self._words[peer][1] if peer in self._words else None
+
     def span(self, peer: str) -> BlockRange | None:
         """What its newest record tells that it serves."""
-        if peer not in self._words:
-            return None
-        _, told = self._words[peer]
-        return BlockRange(told.start, told.stop)
+        told = self.told(peer)
+        return None if told is None else BlockRange(told.start, told.stop)
 
     def say_left(self, peer: str, span: BlockRange, now: float) -> None:
         """It said so to whoever had sessions there."""

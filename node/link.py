@@ -13,12 +13,13 @@ from typing import Final
 
 import trio
 
-from ..errors import RemoteError, TransportError
+from ..errors import RemoteError, TransportError, Unspoken
 from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
 from ..swarm.ledger import Ledger, Work
 from ..swarm.routing import Hop
+from ..swarm.rows import is_coded, row_bytes
 from ..swarm.session_events import (
     Answered,
     AskSign,
@@ -84,6 +85,7 @@ class Link:
         self.numerics = ""  # the class that its server computes in, once it is opened
         self.relayed = False
         self.blameless = False  # its end is no fault of the peer's
+        self.unspoken = False  # it does not know how these rows lie on the wire
         self.moving = False  # it is left for the direct way to the same peer
         self.false = ""  # what is wrong with its receipts
         self._asked = asked
@@ -102,7 +104,8 @@ class Link:
         self._sending = False
         self._outbox: deque[SendStep | AskSign] = deque()
         self._pending = trio.Event()
-        self._sent_s: deque[tuple[float, int]] = deque()  # (when, tokens) of what is unanswered
+        # of what is unanswered: when it was sent, its tokens, and whether nothing was before it
+        self._sent_s: deque[tuple[float, int, bool]] = deque()
         self._quiet_since_s = 0.0
         self._lease_s = 0.0
         self._span: BlockRange | None = None  # what its server's record told when it was opened
@@ -146,7 +149,7 @@ class Link:
 
     def _give_up(self) -> None:
         """Nobody waits for what is unanswered any more."""
-        for _, tokens in self._sent_s:
+        for _, tokens, _ in self._sent_s:
             self.history.ended(tokens, len(self.hop.blocks))
         self._sent_s.clear()
 
@@ -159,6 +162,8 @@ class Link:
             while (received := await self._next(frames)) is not None:
                 self._answer(*received)
         except (TransportError, RemoteError) as error:
+            if isinstance(error, Unspoken) and is_coded(self._asked.dtype):
+                self.unspoken = self.blameless = True
             return str(error)
         return "the stream was closed"
 
@@ -223,7 +228,7 @@ class Link:
             unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
         if not self._sent_s:
             raise RemoteError("an answer to nothing")
-        sent_s, tokens = self._sent_s.popleft()
+        sent_s, tokens, alone = self._sent_s.popleft()
         peer, blocks = self.hop.peer, len(self.hop.blocks)
         self.history.ended(tokens, blocks)
         if told.tokens != tokens:
@@ -233,6 +238,10 @@ class Link:
         self._tell(Answered(self.number, told.at, told.rows, payload))
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
             self._router.answered(peer, elapsed_s, tokens, blocks, queue_s=told.queue_s)
+            self.history.served(min(told.compute_s, elapsed_s), tokens, blocks)
+            if alone:
+                size = row_bytes(self._width, self._asked.dtype) * (tokens + told.rows)
+                self.history.carried(size, elapsed_s - told.compute_s - told.queue_s)
 
     def _receipts(self, chunks: tuple[bytes, ...]) -> None:
         if self._ledger is None:
@@ -285,7 +294,7 @@ class Link:
                     await self._send(frames, Sign())
                     continue
                 tokens = sum(step.sizes)
-                self._sent_s.append((trio.current_time(), tokens))
+                self._sent_s.append((trio.current_time(), tokens, not self._sent_s))
                 self.history.sent(tokens, len(self.hop.blocks))
                 behind: Message | None = None
                 if self._outbox and self._outbox[0] == AskSign(self.number):

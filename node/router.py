@@ -322,6 +322,11 @@ class Router:
         known = self._known.get(model)
         return None if known is None else known.span(peer)
 
+    def told(self, model: str, peer: str) -> Announcement | None:
+        """The peer's newest record of this model."""
+        known = self._known.get(model)
+        return None if known is None else known.told(peer)
+
     def left(self, model: str, peer: str, span: BlockRange | None) -> None:
         """The peer said that it leaves this span: to go, to rest, or to move to another."""
         if span is not None and (known := self._known.get(model)) is not None:

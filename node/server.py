@@ -29,6 +29,7 @@ from ..swarm.admission import RETRY_LATEST_S, Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.receipt import Notary
+from ..swarm.rows import row_bytes
 from ..swarm.wire import (
     Busy,
     Leaving,
@@ -43,7 +44,7 @@ from ..swarm.wire import (
     Truncate,
     Wear,
 )
-from .engine import DTYPE_BYTES, Device, Engine
+from .engine import Device, Engine
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
@@ -188,8 +189,8 @@ class Server:
         self, frames: FrameStream, asked: Open, blocks: BlockRange, key: object
     ) -> _Session:
         """What an admitted session needs. Raises Refused."""
-        row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
-        payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes)
+        size = asked.tokens * row_bytes(self._engine.width, asked.dtype)
+        payload_bytes_max = min(PAYLOAD_BYTES_MAX, size)
         with ExitStack() as undone:  # from the last to the first, unless the client has been told
             undone.callback(self.release, key)
             worn = await self._dress(frames, asked, blocks)
@@ -228,8 +229,7 @@ class Server:
             raise RemoteError(f"blocks {asked.start}:{asked.stop} are not in {mine}")
         if not 1 <= asked.tokens <= self._engine.context:
             raise RemoteError(f"{asked.tokens} positions; this model has {self._engine.context}")
-        if asked.dtype not in DTYPE_BYTES:
-            raise RemoteError(f"unknown dtype {asked.dtype}")
+        row_bytes(self._engine.width, asked.dtype)  # known
         return BlockRange(asked.start, asked.stop)
 
     async def _step(self, session: _Session, key: object) -> bool:

@@ -27,6 +27,7 @@ from ..swarm.ledger import Ledger, Work
 from ..swarm.machine import Fired, SetTimer, StopTimer
 from ..swarm.receipt import CHUNK_TOKENS
 from ..swarm.routing import Hop
+from ..swarm.rows import row_bytes
 from ..swarm.session import Session
 from ..swarm.session_events import (
     Answered,
@@ -84,26 +85,20 @@ class LiveSession:
         self._plan = plan
         self._nursery = nursery
         self._name = secrets.token_bytes(16)
-        row_bytes = plan.width * plan.dtype_bytes
+        row_size = row_bytes(plan.width, plan.dtype)
         patience = Patience(host, router, plan.adapter)
-        self._machine = Session(
-            SessionConfig(
-                BlockRange(0, plan.blocks),
-                row_bytes,
-                max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_bytes),
-                patience.answer_s,
-                patience.open_s,
-                patience.hedge_s,
-                STANDBY_FROM,
-                patience.open_hedge_s,
-                cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
-            )
-        )
+        config = SessionConfig(
+            BlockRange(0, plan.blocks), row_size,
+            max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_size),
+            patience.answer_s, patience.open_s, patience.hedge_s, STANDBY_FROM,
+            patience.open_hedge_s, cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
+        )  # fmt: skip
+        self._machine = Session(config)
         self.ledger: Ledger | None = None
         if plan.receipts:
             self.ledger = Ledger(
                 self._name, plan.model, BlockRange(0, plan.blocks), plan.width, plan.dtype,
-                row_bytes, works=on_signed is not None,
+                row_size, works=on_signed is not None,
                 adapter=b"" if plan.adapter is None else plan.adapter.name,
             )  # fmt: skip
             self.ledger.examines = self._examine
@@ -169,13 +164,21 @@ class LiveSession:
         if self.ledger is not None:
             self.ledger.taken_back(at)
 
+    async def opened(self) -> None:
+        """Until a hop of every block has opened, or none is to be had."""
+        while not self._classes.known and self._failure is None:
+            await self._news()
+
+    async def _news(self) -> None:
+        self._arrived = trio.Event()
+        await self._arrived.wait()
+
     async def output(self) -> Payload:
         """The next output in order. Raises MissingBlocks or Refused when it cannot be had."""
         while not self._outputs:
             if self._failure is not None:
                 raise self._failure
-            self._arrived = trio.Event()
-            await self._arrived.wait()
+            await self._news()
         payload, self.answered_s = self._outputs.popleft()
         return payload
 
@@ -212,6 +215,7 @@ class LiveSession:
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, Opened) and (link := self._links.get(event.link)) is not None:
             self._classes.note(link.hop.blocks, link.numerics)
+            self._arrived.set()
         self._perform(self._machine.handle(event, trio.current_time()))
         if self.ledger is not None:
             self._write_down(self.ledger, event)
@@ -270,17 +274,10 @@ class LiveSession:
             plan.adapter, self._name, plan.model, blocks, plan.tokens, plan.dtype, plan.receipts
         )
         return Link(
-            number,
-            hop,
-            asked,
-            plan.width,
-            host=self._host,
-            router=self._router,
-            tell=self._dispatch,
-            ledger=self.ledger,
-            works=self._on_signed or (lambda work: None),
-            worn=plan.adapter,
-        )
+            number, hop, asked, plan.width,
+            host=self._host, router=self._router, tell=self._dispatch, ledger=self.ledger,
+            works=self._on_signed or (lambda work: None), worn=plan.adapter,
+        )  # fmt: skip
 
     def _drop(self, link: Link, reason: str) -> None:
         if reason:
@@ -288,6 +285,8 @@ class LiveSession:
             if not link.blameless:
                 link.history.failed(now, link.begun_s)
             self.recoveries.append(Recovery(peer, blocks, reason, now, link.moving))
+            if link.unspoken:
+                self._convicted.add(peer)  # of nothing: it cannot be asked for this
             log.debug("hop lost", peer=peer, blocks=str(blocks), reason=reason)
         link.examine()
         if self.ledger is not None:

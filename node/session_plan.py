@@ -19,7 +19,6 @@ class SessionPlan:
     width: int
     tokens: int
     dtype: str = "f32"
-    dtype_bytes: int = 4
     wait_s: float = 0.0
     receipts: bool = False
     adapter: Bundle | None = None

@@ -20,8 +20,8 @@ import trio
 from ..crypto.keys import IdentityKey
 from ..errors import RemoteError
 from ..swarm.receipt import NOTED_BYTES_MAX, Notary, Opening, WearingOpening
+from ..swarm.rows import row_bytes
 from ..swarm.wire import Open, Opened, Receipts, Wear
-from .engine import DTYPE_BYTES
 
 ASIDE_BYTES: Final = NOTED_BYTES_MAX  # a thread's turn costs about as much as to hash it
 ASIDE_TOKENS: Final = 512  # of a signature: two digests a token, 2 ms
@@ -50,7 +50,7 @@ class Notaries:
         opening = (
             WearingOpening(*said, asked.adapter) if isinstance(asked, Wear) else Opening(*said)
         )
-        return Notary(self._key, opening, answer.width * DTYPE_BYTES[asked.dtype])
+        return Notary(self._key, opening, row_bytes(answer.width, asked.dtype))
 
 
 def check_room(notary: Notary) -> None:

@@ -25,9 +25,9 @@ from ..crypto.digest import DIGEST_BYTES
 from ..errors import PotluckError, Refused, RemoteError, TransportError, UserError
 from ..swarm.admission import RETRY_LATEST_S, RETRY_SOONEST_S, Admission
 from ..swarm.blocks import BlockRange
+from ..swarm.rows import DTYPE_BYTES
 from ..swarm.spare import BACKWARD_COST, Turns
 from ..swarm.wire import PIECE_BYTES_MAX, TRAIN_BYTES_MAX, Busy, Train, Trained
-from .engine import DTYPE_BYTES
 from .frames import FrameStream
 from .pieces import receive_pieces, seconds_for, send_pieces
 from .recall import Recall

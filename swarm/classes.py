@@ -31,9 +31,14 @@ class Classes:
         return self._began.get(block, "")
 
     @property
+    def known(self) -> bool:
+        """Whether it is of every block."""
+        return len(self._began) == self._blocks
+
+    @property
     def rows_alike(self) -> int:
         """Up to how many rows a step may have for each row to have the bits of a step of its own,
         wherever it was or will be computed; 1 while that is not known of all blocks."""
-        if len(self._began) < self._blocks:
+        if not self.known:
             return 1
         return min(rows_alike(one) for one in self._seen)

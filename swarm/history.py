@@ -44,6 +44,10 @@ STRANGER_BAN_LONGEST_S = 600.0  # guess: of whoever never answered; it may be th
 CHANCES = 5  # guess: after so many failures in a row no sign of life shortens a ban
 BUSY_LEAST_S = 0.5  # as servers say it (admission.py): who says less would be asked without end
 LOAD_TAU_S = 2.0  # algorithms.md 2.5: what a peer told of its queue fades with this time
+CARRIED_LEAST_BYTES = 16 * 1024  # guess: of less, what it takes is lost in what else happens
+BYTE_LEAST_S = 1e-10  # 10 GB/s: nothing is faster
+CHUNK_ROWS = 128  # of a prompt's chunk, as PassTimes has it
+CHUNK_LEAST_ROWS = 32  # the smallest chunk of a prompt (wan.py)
 QUEUE_TOLD_MAX_S = 3600.0  # whatever a peer says, it is not asked for longer than that
 
 
@@ -135,6 +139,8 @@ class PeerHistory:
         "_banned_at",
         "_banned_until",
         "_busy_until",
+        "_byte",
+        "_chunk_pass",
         "_chunk_service",
         "_chunk_work_out",
         "_failures",
@@ -142,6 +148,7 @@ class PeerHistory:
         "_queue_told_at",
         "_queue_told_s",
         "_step_blocks",
+        "_step_pass",
         "_step_per_block",
         "_step_service",
         "_steps_out",
@@ -154,6 +161,9 @@ class PeerHistory:
         self._token_block = _Average()
         self._step_service = _Average()
         self._chunk_service = _Average()
+        self._step_pass = _Average()
+        self._chunk_pass = _Average()
+        self._byte = _Average()
         self._chunk_work_out = 0  # tokens times blocks, sent and not answered
         self._steps_out = 0
         self._step_blocks = 0
@@ -180,6 +190,35 @@ class PeerHistory:
             self._chunk_service.add(service_s / (tokens * blocks))
         self._failures = 0
         self._banned_until = 0.0
+
+    def served(self, pass_s: float, tokens: int, blocks: int) -> None:
+        """How long a step's pass took, by the peer's own word: for how to send, not whom to ask."""
+        if tokens <= FEW_TOKENS:
+            self._step_pass.add(pass_s / blocks)
+        elif tokens >= CHUNK_LEAST_ROWS:  # a step of guesses takes longer for each of its rows
+            self._chunk_pass.add(pass_s / (tokens * blocks))
+
+    def carried(self, size: int, seconds: float) -> None:
+        """So many bytes went there and back, alone, in so long: with a round trip, and nothing
+        else that the peer tells of."""
+        if size >= CARRIED_LEAST_BYTES and self.rtt_s is not None:
+            self._byte.add(max(0.0, seconds - self.rtt_s) / size)
+
+    @property
+    def bytes_s(self) -> float | None:
+        """What the road to it carries, each direction like the other; None: nobody knows."""
+        return 1 / max(self._byte.mean, BYTE_LEAST_S) if self._byte.count else None
+
+    def passes(self, blocks: int) -> tuple[tuple[int, float], ...]:
+        """What its passes took of late, as (rows, seconds); empty while it is not known both of
+        single tokens and of chunks."""
+        if not self._step_pass.count or not self._chunk_pass.count:
+            return ()
+        one_s = self._step_pass.mean * blocks
+        return (1, one_s), (
+            CHUNK_ROWS,
+            max(one_s, self._chunk_pass.mean * CHUNK_ROWS * blocks),
+        )
 
     def told_queue(self, queue_s: float, now: float) -> None:
         """The peer's reply says how long the next step would wait for its device."""

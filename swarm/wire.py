@@ -22,6 +22,8 @@ of its own, so that whoever knows of none is not asked:
       Bring + manifest, Piece + bytes ... the parts of the blocks that were asked for, in order
       ◀──────────────────────── Opened
 
+So has one whose rows lie in groups of 8 or 4 bits.
+
 Training has a protocol of its own, of one request to a stream, and nothing is remembered after it:
 
       Train(kind, batch, tokens, ...) ─▶  takes room for it, or Busy
@@ -41,6 +43,7 @@ from typing import Annotated, Final, Literal
 from ..crypto.codec import Range, Size
 from ..crypto.envelope import OVERHEAD_BYTES
 from ..crypto.merkle import Digest
+from .rows import is_coded
 
 Position = Annotated[int, Range(0, 1 << 24)]  # of a token in a session; or a number of tokens
 BlockNumber = Annotated[int, Range(0, 1 << 16)]
@@ -48,6 +51,7 @@ Seconds = Annotated[float, Range(0.0, 1e6)]
 
 PROTOCOL = "/potluck/session/2"
 WEARING_PROTOCOL = "/potluck/session/3"  # as the one before, and sessions that open with `Wear`
+CODED_PROTOCOL = "/potluck/session/coded/1"  # either, with rows in groups (rows.py)
 
 TRAINING_PROTOCOL = "/potluck/train/1"  # opens with `Train`
 
@@ -73,7 +77,7 @@ class Open:
     start: BlockNumber
     stop: BlockNumber
     tokens: Position
-    dtype: Annotated[str, Size(4)]  # of the hidden states on this stream: "f32", "f16", "bf16"
+    dtype: Annotated[str, Size(4)]  # of the hidden states on this stream (rows.py)
     receipts: bool = False
 
 
@@ -90,6 +94,8 @@ class Wear(Open):
 
 def protocol_of(asked: Open) -> str:
     """Under which a session is opened in this way."""
+    if is_coded(asked.dtype):
+        return CODED_PROTOCOL
     return WEARING_PROTOCOL if isinstance(asked, Wear) else PROTOCOL
 
 

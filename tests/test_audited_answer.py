@@ -65,6 +65,7 @@ class PretendedVoice:
     blocks: int = BLOCKS
     width: int = WIDTH
     context: int = 1024
+    wire: str = "f32"
     eos: tuple[int, ...] = ()
 
     @property

@@ -52,3 +52,21 @@ async def test_a_broken_road_is_broken_here_too(autojump_clock: MockClock) -> No
         with pytest.raises(TransportError):
             await far.send(b"more")
         nursery.cancel_scope.cancel()
+
+
+async def test_a_narrow_road_takes_the_bytes_one_after_another(autojump_clock: MockClock) -> None:
+    """Of two streams to one peer: 4,000 bytes at 1,000 a second there, then as many back."""
+    async with trio.open_nursery() as nursery:
+        net = MemoryNet(nursery)
+        net.host("peer").handle("echo", echo)
+        far = FarHost(net.host("me"), 0.25, nursery, bytes_s=1000)  # type: ignore[arg-type]
+        streams = [await far.open_stream("peer", "echo") for _ in range(2)]
+        began_s = trio.current_time()
+        for stream in streams:
+            await stream.send(bytes(2000))
+        for stream, due_s in zip(streams, (2.0 + 2.0, 4.0 + 2.0), strict=True):
+            came = 0
+            while came < 2000:
+                came += len(await stream.receive())
+            assert trio.current_time() - began_s == pytest.approx(due_s + 0.5, abs=0.05)
+        nursery.cancel_scope.cancel()

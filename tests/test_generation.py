@@ -7,8 +7,9 @@ import trio
 from api_fakes import Inline, Interrupting, PretendedSession, demo
 
 from potluck.errors import UserError
-from potluck.node.generation import CHUNK_TOKENS, Generation, Piece, Request
+from potluck.node.generation import Generation, Piece, Request
 from potluck.node.prompt import encode_request
+from potluck.swarm.wan import CHUNK_TOKENS
 
 PROMPT = tuple(range(40, 40 + 2 * CHUNK_TOKENS + 10))  # three chunks
 

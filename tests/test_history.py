@@ -194,3 +194,29 @@ def test_a_stranger_counts_for_no_more_than_is_usual() -> None:
 def test_a_queue_just_told_counts_for_no_less_than_what_we_have_on_the_way() -> None:
     assert believed_queue_s(0.0, in_flight_s=0.7) == 0.7
     assert believed_queue_s(0.9, in_flight_s=0.7) == 0.9
+
+
+def test_what_a_road_carried_is_told_of_large_steps_alone() -> None:
+    history = PeerHistory()
+    history.carried(10**6, 1.1)
+    assert history.bytes_s is None, "of whom no round trip is known"
+    history.rtt_s = 0.1
+    history.carried(1000, 5.0)
+    assert history.bytes_s is None, "a small one took what else happened"
+    for _ in range(50):
+        history.carried(10**6, 1.1)
+    assert history.bytes_s == pytest.approx(1e6)
+    history.carried(10**6, 0.0)
+    assert history.bytes_s is not None and history.bytes_s < 2e6
+
+
+def test_passes_are_known_once_tokens_and_chunks_were_seen() -> None:
+    """By the peer's own word, of its blocks: one row in 8 ms, 128 in 64; chunks of any size say
+    what a row of them takes."""
+    history = PeerHistory()
+    history.served(0.008, 1, 4)
+    history.served(0.5, 9, 4)
+    assert history.passes(4) == (), "a step of guesses is neither"
+    history.served(0.032, 64, 4)
+    assert history.passes(4) == ((1, pytest.approx(0.008)), (128, pytest.approx(0.064)))
+    assert history.passes(2)[0] == (1, pytest.approx(0.004))

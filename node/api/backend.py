@@ -13,11 +13,12 @@ import trio
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ...swarm.wan import CHUNK_TOKENS
 from ..adapters import is_digest
 from ..client import Swarm
 from ..compute.voice import DTYPE
 from ..compute.worker import Worker
-from ..generation import CHUNK_TOKENS, Generation, Request
+from ..generation import Generation, Request
 from ..library import Shelf, find_model
 from ..session import SessionPlan, open_session
 from .language import Language

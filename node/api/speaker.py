@@ -27,7 +27,8 @@ class Speaker(Voice):
     def speaking(
         voice: Voice, *, begun: int, constraint: Constraint | None, top: int | None
     ) -> Speaker:
-        return Speaker(voice.name, voice.digest, voice.ends, voice.text, begun, constraint, top)
+        own = (voice.name, voice.digest, voice.ends, voice.text, voice.wire)
+        return Speaker(*own, begun, constraint, top)
 
     def choose(
         self, logits: Logits, settings: Settings, position: int, history: Sequence[int]

@@ -32,7 +32,7 @@ from ..compute.sampling import Settings
 from ..compute.voice import Logits, Voice
 from ..compute.worker import Worker, open_worker
 from ..drafting import Drafts, Guessed
-from ..generation import Request, open_generation
+from ..generation import GREEDY, Request, open_generation
 from ..library import DEMO_FOLDER
 from ..net.host import Host
 from ..testnet.launcher import Plan
@@ -122,50 +122,69 @@ async def _each(
     async with trio.open_nursery() as nursery:
         voice = await swarm.voice("demo")
         far = FarHost(swarm.member.host, rtt_ms / 2e3, nursery)
+        reader = Reader(cast(Host, far), swarm, worker, voice, settings)
         for task in tasks_of(voice, tokens):
-            plain, said, _ = await _answer(swarm, worker, far, voice, task, tokens, settings)
-            rate, again, guessed = await _answer(
-                swarm, worker, far, voice, task, tokens, settings, Drafts()
-            )
+            plain = await reader.recite(task, tokens)
+            guessing = await reader.recite(task, tokens, Drafts())
+            guessed = guessing.guessed
             assert guessed is not None
             found[task.kind] = {
-                "tokens": len(said),
-                "plain_per_s": round(plain, 2),
-                "guessed_per_s": round(rate, 2),
-                "times": round(rate / plain, 2),
+                "tokens": len(plain.said),
+                "plain_per_s": round(plain.per_s, 2),
+                "guessed_per_s": round(guessing.per_s, 2),
+                "times": round(guessing.per_s / plain.per_s, 2),
                 "sent": guessed.sent,
                 "accepted": guessed.accepted,
                 "steps": guessed.steps,
-                "same": said == again,
+                "same": plain.said == guessing.said,
             }
         nursery.cancel_scope.cancel()
     return found
 
 
-async def _answer(
-    swarm: Swarm,
-    worker: Worker,
-    far: FarHost,
-    voice: Voice,
-    task: Task,
-    tokens: int,
-    settings: Settings,
-    drafts: Drafts | None = None,
-) -> tuple[float, list[int], Guessed | None]:
-    """Tokens a second behind the first, the tokens, and what came of guesses."""
-    speaking = voice
-    if task.written:
-        tokens = len(task.written)
-        speaking = Reciting(
-            voice.name, voice.digest, voice.ends, voice.text, task.written, len(task.prompt)
-        )
-    request = Request(
-        speaking, task.prompt, settings, max_new_tokens=tokens, ignore_eos=True, drafts=drafts
-    )
-    said, seconds = list[int](), list[float]()
-    host = cast(Host, far)
-    async with open_generation(host, swarm.router, worker, request) as answer:
-        async for piece in answer:
-            said.append(piece.token)
-            seconds.append(piece.seconds)
-    return (len(said) - 1) / sum(seconds[1:]), said, answer.guessed
+@dataclass(frozen=True, slots=True)
+class Recited:
+    """An answer. seconds: of each token, since the one before or the start. chunk: in how many
+    tokens the prompt was sent at once."""
+
+    said: list[int]
+    seconds: list[float]
+    guessed: Guessed | None
+    chunk: int
+
+    @property
+    def per_s(self) -> float:
+        """Tokens a second behind the first."""
+        return (len(self.said) - 1) / sum(self.seconds[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Whoever asks for the answers. host: over which road."""
+
+    host: Host
+    swarm: Swarm
+    worker: Worker
+    voice: Voice
+    settings: Settings = GREEDY
+
+    async def recite(self, task: Task, tokens: int, drafts: Drafts | None = None) -> Recited:
+        """Have a task answered, in so many tokens where nothing is written."""
+        speaking = voice = self.voice
+        if task.written:
+            tokens = len(task.written)
+            speaking = Reciting(
+                voice.name, voice.digest, voice.ends, voice.text, voice.wire,
+                task.written, len(task.prompt),
+            )  # fmt: skip
+        request = Request(
+            speaking, task.prompt, self.settings, max_new_tokens=tokens, ignore_eos=True,
+            drafts=drafts,
+        )  # fmt: skip
+        said, seconds = list[int](), list[float]()
+        router = self.swarm.router
+        async with open_generation(self.host, router, self.worker, request) as answer:
+            async for piece in answer:
+                said.append(piece.token)
+                seconds.append(piece.seconds)
+        return Recited(said, seconds, answer.guessed, answer.chunk)

@@ -100,7 +100,7 @@ def measure(source: str, *, windows: int = 10) -> Found:
                         ),
                     )
                 )
-    told = {name: _perplexity(rows, ids) for name, rows in logits.items()}
+    told = {name: perplexity_of(rows, ids) for name, rows in logits.items()}
     return Found(len(ids), tuple(found), told)
 
 
@@ -123,7 +123,7 @@ def _classes(checkpoint: Checkpoint) -> Iterator[tuple[str, Run]]:
             stage = Stage.load(
                 checkpoint, 0, blocks, device="cpu", dtype=variant, quantization=format
             )
-            yield f"{format} torch {variant}", _of_torch(stage)
+            yield f"{format} torch {variant}", of_torch(stage)
         elif why_not() is None:
             native = NativeStage.load(
                 checkpoint, 0, blocks, quantization=format, byte_pages=variant == BYTE_PAGES
@@ -131,7 +131,7 @@ def _classes(checkpoint: Checkpoint) -> Iterator[tuple[str, Run]]:
             yield f"{format} ours {variant}".rstrip(), _of_native(native)
 
 
-def _of_torch(stage: Stage) -> Run:
+def of_torch(stage: Stage) -> Run:
     def run(hidden: Tensor, start: int, stop: int) -> Tensor:
         cache = stage.open_cache(start, stop, len(hidden))
         return stage.forward(hidden, cache, 0).float()
@@ -185,7 +185,7 @@ def _logits(run: Run, ends: Ends, ids: list[int], blocks: int) -> Tensor:
     )
 
 
-def _perplexity(logits: Tensor, ids: list[int]) -> float:
+def perplexity_of(logits: Tensor, ids: list[int]) -> float:
     """As quant/perplexity.py defines it, from logits that are there."""
     following = torch.tensor(ids[1:])
     losses = torch.nn.functional.cross_entropy(logits[:-1].double(), following, reduction="none")

@@ -21,7 +21,7 @@ SHAPES = {
 CONTEXT = 2048
 
 
-def write_random(folder: Path, shape: str, *, seed: int = 0) -> None:
+def write_random(folder: Path, shape: str, *, seed: int = 0, context: int = CONTEXT) -> None:
     """Write a Llama checkpoint with random fp32 weights and a byte-level tokenizer."""
     if shape not in SHAPES:
         raise UserError(f"no shape {shape}: choose one of {', '.join(SHAPES)}")
@@ -35,7 +35,7 @@ def write_random(folder: Path, shape: str, *, seed: int = 0) -> None:
         "num_key_value_heads": kv_heads,
         "intermediate_size": ffn,
         "vocab_size": vocabulary,
-        "max_position_embeddings": CONTEXT,
+        "max_position_embeddings": context,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
         "bos_token_id": 1,

@@ -30,6 +30,7 @@ class Voice:
     digest: str
     ends: Ends
     text: Text
+    wire: str = DTYPE  # how its rows lie on the wire (swarm/rows.py)
 
     @staticmethod
     def load(ref: str | Path, *, offline: bool = False, home: Path | None = None) -> Voice:
@@ -75,7 +76,7 @@ class Voice:
 
     def embed(self, ids: Sequence[int]) -> memoryview:
         """The hidden states that go into block 0, as a payload."""
-        return pack(self.ends.embed(ids), DTYPE)
+        return pack(self.ends.embed(ids), self.wire)
 
     def next_token(
         self,
@@ -85,7 +86,7 @@ class Voice:
         history: Sequence[int],
     ) -> tuple[int, memoryview]:
         """From the last block's output for one row: the token at `position`, and its embedding."""
-        logits = self.ends.logits(unpack(payload, 1, self.width, DTYPE))
+        logits = self.ends.logits(unpack(payload, 1, self.width, self.wire))
         token = self.choose(logits, settings, position, history)
         return token, self.embed([token])
 

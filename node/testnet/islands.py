@@ -5,7 +5,8 @@
 
 Network namespaces of Linux, one a node, joined by a bridge; 198.18.0.0/15 is kept for tests of
 networks (RFC 2544) and leads nowhere. A node is cut off by taking its cable out of the bridge: no
-packet comes or goes, and nobody is told. Needs root and `ip`.
+packet comes or goes, and nobody is told. Needs root and `ip`. Where the nodes shall seem far apart
+a process carries the packets (roads.py), and there is no bridge.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def why_not() -> str | None:
 
 
 def address_of(folder: Path, name: str) -> str:
-    """The address of a node: n1, n2, ... of the start; x1, x2, ... that came later."""
+    """The address of a node: n1, n2, ... of the start; x1, x2, ... that came later; of whoever
+    started them, without a name."""
+    if not name:
+        return f"{_network(folder)}.1"
     number = int(name[1:]) + (FIRST - 1 if name[0] == "n" else JOINED)
     return f"{_network(folder)}.{number}"
 
@@ -39,20 +43,46 @@ def address_of(folder: Path, name: str) -> str:
 def make_island(folder: Path, name: str) -> None:
     """The namespace of a node, and its cable; the bridge, if it is the first. Raises UserError."""
     bridge, cable, namespace = _bridge(folder), _cable(folder, name), _namespace(folder, name)
+    if namespace in _namespaces():
+        return
     if not Path("/sys/class/net", bridge).exists():
         _ip("link", "add", bridge, "type", "bridge")
         _ip("addr", "add", f"{_network(folder)}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
-    if namespace in _namespaces():
-        return
-    inside = ("netns", "exec", namespace, "ip")
     _ip("netns", "add", namespace)
     _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+    inside = _number(folder, name)
+    _ip(*inside, "route", "add", "default", "via", f"{_network(folder)}.1")
+    _ip("link", "set", cable, "up", "master", bridge)
+
+
+def settle(folder: Path, name: str) -> None:
+    """The namespace of a node around the device that stands ready for it (`link_of`); without a
+    name, the device of whoever starts the nodes, who has no namespace. Raises UserError."""
+    link = link_of(folder, name)
+    if not name:
+        _ip("addr", "add", f"{address_of(folder, name)}/24", "dev", link)
+        _ip("link", "set", link, "up")
+        return
+    namespace = _namespace(folder, name)
+    _ip("netns", "add", namespace)
+    _ip("link", "set", link, "netns", namespace, "name", "eth0")
+    inside = _number(folder, name)
+    _ip(*inside, "route", "add", "default", "dev", "eth0")
+
+
+def link_of(folder: Path, name: str) -> str:
+    """The name of the device that leads to a node; without a name, to whoever starts them."""
+    return _cable(folder, name) if name else _bridge(folder)
+
+
+def _number(folder: Path, name: str) -> tuple[str, ...]:
+    """Its address, inside; how to run `ip` there."""
+    inside = ("netns", "exec", _namespace(folder, name), "ip")
     _ip(*inside, "addr", "add", f"{address_of(folder, name)}/24", "dev", "eth0")
     _ip(*inside, "link", "set", "lo", "up")
     _ip(*inside, "link", "set", "eth0", "up")
-    _ip(*inside, "route", "add", "default", "via", f"{_network(folder)}.1")
-    _ip("link", "set", cable, "up", "master", bridge)
+    return inside
 
 
 def on_island(folder: Path, name: str, command: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ from ..process import ProcessId, end, find, last_lines, marked, process_id, star
 from .islands import address_of, make_island, on_island, remove_islands, why_not
 from .lies import LIE, Lie
 from .logs import LOG
+from .roads import Road, lay_roads
 from .roster import STATE, Roster, Seat
 
 MARK = "POTLUCK_TESTNET"  # in the environment of every node: the folder of its testnet
@@ -52,9 +53,10 @@ class Plan:
 
     threads: of each node; one, because OpenMP's spinning barriers make several processes on few
     cores collapse: four nodes of two threads each took 69 steps a second, of one thread each 250.
-    isolated: each node in a network of its own, which can be cut off (islands.py).
-    liars: what the last so many nodes lie about, one each. epoch_s: of nodes that choose their own
-    blocks, as many as fit in `memory_mib`, of which `cache_mib` are for sessions; 0: laid out here.
+    isolated: each node in a network of its own, which can be cut off (islands.py). road: so far
+    from one another and from here, instead (roads.py). liars: what the last so many nodes lie
+    about, one each. epoch_s: of nodes that choose their own blocks, as many as fit in `memory_mib`,
+    of which `cache_mib` are for sessions; 0: laid out here.
     """
 
     home: Path
@@ -67,6 +69,7 @@ class Plan:
     offline: bool = False
     ready_s: float = READY_S
     isolated: bool = False
+    road: Road | None = None
     liars: tuple[Lie, ...] = ()
     epoch_s: float = 0.0
     memory_mib: int = 0
@@ -105,7 +108,7 @@ class Plan:
                 for name, span, lie in zip(names, spans, lies, strict=True)
             },
             owner=owner,
-            isolated=self.isolated,
+            isolated=self.isolated or self.road is not None,
             epoch_s=self.epoch_s,
         )
 
@@ -210,10 +213,8 @@ class LocalSwarm:
             child.wait()
 
     def start_all(self, ready_s: float, tell: Tell) -> None:
-        """The first node, then all others by it. `tell` hears of each that serves.
-
-        Raises UserError or PotluckError, with the last words of the node that did not.
-        """
+        """The first node, then all others by it. `tell` hears of each that serves. Raises UserError
+        or PotluckError, with the last words of the node that did not."""
         deadline_s = time.monotonic() + ready_s
         first, *others = self.roster.seats
         self._launch(first, ())
@@ -320,7 +321,7 @@ def start_testnet(
     net = _claim(plan, program)
     with ExitStack() as undone:
         undone.callback(take_down, plan.home, grace_s=0)
-        net.start_all(plan.ready_s, tell)
+        _start(net, plan, tell)
         net.roster.release()
         undone.pop_all()
     return net
@@ -334,7 +335,7 @@ def open_testnet(
     net = _claim(plan, program)
     with leash(MARK, str(plan.folder)):
         try:
-            net.start_all(plan.ready_s, tell)
+            _start(net, plan, tell)
             yield net
         finally:
             take_down(plan.home, grace_s=0)
@@ -368,6 +369,12 @@ def take_down(home: Path, *, grace_s: float = GRACE_S) -> int:
     for left in [*folder.glob(f"*/{RUNNING}"), *folder.glob(f".{STATE}.*"), folder / STATE]:
         left.unlink(missing_ok=True)
     return len(ended)
+
+
+def _start(net: LocalSwarm, plan: Plan, tell: Tell) -> None:
+    if plan.road is not None:
+        lay_roads(plan.folder, [*net.roster.seats], plan.road, (MARK, str(plan.folder)))
+    net.start_all(plan.ready_s, tell)
 
 
 def _claim(plan: Plan, program: Sequence[str]) -> LocalSwarm:

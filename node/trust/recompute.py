@@ -30,10 +30,10 @@ from ...swarm.audit import judge
 from ...swarm.blocks import BlockRange
 from ...swarm.ledger import Work
 from ...swarm.receipt import Account
+from ...swarm.rows import row_bytes
 from ...swarm.testimony import Case, Verdict
 from ...swarm.tolerance import EXACT
 from ..compute.compare import errors_of
-from ..engine import DTYPE_BYTES
 from ..log import get_logger
 from ..loopback import Loopback, Serve
 from ..net.host import Host
@@ -65,32 +65,35 @@ def work_of(raw: bytes, case: Case) -> Work | None:
     if (told.account[0], told.account[-1]) != (case.told.opening, case.told.chunk):
         raise Unfounded("the account of other work")
     opening, last = account.opening, account.chunks[-1]
-    row_bytes = opening.width * DTYPE_BYTES.get(opening.dtype, 0)
-    if not row_bytes or (sum(told.sizes), len(told.took)) != (last.stop, last.stop * row_bytes):
+    try:
+        size = row_bytes(opening.width, opening.dtype)
+    except RemoteError as error:
+        raise Unfounded(str(error)) from error
+    if (sum(told.sizes), len(told.took)) != (last.stop, last.stop * size):
         raise Unfounded(f"rows of {len(told.took)} bytes for {last.stop} positions")
-    if len(told.gave) != last.rows * row_bytes:
+    if len(told.gave) != last.rows * size:
         raise Unfounded(f"{len(told.gave)} bytes given for {last.rows} rows")
-    if root_of(leaves_of(told.gave, row_bytes)) != last.gave:
+    if root_of(leaves_of(told.gave, size)) != last.gave:
         raise Unfounded("rows that were not given")
     standing = [chunk for _, chunk in account.standing()]
     if [chunk.at for chunk in standing] != [0, *(chunk.stop for chunk in standing[:-1])]:
         return None
     for chunk in standing:
-        rows = told.took[chunk.at * row_bytes : chunk.stop * row_bytes]
-        if root_of(leaves_of(rows, row_bytes)) != chunk.took:
+        rows = told.took[chunk.at * size : chunk.stop * size]
+        if root_of(leaves_of(rows, size)) != chunk.took:
             raise Unfounded(f"rows of {chunk.at}..{chunk.stop} that were not taken")
-    took = tuple(_cut(told.took, told.sizes, row_bytes))
+    took = tuple(_cut(told.took, told.sizes, size))
     return Work(
         account.peer, account, len(account.chunks) - 1, opening.blocks, opening.numerics,
         opening.dtype, told.sizes, took, last.rows, told.gave,
     )  # fmt: skip
 
 
-def _cut(took: bytes, sizes: tuple[int, ...], row_bytes: int) -> Iterator[memoryview]:
+def _cut(took: bytes, sizes: tuple[int, ...], row_size: int) -> Iterator[memoryview]:
     rows, at = memoryview(took), 0
     for size in sizes:
-        yield rows[at : at + size * row_bytes]
-        at += size * row_bytes
+        yield rows[at : at + size * row_size]
+        at += size * row_size
 
 
 class Recomputer:

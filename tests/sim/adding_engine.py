@@ -12,10 +12,13 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 import trio
 
 from potluck.errors import RemoteError
+from potluck.node.compute.tensor import pack, unpack
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.rows import row_bytes
 from potluck.swarm.wire import Step
 
 WIDTH = 4
@@ -62,9 +65,9 @@ class AddingEngine:
     def run(
         self, cache: AddingCache, payload: memoryview, step: Step, dtype: str
     ) -> tuple[memoryview, float]:
-        if len(payload) != sum(step.sizes) * WIDTH * 4:
+        if len(payload) != sum(step.sizes) * row_bytes(WIDTH, dtype):
             raise RemoteError("payload of the wrong size")
-        rows = np.frombuffer(payload, "<f4").reshape(-1, WIDTH)
+        rows = unpack(payload, sum(step.sizes), WIDTH, dtype).float().numpy()
         at, out, start = step.at, [], 0
         for size in step.sizes:
             piece = rows[start : start + size]
@@ -74,7 +77,7 @@ class AddingEngine:
             out.append(piece)
             at, start = at + size, start + size
         whole = np.concatenate(out).astype("<f4")
-        return memoryview(whole[len(whole) - step.rows :].tobytes()), 0.0
+        return pack(torch.from_numpy(whole[len(whole) - step.rows :]), dtype), 0.0
 
     def _block(self, kept: list[bytes], block: int, at: int, piece: np.ndarray) -> np.ndarray:
         assert len(kept) >= at, "a hole in the cache"

@@ -28,7 +28,14 @@ from potluck.swarm.adapter import Bundle
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work
-from potluck.swarm.wire import PROTOCOL, WEARING_PROTOCOL, Message, Open, Opened
+from potluck.swarm.wire import (
+    CODED_PROTOCOL,
+    PROTOCOL,
+    WEARING_PROTOCOL,
+    Message,
+    Open,
+    Opened,
+)
 
 from .adding_engine import WIDTH, AddingEngine, InstantDevice
 from .memory_host import MemoryHost, MemoryNet
@@ -82,7 +89,7 @@ class World:
         admission = Admission(AdmissionConfig(cache_tokens))
         wardrobe = Wardrobe(engine, admission, MODEL, token_bytes=ROW_BYTES, shelf=shelf)
         server = Server(engine, device, admission, MODEL, key, wardrobe)
-        for protocol in (PROTOCOL, WEARING_PROTOCOL):
+        for protocol in (PROTOCOL, WEARING_PROTOCOL, CODED_PROTOCOL):
             host.handle(protocol, server.serve)
         tell_queue(host, MODEL, lambda: server.rows * step_s)  # type: ignore[arg-type]
         await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host, numerics))

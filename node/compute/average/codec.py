@@ -3,9 +3,8 @@
     8 bits   128 x int8, scale fp16                 1.016 bytes a number
     4 bits    64 x two of -7..7, scale fp16          .516 bytes a number
 
-All scales come first, then all codes; the last group is filled up with zeros. A scale is rounded
-up, so that a number comes back within half a scale, which is a thousandth more at most than the
-group's largest over 127 (or 7). No scale is over 65,504: what is larger than it can say is cut off.
+All scales come first, then all codes; the last group is filled up with zeros. The groups are those
+of compute/groups.py.
 
 What rounding takes away is not lost: a sender keeps it, and adds it to what it sends next
 (`Feedback`), so that over many exchanges the others get the sum of what it had to tell.
@@ -21,13 +20,11 @@ import torch
 from torch import Tensor
 
 from ....errors import RemoteError
+from ..groups import fold, quantize, restore, unfold
 
 GROUP: Final = 128
 Bits = Literal[4, 8, 32]
 _SCALE_BYTES: Final = 2
-_LEVELS: Final[dict[int, int]] = {4: 7, 8: 127}
-_SCALE_LEAST: Final = 2.0**-24  # fp16's smallest
-_SCALE_MOST: Final = 65504.0  # fp16's largest
 
 
 def size_of(count: int, bits: Bits) -> int:
@@ -47,13 +44,10 @@ def encode(values: Tensor, bits: Bits) -> bytes:
     values = values.detach()
     if bits == 32:
         return values.contiguous().numpy().tobytes()
-    levels = _LEVELS[bits]
     groups = torch.nn.functional.pad(values, (0, -len(values) % GROUP)).view(-1, GROUP)
-    scales = _rounded_up(groups.abs().amax(1, keepdim=True) / levels)
-    codes = (groups / scales.float()).round().clamp(-levels, levels).to(torch.int8)
+    scales, codes = quantize(groups, bits)
     if bits == 4:
-        low, high = codes.view(-1, GROUP // 2, 2).unbind(2)
-        codes = (low & 15) | (high << 4)
+        codes = fold(codes)
     return scales.numpy().tobytes() + codes.contiguous().numpy().tobytes()
 
 
@@ -71,22 +65,13 @@ def decode(data: memoryview | bytes | bytearray, count: int, bits: Bits) -> Tens
         return found
     groups = -(-count // GROUP)
     cut = groups * _SCALE_BYTES
-    scales = torch.frombuffer(writable[:cut], dtype=torch.float16).float().view(-1, 1)
-    if not bool((torch.isfinite(scales) & (scales > 0)).all()):
-        raise RemoteError("a scale that is not a positive number")
+    scales = torch.frombuffer(writable[:cut], dtype=torch.float16).view(-1, 1)
     codes = torch.frombuffer(writable[cut:], dtype=torch.int8).view(groups, -1)
     if bits == 4:
-        codes = torch.stack(((codes << 4) >> 4, codes >> 4), 2).view(groups, GROUP)
-    if bool((codes < -_LEVELS[bits]).any()) or bool(codes.view(-1)[count:].any()):
+        codes = unfold(codes)
+    if bool(codes.view(-1)[count:].any()):
         raise RemoteError("codes that nobody writes")
-    return (codes * scales).view(-1)[:count]
-
-
-def _rounded_up(scales: Tensor) -> Tensor:
-    """To fp16, and never to less: codes need no cutting then."""
-    near = scales.clamp(_SCALE_LEAST, _SCALE_MOST).half()
-    above = (near.view(torch.int16) + 1).view(torch.float16)
-    return torch.where((near.float() < scales) & torch.isfinite(above), above, near)
+    return restore(scales, codes, bits).view(-1)[:count]
 
 
 class Feedback:
