@@ -5,6 +5,7 @@ PotluckError
 ├── LocalError      our own fault: nobody catches it, the process ends loudly
 ├── RemoteError     a peer's fault: close the stream, trust the peer less
 ├── TransportError  the road failed: try another hop
+│   └── Unspoken    the peer does not know the protocol: say it in an older one
 ├── Refused         a peer is full: come back in `retry_after_s`
 └── MissingBlocks   nobody serves some blocks: wait for cover, or give up
 """
@@ -28,6 +29,10 @@ class RemoteError(PotluckError):
 
 class TransportError(PotluckError):
     """A stream broke, a dial failed, a deadline passed."""
+
+
+class Unspoken(TransportError):
+    """A peer does not speak the protocol that it was addressed in."""
 
 
 class Refused(PotluckError):

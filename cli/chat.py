@@ -35,6 +35,14 @@ Audit = Annotated[
         "Default: as config.toml says, else not.",
     ),
 ]
+SharePrefix = Annotated[
+    bool,
+    typer.Option(
+        "--share-prefix",
+        help="Let servers keep what is said for anybody who says the same, as a common system "
+        "prompt, and not for this client alone. Others can find out that somebody said it.",
+    ),
+]
 Adapter = Annotated[
     str | None,
     typer.Option(
@@ -80,6 +88,7 @@ def generate(
     audit: Audit = None,
     adapter: Adapter = None,
     draft: Draft = "auto",
+    share_prefix: SharePrefix = False,
     join: Join = None,
     home: Home = None,
     anonymous: Anonymous = False,
@@ -121,6 +130,7 @@ def generate(
             audit,
             adapter,
             draft,
+            share_prefix,
         ),
         stop=tuple(_unescape(one) for one in stop or ()),
         receipt=receipt,
@@ -152,6 +162,7 @@ def chat(
     audit: Audit = None,
     adapter: Adapter = None,
     draft: Draft = "auto",
+    share_prefix: SharePrefix = False,
     join: Join = None,
     home: Home = None,
     anonymous: Anonymous = False,
@@ -174,7 +185,7 @@ def chat(
     show_logs("warning")
     habits = Habits(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit,
-        adapter, draft,
+        adapter, draft, share_prefix,
     )  # fmt: skip
     talk(
         model, habits, system=system, join=join or (), home=home, anonymous=anonymous,

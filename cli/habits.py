@@ -13,7 +13,7 @@ class Habits:
     """The options of `Swarm.generation` that do not change from one answer to the next.
 
     audit: None: as the config file says. adapter: None: the model as it is. draft: auto, off, or a
-    small model.
+    small model. share_prefix: with anybody who says the same, not with ourselves alone.
     """
 
     max_new_tokens: int = 64
@@ -27,6 +27,7 @@ class Habits:
     audit: bool | None = None
     adapter: str | None = None
     draft: str = "auto"
+    share_prefix: bool = False
 
     def check(self) -> None:
         """Raises UserError for what makes no sense, before anything is asked."""
@@ -46,6 +47,7 @@ class Habits:
             "seed": self.seed,
             "wait_s": self.wait_s,
             "draft": self.draft,
+            "prefix": "shared" if self.share_prefix else "own",
         }
         if self.audit is not None:
             options["audit"] = "on" if self.audit else "off"

@@ -37,6 +37,7 @@ import trio
 from ..crypto.keys import IdentityKey
 from ..errors import Refused, UserError
 from ..swarm.adapter import Bundle
+from ..swarm.prefix import Prefix
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
@@ -45,6 +46,7 @@ from .compute.voice import DTYPE, Voice
 from .compute.worker import Worker
 from .drafting import Drafter, Drafts, Guessed
 from .net.host import Host
+from .prompt import prompt_of
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
 from .trust.auditor import Auditor
@@ -52,8 +54,6 @@ from .trust.docket import Tally
 from .trust.watch import Watch, notes_of
 
 CHUNK_TOKENS = 128  # algorithms.md 9: 128 to 256; a hop's chunk is on its way while the next fills
-
-
 GREEDY = Settings()
 
 
@@ -64,8 +64,8 @@ class Request:
     receipts: whether the servers shall sign, so that the answer can be proved. audit: whether a
     share of their work is computed again by others; they sign for it then too. amend: whether words
     that were given may be replaced; if not, a conviction that would is the end of the answer.
-    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead.
-    """
+    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead. prefix:
+    who finds what is said again at the servers."""
 
     voice: Voice
     ids: tuple[int, ...]
@@ -79,6 +79,7 @@ class Request:
     amend: bool = True
     adapter: Bundle | None = None
     drafts: Drafts | None = None
+    prefix: Prefix = "off"
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -383,6 +384,7 @@ async def open_generation(
         wait_s=request.wait_s,
         receipts=request.receipts or request.audit,
         adapter=request.adapter,
+        prompt=await prompt_of(voice, request.ids, request.prefix, worker),
     )
     if not request.audit:
         async with open_session(host, router, plan) as session:

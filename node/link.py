@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from ..errors import RemoteError, TransportError
+from ..errors import RemoteError, TransportError, Unspoken
 from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
@@ -34,6 +34,7 @@ from ..swarm.tally import work_of
 from ..swarm.wire import (
     Busy,
     Fault,
+    Held,
     Lacking,
     Message,
     Open,
@@ -51,6 +52,7 @@ from .adapters import bring
 from .compute.tensor import unpack
 from .frames import FrameStream
 from .net.host import Host
+from .recalls import Prompts, Recalled, without
 from .router import Router
 
 RENEW_SHARE: Final = 1 / 3  # of a lease, after which a silent link is renewed
@@ -61,7 +63,8 @@ class Link:
     """asked: what the server is opened with. width: of the model. tell: takes what happens.
 
     ledger: checks receipts, where they are asked for; works: takes what was signed for. worn: the
-    adapter that is asked for, to be brought to a server that lacks it.
+    adapter that is asked for, to be brought to a server that lacks it. prompts: what the session
+    begins with, where that is remembered.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Link:
         ledger: Ledger | None = None,
         works: Callable[[Work], None] = lambda work: None,
         worn: Bundle | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         self.number = number
         self.hop = hop
@@ -99,9 +103,13 @@ class Link:
         self._sending = False
         self._outbox: deque[SendStep | AskSign] = deque()
         self._pending = trio.Event()
-        self._sent_s: deque[tuple[float, int]] = deque()  # (when, tokens) of what is unanswered
+        # (when, tokens, how it is recalled) of what is unanswered
+        self._sent_s: deque[tuple[float, int, Recalled | None]] = deque()
         self._quiet_since_s = 0.0
         self._lease_s = 0.0
+        self._recalls = None if prompts is None else prompts.at(hop, lambda: self._pending.set())
+        if self._recalls is not None:
+            self._asked = self._recalls.opening(asked)
         self._span: BlockRange | None = None  # what its server's record told when it was opened
         self.begun_s = 0.0
 
@@ -141,7 +149,7 @@ class Link:
 
     def _give_up(self) -> None:
         """Nobody waits for what is unanswered any more."""
-        for _, tokens in self._sent_s:
+        for _, tokens, _ in self._sent_s:
             self.history.ended(tokens, len(self.hop.blocks))
         self._sent_s.clear()
 
@@ -158,13 +166,27 @@ class Link:
         return "the stream was closed"
 
     async def _open(self) -> FrameStream:
+        try:
+            return await self._open_as_asked()
+        except Unspoken:
+            if self._recalls is None:
+                raise
+            self._recalls.mute()
+            self._recalls, self._asked = None, without(self._asked)
+            return await self._open_as_asked()
+
+    async def _open_as_asked(self) -> FrameStream:
         self.begun_s = began_s = trio.current_time()
         self._span = self._router.span(self._asked.model, self.hop.peer)
         self._router.opens(self.hop.peer)
         stream = await self._host.open_stream(self.hop.peer, protocol_of(self._asked))
         self._frames = frames = FrameStream(stream)
         self.relayed = self._host.relay_of(self.hop.peer) is not None
-        await frames.send(self._asked)
+        ask = None if self._recalls is None else self._recalls.ask()
+        if ask is None:
+            await frames.send(self._asked)
+        else:
+            await frames.send_both(self._asked, behind=ask)
         received = await frames.receive()
         if self._worn is not None and received is not None and isinstance(received[0], Lacking):
             await bring(frames, self._worn, self.hop.blocks)
@@ -195,6 +217,8 @@ class Link:
                 self._output(message, payload)
             case Receipts(chunks):
                 self._receipts(chunks)
+            case Held() if self._recalls is not None:
+                self._recalls.held(message)
             case LeavingMessage():
                 self._router.left(self._asked.model, self.hop.peer, self._span)
                 self._tell(Leaving(self.number))
@@ -207,18 +231,24 @@ class Link:
                 raise RemoteError(f"{type(other).__name__} from a server")
 
     def _output(self, told: Output, payload: memoryview) -> None:
-        if told.rows:
-            unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
         if not self._sent_s:
             raise RemoteError("an answer to nothing")
-        sent_s, tokens = self._sent_s.popleft()
+        sent_s, tokens, recalled = self._sent_s[0]
+        if recalled is not None and self._recalls is not None:
+            payload = memoryview(self._recalls.rows(recalled, payload))
+        if told.rows:
+            unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
+        self._sent_s.popleft()
         peer, blocks = self.hop.peer, len(self.hop.blocks)
         self.history.ended(tokens, blocks)
         if told.tokens != tokens:
             raise RemoteError(f"an answer to {told.tokens} tokens, asked for {tokens}")
         elapsed_s = trio.current_time() - sent_s
-        self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
+        if recalled is None:
+            self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
         self._tell(Answered(self.number, told.at, told.rows, payload))
+        if recalled is not None:
+            return  # it tells nothing of how fast the peer computes
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
             self._router.answered(peer, elapsed_s, tokens, blocks, queue_s=told.queue_s)
 
@@ -250,6 +280,8 @@ class Link:
     async def _send_posted(self, frames: FrameStream) -> None:
         """Send what is posted, in order; when nothing was for long, renew the lease."""
         while True:
+            if self._recalls is not None and (ask := self._recalls.ask()) is not None:
+                await self._send(frames, ask)
             while self._outbox:
                 step = self._outbox.popleft()
                 if isinstance(step, AskSign):
@@ -258,14 +290,20 @@ class Link:
                     await self._send(frames, Sign())
                     continue
                 tokens = sum(step.sizes)
-                self._sent_s.append((trio.current_time(), tokens))
+                recalled = None if self._recalls is None else await self._recalls.take(step)
+                self._sent_s.append((trio.current_time(), tokens, recalled))
                 self.history.sent(tokens, len(self.hop.blocks))
                 behind: Message | None = None
                 if self._outbox and self._outbox[0] == AskSign(self.number):
                     self._outbox.popleft()
                     behind = Sign()
+                if recalled is not None:
+                    await self._send(frames, recalled.asked, behind=behind)
+                    continue
                 asked = Step(step.at, step.sizes, step.rows)
                 await self._send(frames, asked, *step.payloads, behind=behind)
+            if self._recalls is not None and self._recalls.due:
+                continue  # it became so while something was sent
             self._pending = trio.Event()
             with trio.move_on_at(self._quiet_since_s + self._lease_s * RENEW_SHARE) as quiet:
                 await self._pending.wait()

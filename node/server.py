@@ -30,23 +30,28 @@ from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.receipt import Notary
 from ..swarm.wire import (
+    Ask,
     Busy,
     Leaving,
     Message,
     Open,
     Opened,
     Output,
+    Recall,
+    Remember,
     Renew,
     Sign,
     Step,
     Truncate,
     Wear,
 )
+from .compute.prefix_cache import PrefixCache
 from .engine import DTYPE_BYTES, Device, Engine
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
 from .opening import ANSWER_S, serve_stream
+from .remembering import Memory, held, recall
 from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
@@ -65,6 +70,7 @@ class _Session:
     payload_bytes_max: int
     notary: Notary | None = None  # where receipts were asked for
     worn: Lent | None = None  # the adapter
+    memory: Memory | None = None  # of prompts, where it was asked for and there is any
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
     length: int = 0
@@ -82,14 +88,17 @@ class Server:
         model: str,
         key: IdentityKey,
         wardrobe: Wardrobe | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> None:
-        """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none."""
+        """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none.
+        prefixes: what is kept of prompts; None: nothing."""
         self._engine = engine
         self._device = device
         self._admission = admission
         self._model = model
         self._notaries = Notaries(key)
         self._wardrobe = wardrobe
+        self._prefixes = prefixes
         self._live: dict[object, _Session] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
@@ -196,6 +205,9 @@ class Server:
             undone.callback(self._device.post, self._engine.close_cache, cache)
             session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
             session.worn = worn
+            if isinstance(asked, Remember) and self._prefixes is not None:
+                peer = frames.peer
+                session.memory = Memory(self._prefixes, self._device, peer, asked, row_bytes)
             opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
             if asked.receipts:
                 session.notary = self._notaries.open(asked, opened)
@@ -251,6 +263,14 @@ class Server:
                 session.length = at
                 if session.notary is not None:
                     session.notary.truncate(at)
+                if session.memory is not None:
+                    session.memory.forget(at)
+            case Ask() as asked, _:
+                begun, most = session.length > 0, session.payload_bytes_max
+                found = await held(session.memory, asked, session.cache, begun, most)
+                await self._answer(session, found)
+            case Recall() as asked, _:
+                await self._recall(session, asked)
             case Sign(), _:
                 await self._answer(session, await signed(session.notary))
             case Renew(), _:
@@ -296,7 +316,22 @@ class Server:
         )
         if session.notary is not None:
             await note(session.notary, step.at, payload, answer)
+        if session.memory is not None:
+            whole = step.rows == tokens
+            await session.memory.heard(session.cache, step.at, payload, answer, whole=whole)
         return True
+
+    async def _recall(self, session: _Session, asked: Recall) -> None:
+        """Answer a step whose rows are held."""
+        if session.notary is not None:
+            check_room(session.notary)
+        leaves, gave = recall(session.memory, asked, session.length)
+        session.length += len(leaves)
+        told = Output(asked.at, len(leaves), asked.rows, 0.0, 0.0, self._device.waiting)
+        await self._answer(session, told, memoryview(b"") if asked.known else gave)
+        if session.notary is not None:
+            session.notary.took_leaves(asked.at, leaves)
+            session.notary.gave(gave)
 
     async def _compute(
         self, session: _Session, step: Step, payload: memoryview, *, watch: bool

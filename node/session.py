@@ -27,6 +27,7 @@ from ..swarm.classes import Classes
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.ledger import Ledger, Work
 from ..swarm.machine import Fired, SetTimer, StopTimer
+from ..swarm.prefix import Prompt
 from ..swarm.receipt import CHUNK_TOKENS
 from ..swarm.routing import Hop
 from ..swarm.session import Session
@@ -58,6 +59,7 @@ from .link import Link
 from .log import get_logger
 from .net.host import Host
 from .patience import Patience
+from .recalls import prompts_of
 from .router import HURRY_S, LOOK_AGAIN_S, Router
 from .timers import Timers
 
@@ -71,7 +73,8 @@ STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorit
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
     """What a session is to be. tokens: the positions that it may grow to. width: of the model.
-    receipts: whether its servers shall sign. adapter: that it wears."""
+    receipts: whether its servers shall sign. adapter: that it wears. prompt: what it begins with,
+    where servers may remember that; what wears an adapter is not remembered."""
 
     model: str
     name: str
@@ -83,6 +86,7 @@ class SessionPlan:
     wait_s: float = 0.0
     receipts: bool = False
     adapter: Bundle | None = None
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class LiveSession:
                 row_bytes, works=on_signed is not None,
                 adapter=b"" if plan.adapter is None else plan.adapter.name,
             )  # fmt: skip
+        self._prompts = prompts_of(plan.prompt, plan.adapter, router.homing.known, row_bytes)
         self._on_signed = on_signed
         self._settling: trio.Event | None = None
         self._convicted: set[str] = set()
@@ -287,17 +292,10 @@ class LiveSession:
             plan.adapter, self._name, plan.model, blocks, plan.tokens, plan.dtype, plan.receipts
         )
         return Link(
-            number,
-            hop,
-            asked,
-            plan.width,
-            host=self._host,
-            router=self._router,
-            tell=self._dispatch,
-            ledger=self.ledger,
-            works=self._on_signed or (lambda work: None),
-            worn=plan.adapter,
-        )
+            number, hop, asked, plan.width,
+            host=self._host, router=self._router, tell=self._dispatch, ledger=self.ledger,
+            works=self._on_signed or (lambda work: None), worn=plan.adapter, prompts=self._prompts,
+        )  # fmt: skip
 
     def _drop(self, link: Link, reason: str) -> None:
         if reason:
@@ -359,6 +357,7 @@ class LiveSession:
                 hurry=bool(self.recoveries),
                 numerics=self._classes.of(blocks.start),
                 avoid=self._convicted,
+                prompt=self._plan.prompt,
             )
         except MissingBlocks as missing:
             self._fail(MissingBlocks(self._plan.name, missing.missing))

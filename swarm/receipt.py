@@ -209,7 +209,11 @@ class Notary:
         return self._unsigned.full
 
     def took(self, at: int, rows: Bytes) -> None:
-        self._unsigned.took(at, leaves_of(rows, self._row_bytes))
+        self.took_leaves(at, leaves_of(rows, self._row_bytes))
+
+    def took_leaves(self, at: int, leaves: Sequence[bytes]) -> None:
+        """The same of rows that did not travel again."""
+        self._unsigned.took(at, leaves)
 
     def gave(self, rows: Bytes) -> None:
         self._unsigned.gave(leaves_of(rows, self._row_bytes))

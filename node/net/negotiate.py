@@ -12,7 +12,7 @@ Nothing here waits.
 
 from collections.abc import Callable
 
-from ...errors import RemoteError, TransportError
+from ...errors import RemoteError, Unspoken
 
 MESSAGE_BYTES_MAX = 1024  # go-multistream's limit; the longest id in use is below 100
 PROPOSALS_MAX = 16  # stock py-libp2p proposes up to 4
@@ -116,14 +116,14 @@ class Answer:
         return len(self._expected) - len(self.data)
 
     def feed(self, piece: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes. Raises TransportError for a no, RemoteError for nonsense."""
+        """Take the next bytes. Raises Unspoken for a no, RemoteError for nonsense."""
         self.data += piece
         if self.agreed:
             return
         size = min(len(self.data), len(self._expected))
         if self.data[:size] != self._expected[:size]:
             if REFUSAL in self.data:
-                raise TransportError(f"the peer does not speak {self._protocol}")
+                raise Unspoken(f"the peer does not speak {self._protocol}")
             raise RemoteError(f"no answer to {self._protocol}, but {bytes(self.data[:40])!r}")
         if size == len(self._expected):
             del self.data[:size]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from potluck.dht.network import NOWHERE, Prefixes
-from potluck.errors import Refused, RemoteError, TransportError
+from potluck.errors import Refused, RemoteError, TransportError, Unspoken
 
 
 @dataclass(eq=False)
@@ -134,8 +134,10 @@ class MemoryHost:
     async def open_stream(self, peer: str, protocol: str) -> MemoryStream:
         await trio.lowlevel.checkpoint()
         other = self._net.hosts.get(peer)
-        if other is None or other.dead or protocol not in other.handlers:
+        if other is None or other.dead:
             raise TransportError(f"cannot reach {peer}")
+        if protocol not in other.handlers:  # a real road tells it later, at the first receive
+            raise Unspoken(f"{peer} does not speak {protocol}")
         there, back = _Pipe(), _Pipe()
         mine, theirs = MemoryStream(peer, back, there), MemoryStream(self.peer_id, there, back)
         other.streams.append(theirs)
