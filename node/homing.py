@@ -1,6 +1,6 @@
 """Has prompts go where their beginnings are: the rule of swarm/affinity.py, on queues just read.
 
-route ─▶ two candidates of each span group ─▶ asked for their queues ─▶ one, or load decides
+route ─▶ who may hold it, of each span group ─▶ asked for their queues ─▶ one, or load decides
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 import trio
 
 from ..errors import MissingBlocks
-from ..swarm.affinity import key_of, named, prefer, step_tokens
+from ..swarm.affinity import Placing, key_of, step_tokens
 from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory
 from ..swarm.prefix import Prompt
@@ -33,7 +33,6 @@ class Homing:
     ) -> None:
         self.known = Known()
         self._host, self._history, self._rng = host, history, rng
-        self._secret = rng.randbytes(16)  # by which prompts that are shared with nobody are placed
 
     async def place(
         self,
@@ -44,12 +43,12 @@ class Homing:
         prompt: Prompt,
     ) -> Route | None:
         """A route by the beginning of this prompt; None: load decides. out: not to be used."""
-        key = key_of(prompt.names, b"" if prompt.shared else self._secret)
-        if key is None:
-            return None
+        held = partial(self.known.brought.tokens, names=prompt.names)
+        key = key_of(prompt.names) if prompt.shared else None
+        placing = Placing(prompt.tokens, key, held, self.known.meeting.share)
         spans = [one for one in view.spans if one.peer not in out and one.blocks.overlaps(blocks)]
-        asked = named(spans, key)
-        if len(asked) > ASKED_MAX:
+        asked = placing.asked(spans)
+        if not 0 < len(asked) <= ASKED_MAX:
             return None
         told = await ask_queues(self._host, view.model, asked)
         now = trio.current_time()
@@ -60,8 +59,7 @@ class Homing:
             for one in spans
             if one.peer in told or one.peer not in asked  # who does not answer is not there
         ]
-        held = partial(self.known.brought.tokens, names=prompt.names)
-        chosen = prefer(fresh, key, prompt.tokens, held)
+        chosen = placing.prefer(fresh, len(view.blocks))
         if chosen is None:
             return None
         with suppress(MissingBlocks):

@@ -1,18 +1,21 @@
-"""Which of several equal peers a prompt goes to: one of two that its beginning names.
+"""Which of several equal peers a prompt goes to: where its beginning is, or will be for others too.
 
-DualMap (ICLR 2026): two independent hashes of a prompt's beginning name two candidates among the
-peers of a span group, which serve the same blocks. So prompts that begin alike meet what was
-computed for the others, while a beginning that many have finds two peers, and not one. Between the
-two decides the predicted time to the first token; the one with more of the prompt is taken as long
-as that is soon enough, and where neither is, load alone decides, as for any other session.
+What a client shares with nobody is where it brought it, and it knows where that is. For what is
+shared on purpose two independent hashes of the beginning name two candidates among the peers of a
+span group, which serve the same blocks (DualMap, ICLR 2026). So clients that know nothing of each
+other meet, while a beginning that many have finds two peers, and not one. Who holds most of the
+prompt is taken as long as the predicted time to the first token is soon enough, and where nobody's
+is, load alone decides, as for any other session.
 
-    beginning ─ hash 1 ─▶ A: wait 0.1 s, holds 1,500 of 1,600 ─▶ 0.3 s   ◀── taken
-              └ hash 2 ─▶ B: wait 0.0 s, holds nothing        ─▶ 3.2 s
-    the least loaded of all: C, 3.1 s                     soon enough: 2 s, or 1.5 times C's
+    beginning ─ hash 1 ─▶ A: waits 0.1 s, is taken to hold it ─▶ 0.3 s   ◀── soon enough
+              ├ hash 2 ─▶ B: waits 0.0 s, holds nothing       ─▶ 3.2 s       1.5 times C's, or 2 s
+              └ known ──▶ D: waits 9.0 s, holds all           ─▶ 9.1 s
+    the least loaded of all:  C                               ─▶ 3.1 s
 
-The candidates are those of highest random weight (Thaler and Ravishankar, 1998): who joins takes
-over two n-ths of the beginnings, and nobody else's change. No peer hears the hash. Whoever shares
-with nobody hashes with a secret, so that the many who begin in the same words are spread.
+The first candidate is taken to hold what is shared, as far as others were found to (`Meeting`):
+whoever said it before went there. Candidates
+are those of highest random weight (Thaler and Ravishankar, 1998): who joins takes over two n-ths of
+the beginnings, and no other changes. No peer hears the hash.
 
 What DualMap has in absolute seconds is relative here too: of a slow swarm no peer is soon enough,
 and it is there that a prompt computed already is worth most.
@@ -30,9 +33,13 @@ from .prefix import GRAIN
 from .view import Span
 
 SOON_S: Final = 2.0  # algorithms.md 9: DualMap's bound on the time to the first token
-SLACK: Final = 1.5  # guess: so many times as long as load alone would wait is soon enough
+# So many times as long as load alone would wait is soon enough for whom has all of a prompt, and
+# for whom has nothing not a moment longer. Sim (`prefix`, load 1.5): at 1.5 .53 hit, at 3 .85.
+SLACK: Final = 3.0
+MEETING_WEIGHT: Final = 0.1  # guess: of the latest of what tells how often sharers meet
 HASHED_TOKENS: Final = 256  # algorithms.md 9: of a prompt, which name the candidates
 ANSWER_TOKENS: Final = 128  # guess: of the answer, over whose steps a prompt's cost is spread
+KNOWN_MAX: Final = 2  # of a span group, who are asked because they are known to hold the prompt
 _RINGS: Final = (b"1", b"2")
 
 
@@ -46,11 +53,10 @@ class Bid:
     held: int
 
 
-def key_of(names: Sequence[bytes], secret: bytes = b"") -> bytes | None:
-    """By which a prompt of these names is placed; None: it is too short. secret: of whoever shares
-    it with nobody."""
+def key_of(names: Sequence[bytes]) -> bytes | None:
+    """By which a prompt of these names is placed; None: it is too short."""
     place = HASHED_TOKENS // GRAIN
-    return None if len(names) < place else digest("affinity", secret, names[place - 1])
+    return None if len(names) < place else names[place - 1]
 
 
 def candidates(key: bytes, peers: Sequence[str]) -> tuple[str, ...]:
@@ -76,14 +82,26 @@ def bid_of(span: Span, tokens: int, held: int) -> Bid:
     return Bid(span.peer, span.weight * (span.rtt_s + span.queue_s + work_s), held)
 
 
-def choose(bids: Sequence[Bid], least_s: float) -> Bid | None:
-    """Of the candidates' bids, first the first one's. least_s: of the best by load alone. None:
-    neither is soon enough."""
-    soon = [bid for bid in bids if bid.ttft_s <= max(SOON_S, SLACK * least_s)]
-    if not soon:
-        return None
-    most = max(bid.held for bid in soon)
-    return min((bid for bid in soon if bid.held == most), key=lambda bid: bid.ttft_s)
+def choose(bids: Sequence[Bid], tokens: int, least_s: float, share: float = 1.0) -> Bid | None:
+    """Who holds most of the prompt, of equals the first. tokens: of the prompt. least_s: of the
+    best by load alone. share: of the model that these serve. None: nobody is soon enough."""
+
+    def limit_s(bid: Bid) -> float:
+        slack = 1 + (SLACK - 1) * min(1.0, bid.held / tokens)
+        return max(share * SOON_S, slack * least_s)
+
+    soon = [bid for bid in bids if bid.ttft_s <= limit_s(bid)]
+    return max(soon, key=lambda bid: bid.held, default=None)
+
+
+class Meeting:
+    """How often what a client shares was there already, where others would have brought it."""
+
+    def __init__(self) -> None:
+        self.share = 1.0
+
+    def saw(self, *, found: bool) -> None:
+        self.share += MEETING_WEIGHT * (found - self.share)
 
 
 def groups_of(spans: Sequence[Span]) -> Mapping[BlockRange, list[Span]]:
@@ -94,30 +112,49 @@ def groups_of(spans: Sequence[Span]) -> Mapping[BlockRange, list[Span]]:
     return found
 
 
-def named(spans: Sequence[Span], key: bytes) -> list[str]:
-    """The candidates of all span groups: whom to ask for their queues."""
-    return [
-        peer
-        for group in groups_of(spans).values()
-        for peer in candidates(key, [span.peer for span in group])
-    ]
+class Placing:
+    """Of one prompt. key: of what is shared; None: it is not, or too short. held: how many of its
+    tokens a peer is known to hold."""
 
+    def __init__(
+        self, tokens: int, key: bytes | None, held: Callable[[str], int], met: float = 1.0
+    ) -> None:
+        """met: as `Meeting` has it."""
+        self.tokens, self._key, self._held, self._met = tokens, key, held, met
 
-def prefer(
-    spans: Sequence[Span], key: bytes, tokens: int, held: Callable[[str], int]
-) -> list[Span] | None:
-    """Of each span group the one that the prompt goes to, or all of a group where load decides;
-    with what they hold of it. None: load decides everywhere. held: tokens, by peer."""
-    found: list[Span] = []
-    narrowed = False
-    for group in groups_of(spans).values():
-        bids = {span.peer: bid_of(span, tokens, held(span.peer)) for span in group}
-        least_s = min(bid.ttft_s for bid in bids.values())
-        best = choose([bids[peer] for peer in candidates(key, list(bids))], least_s)
-        narrowed = narrowed or best is not None
-        found += [
-            replace(span, cached_tokens=bids[span.peer].held // ANSWER_TOKENS)
-            for span in group
-            if best is None or span.peer == best.peer
-        ]
-    return found if narrowed else None
+    def bidders(self, group: Sequence[Span]) -> dict[str, int]:
+        """Who of a span group is thought of, and how much of the prompt each is taken to hold."""
+        peers = [span.peer for span in group]
+        found: dict[str, int] = {}
+        if self._key is not None:
+            first, *others = candidates(self._key, peers)
+            found[first] = max(self._held(first), int(self._met * self.tokens))
+            found |= {peer: self._held(peer) for peer in others}
+        known = sorted((peer for peer in peers if self._held(peer)), key=self._held, reverse=True)
+        for peer in known[:KNOWN_MAX]:
+            found.setdefault(peer, self._held(peer))
+        return found
+
+    def asked(self, spans: Sequence[Span]) -> list[str]:
+        """Whose queues are to be read first."""
+        return [peer for group in groups_of(spans).values() for peer in self.bidders(group)]
+
+    def prefer(self, spans: Sequence[Span], blocks: int) -> list[Span] | None:
+        """Of each span group the one that the prompt goes to, or all of a group where load decides;
+        with what they hold of it, spread as by `step_tokens`. None: load decides everywhere.
+        blocks: of the model."""
+        found: list[Span] = []
+        narrowed = False
+        for group in groups_of(spans).values():
+            bidders = self.bidders(group)
+            by_load = [bid_of(span, self.tokens, self._held(span.peer)).ttft_s for span in group]
+            named = {span.peer: span for span in group if span.peer in bidders}
+            bids = [bid_of(named[peer], self.tokens, held) for peer, held in bidders.items()]
+            best = choose(bids, self.tokens, min(by_load), len(group[0].blocks) / blocks)
+            narrowed = narrowed or best is not None
+            found += [
+                replace(span, cached_tokens=bidders.get(span.peer, 0) // ANSWER_TOKENS)
+                for span in group
+                if best is None or span.peer == best.peer
+            ]
+        return found if narrowed else None

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..affinity import Bid, candidates, choose
+from ..affinity import Bid, Meeting, candidates, choose
 from ..history import believed_queue_s
 from .dice import Dice
-from .ours import Ours
+from .ours import Client, Ours
 from .request import Request
 from .world import World
 
@@ -22,6 +22,7 @@ class Affine(Ours):
     def __init__(self, world: World, dice: Dice) -> None:
         super().__init__(world, dice)
         self._brought: dict[int, set[tuple[int, int]]] = {}  # by client: (peer, prompt)
+        self._meetings: dict[int, Meeting] = {}
 
     def choose(self, request: Request, now: float) -> tuple[int, int] | None:
         chosen = self._placed(request, now) if request.prompt >= 0 else None
@@ -40,30 +41,49 @@ class Affine(Ours):
         names = {columns.name(i): i for i in group}
         two = [names[name] for name in candidates(b"%d" % request.prompt, list(names))]
         self.control_bytes += 4 * len(two) * self._world.scenario.control.probe_bytes
-        asked = {i for i in two if self._ask(client, i, request, now) is not None}
-        rows = np.array([i for i in group if i not in two or i in asked], dtype=np.int64)
-        if not asked or not len(rows):
-            return None
-        queue_s = np.maximum(self.queues_s(client, rows, now), client.in_flight_s[rows])
-        cold_s = columns.rtt_s[rows] + queue_s
-        cold_s += columns.block_s[rows] * ((stop - request.at) * request.tokens)
-        bids = [self._bid(i, request, stop) for i in two if i in asked]
-        best = choose(bids, float(min(cold_s.min(), *(bid.ttft_s for bid in bids))))
+        bids = [
+            self._bid(i, request, stop, first=i == two[0])
+            for i in two
+            if self._ask(client, i, request, now) is not None
+        ]
+        least_s = self._least_s(client, request, now) * (stop - request.at)
+        share = (stop - request.at) / self._world.total
+        best = choose(bids, request.tokens, least_s, share)
         if best is None:
             return None
         row = names[best.peer]
         self.goes(client, row, stop, request, request.tokens - best.held)
         return row, stop
 
-    def _bid(self, i: int, request: Request, stop: int) -> Bid:
-        known = self.client(request.client)
-        has = (i, request.prompt) in self._brought.get(request.client, ())
-        held = self._world.scenario.load.prompt_tokens if has else 0
+    def _least_s(self, client: Client, request: Request, now: float) -> float:
+        """What a block takes by load alone, as far as the client knows."""
+        columns, at = client.columns, request.at
+        rows = np.fromiter(client.known, np.int64, len(client.known))
+        serves = (
+            (columns.start[rows] <= at) & (columns.stop[rows] > at) & (client.busy[rows] <= now)
+        )
+        rows = rows[serves]
+        queue_s = np.maximum(self.queues_s(client, rows, now), client.in_flight_s[rows])
+        wait_s = (columns.rtt_s[rows] + queue_s) / (columns.stop[rows] - at)
+        return float((wait_s + columns.block_s[rows] * request.tokens).min(initial=np.inf))
+
+    def _bid(self, i: int, request: Request, stop: int, *, first: bool) -> Bid:
+        known, whole = self.client(request.client), self._world.scenario.load.prompt_tokens
+        held = whole if (i, request.prompt) in self._brought.get(request.client, ()) else 0
+        if first:
+            held = max(held, int(whole * self._meeting(request.client).share))
         wait_s = believed_queue_s(float(known.told_s[i]), float(known.in_flight_s[i]))
         work_s = float(known.columns.block_s[i]) * (stop - request.at) * (request.tokens - held)
         return Bid(self._world.name(i), float(known.columns.rtt_s[i]) + wait_s + work_s, held)
 
+    def _meeting(self, client: int) -> Meeting:
+        return self._meetings.setdefault(client, Meeting())
+
     def answered(self, request: Request, queue_s: float, now: float) -> None:
         super().answered(request, queue_s, now)
-        if request.prompt >= 0:
-            self._brought.setdefault(request.client, set()).add((request.peer, request.prompt))
+        if request.prompt < 0:
+            return
+        brought = self._brought.setdefault(request.client, set())
+        if (request.peer, request.prompt) not in brought:
+            self._meeting(request.client).saw(found=request.held > 0)
+        brought.add((request.peer, request.prompt))
