@@ -42,7 +42,6 @@ from ..swarm.wire import (
     Receipts,
     Renew,
     Sign,
-    Step,
     Truncate,
     protocol_of,
 )
@@ -52,7 +51,7 @@ from .adapters import bring
 from .compute.tensor import unpack
 from .frames import FrameStream
 from .net.host import Host
-from .recalls import Prompts, Recalled, without
+from .recalls import Part, Prompts, plain, without
 from .router import Router
 
 RENEW_SHARE: Final = 1 / 3  # of a lease, after which a silent link is renewed
@@ -103,8 +102,8 @@ class Link:
         self._sending = False
         self._outbox: deque[SendStep | AskSign] = deque()
         self._pending = trio.Event()
-        # (when, tokens, how it is recalled) of what is unanswered
-        self._sent_s: deque[tuple[float, int, Recalled | None]] = deque()
+        self._sent_s: deque[tuple[float, Part]] = deque()  # (when, what) of what is unanswered
+        self._half: tuple[Output, Payload] | None = None  # of a step of which the rest is to come
         self._quiet_since_s = 0.0
         self._lease_s = 0.0
         self._recalls = None if prompts is None else prompts.at(hop, lambda: self._pending.set())
@@ -149,8 +148,8 @@ class Link:
 
     def _give_up(self) -> None:
         """Nobody waits for what is unanswered any more."""
-        for _, tokens, _ in self._sent_s:
-            self.history.ended(tokens, len(self.hop.blocks))
+        for _, part in self._sent_s:
+            self.history.ended(part.tokens, len(self.hop.blocks))
         self._sent_s.clear()
 
     async def _converse(self, nursery: trio.Nursery) -> str:
@@ -233,24 +232,35 @@ class Link:
     def _output(self, told: Output, payload: memoryview) -> None:
         if not self._sent_s:
             raise RemoteError("an answer to nothing")
-        sent_s, tokens, recalled = self._sent_s[0]
-        if recalled is not None and self._recalls is not None:
-            payload = memoryview(self._recalls.rows(recalled, payload))
+        sent_s, part = self._sent_s[0]
+        if part.recalled is not None and self._recalls is not None:
+            payload = memoryview(self._recalls.rows(part.recalled, payload))
         if told.rows:
             unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
         self._sent_s.popleft()
-        peer, blocks = self.hop.peer, len(self.hop.blocks)
+        peer, blocks, tokens = self.hop.peer, len(self.hop.blocks), part.tokens
         self.history.ended(tokens, blocks)
         if told.tokens != tokens:
             raise RemoteError(f"an answer to {told.tokens} tokens, asked for {tokens}")
         elapsed_s = trio.current_time() - sent_s
-        if recalled is None:
+        if part.recalled is None:
             self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
-        self._tell(Answered(self.number, told.at, told.rows, payload))
-        if recalled is not None:
+        self._tell_answer(told, payload, part)
+        if part.recalled is not None:
             return  # it tells nothing of how fast the peer computes
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
             self._router.answered(peer, elapsed_s, tokens, blocks, queue_s=told.queue_s)
+
+    def _tell_answer(self, told: Output, payload: Payload, part: Part) -> None:
+        """To the machine, what came of a step is one answer."""
+        if not part.last:
+            self._half = told, payload
+            return
+        at, rows = told.at, told.rows
+        if self._half is not None:
+            (before, first), self._half = self._half, None
+            at, rows, payload = before.at, before.rows + rows, b"".join((first, payload))
+        self._tell(Answered(self.number, at, rows, payload))
 
     def _receipts(self, chunks: tuple[bytes, ...]) -> None:
         if self._ledger is None:
@@ -289,19 +299,16 @@ class Link:
                         await self._send(frames, Truncate(step.back))
                     await self._send(frames, Sign())
                     continue
-                tokens = sum(step.sizes)
-                recalled = None if self._recalls is None else await self._recalls.take(step)
-                self._sent_s.append((trio.current_time(), tokens, recalled))
-                self.history.sent(tokens, len(self.hop.blocks))
+                parts = [plain(step)] if self._recalls is None else await self._recalls.take(step)
                 behind: Message | None = None
                 if self._outbox and self._outbox[0] == AskSign(self.number):
                     self._outbox.popleft()
                     behind = Sign()
-                if recalled is not None:
-                    await self._send(frames, recalled.asked, behind=behind)
-                    continue
-                asked = Step(step.at, step.sizes, step.rows)
-                await self._send(frames, asked, *step.payloads, behind=behind)
+                for part in parts:
+                    self._sent_s.append((trio.current_time(), part))
+                    self.history.sent(part.tokens, len(self.hop.blocks))
+                    sign = behind if part.last else None
+                    await self._send(frames, part.message, *part.payloads, behind=sign)
             if self._recalls is not None and self._recalls.due:
                 continue  # it became so while something was sent
             self._pending = trio.Event()

@@ -6,8 +6,8 @@ same come out, and the server signs for them; so failover, audits and proofs are
 
     names at boundary 0: of the prompt ──▶ Ask ──▶ Held(count, gave)
                                                            └──▶ names at boundary 3 ──▶ Ask ...
-    SendStep ─ all of its rows held? ─ yes ─▶ Recall ──▶ Output, with rows, or none that we have
-                                     └ no ──▶ Step
+    SendStep ─┬─ as far as its rows are held ──▶ Recall ──▶ Output, with rows, or none that we have
+              └─ the rest ─────────────────────▶ Step ────▶ Output       both are one answer
 
 What a server says that it gave is checked: against the rows that come, which are kept by the names
 that we give them, and against those that go into the next hop, or nothing is recalled there.
@@ -26,7 +26,7 @@ from ..swarm.affinity import Meeting
 from ..swarm.prefix import GRAIN, Brought, Chain, Prompt, Rows
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload, SendStep
-from ..swarm.wire import Ask, Held, Open, Recall, Remember
+from ..swarm.wire import Ask, Held, Open, Recall, Remember, Step
 
 
 class Known:
@@ -66,13 +66,24 @@ class Prompts:
                 wake()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Recalled:
-    """A step on its way that is recalled. names: of what comes out. kept: that, if we have it."""
+    """What of a step is recalled. names: of what comes out. kept: that, if we have it."""
 
     asked: Recall
     names: tuple[bytes, ...]
     kept: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of a step is sent in one frame. recalled: how; None: it is computed."""
+
+    message: Step | Recall
+    tokens: int
+    payloads: tuple[Payload, ...]
+    recalled: Recalled | None = None
+    last: bool = True
 
 
 class Recalls:
@@ -129,33 +140,44 @@ class Recalls:
             self._prompts.tell(self._hop.blocks.stop, told.gave)
         self._told.set()
 
-    async def take(self, step: SendStep) -> Recalled | None:
-        """How this step is recalled; None: it is sent as it is."""
+    async def take(self, step: SendStep) -> list[Part]:
+        """What to send of this step, in order."""
         self._begun = True
         if self._names and not self._over:
             await self._told.wait()  # as long as the link waits for the step
-        first, stop = step.at // GRAIN, (step.at + sum(step.sizes)) // GRAIN
-        if not self._over and not self._is_held(step, stop):
+        held = 0 if self._over else self._held_of(step)
+        tokens, whole = sum(step.sizes[:held]), sum(step.sizes)
+        parts: list[Part] = []
+        if held:
+            first, stop = step.at // GRAIN, (step.at + tokens) // GRAIN
+            names, rows = self._gave[first:stop], min(step.rows, tokens)
+            kept = self._prompts.known.rows.find(names) if rows else None
+            asked = Recall(step.at, step.sizes[:held], rows, kept is not None)
+            parts.append(Part(asked, tokens, (), Recalled(asked, names, kept), tokens == whole))
+        if tokens < whole:
             self._over = True
-        if self._over:
             if step.at < GRAIN * len(self._prompts.prompt.names):
-                self._note(stop)  # it keeps what it is sent
-            return None
-        names = self._gave[first:stop]
-        kept = self._prompts.known.rows.find(names) if step.rows else None
-        asked = Recall(step.at, step.sizes, step.rows, kept is not None)
-        return Recalled(asked, names, kept)
+                self._note((step.at + whole) // GRAIN)  # it keeps what it is sent
+            rest = Step(step.at + tokens, step.sizes[held:], max(0, step.rows - tokens))
+            parts.append(Part(rest, whole - tokens, step.payloads[held:]))
+        return parts
 
-    def _is_held(self, step: SendStep, stop: int) -> bool:
-        """Whether these are the very rows that the server has, and can give out."""
-        tokens = sum(step.sizes)
-        if step.at != self._in.length or tokens % GRAIN or stop > self._count:
-            return False
-        if step.rows not in ((0, tokens) if self._gave else (0,)):
-            return False
-        for payload in step.payloads:
+    def _held_of(self, step: SendStep) -> int:
+        """How many of these pieces the server has, which are the very rows, and can give out."""
+        whole = sum(step.sizes)
+        if step.at != self._in.length or step.rows not in ((0, whole) if self._gave else (0,)):
+            return 0
+        held, stop = 0, step.at
+        for number, (size, payload) in enumerate(zip(step.sizes, step.payloads, strict=True), 1):
+            stop += size
+            if stop > GRAIN * self._count:
+                break
             self._in.add(payload)
-        return tuple(self._in.names) == self._names[:stop]
+            if tuple(self._in.names) != self._names[: stop // GRAIN]:
+                break
+            if stop % GRAIN == 0:
+                held = number
+        return held
 
     def rows(self, recalled: Recalled, payload: Payload) -> Payload:
         """What came out of a step that was recalled. Raises RemoteError for other rows than were
@@ -180,6 +202,11 @@ class Recalls:
     def _note(self, held: int) -> None:
         names = self._prompts.prompt.names
         self._prompts.known.brought.note(self._hop.peer, names, held)
+
+
+def plain(step: SendStep) -> Part:
+    """A step as it is."""
+    return Part(Step(step.at, step.sizes, step.rows), sum(step.sizes), step.payloads)
 
 
 def prompts_of(
