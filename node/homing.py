@@ -45,7 +45,7 @@ class Homing:
         """A route by the beginning of this prompt; None: load decides. out: not to be used."""
         held = partial(self.known.brought.tokens, names=prompt.names)
         key = key_of(prompt.names) if prompt.shared else None
-        placing = Placing(prompt.tokens, key, held, self.known.meeting.share)
+        placing = Placing(prompt.tokens, key, held)
         spans = [one for one in view.spans if one.peer not in out and one.blocks.overlaps(blocks)]
         asked = placing.asked(spans)
         if not 0 < len(asked) <= ASKED_MAX:

@@ -22,7 +22,6 @@ import trio
 
 from ..errors import RemoteError
 from ..swarm.adapter import Bundle
-from ..swarm.affinity import Meeting
 from ..swarm.prefix import GRAIN, Brought, Chain, Prompt, Rows
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload, SendStep
@@ -35,7 +34,6 @@ class Known:
     def __init__(self) -> None:
         self.rows = Rows()
         self.brought = Brought()
-        self.meeting = Meeting()
 
 
 class Prompts:
@@ -131,10 +129,6 @@ class Recalls:
         if not self._names or self._told.is_set() or told.count > len(self._names):
             raise RemoteError(f"{told.count} names held, of {len(self._names)} asked for")
         self._count, self._gave = told.count, told.gave
-        known, prompt = self._prompts.known, self._prompts.prompt
-        new = not known.brought.tokens(self._hop.peer, prompt.names)
-        if prompt.shared and new and not self._hop.blocks.start:
-            known.meeting.saw(found=told.count > 0)
         self._note(told.count)
         if told.gave:
             self._prompts.tell(self._hop.blocks.stop, told.gave)

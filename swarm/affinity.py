@@ -12,8 +12,7 @@ is, load alone decides, as for any other session.
               └ known ──▶ D: waits 9.0 s, holds all           ─▶ 9.1 s
     the least loaded of all:  C                               ─▶ 3.1 s
 
-The first candidate is taken to hold what is shared, as far as others were found to (`Meeting`):
-whoever said it before went there. Candidates
+The first candidate is taken to hold what is shared: whoever said it before went there. Candidates
 are those of highest random weight (Thaler and Ravishankar, 1998): who joins takes over two n-ths of
 the beginnings, and no other changes. No peer hears the hash.
 
@@ -36,7 +35,6 @@ SOON_S: Final = 2.0  # algorithms.md 9: DualMap's bound on the time to the first
 # So many times as long as load alone would wait is soon enough for whom has all of a prompt, and
 # for whom has nothing not a moment longer. Sim (`prefix`, load 1.5): at 1.5 .53 hit, at 3 .85.
 SLACK: Final = 3.0
-MEETING_WEIGHT: Final = 0.1  # guess: of the latest of what tells how often sharers meet
 HASHED_TOKENS: Final = 256  # algorithms.md 9: of a prompt, which name the candidates
 ANSWER_TOKENS: Final = 128  # guess: of the answer, over whose steps a prompt's cost is spread
 KNOWN_MAX: Final = 2  # of a span group, who are asked because they are known to hold the prompt
@@ -94,16 +92,6 @@ def choose(bids: Sequence[Bid], tokens: int, least_s: float, share: float = 1.0)
     return max(soon, key=lambda bid: bid.held, default=None)
 
 
-class Meeting:
-    """How often what a client shares was there already, where others would have brought it."""
-
-    def __init__(self) -> None:
-        self.share = 1.0
-
-    def saw(self, *, found: bool) -> None:
-        self.share += MEETING_WEIGHT * (found - self.share)
-
-
 def groups_of(spans: Sequence[Span]) -> Mapping[BlockRange, list[Span]]:
     """The spans by the blocks that they are of."""
     found: dict[BlockRange, list[Span]] = {}
@@ -116,11 +104,8 @@ class Placing:
     """Of one prompt. key: of what is shared; None: it is not, or too short. held: how many of its
     tokens a peer is known to hold."""
 
-    def __init__(
-        self, tokens: int, key: bytes | None, held: Callable[[str], int], met: float = 1.0
-    ) -> None:
-        """met: as `Meeting` has it."""
-        self.tokens, self._key, self._held, self._met = tokens, key, held, met
+    def __init__(self, tokens: int, key: bytes | None, held: Callable[[str], int]) -> None:
+        self.tokens, self._key, self._held = tokens, key, held
 
     def bidders(self, group: Sequence[Span]) -> dict[str, int]:
         """Who of a span group is thought of, and how much of the prompt each is taken to hold."""
@@ -128,7 +113,7 @@ class Placing:
         found: dict[str, int] = {}
         if self._key is not None:
             first, *others = candidates(self._key, peers)
-            found[first] = max(self._held(first), int(self._met * self.tokens))
+            found[first] = self.tokens
             found |= {peer: self._held(peer) for peer in others}
         known = sorted((peer for peer in peers if self._held(peer)), key=self._held, reverse=True)
         for peer in known[:KNOWN_MAX]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..affinity import Bid, Meeting, candidates, choose
+from ..affinity import Bid, candidates, choose
 from ..history import believed_queue_s
 from .dice import Dice
 from .ours import Client, Ours
@@ -22,7 +22,6 @@ class Affine(Ours):
     def __init__(self, world: World, dice: Dice) -> None:
         super().__init__(world, dice)
         self._brought: dict[int, set[tuple[int, int]]] = {}  # by client: (peer, prompt)
-        self._meetings: dict[int, Meeting] = {}
 
     def choose(self, request: Request, now: float) -> tuple[int, int] | None:
         chosen = self._placed(request, now) if request.prompt >= 0 else None
@@ -69,21 +68,13 @@ class Affine(Ours):
 
     def _bid(self, i: int, request: Request, stop: int, *, first: bool) -> Bid:
         known, whole = self.client(request.client), self._world.scenario.load.prompt_tokens
-        held = whole if (i, request.prompt) in self._brought.get(request.client, ()) else 0
-        if first:
-            held = max(held, int(whole * self._meeting(request.client).share))
+        has = first or (i, request.prompt) in self._brought.get(request.client, ())
+        held = whole if has else 0
         wait_s = believed_queue_s(float(known.told_s[i]), float(known.in_flight_s[i]))
         work_s = float(known.columns.block_s[i]) * (stop - request.at) * (request.tokens - held)
         return Bid(self._world.name(i), float(known.columns.rtt_s[i]) + wait_s + work_s, held)
 
-    def _meeting(self, client: int) -> Meeting:
-        return self._meetings.setdefault(client, Meeting())
-
     def answered(self, request: Request, queue_s: float, now: float) -> None:
         super().answered(request, queue_s, now)
-        if request.prompt < 0:
-            return
-        brought = self._brought.setdefault(request.client, set())
-        if (request.peer, request.prompt) not in brought:
-            self._meeting(request.client).saw(found=request.held > 0)
-        brought.add((request.peer, request.prompt))
+        if request.prompt >= 0:
+            self._brought.setdefault(request.client, set()).add((request.peer, request.prompt))
