@@ -221,7 +221,7 @@ async def test_receipts_and_what_can_be_audited_are_those_of_a_session_without(
                 assert not session.recoveries
                 accounts, shares = session.ledger.told()  # type: ignore[union-attr]
             assert [account.length for account in accounts] == [302] * 3
-            assert all(share.stop == 302 for share in shares)
+            assert all(share.until == 302 for share in shares)
             told.append(sorted(audited(work) for work in works))
         assert told[0] == told[1] == told[2] and len(told[0]) >= 9
         assert ran(made.nodes) == [302 + 2 * (302 - KEPT)] * 3
