@@ -216,10 +216,12 @@ class Router:
             else:
                 if hurry:
                     return plan.route
-                out, placed = self._out(view) | {*avoid}, None
                 if prompt is not None and not numerics:
-                    placed = await self.homing.place(view, blocks, cache_tokens, out, prompt)
-                return placed or await self._bind(view, plan, cache_tokens)
+                    tired = self._out(view) | {*avoid}
+                    placed = await self.homing.place(view, blocks, cache_tokens, tired, prompt)
+                    if placed is not None:
+                        return placed
+                return await self._bind(view, plan, cache_tokens)
             within_s = LOOK_AGAIN_S
             await trio.sleep(LOOK_AGAIN_S)
 

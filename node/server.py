@@ -269,8 +269,8 @@ class Server:
                 begun, most = session.length > 0, session.payload_bytes_max
                 found = await held(session.memory, asked, session.cache, begun, most)
                 await self._answer(session, found)
-            case Recall() as asked, _:
-                await self._recall(session, asked)
+            case Recall() as again, _:
+                await self._recall(session, again)
             case Sign(), _:
                 await self._answer(session, await signed(session.notary))
             case Renew(), _:
