@@ -11,14 +11,17 @@ behind the answer, and on another thread where they are many.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from ..errors import RemoteError
 from ..swarm.prefix import GRAIN, NAMES_MAX, Chain, Scope
-from ..swarm.wire import Ask, Held, Recall, Remember
+from ..swarm.receipt import Notary
+from ..swarm.wire import Ask, Held, Output, Recall, Remember
 from .compute.prefix_cache import PrefixCache, Seen
 from .engine import Device
-from .signing import ASIDE_BYTES
+from .signing import ASIDE_BYTES, check_room
 
 
 class Memory:
@@ -119,17 +122,31 @@ class Memory:
         return pages
 
 
-async def held(
-    memory: Memory | None, asked: Ask, cache: object, begun: bool, bytes_max: int
-) -> Held:
-    """As `Memory.answer`, where there may be none."""
-    if memory is None:
-        return Held(0, ())
-    return await memory.answer(asked, cache, begun, bytes_max)
-
-
-def recall(memory: Memory | None, asked: Recall, length: int) -> tuple[list[bytes], memoryview]:
-    """As `Memory.recall`, where there may be none."""
+async def attend(
+    memory: Memory | None,
+    asked: Ask | Recall,
+    cache: object,
+    length: int,
+    bytes_max: int,
+    notary: Notary | None,
+    answer: Callable[..., Awaitable[None]],
+) -> int:
+    """Answer what a session of this length asks of its prompt; by how much it is longer then.
+    Raises RemoteError."""
+    if isinstance(asked, Ask):
+        held = Held(0, ())
+        if memory is not None:
+            held = await memory.answer(asked, cache, length > 0, bytes_max)
+        await answer(held)
+        return 0
     if memory is None:
         raise RemoteError("a recall where nothing is held")
-    return memory.recall(asked, length)
+    if notary is not None:
+        check_room(notary)
+    leaves, gave = memory.recall(asked, length)
+    told = Output(asked.at, len(leaves), asked.rows, 0.0, 0.0, 0)
+    await answer(told, memoryview(b"") if asked.known else gave)
+    if notary is not None:
+        notary.took_leaves(asked.at, leaves)
+        notary.gave(gave)
+    return len(leaves)
