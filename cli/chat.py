@@ -35,6 +35,14 @@ Audit = Annotated[
         "Default: as config.toml says, else not.",
     ),
 ]
+SharePrefix = Annotated[
+    bool,
+    typer.Option(
+        "--share-prefix",
+        help="Let servers keep what is said, for anybody who says the same, as a common system "
+        "prompt. Others can find out that somebody said it.",
+    ),
+]
 Adapter = Annotated[
     str | None,
     typer.Option(
@@ -89,6 +97,7 @@ def generate(
     adapter: Adapter = None,
     draft: Draft = "auto",
     wire: Wire = "f32",
+    share_prefix: SharePrefix = False,
     join: Join = None,
     home: Home = None,
     anonymous: Anonymous = False,
@@ -131,6 +140,7 @@ def generate(
             adapter,
             draft,
             wire,
+            share_prefix,
         ),
         stop=tuple(_unescape(one) for one in stop or ()),
         receipt=receipt,
@@ -163,6 +173,7 @@ def chat(
     adapter: Adapter = None,
     draft: Draft = "auto",
     wire: Wire = "f32",
+    share_prefix: SharePrefix = False,
     join: Join = None,
     home: Home = None,
     anonymous: Anonymous = False,
@@ -185,7 +196,7 @@ def chat(
     show_logs("warning")
     habits = Habits(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, wait, audit,
-        adapter, draft, wire,
+        adapter, draft, wire, share_prefix,
     )  # fmt: skip
     talk(
         model, habits, system=system, join=join or (), home=home, anonymous=anonymous,

@@ -14,7 +14,8 @@ class Habits:
     """The options of `Swarm.generation` that do not change from one answer to the next.
 
     audit: None: as the config file says. adapter: None: the model as it is. draft: auto, off, or a
-    small model. wire: how hidden states are sent.
+    small model. wire: how hidden states are sent. share_prefix: what is said may be kept by
+    servers, for anybody who says the same.
     """
 
     max_new_tokens: int = 64
@@ -29,6 +30,7 @@ class Habits:
     adapter: str | None = None
     draft: str = "auto"
     wire: str = "f32"
+    share_prefix: bool = False
 
     def check(self) -> None:
         """Raises UserError for what makes no sense, before anything is asked."""
@@ -50,6 +52,7 @@ class Habits:
             "wait_s": self.wait_s,
             "draft": self.draft,
             "wire": self.wire,
+            "prefix": "shared" if self.share_prefix else "off",
         }
         if self.audit is not None:
             options["audit"] = "on" if self.audit else "off"

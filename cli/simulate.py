@@ -19,7 +19,9 @@ def simulate(
     peers: Annotated[int | None, typer.Option(help="How many, instead of the file's.")] = None,
     router: Annotated[
         str,
-        typer.Option(help="ours, petals, swarm, random, greedy, po3: one or several, by comma."),
+        typer.Option(
+            help="ours, affine, petals, swarm, random, greedy, po3: one or several, by comma."
+        ),
     ] = "ours",
     load: Annotated[
         str | None, typer.Option(help="Shares of the optimum, instead of the file's: 0.5,0.8,0.9.")

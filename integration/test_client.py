@@ -102,3 +102,26 @@ def test_errors_come_to_the_caller_plain(net: LocalSwarm, tmp_path: Path) -> Non
     nobody = "/ip4/127.0.0.1/tcp/1/p2p/" + net.seats[0].peer
     with pytest.raises(UserError, match="nobody answers"), potluck.connect([nobody], home=tmp_path):
         pass
+
+
+async def test_what_was_said_before_is_found_again_at_the_servers(
+    net: LocalSwarm, tmp_path: Path
+) -> None:
+    """A prompt of some hundred tokens, thrice by one client, and with a system prompt that it
+    shares: each time the same words, and from the second time on the rows need not come again."""
+    prompt = "def total(rows):\n    return sum(row.size for row in rows)\n" * 12
+    async with potluck.open_swarm(join=net.join, home=tmp_path) as swarm:
+        known = swarm.router.homing.known
+        for prefix in ("own", "shared"):
+            said = []
+            for _ in range(3):
+                async with swarm.generation(
+                    "demo", prompt, max_new_tokens=12, ignore_eos=True, prefix=prefix
+                ) as answer:
+                    said.append([piece.token async for piece in answer])
+                assert not answer.recoveries
+            assert said[0] == said[1] == said[2]
+        assert known.rows.bytes > 0
+        with pytest.raises(UserError, match="prefix 'all' is not known"):
+            async with swarm.generation("demo", prompt, prefix="all"):
+                pass

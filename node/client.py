@@ -28,7 +28,7 @@ from contextlib import (
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, get_args
 
 import trio
 
@@ -38,6 +38,7 @@ from ..dht.kad import KadDirectory
 from ..dht.record import DOMAIN, Announcement, Record
 from ..errors import MissingBlocks, RemoteError, TransportError, UserError
 from ..swarm.adapter import Bundle
+from ..swarm.prefix import Prefix
 from ..swarm.sampling_events import Member as Seat
 from ..swarm.testimony import check_contradiction, contradiction_of
 from .adapters import find_adapter
@@ -88,6 +89,7 @@ class Options(TypedDict, total=False):
     audit: str  # "on": have a share of the work computed again (generation.py); or "off"
     adapter: str | Path  # LoRA: a folder that PEFT saved, or the digest of one kept here
     wire: str  # how rows lie on the wire: "f32", lossless; "bf16", "int8", "int4", or "auto"
+    prefix: str  # who finds a prompt's beginning again: "off", nobody; "own", we; "shared", all
     draft: str | Path  # what guesses ahead: "auto", what was said before; a small model too; "off"
 
 
@@ -370,4 +372,13 @@ def _request(
         ignore_eos=options.get("ignore_eos", False),
         receipts=options.get("receipts", False),
         audit=audit,
+        prefix=_prefix(options.get("prefix", "off")),
     )
+
+
+def _prefix(said: str) -> Prefix:
+    """Raises UserError."""
+    for known in get_args(Prefix):
+        if said == known:
+            return known  # type: ignore[no-any-return]
+    raise UserError(f"prefix {said!r} is not known; use one of {', '.join(get_args(Prefix))}")

@@ -27,7 +27,13 @@ from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.sampling_events import Member as Seat
-from ..swarm.wire import CODED_PROTOCOL, PROTOCOL, TRAINING_PROTOCOL, WEARING_PROTOCOL
+from ..swarm.wire import (
+    CODED_PROTOCOL,
+    PROTOCOL,
+    REMEMBERING_PROTOCOL,
+    TRAINING_PROTOCOL,
+    WEARING_PROTOCOL,
+)
 from .compute.device import choose_device, devices_of
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
@@ -153,7 +159,7 @@ async def _run(
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()
-        for protocol in (PROTOCOL, WEARING_PROTOCOL, CODED_PROTOCOL):
+        for protocol in (PROTOCOL, WEARING_PROTOCOL, REMEMBERING_PROTOCOL, CODED_PROTOCOL):
             member.host.handle(protocol, house.serve)
         member.host.handle(TRAINING_PROTOCOL, house.train)
         house.tell_queues(member.host)

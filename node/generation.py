@@ -36,6 +36,7 @@ import trio
 from ..crypto.keys import IdentityKey
 from ..errors import Refused, UserError
 from ..swarm.adapter import Bundle
+from ..swarm.prefix import Prefix
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
@@ -46,6 +47,7 @@ from .compute.worker import Worker
 from .drafting import Drafter, Drafts, Guessed
 from .net.host import Host
 from .pacing import Chunking, chunk_for
+from .prompt import prompt_of
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
 from .trust.auditor import Auditor
@@ -62,8 +64,8 @@ class Request:
     receipts: whether the servers shall sign, so that the answer can be proved. audit: whether a
     share of their work is computed again by others; they sign for it then too. amend: whether words
     that were given may be replaced; if not, a conviction that would is the end of the answer.
-    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead.
-    """
+    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead. prefix:
+    who finds what is said again at the servers."""
 
     voice: Voice
     ids: tuple[int, ...]
@@ -77,6 +79,7 @@ class Request:
     amend: bool = True
     adapter: Bundle | None = None
     drafts: Drafts | None = None
+    prefix: Prefix = "off"
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -385,6 +388,7 @@ async def open_generation(
     plan = SessionPlan(
         voice.digest, voice.name, voice.blocks, voice.width, tokens, voice.wire, request.wait_s,
         receipts=request.receipts or request.audit, adapter=request.adapter,
+        prompt=await prompt_of(voice, request.ids, request.prefix, worker),
     )  # fmt: skip
     chunking = partial(chunk_for, router, voice)
     if not request.audit:

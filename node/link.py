@@ -35,6 +35,7 @@ from ..swarm.tally import work_of
 from ..swarm.wire import (
     Busy,
     Fault,
+    Held,
     Lacking,
     Message,
     Open,
@@ -42,7 +43,6 @@ from ..swarm.wire import (
     Receipts,
     Renew,
     Sign,
-    Step,
     Truncate,
     protocol_of,
 )
@@ -52,6 +52,7 @@ from .adapters import bring
 from .compute.tensor import unpack
 from .frames import FrameStream
 from .net.host import Host
+from .recalls import Part, Prompts, plain, without
 from .router import Router
 
 RENEW_SHARE: Final = 1 / 3  # of a lease, after which a silent link is renewed
@@ -63,7 +64,8 @@ class Link:
     """asked: what the server is opened with. width: of the model. tell: takes what happens.
 
     ledger: checks receipts, where they are asked for; works: takes what was signed for. worn: the
-    adapter that is asked for, to be brought to a server that lacks it.
+    adapter that is asked for, to be brought to a server that lacks it. prompts: what the session
+    begins with, where that is remembered.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Link:
         ledger: Ledger | None = None,
         works: Callable[[Work], None] = lambda work: None,
         worn: Bundle | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         self.number = number
         self.hop = hop
@@ -104,10 +107,14 @@ class Link:
         self._sending = False
         self._outbox: deque[SendStep | AskSign] = deque()
         self._pending = trio.Event()
-        # of what is unanswered: when it was sent, its tokens, and whether nothing was before it
-        self._sent_s: deque[tuple[float, int, bool]] = deque()
+        # of what is unanswered: when it was sent, what, and whether nothing was before it
+        self._sent_s: deque[tuple[float, Part, bool]] = deque()
+        self._half: tuple[Output, Payload] | None = None  # of a step of which the rest is to come
         self._quiet_since_s = 0.0
         self._lease_s = 0.0
+        self._recalls = None if prompts is None else prompts.at(hop, lambda: self._pending.set())
+        if self._recalls is not None:
+            self._asked = self._recalls.opening(asked)
         self._span: BlockRange | None = None  # what its server's record told when it was opened
         self.begun_s = 0.0
 
@@ -149,8 +156,8 @@ class Link:
 
     def _give_up(self) -> None:
         """Nobody waits for what is unanswered any more."""
-        for _, tokens, _ in self._sent_s:
-            self.history.ended(tokens, len(self.hop.blocks))
+        for _, part, _ in self._sent_s:
+            self.history.ended(part.tokens, len(self.hop.blocks))
         self._sent_s.clear()
 
     async def _converse(self, nursery: trio.Nursery) -> str:
@@ -175,13 +182,27 @@ class Link:
         return await frames.receive()
 
     async def _open(self) -> FrameStream:
+        try:
+            return await self._open_as_asked()
+        except Unspoken:
+            if self._recalls is None:
+                raise
+            self._recalls.mute()
+            self._recalls, self._asked = None, without(self._asked)
+            return await self._open_as_asked()
+
+    async def _open_as_asked(self) -> FrameStream:
         self.begun_s = began_s = trio.current_time()
         self._span = self._router.span(self._asked.model, self.hop.peer)
         self._router.opens(self.hop.peer)
         stream = await self._host.open_stream(self.hop.peer, protocol_of(self._asked))
         self._frames = frames = FrameStream(stream)
         self.relayed = self._host.relay_of(self.hop.peer) is not None
-        await frames.send(self._asked)
+        ask = None if self._recalls is None else self._recalls.ask()
+        if ask is None:
+            await frames.send(self._asked)
+        else:
+            await frames.send_both(self._asked, behind=ask)
         received = await frames.receive()
         if self._worn is not None and received is not None and isinstance(received[0], Lacking):
             await bring(frames, self._worn, self.hop.blocks)
@@ -212,6 +233,8 @@ class Link:
                 self._output(message, payload)
             case Receipts(chunks):
                 self._receipts(chunks)
+            case Held() if self._recalls is not None:
+                self._recalls.held(message)
             case LeavingMessage():
                 self._router.left(self._asked.model, self.hop.peer, self._span)
                 self._tell(Leaving(self.number))
@@ -224,24 +247,41 @@ class Link:
                 raise RemoteError(f"{type(other).__name__} from a server")
 
     def _output(self, told: Output, payload: memoryview) -> None:
-        if told.rows:
-            unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
         if not self._sent_s:
             raise RemoteError("an answer to nothing")
-        sent_s, tokens, alone = self._sent_s.popleft()
-        peer, blocks = self.hop.peer, len(self.hop.blocks)
+        sent_s, part, alone = self._sent_s[0]
+        if part.recalled is not None and self._recalls is not None:
+            payload = memoryview(self._recalls.rows(part.recalled, payload))
+        if told.rows:
+            unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
+        self._sent_s.popleft()
+        peer, blocks, tokens = self.hop.peer, len(self.hop.blocks), part.tokens
         self.history.ended(tokens, blocks)
         if told.tokens != tokens:
             raise RemoteError(f"an answer to {told.tokens} tokens, asked for {tokens}")
         elapsed_s = trio.current_time() - sent_s
-        self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
-        self._tell(Answered(self.number, told.at, told.rows, payload))
+        if part.recalled is None:
+            self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
+        self._tell_answer(told, payload, part)
+        if part.recalled is not None:
+            return  # it tells nothing of how fast the peer computes
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
             self._router.answered(peer, elapsed_s, tokens, blocks, queue_s=told.queue_s)
             self.history.served(min(told.compute_s, elapsed_s), tokens, blocks)
             if alone:
                 size = row_bytes(self._width, self._asked.dtype) * (tokens + told.rows)
                 self.history.carried(size, elapsed_s - told.compute_s - told.queue_s)
+
+    def _tell_answer(self, told: Output, payload: Payload, part: Part) -> None:
+        """To the machine, what came of a step is one answer."""
+        if not part.last:
+            self._half = told, payload
+            return
+        at, rows = told.at, told.rows
+        if self._half is not None:
+            (before, first), self._half = self._half, None
+            at, rows, payload = before.at, before.rows + rows, b"".join((first, payload))
+        self._tell(Answered(self.number, at, rows, payload))
 
     def _receipts(self, chunks: tuple[bytes, ...]) -> None:
         if self._ledger is None:
@@ -286,6 +326,8 @@ class Link:
     async def _send_posted(self, frames: FrameStream) -> None:
         """Send what is posted, in order; when nothing was for long, renew the lease."""
         while True:
+            if self._recalls is not None and (ask := self._recalls.ask()) is not None:
+                await self._send(frames, ask)
             while self._outbox:
                 step = self._outbox.popleft()
                 if isinstance(step, AskSign):
@@ -293,16 +335,19 @@ class Link:
                         await self._send(frames, Truncate(step.back))
                     await self._send(frames, Sign())
                     continue
-                tokens = sum(step.sizes)
-                self._sent_s.append((trio.current_time(), tokens, not self._sent_s))
-                self.history.sent(tokens, len(self.hop.blocks))
+                parts = [plain(step)] if self._recalls is None else await self._recalls.take(step)
                 behind: Message | None = None
                 if self._outbox and self._outbox[0] == AskSign(self.number):
                     self._outbox.popleft()
                     behind = Sign()
-                asked = Step(step.at, step.sizes, step.rows)
-                await self._send(frames, asked, *step.payloads, behind=behind)
+                for part in parts:
+                    self._sent_s.append((trio.current_time(), part, not self._sent_s))
+                    self.history.sent(part.tokens, len(self.hop.blocks))
+                    sign = behind if part.last else None
+                    await self._send(frames, part.message, *part.payloads, behind=sign)
                 self.examine()
+            if self._recalls is not None and self._recalls.due:
+                continue  # it became so while something was sent
             self._pending = trio.Event()
             with trio.move_on_at(self._quiet_since_s + self._lease_s * RENEW_SHARE) as quiet:
                 await self._pending.wait()

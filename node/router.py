@@ -31,9 +31,11 @@ from ..dht.record import Announcement
 from ..errors import MissingBlocks, Refused
 from ..swarm.blocks import BlockRange
 from ..swarm.history import PeerHistory, Usual
+from ..swarm.prefix import Prompt
 from ..swarm.routing import Plan, Route, find_route, plan_route, rebind
 from ..swarm.view import RELAYED, RTT_UNKNOWN_S, Span, SwarmView
 from .heard import Heard
+from .homing import Homing
 from .net.host import Host
 from .net.ways import relays_told
 from .queues import ask_queues
@@ -104,6 +106,7 @@ class Router:
         self._known: dict[str, Heard] = {}
         self._histories: dict[str, PeerHistory] = {}
         self.usual = Usual()
+        self.homing = Homing(host, self.history, rng)
 
     def history(self, peer: str) -> PeerHistory:
         """What we saw of this peer; the longest unseen are forgotten."""
@@ -169,6 +172,7 @@ class Router:
         hurry: bool = False,
         numerics: str = "",
         avoid: Collection[str] = (),
+        prompt: Prompt | None = None,
     ) -> Route:
         """Hops for these blocks, around every peer that lately failed, and those to avoid, who may
         become more meanwhile.
@@ -179,7 +183,7 @@ class Router:
         those that answer when asked for their queues. Where no route is found the directory is
         read again, twice at least, for GRACE_S or `wait_s`, whichever is longer (ALIVE_S, while
         somebody answers who has failed us); then MissingBlocks, or Refused when all that serve the
-        blocks are full.
+        blocks are full. prompt: is placed where its beginning is thought to be (affinity.py).
         """
         began_s = trio.current_time()
         deadline_s = began_s + max(GRACE_S, wait_s)
@@ -210,7 +214,14 @@ class Router:
                         ) from missing
                     raise
             else:
-                return plan.route if hurry else await self._bind(view, plan, cache_tokens)
+                if hurry:
+                    return plan.route
+                if prompt is not None and not numerics:
+                    tired = self._out(view) | {*avoid}
+                    placed = await self.homing.place(view, blocks, cache_tokens, tired, prompt)
+                    if placed is not None:
+                        return placed
+                return await self._bind(view, plan, cache_tokens)
             within_s = LOOK_AGAIN_S
             await trio.sleep(LOOK_AGAIN_S)
 

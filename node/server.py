@@ -19,6 +19,7 @@ import math
 from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -31,24 +32,29 @@ from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.receipt import Notary
 from ..swarm.rows import row_bytes
 from ..swarm.wire import (
+    Ask,
     Busy,
     Leaving,
     Message,
     Open,
     Opened,
     Output,
+    Recall,
     Receipts,
+    Remember,
     Renew,
     Sign,
     Step,
     Truncate,
     Wear,
 )
+from .compute.prefix_cache import PrefixCache
 from .engine import Device, Engine
 from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
 from .opening import ANSWER_S, serve_stream
+from .remembering import Memory, attend
 from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
@@ -68,6 +74,7 @@ class _Session:
     payload_bytes_max: int
     notary: Notary | None = None  # where receipts were asked for
     worn: Lent | None = None  # the adapter
+    memory: Memory | None = None  # of prompts, where it was asked for and there is any
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
     length: int = 0
@@ -87,14 +94,17 @@ class Server:
         model: str,
         key: IdentityKey,
         wardrobe: Wardrobe | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> None:
-        """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none."""
+        """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none.
+        prefixes: what is kept of prompts; None: nothing."""
         self._engine = engine
         self._device = device
         self._admission = admission
         self._model = model
         self._notaries = Notaries(key)
         self._wardrobe = wardrobe
+        self._prefixes = prefixes
         self._live: dict[object, _Session] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
@@ -189,8 +199,8 @@ class Server:
         self, frames: FrameStream, asked: Open, blocks: BlockRange, key: object
     ) -> _Session:
         """What an admitted session needs. Raises Refused."""
-        size = asked.tokens * row_bytes(self._engine.width, asked.dtype)
-        payload_bytes_max = min(PAYLOAD_BYTES_MAX, size)
+        row_size = row_bytes(self._engine.width, asked.dtype)
+        payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_size)
         with ExitStack() as undone:  # from the last to the first, unless the client has been told
             undone.callback(self.release, key)
             worn = await self._dress(frames, asked, blocks)
@@ -201,6 +211,9 @@ class Server:
             undone.callback(self._device.post, self._engine.close_cache, cache)
             session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
             session.worn = worn
+            if isinstance(asked, Remember) and self._prefixes is not None:
+                peer = frames.peer
+                session.memory = Memory(self._prefixes, self._device, peer, asked, row_size)
             opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
             if asked.receipts:
                 session.notary = self._notaries.open(asked, opened)
@@ -250,6 +263,13 @@ class Server:
                 session.length = at
                 if session.notary is not None:
                     session.notary.truncate(at)
+                if session.memory is not None:
+                    session.memory.forget(at)
+            case (Ask() | Recall()) as asked, _:
+                session.length += await attend(
+                    session.memory, asked, session.cache, session.length,
+                    session.payload_bytes_max, session.notary, partial(self._answer, session),
+                )  # fmt: skip
             case Sign(), _:
                 session.held = await signed(session.notary)
                 if not session.brisk:
@@ -321,6 +341,9 @@ class Server:
         await self._answer(session, told, answer, before=held)
         if session.notary is not None:
             await note(session.notary, step.at, payload, answer)
+        if session.memory is not None:
+            whole = step.rows == tokens
+            await session.memory.heard(session.cache, step.at, payload, answer, whole=whole)
         return True
 
     async def _compute(

@@ -151,7 +151,9 @@ class Serving:
             stage.engine, self.admission, model.digest,
             token_bytes=stage.token_bytes, shelf=Shelf(model.home),
         )  # fmt: skip
-        self.server = Server(stage.engine, device, self.admission, model.digest, key, wardrobe)
+        self.server = Server(
+            stage.engine, device, self.admission, model.digest, key, wardrobe, stage.prefixes
+        )
         self.training = Training(
             partial(model.gradients, self.blocks, stage.quantization),
             device, self.admission, wardrobe,
@@ -208,8 +210,17 @@ class Serving:
             "leases": self.admission.sessions,
             "batches": self.training.requests,
             "free_tokens": self.admission.free_tokens,
-            "pages": self.stage.pool.used_pages if self.stage.pool else 0,
+            "pages": self._pages(),
         }
+
+    def _pages(self) -> int:
+        """That sessions have, or others once had that are not kept: none, when all have ended."""
+        stage = self.stage
+        if stage.pool is None:
+            return 0
+        if self.server.sessions or stage.prefixes is None:
+            return stage.pool.used_pages
+        return stage.pool.used_pages - stage.prefixes.pages
 
 
 def joining(

@@ -57,6 +57,7 @@ from .link import Link
 from .log import get_logger
 from .net.host import Host
 from .patience import Patience
+from .recalls import prompts_of
 from .router import HURRY_S, LOOK_AGAIN_S, Router
 from .session_plan import Recovery as Recovery
 from .session_plan import SessionPlan as SessionPlan
@@ -102,6 +103,7 @@ class LiveSession:
                 adapter=b"" if plan.adapter is None else plan.adapter.name,
             )  # fmt: skip
             self.ledger.examines = self._examine
+        self._prompts = prompts_of(plan.prompt, plan.adapter, router.homing.known, row_size)
         self._on_signed = on_signed
         self._settling: trio.Event | None = None
         self._convicted: set[str] = set()
@@ -276,7 +278,7 @@ class LiveSession:
         return Link(
             number, hop, asked, plan.width,
             host=self._host, router=self._router, tell=self._dispatch, ledger=self.ledger,
-            works=self._on_signed or (lambda work: None), worn=plan.adapter,
+            works=self._on_signed or (lambda work: None), worn=plan.adapter, prompts=self._prompts,
         )  # fmt: skip
 
     def _drop(self, link: Link, reason: str) -> None:
@@ -342,6 +344,7 @@ class LiveSession:
                 hurry=bool(self.recoveries),
                 numerics=self._classes.of(blocks.start),
                 avoid=self._convicted,
+                prompt=self._plan.prompt,
             )
         except MissingBlocks as missing:
             self._fail(MissingBlocks(self._plan.name, missing.missing))

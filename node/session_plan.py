@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
+from ..swarm.prefix import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
     """What a session is to be. tokens: the positions that it may grow to. width: of the model.
-    receipts: whether its servers shall sign. adapter: that it wears."""
+    receipts: whether its servers shall sign. adapter: that it wears. prompt: what it begins with,
+    where servers may remember that; what wears an adapter is not remembered."""
 
     model: str
     name: str
@@ -22,6 +24,7 @@ class SessionPlan:
     wait_s: float = 0.0
     receipts: bool = False
     adapter: Bundle | None = None
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,7 +236,11 @@ class Notary:
         self._unsigned.truncate(at)
 
     def took(self, at: int, rows: Bytes) -> None:
-        self._unsigned.took(at, leaves_of(rows, self._row_bytes))
+        self.took_leaves(at, leaves_of(rows, self._row_bytes))
+
+    def took_leaves(self, at: int, leaves: Sequence[bytes]) -> None:
+        """The same of rows that did not travel again."""
+        self._unsigned.took(at, leaves)
 
     def gave(self, rows: Bytes) -> None:
         self._unsigned.gave(leaves_of(rows, self._row_bytes))

@@ -22,7 +22,15 @@ of its own, so that whoever knows of none is not asked:
       Bring + manifest, Piece + bytes ... the parts of the blocks that were asked for, in order
       ◀──────────────────────── Opened
 
-So has one whose rows lie in groups of 8 or 4 bits.
+One that may begin with what its server remembers of a prompt (prefix.py) opens with `Remember`,
+under a protocol of its own too:
+
+      Remember, Ask(names) ────────────▶  Opened as above, then how far the prompt is there
+      ◀───────── Held(count, gave)
+      Recall(at, sizes, rows, known) ──▶  a step of rows that neither travel nor are computed
+      ◀───────── Output(at, ...) + hidden, unless the client has it: `gave` named it
+
+So has one whose rows lie in groups of 8 or 4 bits; what it begins with is not remembered.
 
 Training has a protocol of its own, of one request to a stream, and nothing is remembered after it:
 
@@ -43,6 +51,7 @@ from typing import Annotated, Final, Literal
 from ..crypto.codec import Range, Size
 from ..crypto.envelope import OVERHEAD_BYTES
 from ..crypto.merkle import Digest
+from .prefix import NAMES_MAX
 from .rows import is_coded
 
 Position = Annotated[int, Range(0, 1 << 24)]  # of a token in a session; or a number of tokens
@@ -52,6 +61,7 @@ Seconds = Annotated[float, Range(0.0, 1e6)]
 PROTOCOL = "/potluck/session/2"
 WEARING_PROTOCOL = "/potluck/session/3"  # as the one before, and sessions that open with `Wear`
 CODED_PROTOCOL = "/potluck/session/coded/1"  # either, with rows in groups (rows.py)
+REMEMBERING_PROTOCOL = "/potluck/session/4"  # as the first, and sessions that open with `Remember`
 
 TRAINING_PROTOCOL = "/potluck/train/1"  # opens with `Train`
 
@@ -92,10 +102,22 @@ class Wear(Open):
     size: Annotated[int, Range(0, WORN_BYTES_MAX)] = field(kw_only=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Remember(Open):
+    """Open a session whose rows may be kept for those to come, and begin with what is kept.
+
+    shared: by anybody for anybody who says the same; else for this client alone.
+    """
+
+    shared: bool = field(kw_only=True)
+
+
 def protocol_of(asked: Open) -> str:
     """Under which a session is opened in this way."""
     if is_coded(asked.dtype):
         return CODED_PROTOCOL
+    if isinstance(asked, Remember):
+        return REMEMBERING_PROTOCOL
     return WEARING_PROTOCOL if isinstance(asked, Wear) else PROTOCOL
 
 
@@ -236,9 +258,40 @@ class Trained:
     queue_s: Seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How far is this chain of rows known here? Once, before the first step. names: prefix.py."""
+
+    names: Annotated[tuple[Digest, ...], Size(NAMES_MAX, 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The first `count` of these names are: they may be recalled in this session. gave: how those
+    rows are called that came out; none where they were not kept, as behind the last block."""
+
+    count: Annotated[int, Range(0, NAMES_MAX)]
+    gave: Annotated[tuple[Digest, ...], Size(NAMES_MAX)]
+
+    def __post_init__(self) -> None:
+        if len(self.gave) not in (0, self.count):
+            raise ValueError(f"{len(self.gave)} names of what {self.count} gave")
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """As `Step`, of rows that are held here: none follow. known: the client has what comes out, by
+    its name, so that it need not be sent."""
+
+    at: Position
+    sizes: Annotated[tuple[Position, ...], Size(1024, 1)]
+    rows: Position
+    known: bool
+
+
 Message = (
     Open | Opened | Step | Output | Truncate | Renew | Busy | Fault | Leaving | Sign | Receipts
-    | Wear | Lacking | Bring | Piece | Train | Trained
+    | Wear | Lacking | Bring | Piece | Train | Trained | Remember | Ask | Held | Recall
 )  # fmt: skip
 
 # Tags are for ever: a message that is dropped leaves its number unused.
@@ -260,5 +313,9 @@ TAGS: dict[int, type[Message]] = {
     15: Piece,
     16: Train,
     17: Trained,
+    18: Remember,
+    19: Ask,
+    20: Held,
+    21: Recall,
 }
 TAG_OF: dict[type[Message], int] = {message: tag for tag, message in TAGS.items()}

@@ -153,6 +153,8 @@ MACHINE = {
 # Streams of which others are asked for no more than a number, or that only tests and benches open.
 ELSEWHERE = {
     "/potluck/session/3": "as session/2, and what is worn: tests/test_wardrobe.py",
+    "/potluck/session/4": "as session/2, and what is remembered: tests/test_recalls.py",
+    "/potluck/session/coded/1": "as session/2, with other rows: tests/test_coded.py, test_rows.py",
     "/potluck/swim/1": "frames of one size: tests/test_membership.py, test_words.py",
     "/potluck/clock/1": "one number, outvoted: tests/test_clock.py",
     "/potluck/queue/1": "one number, waited for briefly: tests/test_queues.py",

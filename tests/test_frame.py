@@ -14,16 +14,20 @@ from potluck.swarm.frame import HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, FrameReader
 from potluck.swarm.wire import (
     CHUNK_BYTES_MAX,
     RECEIPTS_MAX,
+    Ask,
     Bring,
     Busy,
     Fault,
+    Held,
     Lacking,
     Message,
     Open,
     Opened,
     Output,
     Piece,
+    Recall,
     Receipts,
+    Remember,
     Renew,
     Sign,
     Step,
@@ -54,6 +58,10 @@ EXAMPLES: list[tuple[Message, bytes]] = [
     (Train("forward", "cd" * 32, 2, 4, 8, 64, "f32", 30.0), b""),
     (Train("backward", "cd" * 32, 2, 4, 8, 64, "bf16", 30.0, 16, b"a" * 32, 4096), b""),
     (Trained(65536, 0.25, 0.125), b""),
+    (Remember(bytes(16), "cd" * 32, 2, 4, 64, "f32", True, shared=True), b""),
+    (Ask((b"n" * 32, b"m" * 32)), b""),
+    (Held(1, (b"g" * 32,)), b""),
+    (Recall(128, (64, 64), 128, True), b""),
 ]
 
 

@@ -12,6 +12,7 @@ free once the weights are there.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ from .memory import free_bytes, processors
 from .native.library import why_not
 from .native_stage import NativeStage
 from .pages import PAGE_TOKENS, Pages, Pool, page_stride
+from .prefix_cache import PrefixCache
+from .rope import is_stretched
 from .spill import Budget, Residents
 from .stage import Stage
 from .tiled_engine import TiledEngine
@@ -84,6 +87,7 @@ class Opened:
     positions they are counted. token_bytes: of one of them. session_tokens_max: of them in one
     session; None: all. pool: where they lie, if in pages. why: of the choice, for the log.
     parts: what each of several devices remembers (spread.py); cache_tokens is the least of them.
+    prefixes: where beginnings of prompts can be kept.
     """
 
     engine: Engine
@@ -98,6 +102,7 @@ class Opened:
     why: str
     session_tokens_max: int | None = None
     parts: tuple[Part, ...] = ()
+    prefixes: PrefixCache | None = None
 
 
 def open_stage(checkpoint: Checkpoint, blocks: BlockRange, wish: StageWish) -> Opened:
@@ -154,6 +159,7 @@ def _open_native(
         token_bytes=page_bytes // PAGE_TOKENS,
         pool=pool,
         why=why,
+        prefixes=PrefixCache(pool, partial(is_stretched, checkpoint.spec.rope)),
     )
 
 

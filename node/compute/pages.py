@@ -13,6 +13,8 @@ A lease is promised the pages of all the positions that it may grow to when it o
 them as it grows: no step of it ever fails for want of memory, and `free_pages` is what can still
 be promised. A fork shares its source's pages until one of the two writes (copy on write), but is
 promised its whole size too, since it may come to need it: sharing saves memory, not promises.
+What leases have done without may be kept for those to come (prefix_cache.py): it is promised to
+nobody, and `reclaim` lets go of it as soon as a lease wants a page and none is left.
 Freed pages are reused latest first; those that nobody wanted between two calls of `trim` go back
 to the system.
 
@@ -27,6 +29,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +74,8 @@ class Pages(ABC):
         self._promised = 0
         self._promising = threading.Lock()
         self._used = 0
+        # Let go of pages that are kept for nobody in particular; false: there are none.
+        self.reclaim: Callable[[], bool] = lambda: False
 
     @property
     def promised_max(self) -> int:
@@ -86,6 +91,11 @@ class Pages(ABC):
     def used_pages(self) -> int:
         """Pages that somebody has now; a shared one counts once."""
         return self._used
+
+    @property
+    def spare_pages(self) -> int:
+        """Pages that nobody has now, whatever is promised."""
+        return self.pages - self._used
 
     @property
     def warm_pages(self) -> int:
@@ -140,9 +150,11 @@ class Pages(ABC):
         elif self._cold:
             page = self._cold.pop()
         else:
+            if self._untouched == self.pages:
+                if not self.reclaim():
+                    raise LocalError("a page was taken that nobody had been promised")
+                return self.take()
             page = self._untouched
-            if page == self.pages:
-                raise LocalError("a page was taken that nobody had been promised")
             self._untouched += 1
         self._owners[page] = 1
         self._used += 1
@@ -262,6 +274,23 @@ class Lease:
             self.pool.share(int(page))
         other._pages, other.length, other.adapter = kept, self.length, self.adapter
         return other
+
+    def lend(self, column: int) -> tuple[int, ...]:
+        """A full page of each block, which is not written to any more: it has an owner more now."""
+        pages = tuple(int(row[column]) for row in self.table)
+        for page in pages:
+            self.pool.share(page)
+        return pages
+
+    def adopt(self, columns: Sequence[tuple[int, ...]]) -> None:
+        """Remember what these pages hold, as `lend` gave them, from the first position on. Only a
+        lease that remembers nothing, and has room for it."""
+        assert not self._pages and len(columns) <= self.table.shape[1]
+        for column, pages in enumerate(columns):
+            for row, page in zip(self.table, pages, strict=True):
+                self.pool.share(page)
+                row[column] = page
+        self._pages, self.length = len(columns), PAGE_TOKENS * len(columns)
 
     def release(self) -> None:
         """Give back every page and the promise. A second call does nothing."""

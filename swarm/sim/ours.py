@@ -15,7 +15,7 @@ from ..blocks import BlockRange
 from ..foresight import Shortfall
 from ..history import PATIENCE_FLOOR_S, PeerHistory, Usual, aged_queue_s, believed_queue_s
 from ..routing import ALTERNATES, Finder, Offer
-from ..view import OBSERVATIONS_TO_TRUST, RTT_UNKNOWN_S, Columns, Floats
+from ..view import OBSERVATIONS_TO_TRUST, RTT_UNKNOWN_S, Columns, Floats, Ints
 from .dice import Dice
 from .request import Request
 from .world import World
@@ -24,7 +24,7 @@ CHUNK_TOKENS = 128  # of a prefill in the daemon
 STRANGER = PeerHistory()
 
 
-class _Client:
+class Client:
     """What one of our clients knows: rows of the world that it has records of."""
 
     __slots__ = (
@@ -64,12 +64,10 @@ class Ours:
     def __init__(self, world: World, dice: Dice) -> None:
         self._world, self._dice = world, dice
         self.control_bytes = 0.0
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
 
     def choose(self, request: Request, now: float) -> tuple[int, int] | None:
-        client = self._clients.get(request.client)
-        if client is None:
-            client = self._clients[request.client] = _Client(self._world)
+        client = self.client(request.client)
         for forced in (False, True):
             self._pull(client, now, forced)
             finder = self._finder(client, request, now)
@@ -82,14 +80,30 @@ class Ours:
                 row, stop, cost_s = finder.bind(request.at, offers, size=size, short_s=short_s)
                 blocks = stop - request.at
                 client.shortfall.saw(finder.togo_s(request.at), cost_s, blocks * size)
-                request.work_s = blocks * request.tokens * float(client.columns.block_s[row])
-                client.in_flight_s[row] += request.work_s
-                # Its step tells so; in life it does when it is there.
-                self._world.promises(row).came(float(client.told_s[row]))
+                self.goes(client, row, stop, request, request.tokens)
                 return row, stop
         return None
 
-    def _pull(self, client: _Client, now: float, forced: bool) -> None:
+    def client(self, number: int) -> Client:
+        """What a client knows; of a new one, nothing."""
+        client = self._clients.get(number)
+        if client is None:
+            client = self._clients[number] = Client(self._world)
+        return client
+
+    def goes(self, client: Client, row: int, stop: int, request: Request, tokens: int) -> None:
+        """The request goes there, where so many of its tokens are thought to be computed."""
+        blocks = stop - request.at
+        request.work_s = blocks * tokens * float(client.columns.block_s[row])
+        client.in_flight_s[row] += request.work_s
+        # Its step tells so; in life it does when it is there.
+        self._world.promises(row).came(float(client.told_s[row]))
+
+    def queues_s(self, client: Client, rows: Ints, now: float) -> Floats:
+        """What these told of their queues, as it is likely to be now."""
+        return aged_queue_s(client.told_s[rows], now - client.heard_s[rows])
+
+    def _pull(self, client: Client, now: float, forced: bool) -> None:
         """Read some records; more of them the longer ago the last were read."""
         world, control = self._world, self._world.scenario.control
         missed = now - client.pulled_s
@@ -111,7 +125,7 @@ class Ours:
             gone = next(iter(client.known))
             self._forget(client, gone)
 
-    def _note(self, client: _Client, i: int) -> None:
+    def _note(self, client: Client, i: int) -> None:
         world, columns = self._world, client.columns
         columns.start[i], columns.stop[i] = world.start[i], world.stop[i]
         columns.byte_s[i] = world.byte_s[i]
@@ -123,14 +137,14 @@ class Ours:
             claim, CHUNK_TOKENS, usual_tokens_s=client.usual_tokens_s
         )
 
-    def _forget(self, client: _Client, i: int) -> None:
+    def _forget(self, client: Client, i: int) -> None:
         client.known.pop(i, None)
 
     def _sized(self, tokens: int) -> float:
         """Steps of about one size share a finder."""
         return float(4 ** round(math.log2(max(tokens, 1)) / 2))
 
-    def _finder(self, client: _Client, request: Request, now: float) -> Finder | None:
+    def _finder(self, client: Client, request: Request, now: float) -> Finder | None:
         world = self._world
         sized = self._sized(request.tokens)
         key = int(sized)
@@ -140,7 +154,7 @@ class Ours:
         rows = np.fromiter(client.known, np.int64, len(client.known))
         rows = rows[client.busy[rows] <= now]
         columns = client.columns
-        told = aged_queue_s(client.told_s[rows], now - client.heard_s[rows])
+        told = self.queues_s(client, rows, now)
         columns.queue_s[rows] = np.maximum(told, client.in_flight_s[rows])
         try:
             finder = Finder(
@@ -155,7 +169,7 @@ class Ours:
     def _draw(self, mean: float) -> float:
         return self._dice.expovariate(1.0 / mean)
 
-    def _offers(self, client: _Client, finder: Finder, request: Request, now: float) -> list[Offer]:
+    def _offers(self, client: Client, finder: Finder, request: Request, now: float) -> list[Offer]:
         """Ask the planned peer and some alternates for their queues, all at once."""
         world, at = self._world, request.at
         planned, _ = finder.planned(at)
@@ -165,21 +179,28 @@ class Ours:
         for i in asked:
             if client.busy[i] > now:
                 continue
-            stop = int(world.stop[i])
-            serves = world.start[i] <= at and stop >= client.columns.stop[i]
-            if not serves or not world.alive[i]:
-                self._forget(client, i)  # no answer, or "not mine any more"
-                client.busy[i] = math.inf
-                continue
-            queue_s = world.told_queue_s(i, now)
-            client.told_s[i], client.heard_s[i] = queue_s, now
-            there_s = world.owd_s(i, request.access_s, request.place)
-            client.columns.rtt_s[i] = 2 * there_s
-            work_s = world.service_s(i, stop - at, request.tokens)
-            world.promises(i).asked(work_s, queue_s, now, now + there_s)
-            in_flight_s = float(client.in_flight_s[i])
-            offers.append(Offer(i, believed_queue_s(queue_s, in_flight_s)))
+            queue_s = self._ask(client, i, request, now)
+            if queue_s is not None:
+                in_flight_s = float(client.in_flight_s[i])
+                offers.append(Offer(i, believed_queue_s(queue_s, in_flight_s)))
         return offers
+
+    def _ask(self, client: Client, i: int, request: Request, now: float) -> float | None:
+        """What a peer tells of its queue; None: it does not serve what it did."""
+        world, at = self._world, request.at
+        stop = int(world.stop[i])
+        serves = world.start[i] <= at and stop >= client.columns.stop[i]
+        if not serves or not world.alive[i]:
+            self._forget(client, i)  # no answer, or "not mine any more"
+            client.busy[i] = math.inf
+            return None
+        queue_s = world.told_queue_s(i, now)
+        client.told_s[i], client.heard_s[i] = queue_s, now
+        there_s = world.owd_s(i, request.access_s, request.place)
+        client.columns.rtt_s[i] = 2 * there_s
+        work_s = world.service_s(i, stop - at, request.tokens)
+        world.promises(i).asked(work_s, queue_s, now, now + there_s)
+        return queue_s
 
     def answered(self, request: Request, queue_s: float, now: float) -> None:
         client, i = self._clients[request.client], request.peer
@@ -192,10 +213,11 @@ class Ours:
         elapsed_s = now - request.sent_s
         blocks = request.stop - request.at
         # A long request is many steps to the daemon: each of its chunks is an observation.
-        chunks = min(1 + request.tokens // CHUNK_TOKENS, OBSERVATIONS_TO_TRUST)
+        tokens = request.tokens - request.held  # what was computed
+        chunks = min(1 + tokens // CHUNK_TOKENS, OBSERVATIONS_TO_TRUST)
         for _ in range(chunks):
-            history.answered(elapsed_s, request.tokens, blocks, queue_s=request.waited_s)
-            client.usual.answered(elapsed_s, request.tokens, blocks)
+            history.answered(elapsed_s, tokens, blocks, queue_s=request.waited_s)
+            client.usual.answered(elapsed_s, tokens, blocks)
         client.columns.block_s[i] = history.block_s(
             self._world.claim(i), CHUNK_TOKENS, usual_tokens_s=client.usual_tokens_s
         )

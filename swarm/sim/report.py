@@ -48,6 +48,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 REQUEST_COLUMNS = (
     "goodput", "done", "p50_s", "p95_s", "hops", "retries", "load", "moves_h", "control_kbit_s",
+    "hit",
 )  # fmt: skip
 LAYOUT_COLUMNS = ("flow_best", "flow_here", "flow", "flow_low", "uncovered", "moves_h", "peers")
 
@@ -59,6 +60,7 @@ MEANINGS = {
     "hops": "hops of an answer",
     "retries": "hops done again, of an answer",
     "load": "offered, of the optimum of the instant (LP)",
+    "hit": "share of hops that had the prompt already, of requests with a common one",
     "flow": "optimum of the layout (LP), of the bound of all layouts (peers cut at will)",
     "flow_best": "the same, of a layout made anew from the peers of the instant that serve",
     "flow_here": "... from these and those that still load: nobody can reach it",
@@ -90,6 +92,7 @@ def measures(outcome: Outcome) -> dict[str, float]:
         "hops": outcome.hops / done if outcome.done else math.nan,
         "retries": outcome.retries / done if outcome.done else math.nan,
         "load": outcome.load,
+        "hit": outcome.hit,
         "flow": outcome.flow,
         "flow_best": outcome.flow_best,
         "flow_here": outcome.flow_here,

@@ -23,6 +23,8 @@ class Request:
     sent_s: float = 0.0
     work_s: float = 0.0  # what its router thinks that the hop costs the device
     waited_s: float = 0.0  # for the device, as the reply tells it
+    prompt: int = -1  # with which it begins, as others do; -1: with words of its own
+    held: int = 0  # tokens that the peer at hand need not compute
     retries: int = 0
     hops: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .affine import Affine
 from .baselines import Drawn, Greedy, Petals, Swarm
 from .dice import Dice
 from .ours import Ours
@@ -13,6 +14,8 @@ def router_of(name: str, world: World, dice: Dice) -> Router:
     match name:
         case "ours":
             return Ours(world, dice)
+        case "affine":
+            return Affine(world, dice)
         case "petals":
             return Petals(world, dice)
         case "swarm":

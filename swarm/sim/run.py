@@ -59,6 +59,7 @@ class Outcome:
     moves_per_hour: float = 0.0  # of one peer
     peers: float = 0.0  # mean
     control_kbit_s: float = 0.0  # of one peer, both directions
+    hit: float = math.nan  # of hops of requests with a common prompt, where it was there already
     trace: str = ""
     events: int = 0
 
@@ -188,6 +189,8 @@ class Simulation:
             access_s=dice.uniform(links.access_ms_min, links.access_ms_max) / 1000,
             place=(dice.random(), dice.random()),
         )  # fmt: skip
+        if scenario.load.prompts and dice.random() < scenario.load.prompt_share:
+            request.prompt = dice.randrange(scenario.load.prompts)
         if self._counts(request):
             self.outcome.offered += 1
             self._open += 1
@@ -229,7 +232,9 @@ class Simulation:
             return
         if not self._admit(request, now):
             return
-        service_s = world.service_s(i, request.stop - request.at, request.tokens)
+        request.held = world.prompts.serve(i, request, counts=self._counts(request))
+        tokens = request.tokens - request.held
+        service_s = world.service_s(i, request.stop - request.at, tokens)
         ends = world.occupy(i, service_s, now)
         request.waited_s = 0.0 if world.lies_load[i] else ends - service_s - now
         if world.admission(i) is not None:
@@ -360,6 +365,8 @@ class Simulation:
         outcome.control_kbit_s = (
             self._control_bytes(ended_s) * 8e-3 / ended_s / max(outcome.peers, 1)
         )
+        if world.prompts.hops:
+            outcome.hit = world.prompts.held / world.prompts.hops
         outcome.trace = self._trace.hexdigest()
         return outcome
 

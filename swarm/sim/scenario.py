@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from ...errors import UserError
 
-Routing = Literal["ours", "petals", "swarm", "random", "greedy", "po3"]
+Routing = Literal["ours", "affine", "petals", "swarm", "random", "greedy", "po3"]
 Moving = Literal["auto", "ours", "petals", "swarm", "none"]
 ROUTINGS: tuple[str, ...] = get_args(Routing)
 
@@ -35,6 +35,7 @@ class Peers:
     table: str = "cpu-int8-4096"  # of table.py: (blocks, tokens) to ms
     spread: float = 0.6  # of speeds: sigma of a lognormal of median 1
     cache_tokens: int = 0  # positions times blocks that a peer admits at once; 0: without bound
+    prompt_tokens: int = 24_576  # guess: that a peer keeps of prompts, beside its sessions
     relayed: float = 0.0  # share of peers behind a relay
     cores: int = 0  # all peers on one machine of so many; 0: each has a device of its own
 
@@ -80,6 +81,9 @@ class Load:
     ramp_s: float = (
         0.0  # the load rises from a tenth within; cold clients learn the peers meanwhile
     )
+    prompts: int = 0  # system prompts, of which requests begin with one; 0: none
+    prompt_share: float = 0.8  # of the requests that do
+    prompt_tokens: int = 1500  # of its tokens are that
     flash_at_s: float = 0.0  # a flash crowd: from here,
     flash_s: float = 0.0  # for so long,
     flash_times: float = 3.0  # so many times the load
@@ -150,11 +154,11 @@ class Scenario:
     placing: Placing = field(default_factory=Placing)
 
 
-SHARES = {"share", "relayed", "loss", "burst_share", "pace_share"}
+SHARES = {"share", "prompt_share", "relayed", "loss", "burst_share", "pace_share"}
 MAY_BE_ZERO = SHARES | {
     "spread", "warm_s", "access_ms_min", "world_ms", "detect_s", "deadline_token_s", "flash_at_s",
     "flash_s", "ramp_s", "cache_tokens", "cores", "row_bytes", "open_s", "copies", "record_bytes",
-    "probe_bytes", "move_s", "tell_s",
+    "probe_bytes", "move_s", "tell_s", "prompts",
 }  # fmt: skip
 
 
@@ -213,6 +217,12 @@ def _check(scenario: Scenario, where: str) -> None:
         raise UserError(
             f"{where}: peers.span_min {peers.span_min} and span_max {peers.span_max} must rise and "
             f"stay within model.blocks {model.blocks}"
+        )
+    load = scenario.load
+    if load.prompts and load.tokens <= load.prompt_tokens:
+        raise UserError(
+            f"{where}: load.tokens {load.tokens} must be more than the {load.prompt_tokens} of a "
+            "prompt (load.prompt_tokens)"
         )
     if scenario.warm_s >= scenario.seconds:
         raise UserError(f"{where}: warm_s {scenario.warm_s:g} leaves nothing of the seconds")

@@ -20,6 +20,7 @@ from ..placement import Holding, believed_rate, join_window, usual_rate
 from ..view import RELAYED, Floats
 from .dice import DiceOf
 from .optimum import layout_bound, optimum
+from .prompts import PromptCaches
 from .scenario import Scenario
 from .table import TABLES, Table
 
@@ -69,6 +70,7 @@ class World:
         self.boasts: Floats = np.ones(size)  # times its rate is what it claims
         self.lies_load = np.zeros(size, dtype=np.bool_)
         self.black_hole = np.zeros(size, dtype=np.bool_)
+        self.prompts = PromptCaches(scenario)
         self._admissions: dict[int, Admission] = {}
         self._promises: dict[int, Promises] = {}
         self.versions = np.zeros(self.total, dtype=np.int64)  # of the layout, at each block

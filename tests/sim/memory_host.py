@@ -136,7 +136,7 @@ class MemoryHost:
         other = self._net.hosts.get(peer)
         if other is None or other.dead:
             raise TransportError(f"cannot reach {peer}")
-        if protocol not in other.handlers:
+        if protocol not in other.handlers:  # a real road tells it later, at the first receive
             raise Unspoken(f"{peer} does not speak {protocol}")
         there, back = _Pipe(), _Pipe()
         mine, theirs = MemoryStream(peer, back, there), MemoryStream(self.peer_id, there, back)

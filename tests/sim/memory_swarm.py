@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import trio
@@ -18,6 +19,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
 from potluck.node.adapters import Shelf
+from potluck.node.compute.prefix_cache import PrefixCache
 from potluck.node.frames import FrameStream
 from potluck.node.queues import tell_queue
 from potluck.node.router import Router
@@ -31,6 +33,7 @@ from potluck.swarm.ledger import Work
 from potluck.swarm.wire import (
     CODED_PROTOCOL,
     PROTOCOL,
+    REMEMBERING_PROTOCOL,
     WEARING_PROTOCOL,
     Message,
     Open,
@@ -81,16 +84,21 @@ class World:
         numerics: str = "adding",
         step_s: float = 0.001,
         shelf: Shelf | None = None,
+        engine: Any = None,
+        prefixes: PrefixCache | None = None,
     ) -> Node:
+        """engine: by default one that adds. prefixes: without, the node is of an older kind."""
         key = IdentityKey.generate()
         host = self.net.host(key.peer_id)
-        engine = AddingEngine(BlockRange(start, stop), numerics)
+        engine = engine or AddingEngine(BlockRange(start, stop), numerics)
         device = InstantDevice(engine, step_s)
         admission = Admission(AdmissionConfig(cache_tokens))
         wardrobe = Wardrobe(engine, admission, MODEL, token_bytes=ROW_BYTES, shelf=shelf)
-        server = Server(engine, device, admission, MODEL, key, wardrobe)
+        server = Server(engine, device, admission, MODEL, key, wardrobe, prefixes)
         for protocol in (PROTOCOL, WEARING_PROTOCOL, CODED_PROTOCOL):
             host.handle(protocol, server.serve)
+        if prefixes is not None:
+            host.handle(REMEMBERING_PROTOCOL, server.serve)
         tell_queue(host, MODEL, lambda: server.rows * step_s)  # type: ignore[arg-type]
         await MemoryDirectory(key, self.shelf).announce(announcement(start, stop, host, numerics))
         self.nodes.append(Node(key, host, server, engine, admission, device, wardrobe))
