@@ -27,7 +27,7 @@ from ..dht.directory import Directory
 from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.sampling_events import Member as Seat
-from ..swarm.wire import PROTOCOL, TRAINING_PROTOCOL, WEARING_PROTOCOL
+from ..swarm.wire import CHAIN_PROTOCOL, PROTOCOL, TRAINING_PROTOCOL, WEARING_PROTOCOL
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
 from .errands import start_errands
@@ -128,6 +128,8 @@ async def _run(
         for protocol in (PROTOCOL, WEARING_PROTOCOL):
             member.host.handle(protocol, house.serve)
         member.host.handle(TRAINING_PROTOCOL, house.train)
+        if member.chains is not None:
+            member.host.handle(CHAIN_PROTOCOL, member.chains.serve)
         house.tell_queues(member.host)
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next

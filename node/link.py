@@ -16,6 +16,7 @@ import trio
 from ..errors import RemoteError, TransportError
 from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
+from ..swarm.chain import Carry
 from ..swarm.history import PeerHistory
 from ..swarm.ledger import Ledger, Work
 from ..swarm.routing import Hop
@@ -36,12 +37,14 @@ from ..swarm.wire import (
     Fault,
     Lacking,
     Message,
+    Onward,
     Open,
     Output,
     Receipts,
     Renew,
     Sign,
     Step,
+    Taken,
     Truncate,
     protocol_of,
 )
@@ -61,7 +64,8 @@ class Link:
     """asked: what the server is opened with. width: of the model. tell: takes what happens.
 
     ledger: checks receipts, where they are asked for; works: takes what was signed for. worn: the
-    adapter that is asked for, to be brought to a server that lacks it.
+    adapter that is asked for, to be brought to a server that lacks it. through: takes what the
+    server says, before `answer` does (chaining.py).
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Link:
         ledger: Ledger | None = None,
         works: Callable[[Work], None] = lambda work: None,
         worn: Bundle | None = None,
+        through: Callable[[Link, Message, memoryview], None] | None = None,
     ) -> None:
         self.number = number
         self.hop = hop
@@ -92,12 +97,13 @@ class Link:
         self._ledger = ledger
         self._works = works
         self._worn = worn
+        self._through = through
         self._reading = trio.CancelScope()
         self._writing = trio.CancelScope()
         self._frames: FrameStream | None = None
         self._dropped = False
         self._sending = False
-        self._outbox: deque[SendStep | AskSign] = deque()
+        self._outbox: deque[Carry | Message] = deque()
         self._pending = trio.Event()
         self._sent_s: deque[tuple[float, int]] = deque()  # (when, tokens) of what is unanswered
         self._quiet_since_s = 0.0
@@ -114,10 +120,18 @@ class Link:
     def history(self) -> PeerHistory:
         return self._router.history(self.hop.peer)
 
-    def post(self, what: SendStep | AskSign) -> None:
+    def post(self, what: Carry | Message) -> None:
         """Have this sent behind what was posted before."""
         self._outbox.append(what)
         self._pending.set()
+
+    def awaits(self, step: SendStep) -> None:
+        """The hop before sends this step: only its answer is waited for."""
+        self._sent(step)
+
+    def fail(self, reason: str) -> None:
+        """What its server said is not right."""
+        self._tell(Lost(self.number, reason))
 
     def drop(self) -> None:
         """It is of no more use: nothing more is told of it, and its stream is reset."""
@@ -152,7 +166,10 @@ class Link:
             nursery.start_soon(self._write, frames)
             self._tell(Opened(self.number))
             while (received := await frames.receive()) is not None:
-                self._answer(*received)
+                if self._through is None:
+                    self.answer(*received)
+                else:
+                    self._through(self, *received)
         except (TransportError, RemoteError) as error:
             return str(error)
         return "the stream was closed"
@@ -189,7 +206,8 @@ class Link:
         history.rtt_s = min(self._quiet_since_s - began_s, history.rtt_s or 1e9)
         return frames
 
-    def _answer(self, message: object, payload: memoryview) -> None:
+    def answer(self, message: object, payload: Payload) -> None:
+        """Take what the server says. Raises RemoteError, TransportError."""
         match message:
             case Output():
                 self._output(message, payload)
@@ -206,7 +224,7 @@ class Link:
             case other:
                 raise RemoteError(f"{type(other).__name__} from a server")
 
-    def _output(self, told: Output, payload: memoryview) -> None:
+    def _output(self, told: Output, payload: Payload) -> None:
         if told.rows:
             unpack(payload, told.rows, self._width, self._asked.dtype)  # finite, and whole
         if not self._sent_s:
@@ -217,6 +235,8 @@ class Link:
         if told.tokens != tokens:
             raise RemoteError(f"an answer to {told.tokens} tokens, asked for {tokens}")
         elapsed_s = trio.current_time() - sent_s
+        if isinstance(told, Taken):  # since the hop before answered; as if we had sent it
+            elapsed_s = max(elapsed_s, told.compute_s + told.queue_s) + (self.history.rtt_s or 0.0)
         self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
         self._tell(Answered(self.number, told.at, told.rows, payload))
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
@@ -251,26 +271,44 @@ class Link:
         """Send what is posted, in order; when nothing was for long, renew the lease."""
         while True:
             while self._outbox:
-                step = self._outbox.popleft()
-                if isinstance(step, AskSign):
-                    if step.back is not None:
-                        await self._send(frames, Truncate(step.back))
-                    await self._send(frames, Sign())
-                    continue
-                tokens = sum(step.sizes)
-                self._sent_s.append((trio.current_time(), tokens))
-                self.history.sent(tokens, len(self.hop.blocks))
-                behind: Message | None = None
-                if self._outbox and self._outbox[0] == AskSign(self.number):
-                    self._outbox.popleft()
-                    behind = Sign()
-                asked = Step(step.at, step.sizes, step.rows)
-                await self._send(frames, asked, *step.payloads, behind=behind)
+                posted = self._outbox.popleft()
+                if isinstance(posted, Carry):
+                    await self._carry(frames, posted)
+                else:
+                    await self._send(frames, posted)
             self._pending = trio.Event()
             with trio.move_on_at(self._quiet_since_s + self._lease_s * RENEW_SHARE) as quiet:
                 await self._pending.wait()
             if quiet.cancelled_caught:
                 await self._send(frames, Renew())
+
+    async def _carry(self, frames: FrameStream, posted: Carry) -> None:
+        what, road = posted.what, posted.road
+        if isinstance(what, AskSign):
+            backs = [at for at in (what.back, posted.back) if at is not None]
+            if backs:
+                await self._send(frames, Truncate(min(backs)))
+            await self._send(frames, Sign())
+            return
+        if not posted.again:
+            self._sent(what)
+        behind: Message | None = None
+        if self._outbox and self._outbox[0] == Carry(AskSign(self.number)):
+            self._outbox.popleft()
+            behind = Sign()
+        asked = Step(what.at, what.sizes, what.rows)
+        if road is not None:
+            asked = Onward(
+                what.at, what.sizes, road.rows,
+                number=road.number, epoch=road.epoch, hops=road.hops,
+            )  # fmt: skip
+        await self._send(frames, asked, *what.payloads, behind=behind)
+
+    def _sent(self, step: SendStep) -> None:
+        """Its answer is waited for from now on."""
+        tokens = sum(step.sizes)
+        self._sent_s.append((trio.current_time(), tokens))
+        self.history.sent(tokens, len(self.hop.blocks))
 
     async def _send(
         self,

@@ -19,6 +19,7 @@ import math
 from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -30,18 +31,25 @@ from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.receipt import Notary
 from ..swarm.wire import (
+    Apart,
     Busy,
+    Fence,
+    Follow,
+    Lead,
     Leaving,
     Message,
+    Onward,
     Open,
     Opened,
     Output,
+    Push,
     Renew,
     Sign,
     Step,
     Truncate,
     Wear,
 )
+from .chain import Chains, Seat, answer_to
 from .engine import DTYPE_BYTES, Device, Engine
 from .frames import FrameStream
 from .log import get_logger
@@ -65,6 +73,7 @@ class _Session:
     payload_bytes_max: int
     notary: Notary | None = None  # where receipts were asked for
     worn: Lent | None = None  # the adapter
+    seat: Seat | None = None  # in a chain, once the client has spoken of one
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
     length: int = 0
@@ -82,14 +91,17 @@ class Server:
         model: str,
         key: IdentityKey,
         wardrobe: Wardrobe | None = None,
+        chains: Chains | None = None,
     ) -> None:
-        """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none."""
+        """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none.
+        chains: for those that go from hop to hop; None: none do."""
         self._engine = engine
         self._device = device
         self._admission = admission
         self._model = model
         self._notaries = Notaries(key)
         self._wardrobe = wardrobe
+        self._chains = chains
         self._live: dict[object, _Session] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
@@ -131,6 +143,8 @@ class Server:
                 self._device.post(self._engine.close_cache, session.cache)
                 self._undress(session.worn)
                 self.release(key)
+                if session.seat is not None:
+                    session.seat.end()
         with trio.move_on_after(1):
             if session.scope.cancelled_caught:
                 await frames.send(Busy("the server has left", RETRY_LATEST_S))
@@ -196,6 +210,11 @@ class Server:
             undone.callback(self._device.post, self._engine.close_cache, cache)
             session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
             session.worn = worn
+            if self._chains is not None:
+                width, tell = self._engine.width, partial(self._answer, session)
+                session.seat = Seat(
+                    self._chains, frames.peer, asked, width, payload_bytes_max, tell
+                )
             opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
             if asked.receipts:
                 session.notary = self._notaries.open(asked, opened)
@@ -234,7 +253,8 @@ class Server:
             received: tuple[Message, memoryview] | None = session.ahead.popleft()
         else:
             with trio.move_on_at(self._admission.expires_s(key)) as lease:
-                received = await session.frames.receive()
+                frames, seat = session.frames, session.seat
+                received = await (frames.receive() if seat is None else seat.receive(frames))
             if lease.cancelled_caught:
                 await self._answer(session, Busy("the lease ran out", 0.0))
                 return False
@@ -244,6 +264,8 @@ class Server:
         match received:
             case Step() as step, payload:
                 return await self._run(session, key, step, payload)
+            case (Lead() | Follow() | Fence()) as told, _ if session.seat is not None:
+                await session.seat.hear(told)
             case Truncate(at), _:
                 if at > session.length:
                     raise RemoteError(f"truncating to {at} of {session.length}")
@@ -262,20 +284,20 @@ class Server:
     async def _run(self, session: _Session, key: object, step: Step, payload: memoryview) -> bool:
         """Serve a step; False when the session has ended meanwhile."""
         tokens = sum(step.sizes)
-        if min(step.sizes) < 1 or step.rows > tokens:
-            raise RemoteError(f"a step of sizes {step.sizes} that wants {step.rows} rows")
-        if step.at > session.length or step.at + tokens > session.tokens:
-            raise RemoteError(
-                f"a step at {step.at}..{step.at + tokens} of a session that holds "
-                f"{session.length} of {session.tokens}"
-            )
+        if why := _unfit(session, step, tokens):
+            if session.seat is None or not isinstance(step, Push):
+                raise RemoteError(why)
+            await session.seat.refuse(why)
+            return True
+        onward = step if isinstance(step, Onward) and step.hops else None
+        own = Step(step.at, step.sizes, step.rows if onward is None else tokens)
         if session.notary is not None:
             check_room(session.notary)
         waiting = self._device.waiting
         began = trio.current_time()
         self.rows += tokens
         try:
-            done = await self._compute(session, step, payload, watch=waiting > 0)
+            done = await self._compute(session, own, payload, watch=waiting > 0)
         except Refused as refusal:  # it waited for all of its time, or too many do
             await self._answer(session, Busy(refusal.reason, refusal.retry_after_s))
             return False
@@ -291,9 +313,12 @@ class Server:
         queue_s = max(0.0, trio.current_time() - began - compute_s)
         if not math.isfinite(compute_s):
             compute_s = 0.0
-        await self._answer(
-            session, Output(step.at, tokens, step.rows, compute_s, queue_s, waiting), answer
-        )
+        seat = session.seat
+        alone = onward is not None and (seat is None or not seat.push(onward, answer))
+        output = Output(step.at, tokens, own.rows, compute_s, queue_s, waiting)
+        await self._answer(session, answer_to(step, output), answer)
+        if alone:
+            await self._answer(session, Apart(True, "nobody follows here"))
         if session.notary is not None:
             await note(session.notary, step.at, payload, answer)
         return True
@@ -360,3 +385,15 @@ class Server:
                 await session.frames.send(message, *payload)
         if deadline.cancelled_caught:
             raise TransportError(f"{session.frames.peer} took no answer in {ANSWER_S:.0f} s")
+
+
+def _unfit(session: _Session, step: Step, tokens: int) -> str:
+    """Why it is no step of this session; empty: it is."""
+    if min(step.sizes) < 1 or step.rows > tokens:
+        return f"a step of sizes {step.sizes} that wants {step.rows} rows"
+    if step.at > session.length or step.at + tokens > session.tokens:
+        return (
+            f"a step at {step.at}..{step.at + tokens} of a session that holds "
+            f"{session.length} of {session.tokens}"
+        )
+    return ""

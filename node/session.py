@@ -16,13 +16,12 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 import trio
 
 from ..errors import MissingBlocks, PotluckError, Refused, TransportError
-from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
+from ..swarm.chain import Carry
 from ..swarm.classes import Classes
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.ledger import Ledger, Work
@@ -54,11 +53,14 @@ from ..swarm.session_events import (
     Uncounted,
 )
 from .adapters import question
+from .chaining import Chaining
 from .link import Link
 from .log import get_logger
 from .net.host import Host
 from .patience import Patience
 from .router import HURRY_S, LOOK_AGAIN_S, Router
+from .session_plan import Recovery as Recovery
+from .session_plan import SessionPlan as SessionPlan
 from .timers import Timers
 
 log = get_logger()
@@ -66,34 +68,6 @@ log = get_logger()
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
 SETTLE_S = 10.0  # guess: for the last receipts; a hop that gives none is replaced within it
 STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPlan:
-    """What a session is to be. tokens: the positions that it may grow to. width: of the model.
-    receipts: whether its servers shall sign. adapter: that it wears."""
-
-    model: str
-    name: str
-    blocks: int
-    width: int
-    tokens: int
-    dtype: str = "f32"
-    dtype_bytes: int = 4
-    wait_s: float = 0.0
-    receipts: bool = False
-    adapter: Bundle | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """One loss of a hop, as the session saw it. moved: it was left for the direct way to it."""
-
-    peer: str
-    blocks: BlockRange
-    reason: str
-    at_s: float
-    moved: bool = False
 
 
 class LiveSession:
@@ -125,6 +99,7 @@ class LiveSession:
                 STANDBY_FROM,
                 patience.open_hedge_s,
                 cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
+                alone=plan.chain,
             )
         )
         self.ledger: Ledger | None = None
@@ -138,6 +113,12 @@ class LiveSession:
         self._settling: trio.Event | None = None
         self._convicted: set[str] = set()
         self._links: dict[int, Link] = {}
+        self._chaining: Chaining | None = None
+        if plan.chain:
+            self._chaining = Chaining(
+                host, self._name, self._machine, self._links, nursery, self._dispatch,
+                receipts=plan.receipts,
+            )  # fmt: skip
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._outputs: deque[tuple[Payload, float]] = deque()  # and when it came
         self.answered_s = 0.0  # when the output came that was taken last
@@ -159,6 +140,11 @@ class LiveSession:
     def flowing(self) -> bool:
         """True once a step was sent on the way."""
         return any(link.flowing for link in self._links.values())
+
+    @property
+    def chained(self) -> int:
+        """How many steps were pushed from hop to hop, over one at least."""
+        return 0 if self._chaining is None else self._chaining.steps
 
     @property
     def exact(self) -> bool:
@@ -242,6 +228,8 @@ class LiveSession:
         self._perform(self._machine.handle(event, trio.current_time()))
         if self.ledger is not None:
             self._write_down(self.ledger, event)
+        if self._chaining is not None:
+            self._chaining.settle(event)
 
     def _write_down(self, ledger: Ledger, event: Event) -> None:
         if isinstance(event, Answered) and event.link in self._links:  # it was of the right shape
@@ -252,12 +240,12 @@ class LiveSession:
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case SendStep(number):
-                    self._links[number].post(effect)
+                case SendStep():
+                    self._post(effect)
                     if self.ledger is not None:
                         self.ledger.sent(effect)
                 case AskSign(number, back):
-                    self._links[number].post(effect)
+                    self._post(effect)
                     if back is not None and self.ledger is not None:
                         self.ledger.asked(number, back)
                 case Counted(number, first, until) if self.ledger is not None:
@@ -273,13 +261,23 @@ class LiveSession:
                     self._arrived.set()
                 case FindRoute(gap, blocks):
                     self._nursery.start_soon(self._find_route, gap, blocks)
-                case FindStandby():
+                case FindStandby(number, why=why):
+                    if why == "late" and self._chaining is not None:
+                        self._chaining.late(number)
                     self._nursery.start_soon(self._find_standby, effect)
                 case OpenLink(number, hop):
                     self._links[number] = link = self._link(number, hop)
+                    if self._chaining is not None:
+                        self._chaining.opens(link)
                     self._nursery.start_soon(link.run, self._nursery)
                 case CloseLink(number, _, reason):
                     self._drop(self._links.pop(number), reason)
+
+    def _post(self, what: SendStep | AskSign) -> None:
+        if self._chaining is None:
+            self._links[what.link].post(Carry(what))
+        else:
+            self._chaining.post(what)
 
     def _link(self, number: int, hop: Hop) -> Link:
         plan, blocks = self._plan, hop.blocks
@@ -297,6 +295,7 @@ class LiveSession:
             ledger=self.ledger,
             works=self._on_signed or (lambda work: None),
             worn=plan.adapter,
+            through=None if self._chaining is None else self._chaining.receive,
         )
 
     def _drop(self, link: Link, reason: str) -> None:
@@ -308,6 +307,8 @@ class LiveSession:
             log.debug("hop lost", peer=peer, blocks=str(blocks), reason=reason)
         if self.ledger is not None:
             self.ledger.lost(link.number)
+        if self._chaining is not None:
+            self._chaining.lost(link.number)
         link.drop()
 
     def _move(self, peer: str) -> None:
