@@ -45,7 +45,7 @@ from .compute.draft_model import DraftModel
 from .compute.sampling import Settings
 from .compute.voice import Voice
 from .compute.worker import Worker, open_worker
-from .config import find_access, find_audit, find_join, find_pins, home_of
+from .config import find_access, find_audit, find_chain, find_join, find_pins, home_of
 from .credit.purse import open_purse
 from .drafting import Drafts
 from .generation import Generation, Request, open_generation
@@ -86,13 +86,15 @@ class Options(TypedDict, total=False):
     receipts: bool  # have the servers sign, for Generation.proof
     audit: str  # "on": have a share of the work computed again (generation.py); or "off"
     adapter: str | Path  # LoRA: a folder that PEFT saved, or the digest of one kept here
+    chain: str  # "auto": from hop to hop, where hops can; "off": each over us
     draft: str | Path  # what guesses ahead: "auto", what was said before; a small model too; "off"
 
 
 class Swarm:
     """A client's membership. Made by `open_swarm`.
 
-    audits: whether answers are audited for which nothing else is said.
+    audits, chains: whether answers are audited, and go from hop to hop, for which nothing else is
+    said.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Swarm:
         # SystemRandom: which peer a client prefers must not be guessable by the peers
         self.router = Router(member.host, member.directory, random.SystemRandom(), trust)
         self.audits = find_audit(None, home)
+        self.chains = find_chain(None, home)
         self._services = services
         self._auditor: Auditor | None = None
         self._witness: Witness | None = None
@@ -176,7 +179,8 @@ class Swarm:
             worn = await self.adapter(voice, ref)
         drafts = await self.drafts(voice, options.get("draft", "auto"))
         request = _request(voice, prompt, options, audit=audit)
-        request = replace(request, adapter=worn, drafts=drafts)
+        chain = find_chain(options["chain"], self._home) if "chain" in options else self.chains
+        request = replace(request, adapter=worn, drafts=drafts, chain=chain)
         try:
             async with self.answer(request) as answer:
                 yield answer

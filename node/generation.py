@@ -64,7 +64,8 @@ class Request:
     receipts: whether the servers shall sign, so that the answer can be proved. audit: whether a
     share of their work is computed again by others; they sign for it then too. amend: whether words
     that were given may be replaced; if not, a conviction that would is the end of the answer.
-    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead.
+    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead. chain:
+    whether steps go from hop to hop where they can.
     """
 
     voice: Voice
@@ -79,6 +80,7 @@ class Request:
     amend: bool = True
     adapter: Bundle | None = None
     drafts: Drafts | None = None
+    chain: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -165,6 +167,11 @@ class Generation:
     def flowing(self) -> bool:
         """True from when the prompt has begun to go down the first hop."""
         return self._session.flowing
+
+    @property
+    def chained(self) -> int:
+        """How many steps went from hop to hop, over one at least."""
+        return self._session.chained
 
     @property
     def audits(self) -> Tally | None:
@@ -374,16 +381,9 @@ async def open_generation(
             f"{voice.context - len(request.ids)} new tokens"
         )
     plan = SessionPlan(
-        model=voice.digest,
-        name=voice.name,
-        blocks=voice.blocks,
-        width=voice.width,
-        tokens=tokens,
-        dtype=DTYPE,
-        wait_s=request.wait_s,
-        receipts=request.receipts or request.audit,
-        adapter=request.adapter,
-    )
+        voice.digest, voice.name, voice.blocks, voice.width, tokens, DTYPE, wait_s=request.wait_s,
+        receipts=request.receipts or request.audit, adapter=request.adapter, chain=request.chain,
+    )  # fmt: skip
     if not request.audit:
         async with open_session(host, router, plan) as session:
             yield Generation(session, worker, request)

@@ -224,7 +224,7 @@ class Chain:
         if line.due and not line.sends and line.due[0].is_sent_as(what):
             pushed = line.due.popleft()
             assert isinstance(what, SendStep)
-            pushed.step = what
+            pushed.step, line.ahead = what, None  # it takes the place of what was there
             line.asked.append(pushed)
             if line.early:
                 self.ready.append(what.link)

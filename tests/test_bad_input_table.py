@@ -152,6 +152,7 @@ MACHINE = {
 }
 # Streams of which others are asked for no more than a number, or that only tests and benches open.
 ELSEWHERE = {
+    "/potluck/chain/1": "as session/2, and who may push: tests/test_chained_session.py",
     "/potluck/session/3": "as session/2, and what is worn: tests/test_wardrobe.py",
     "/potluck/swim/1": "frames of one size: tests/test_membership.py, test_words.py",
     "/potluck/clock/1": "one number, outvoted: tests/test_clock.py",

@@ -145,7 +145,8 @@ class SwarmBackend:
         others, and to hold each text back until it is audited would make all wait for what befalls
         one in many: an answer whose server is convicted ends with an error, and asked again it goes
         by others."""
-        asked = replace(request, audit=self._swarm.audits, amend=False)
+        habits = self._swarm
+        asked = replace(request, audit=habits.audits, amend=False, chain=habits.chains)
         return self._swarm.answer(asked, self._worker)
 
     async def hidden(self, language: Language, ids: Sequence[int], wait_s: float) -> Floats:

@@ -18,6 +18,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
 from potluck.node.adapters import Shelf
+from potluck.node.chain import Chains
 from potluck.node.frames import FrameStream
 from potluck.node.queues import tell_queue
 from potluck.node.router import Router
@@ -28,7 +29,14 @@ from potluck.swarm.adapter import Bundle
 from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work
-from potluck.swarm.wire import PROTOCOL, WEARING_PROTOCOL, Message, Open, Opened
+from potluck.swarm.wire import (
+    CHAIN_PROTOCOL,
+    PROTOCOL,
+    WEARING_PROTOCOL,
+    Message,
+    Open,
+    Opened,
+)
 
 from .adding_engine import WIDTH, AddingEngine, InstantDevice
 from .memory_host import MemoryHost, MemoryNet
@@ -52,7 +60,7 @@ class Node:
 def client_of(net: MemoryNet, shelf: MemoryShelf) -> tuple[MemoryHost, Router]:
     """A new peer that only asks."""
     key = IdentityKey.generate()
-    host = net.host(key.peer_id)
+    host = net.host(key.peer_id, key)
     directory = MemoryDirectory(key, shelf)
     return host, Router(host, directory, random.Random(1))  # type: ignore[arg-type]
 
@@ -74,14 +82,19 @@ class World:
         numerics: str = "adding",
         step_s: float = 0.001,
         shelf: Shelf | None = None,
+        chains: bool = True,
     ) -> Node:
+        """chains: or it is one of those that know of none."""
         key = IdentityKey.generate()
         host = self.net.host(key.peer_id)
         engine = AddingEngine(BlockRange(start, stop), numerics)
         device = InstantDevice(engine, step_s)
         admission = Admission(AdmissionConfig(cache_tokens))
         wardrobe = Wardrobe(engine, admission, MODEL, token_bytes=ROW_BYTES, shelf=shelf)
-        server = Server(engine, device, admission, MODEL, key, wardrobe)
+        linked = Chains(host, key) if chains else None  # type: ignore[arg-type]
+        server = Server(engine, device, admission, MODEL, key, wardrobe, linked)
+        if linked is not None:
+            host.handle(CHAIN_PROTOCOL, linked.serve)
         for protocol in (PROTOCOL, WEARING_PROTOCOL):
             host.handle(protocol, server.serve)
         tell_queue(host, MODEL, lambda: server.rows * step_s)  # type: ignore[arg-type]
@@ -133,11 +146,16 @@ async def world(*spans: tuple[int, int]) -> AsyncIterator[World]:
 
 
 def plan(
-    tokens: int = 64, wait_s: float = 0.0, receipts: bool = False, adapter: Bundle | None = None
+    tokens: int = 64,
+    wait_s: float = 0.0,
+    receipts: bool = False,
+    adapter: Bundle | None = None,
+    chain: bool = False,
 ) -> SessionPlan:
     return SessionPlan(
-        MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s, receipts=receipts, adapter=adapter
-    )
+        MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s, receipts=receipts, adapter=adapter,
+        chain=chain,
+    )  # fmt: skip
 
 
 def rows(number: int, tokens: int = 1) -> bytes:
@@ -156,10 +174,11 @@ async def begun(
     receipts: bool = False,
     works: Callable[[Work], None] | None = None,
     adapter: Bundle | None = None,
+    chain: bool = False,
 ) -> AsyncIterator[tuple[LiveSession, Router]]:
     """A session of a new client, and the client's router. works: takes what was signed for."""
     host, router = made.client()
-    asked = plan(tokens, wait_s, receipts, adapter)
+    asked = plan(tokens, wait_s, receipts, adapter, chain)
     async with open_session(host, router, asked, works) as session:  # type: ignore[arg-type]
         yield session, router
 
@@ -187,10 +206,14 @@ async def step(session: LiveSession, number: int) -> bytes:
 
 
 async def talk(
-    made: World, kill_at: dict[int, list[int]], adapter: Bundle | None = None
+    made: World,
+    kill_at: dict[int, list[int]],
+    adapter: Bundle | None = None,
+    *,
+    chain: bool = False,
 ) -> list[bytes]:
     """A prompt in two chunks and eight steps. kill_at: before which step to kill which stages."""
-    async with begun(made, adapter=adapter) as (session, _):
+    async with begun(made, adapter=adapter, chain=chain) as (session, _):
         out = [await prompt(session)]
         for number in range(8):
             for start in kill_at.get(number, []):
