@@ -74,9 +74,7 @@ log = get_logger()
 class Chains:
     """One node's. wall: unix seconds."""
 
-    def __init__(
-        self, host: Host, key: IdentityKey, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, host: Host, key: IdentityKey, wall: Callable[[], float] = time.time) -> None:
         self.host = host
         self.key = key
         self.wall = wall

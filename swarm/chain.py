@@ -8,7 +8,7 @@ already: nothing is sent, and the answer of that hop, which may be here, is hand
 
       star      us ─▶ A ─▶ us ─▶ B ─▶ us ─▶ C ─▶ us        2 P roads a step
       chain     us ─▶ A ─▶ B ─▶ C ─▶ us                    P + 1 roads (algorithms.md 9)
-                      └─▶ us  └─▶ us                        mirrors, which nobody waits for on the way
+                      └─▶ us  └─▶ us                       mirrors, that no hop waits for
 
 An output is delivered once all mirrors of its step are here, so whatever dies after that, the
 journal has what a replay needs, without asking anyone. It costs no time where a road to us is no
@@ -16,9 +16,9 @@ longer than the way over the other hops, and of our own road what the star costs
 rebuild lost mirrors from upstream instead would save that, and make two deaths at once a replay
 from the beginning of the model.
 
-    line of a server     due ───────── SendStep of the very rows that were mirrored ──▶ asked
-                          │ early: answers to these                                       │ answered
-                          └── anything else ──▶ fence: older pushes are void ─────────────┴─▶ held
+    line of a server     due ──── SendStep of the very rows that were mirrored ──▶ asked
+                          │ early: answers to these                                 │ answered
+                          └── anything else ──▶ fence: older pushes are void ───────┴─▶ held
 
 Either pushes are on the way to a server or what we send it ourselves, never both: so what it
 computes, and signs for, has one order. What does not fit waits (`held`) until the pushes are

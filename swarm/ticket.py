@@ -9,8 +9,8 @@ nobody whom a client merely names, and the first takes nobody but whom the clien
 
 Where receipts are asked for the leader also signs for each step that it pushes (`Seal`). The
 follower takes none without, and shows it with its answer. The client holds it against the rows that
-the leader gave to itself: if they differ, it is the leader who told two stories; if there is no good
-seal, it is the follower. The number of the step is in it, for the same position may be computed
+it was given by the leader: if they differ, the leader told two stories; if there is no good seal,
+it is the follower's fault. The number of the step is in it, for the same position may be computed
 again with other rows.
 """
 

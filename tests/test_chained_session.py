@@ -8,12 +8,9 @@ from dataclasses import replace
 
 import pytest
 import trio
-from sim.adding_engine import WIDTH
 from sim.memory_host import MemoryStream
 from sim.memory_swarm import (
-    MODEL,
     THREE_STAGES,
-    Node,
     World,
     begun,
     heard,
@@ -80,9 +77,12 @@ async def test_what_goes_from_hop_to_hop_is_what_goes_by_star(
     autojump_clock: MockClock, receipts: bool
 ) -> None:
     expected = await undisturbed()
-    async with world(*THREE_STAGES) as made, begun(made, receipts=receipts, chain=True) as (
-        session,
-        _,
+    async with (
+        world(*THREE_STAGES) as made,
+        begun(made, receipts=receipts, chain=True) as (
+            session,
+            _,
+        ),
     ):
         assert await told(session) == expected
         assert session.chained >= 8 and session.recoveries == []
@@ -103,9 +103,12 @@ async def test_killed_servers_change_no_answer(
     autojump_clock: MockClock, kills: dict[int, list[int]], receipts: bool
 ) -> None:
     expected = await undisturbed()
-    async with world(*THREE_STAGES) as made, begun(made, receipts=receipts, chain=True) as (
-        session,
-        _,
+    async with (
+        world(*THREE_STAGES) as made,
+        begun(made, receipts=receipts, chain=True) as (
+            session,
+            _,
+        ),
     ):
         out = [await prompt(session)]
         for number in range(8):
@@ -147,9 +150,12 @@ async def test_a_session_with_an_adapter_goes_from_hop_to_hop(autojump_clock: Mo
     async with world(*THREE_STAGES) as made:
         expected = await talk(made, {}, ONE)
     assert expected != await undisturbed()
-    async with world(*THREE_STAGES) as made, begun(made, adapter=ONE, chain=True) as (
-        session,
-        _,
+    async with (
+        world(*THREE_STAGES) as made,
+        begun(made, adapter=ONE, chain=True) as (
+            session,
+            _,
+        ),
     ):
         assert await told(session) == expected and session.chained >= 8
 
@@ -203,7 +209,7 @@ async def test_no_chain_is_made_unless_it_is_asked_for(autojump_clock: MockClock
 async def test_a_push_that_is_held_up_is_made_good_by_star(autojump_clock: MockClock) -> None:
     """The road between two hops goes dead, and nobody says so: neither is lost."""
     expected = await undisturbed()
-    async with world((0, 2), (2, 4), (4, 6)) as made, begun(made, chain=True) as (session, router):
+    async with world((0, 2), (2, 4), (4, 6)) as made, begun(made, chain=True) as (session, _):
         out = [await prompt(session)]
         out += [await step(session, number) for number in range(6)]
         leader = made.nodes[0]
@@ -221,9 +227,10 @@ async def test_who_pushes_rubbish_harms_no_session(
 ) -> None:
     """Its follower takes no more of it, and goes on by star with what was given to us."""
     expected = await undisturbed()
-    async with world((0, 2), (2, 4), (4, 6)) as made, begun(
-        made, receipts=receipts, chain=True
-    ) as (session, _):
+    async with (
+        world((0, 2), (2, 4), (4, 6)) as made,
+        begun(made, receipts=receipts, chain=True) as (session, _),
+    ):
         out = [await prompt(session), await step(session, 0)]
         leader, follower = made.nodes[0], made.nodes[1]
         (road,) = [one for one in leader.host.streams if one.peer == follower.host.peer_id]
@@ -397,32 +404,6 @@ async def test_nobody_is_dialed_without_consent(autojump_clock: MockClock) -> No
         assert [node.host.dialed for node in made.nodes] == [[], []]
 
 
-async def leads_badly(made: World, flood: int) -> tuple[FrameStream, int]:
-    """The follower's session, led by somebody who pushes without end; how many it took."""
-    key, first, second = await pair(made)
-    bad = IdentityKey.generate()
-    host = made.net.host(bad.peer_id, bad)
-    sent = 0
-
-    async def lead(stream: MemoryStream) -> None:
-        nonlocal sent
-        frames = FrameStream(stream)
-        assert isinstance(await heard(frames), Join)
-        await frames.send(Joined())
-        for number in range(flood):
-            while len(stream.outward.data) > 1000:  # as flow control has it
-                await trio.sleep(0.001)
-            push = Push(number, (1,), 1, number=number, epoch=0, hops=0)
-            await frames.send(push, rows(number))
-            sent += 1
-
-    host.handle(CHAIN_PROTOCOL, lead)
-    raw = sign_ticket(key, ticket(made, leader=bad.peer_id))
-    await second.send(Follow(raw, sign_consent(bad, raw, host.addresses()), 0))
-    assert isinstance(await heard(second), Following)
-    return second, sent
-
-
 async def test_a_flood_of_pushes_waits_in_the_leaders_stream(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,23 +417,42 @@ async def test_a_flood_of_pushes_waits_in_the_leaders_stream(
         return full(seat, payload)
 
     monkeypatch.setattr(node_chain.Seat, "_full", look)
-    async with world() as made:
-        for start in (0, 3):
-            await made.add(start, start + 3)
+    bad = IdentityKey.generate()
+    floods: list[MemoryStream] = []
+
+    async def flood(stream: MemoryStream) -> None:
+        floods.append(stream)
+        frames = FrameStream(stream)
+        assert isinstance(await heard(frames), Join)
+        await frames.send(Joined())
+        for number in range(9000):
+            push = Push(number, (1,), 1, number=number, epoch=0, hops=0)
+            await frames.send(push, rows(number))
+        await stream.broken()
+
+    async with world((0, 3), (3, 6)) as made:
         made.nodes[1].device.step_s = 1.0
-        frames, _ = await leads_badly(made, 10_000)
+        host = made.net.host(bad.peer_id, bad)
+        host.handle(CHAIN_PROTOCOL, flood)
+        key, _, second = await pair(made)
+        raw = sign_ticket(key, ticket(made, leader=bad.peer_id))
+        await second.send(Follow(raw, sign_consent(bad, raw, host.addresses()), 0))
+        assert isinstance(await heard(second), Following)
         for number in range(5):
-            taken = await heard(frames)
+            taken = await heard(second)
             assert isinstance(taken, Taken) and taken.number == number
-        assert most <= QUEUE_MAX
-        await frames.close()
+        assert most == QUEUE_MAX
+        assert len(floods[0].outward.data) > 100_000, "all of it was read"
+        await second.close()
+        await wait_all_tasks_blocked()
+        assert floods[0].outward.broken, "who is led no more reads no more"
 
 
 async def test_a_push_with_a_hole_before_it_ends_the_chain_and_not_the_session(
     autojump_clock: MockClock,
 ) -> None:
     async with world((0, 3), (3, 6)) as made:
-        first, second, _ = await chained(made)
+        _, second, _ = await chained(made)
         await second.send(Onward(0, (1,), 1, number=0, epoch=0, hops=0), rows(1))
         assert isinstance(await heard(second), Output)
         leading = made.nodes[0].server._live

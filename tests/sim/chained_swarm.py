@@ -265,7 +265,8 @@ class ChainedSwarm(Swarm):
                 self.serve_push(number)
             case "out":
                 self.chaining.receive(
-                    self.links[number], *self.servers_of[number].out.popleft()  # type: ignore[arg-type]
+                    self.links[number],
+                    *self.servers_of[number].out.popleft(),  # type: ignore[arg-type]
                 )
             case "join":
                 leader, follower = self.joins.popleft()
