@@ -258,6 +258,11 @@ class Seat:
         self._room.set()
         return self._queue.popleft()
 
+    @property
+    def pushed(self) -> bool:
+        """Whether more steps wait that were pushed."""
+        return bool(self._queue)
+
     async def refuse(self, why: str) -> None:
         """What was pushed is of no use: take no more of it."""
         self._queue.clear()

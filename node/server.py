@@ -283,11 +283,11 @@ class Server:
 
     async def _run(self, session: _Session, key: object, step: Step, payload: memoryview) -> bool:
         """Serve a step; False when the session has ended meanwhile."""
-        tokens = sum(step.sizes)
+        tokens, seat = sum(step.sizes), session.seat
         if why := _unfit(session, step, tokens):
-            if session.seat is None or not isinstance(step, Push):
+            if seat is None or not isinstance(step, Push):
                 raise RemoteError(why)
-            await session.seat.refuse(why)
+            await seat.refuse(why)
             return True
         onward = step if isinstance(step, Onward) and step.hops else None
         own = Step(step.at, step.sizes, step.rows if onward is None else tokens)
@@ -297,7 +297,9 @@ class Server:
         began = trio.current_time()
         self.rows += tokens
         try:
-            done = await self._compute(session, own, payload, watch=waiting > 0)
+            # pushes are taken first: what the client says meanwhile must not wait for all of them
+            watch = waiting > 0 or (seat is not None and seat.pushed)
+            done = await self._compute(session, own, payload, watch=watch)
         except Refused as refusal:  # it waited for all of its time, or too many do
             await self._answer(session, Busy(refusal.reason, refusal.retry_after_s))
             return False
@@ -313,7 +315,6 @@ class Server:
         queue_s = max(0.0, trio.current_time() - began - compute_s)
         if not math.isfinite(compute_s):
             compute_s = 0.0
-        seat = session.seat
         alone = onward is not None and (seat is None or not seat.push(onward, answer))
         output = Output(step.at, tokens, own.rows, compute_s, queue_s, waiting)
         await self._answer(session, answer_to(step, output), answer)
