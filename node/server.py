@@ -16,11 +16,9 @@ A server that leaves says so on every stream, and serves on until its sessions h
 from __future__ import annotations
 
 import math
-from collections import deque
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import trio
 
@@ -29,7 +27,6 @@ from ..errors import PotluckError, Refused, RemoteError, TransportError
 from ..swarm.admission import RETRY_LATEST_S, Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
-from ..swarm.receipt import Notary
 from ..swarm.wire import (
     Apart,
     Busy,
@@ -55,29 +52,14 @@ from .frames import FrameStream
 from .log import get_logger
 from .net.stream import Stream
 from .opening import ANSWER_S, serve_stream
+from .served import Served, next_of, unfit
 from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
 log = get_logger()
 
+HOLD_S = 0.02  # guess: receipts wait so long for an answer to go with; below any client's hedge
 AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
-
-
-@dataclass(slots=True)
-class _Session:
-    frames: FrameStream
-    cache: Any
-    blocks: BlockRange
-    tokens: int
-    dtype: str
-    payload_bytes_max: int
-    notary: Notary | None = None  # where receipts were asked for
-    worn: Lent | None = None  # the adapter
-    seat: Seat | None = None  # in a chain, once the client has spoken of one
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
-    length: int = 0
-    ahead: deque[tuple[Message, memoryview]] = field(default_factory=deque)  # read while it waited
 
 
 class Server:
@@ -102,7 +84,7 @@ class Server:
         self._notaries = Notaries(key)
         self._wardrobe = wardrobe
         self._chains = chains
-        self._live: dict[object, _Session] = {}
+        self._live: dict[object, Served] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
         self.rows = 0  # of steps that wait for the device, or are with it
@@ -167,7 +149,7 @@ class Server:
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await self._until_empty()
 
-    async def _tell(self, session: _Session) -> None:
+    async def _tell(self, session: Served) -> None:
         """Say that we leave; whoever hears it has a standby filled while we serve on."""
         assert self._leaves_s is not None
         within_s = max(0.0, self._leaves_s - trio.current_time())
@@ -184,7 +166,7 @@ class Server:
         while self._admission.sessions:  # those that are being opened among them
             await self._empty.wait()
 
-    async def _open(self, frames: FrameStream, asked: Open, key: object) -> _Session | None:
+    async def _open(self, frames: FrameStream, asked: Open, key: object) -> Served | None:
         blocks = self._check(asked)
         try:
             self._admission.admit(key, frames.peer, blocks, asked.tokens, trio.current_time())
@@ -196,7 +178,7 @@ class Server:
 
     async def _reserve(
         self, frames: FrameStream, asked: Open, blocks: BlockRange, key: object
-    ) -> _Session:
+    ) -> Served:
         """What an admitted session needs. Raises Refused."""
         row_bytes = self._engine.width * DTYPE_BYTES[asked.dtype]
         payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_bytes)
@@ -208,7 +190,7 @@ class Server:
             frames.allow(payload_bytes_max)
             cache = await self._device.run(self._engine.open_cache, *how)
             undone.callback(self._device.post, self._engine.close_cache, cache)
-            session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
+            session = Served(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
             session.worn = worn
             if self._chains is not None:
                 width, tell = self._engine.width, partial(self._answer, session)
@@ -247,20 +229,14 @@ class Server:
             raise RemoteError(f"unknown dtype {asked.dtype}")
         return BlockRange(asked.start, asked.stop)
 
-    async def _step(self, session: _Session, key: object) -> bool:
+    async def _step(self, session: Served, key: object) -> bool:
         """Serve one frame; False at the end of the session."""
-        if session.ahead:
-            received: tuple[Message, memoryview] | None = session.ahead.popleft()
-        else:
-            with trio.move_on_at(self._admission.expires_s(key)) as lease:
-                frames, seat = session.frames, session.seat
-                received = await (frames.receive() if seat is None else seat.receive(frames))
-            if lease.cancelled_caught:
-                await self._answer(session, Busy("the lease ran out", 0.0))
-                return False
+        received = await self._next(session, key)
         if received is None:
             return False
         self._admission.renew(key, trio.current_time())
+        if not isinstance(received[0], Step):
+            await self._give_held(session)
         match received:
             case Step() as step, payload:
                 return await self._run(session, key, step, payload)
@@ -274,17 +250,38 @@ class Server:
                 if session.notary is not None:
                     session.notary.truncate(at)
             case Sign(), _:
-                await self._answer(session, await signed(session.notary))
+                session.held = await signed(session.notary)
+                if not session.brisk:
+                    await self._give_held(session)
             case Renew(), _:
                 pass
             case other, _:
                 raise RemoteError(f"{type(other).__name__} inside a session")
         return True
 
-    async def _run(self, session: _Session, key: object, step: Step, payload: memoryview) -> bool:
+    async def _next(self, session: Served, key: object) -> tuple[Message, memoryview] | None:
+        """The next frame; None when the client has ended, or its lease."""
+        if session.ahead:
+            return session.ahead.popleft()
+        if session.held is not None:
+            with trio.move_on_after(HOLD_S):
+                return await next_of(session)
+            await self._give_held(session)
+        with trio.move_on_at(self._admission.expires_s(key)):
+            return await next_of(session)
+        await self._answer(session, Busy("the lease ran out", 0.0))
+        return None
+
+    async def _give_held(self, session: Served) -> None:
+        """Receipts that no answer is there for to go with."""
+        held, session.held = session.held, None
+        if held is not None:
+            await self._answer(session, held)
+
+    async def _run(self, session: Served, key: object, step: Step, payload: memoryview) -> bool:
         """Serve a step; False when the session has ended meanwhile."""
         tokens, seat = sum(step.sizes), session.seat
-        if why := _unfit(session, step, tokens):
+        if why := unfit(session, step, tokens):
             if seat is None or not isinstance(step, Push):
                 raise RemoteError(why)
             await seat.refuse(why)
@@ -294,6 +291,8 @@ class Server:
         if session.notary is not None:
             check_room(session.notary)
         waiting = self._device.waiting
+        if waiting:
+            await self._give_held(session)
         began = trio.current_time()
         self.rows += tokens
         try:
@@ -301,6 +300,7 @@ class Server:
             watch = waiting > 0 or (seat is not None and seat.pushed)
             done = await self._compute(session, own, payload, watch=watch)
         except Refused as refusal:  # it waited for all of its time, or too many do
+            await self._give_held(session)
             await self._answer(session, Busy(refusal.reason, refusal.retry_after_s))
             return False
         finally:
@@ -312,12 +312,15 @@ class Server:
         self._admission.renew(key, trio.current_time())  # a long step is no silence
         self.steps_served += 1
         self.tokens_served += tokens
-        queue_s = max(0.0, trio.current_time() - began - compute_s)
+        elapsed_s = trio.current_time() - began
+        queue_s = max(0.0, elapsed_s - compute_s)
         if not math.isfinite(compute_s):
             compute_s = 0.0
+        held, session.held = session.held, None
+        session.brisk = len(step.sizes) == 1 and elapsed_s < HOLD_S
         alone = onward is not None and (seat is None or not seat.push(onward, answer))
-        output = Output(step.at, tokens, own.rows, compute_s, queue_s, waiting)
-        await self._answer(session, answer_to(step, output), answer)
+        told = Output(step.at, tokens, own.rows, compute_s, queue_s, waiting)
+        await self._answer(session, answer_to(step, told), answer, before=held)
         if alone:
             await self._answer(session, Apart(True, "nobody follows here"))
         if session.notary is not None:
@@ -325,7 +328,7 @@ class Server:
         return True
 
     async def _compute(
-        self, session: _Session, step: Step, payload: memoryview, *, watch: bool
+        self, session: Served, step: Step, payload: memoryview, *, watch: bool
     ) -> tuple[memoryview, float] | None:
         """The device's answer; None when the client went while it waited.
 
@@ -360,7 +363,7 @@ class Server:
         return None if ended else done[0]
 
     async def _watch(
-        self, session: _Session, scope: trio.CancelScope, ended: list[PotluckError | None]
+        self, session: Served, scope: trio.CancelScope, ended: list[PotluckError | None]
     ) -> None:
         """End the scope when the client leaves. What it sends before is kept, up to a limit."""
         kept = sum(len(payload) for _, payload in session.ahead)
@@ -379,22 +382,19 @@ class Server:
             ended.append(error)
         scope.cancel()
 
-    async def _answer(self, session: _Session, message: Message, *payload: memoryview) -> None:
-        """Send one frame whole: a step's answer and `Leaving` come from two tasks."""
+    async def _answer(
+        self,
+        session: Served,
+        message: Message,
+        *payload: memoryview,
+        before: Message | None = None,
+    ) -> None:
+        """Send one frame whole, or two: a step's answer and `Leaving` come from two tasks."""
         with trio.move_on_after(ANSWER_S) as deadline:
             async with session.sending:
-                await session.frames.send(message, *payload)
+                if before is None:
+                    await session.frames.send(message, *payload)
+                else:
+                    await session.frames.send_both(message, *payload, before=before)
         if deadline.cancelled_caught:
             raise TransportError(f"{session.frames.peer} took no answer in {ANSWER_S:.0f} s")
-
-
-def _unfit(session: _Session, step: Step, tokens: int) -> str:
-    """Why it is no step of this session; empty: it is."""
-    if min(step.sizes) < 1 or step.rows > tokens:
-        return f"a step of sizes {step.sizes} that wants {step.rows} rows"
-    if step.at > session.length or step.at + tokens > session.tokens:
-        return (
-            f"a step at {step.at}..{step.at + tokens} of a session that holds "
-            f"{session.length} of {session.tokens}"
-        )
-    return ""

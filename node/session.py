@@ -88,20 +88,14 @@ class LiveSession:
         self._name = secrets.token_bytes(16)
         row_bytes = plan.width * plan.dtype_bytes
         patience = Patience(host, router, plan.adapter)
-        self._machine = Session(
-            SessionConfig(
-                BlockRange(0, plan.blocks),
-                row_bytes,
-                max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_bytes),
-                patience.answer_s,
-                patience.open_s,
-                patience.hedge_s,
-                STANDBY_FROM,
-                patience.open_hedge_s,
-                cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
-                alone=plan.chain,
-            )
-        )
+        config = SessionConfig(
+            BlockRange(0, plan.blocks), row_bytes,
+            max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_bytes),
+            patience.answer_s, patience.open_s, patience.hedge_s, STANDBY_FROM,
+            patience.open_hedge_s, cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
+            alone=plan.chain,
+        )  # fmt: skip
+        self._machine = Session(config)
         self.ledger: Ledger | None = None
         if plan.receipts:
             self.ledger = Ledger(
@@ -109,6 +103,7 @@ class LiveSession:
                 row_bytes, works=on_signed is not None,
                 adapter=b"" if plan.adapter is None else plan.adapter.name,
             )  # fmt: skip
+            self.ledger.examines = self._examine
         self._on_signed = on_signed
         self._settling: trio.Event | None = None
         self._convicted: set[str] = set()
@@ -202,7 +197,7 @@ class LiveSession:
             return False
         with trio.move_on_after(within_s):
             await self._settling.wait()
-        return self._machine.settled
+        return self._settling.is_set()
 
     def convicted(self, peer: str, reason: str) -> None:
         """It was found lying: its links are lost now, with blame, and it gets no other."""
@@ -234,8 +229,18 @@ class LiveSession:
     def _write_down(self, ledger: Ledger, event: Event) -> None:
         if isinstance(event, Answered) and event.link in self._links:  # it was of the right shape
             ledger.got(event.link, event.payload)
-        if self._settling is not None and self._machine.settled:
+        if self._settling is not None and self._machine.settled and self._examined():
             self._settling.set()
+
+    def _examined(self) -> bool:
+        """Look at all receipts that have come; whether they are right."""
+        for number in list(self._links):
+            self._examine(number)
+        return not any(link.false for link in self._links.values())
+
+    def _examine(self, number: int) -> None:
+        if (link := self._links.get(number)) is not None:
+            link.examine()
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -285,18 +290,11 @@ class LiveSession:
             plan.adapter, self._name, plan.model, blocks, plan.tokens, plan.dtype, plan.receipts
         )
         return Link(
-            number,
-            hop,
-            asked,
-            plan.width,
-            host=self._host,
-            router=self._router,
-            tell=self._dispatch,
-            ledger=self.ledger,
-            works=self._on_signed or (lambda work: None),
-            worn=plan.adapter,
+            number, hop, asked, plan.width,
+            host=self._host, router=self._router, tell=self._dispatch, ledger=self.ledger,
+            works=self._on_signed or (lambda work: None), worn=plan.adapter,
             through=None if self._chaining is None else self._chaining.receive,
-        )
+        )  # fmt: skip
 
     def _drop(self, link: Link, reason: str) -> None:
         if reason:
@@ -305,6 +303,7 @@ class LiveSession:
                 link.history.failed(now, link.begun_s)
             self.recoveries.append(Recovery(peer, blocks, reason, now, link.moving))
             log.debug("hop lost", peer=peer, blocks=str(blocks), reason=reason)
+        link.examine()
         if self.ledger is not None:
             self.ledger.lost(link.number)
         if self._chaining is not None:

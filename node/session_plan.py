@@ -1,4 +1,4 @@
-"""What a session is to be, and what it says of a loss."""
+"""What a session is to be, and what it says of the hops that it lost."""
 
 from __future__ import annotations
 

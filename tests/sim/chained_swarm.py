@@ -161,7 +161,9 @@ class ChainedSwarm(Swarm):
                 self.dispatch(Answered(link.number, at, rows, payload))
             case Receipts(chunks):
                 assert self.ledger is not None
-                self.works += self.ledger.signed(link.number, chunks)
+                self.ledger.come(link.number, chunks)
+                if self.data is None or self.data.draw(st.booleans()):
+                    self.look(link.number)  # else when they are asked for
                 self.dispatch(Signed(link.number))
 
     # ---- servers
