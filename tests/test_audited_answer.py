@@ -343,7 +343,9 @@ async def test_who_waits_with_a_deadline_and_comes_back_hears_the_same(
 @pytest.mark.parametrize("audits", [True, False])
 def test_the_api_audits_as_the_home_says_and_never_takes_a_word_back(audits: bool) -> None:
     asked: list[Request] = []
-    swarm: Any = SimpleNamespace(audits=audits, answer=lambda one, worker: asked.append(one))
+    swarm: Any = SimpleNamespace(
+        audits=audits, chains=False, answer=lambda one, worker: asked.append(one)
+    )
     backend = SwarmBackend(swarm, worker=None, loader=None, home=Path(), offline=True)  # type: ignore[arg-type]
     backend.answer(Request(PretendedVoice(), PROMPT))  # type: ignore[arg-type]
     assert [(one.audit, one.amend) for one in asked] == [(audits, False)]
