@@ -95,6 +95,28 @@ def wan(
 
 
 @bench.command()
+def chain(
+    hops: Annotated[int, typer.Option(min=1, max=8, help="Processes that share the model.")] = 4,
+    rtt: Annotated[float, typer.Option(min=0, help="Milliseconds, of every road.")] = 60.0,
+    tokens: Annotated[int, typer.Option(min=8, max=400, help="Of each answer.")] = 48,
+    sampled: Annotated[bool, typer.Option(help="Draw with a temperature of 0.7.")] = False,
+    drafts: Annotated[bool, typer.Option(help="With guesses.")] = False,
+    receipts: Annotated[bool, typer.Option(help="The servers sign.")] = False,
+    json: Json = False,
+) -> None:
+    """Tokens a second where hops push to hops, where all goes over the client, and by the formula.
+
+    \b
+    Example:
+      potluck bench chain --hops 4 --rtt 60
+    """
+    from ..node.bench.chains import bench_chain
+
+    how = {"sampled": sampled, "drafts": drafts, "receipts": receipts}
+    _measure(lambda: bench_chain(hops=hops, rtt_ms=rtt, tokens=tokens, **how), json)
+
+
+@bench.command()
 def train(
     shape: Annotated[str, typer.Option(help="Of a random model: tiny or small.")] = "tiny",
     servers: Annotated[int, typer.Option(min=1, help="Processes that share its blocks.")] = 2,

@@ -20,6 +20,7 @@ TOP: Final = (
     ("allow_only", '["friends.txt"]', "Nobody else is admitted."),
     ("pin", '["12D3KooW...@/ip4/192.0.2.7/tcp/4001"]', "Friends' nodes: dialled first, trusted."),
     ("audit", '"on"', "Have a share of the work of answers computed again by other peers."),
+    ("chain", '"off"', "auto: the steps of an answer go from hop to hop, where these can."),
 )  # fmt: skip
 
 

@@ -242,12 +242,19 @@ def node(
 
 
 def _runner() -> Callable[..., Awaitable[None]]:
-    """What runs a node; one that lies, where a testnet told it to. Raises UserError elsewhere."""
+    """What runs a node; one that lies, or is far away, where a testnet told it to. Raises UserError
+    elsewhere."""
     with loading():
         from ..node.daemon import run_node
+        from ..node.testnet.lies import PEER_RTT_MS
         from .bars import show_loading
 
         show_loading()
+
+        if os.environ.get(PEER_RTT_MS):
+            from ..node.testnet.far_peers import far_holder
+
+            return partial(run_node, hold=far_holder())
         if not os.environ.get(LIE):
             return run_node
         from ..node.testnet.liars import holder_type

@@ -46,7 +46,7 @@ from .compute.draft_model import DraftModel
 from .compute.sampling import Settings
 from .compute.voice import DTYPE, Voice
 from .compute.worker import Worker, open_worker
-from .config import find_access, find_audit, find_join, find_pins, home_of
+from .config import find_access, find_audit, find_chain, find_join, find_pins, home_of
 from .credit.purse import open_purse
 from .drafting import Drafts
 from .generation import Generation, Request, open_generation
@@ -90,13 +90,15 @@ class Options(TypedDict, total=False):
     adapter: str | Path  # LoRA: a folder that PEFT saved, or the digest of one kept here
     wire: str  # how rows lie on the wire: "f32", lossless; "bf16", "int8", "int4", or "auto"
     prefix: str  # who finds a prompt's beginning again: "off", nobody; "own", we; "shared", all
+    chain: str  # "auto": from hop to hop, where hops can; "off": each over us
     draft: str | Path  # what guesses ahead: "auto", what was said before; a small model too; "off"
 
 
 class Swarm:
     """A client's membership. Made by `open_swarm`.
 
-    audits: whether answers are audited for which nothing else is said.
+    audits, chains: whether answers are audited, and go from hop to hop, for which nothing else is
+    said.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Swarm:
         # SystemRandom: which peer a client prefers must not be guessable by the peers
         self.router = Router(member.host, member.directory, random.SystemRandom(), trust)
         self.audits = find_audit(None, home)
+        self.chains = find_chain(None, home)
         self._services = services
         self._auditor: Auditor | None = None
         self._witness: Witness | None = None
@@ -185,7 +188,8 @@ class Swarm:
             len(request.ids), request.max_new_tokens,
         )  # fmt: skip
         voice = replace(voice, wire=wire)
-        request = replace(request, voice=voice, adapter=worn, drafts=drafts)
+        chain = find_chain(options["chain"], self._home) if "chain" in options else self.chains
+        request = replace(request, voice=voice, adapter=worn, drafts=drafts, chain=chain)
         try:
             async with self.answer(request) as answer:
                 yield answer

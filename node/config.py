@@ -7,6 +7,7 @@ config.toml    in the home: join = ["/ip4/.../tcp/.../p2p/..."]
                             allow_only = [...]    the same; nobody else is admitted
                             pin = ["12D3KooW...@/ip4/..."]    peers to hold on to (pins.py)
                             audit = "on"          have a share of the work of answers computed again
+                            chain = "auto"        have steps go from hop to hop where they can
                             [node]                what `potluck node` is told (cli/configured.py)
 
 What the command line bans or allows comes on top of what the file does. An entry is a peer's id or
@@ -35,7 +36,8 @@ from .net.access import Access, parse_entry, parse_listed
 from .pins import Pin, load_pins, parse_pin, together
 
 CONFIG: Final = "config.toml"
-SETTINGS: Final = ("allow_only", "audit", "ban", "join", "pin")
+SETTINGS: Final = ("allow_only", "audit", "ban", "chain", "join", "pin")
+CHAIN: Final = "off"  # what is done where nothing is said
 TABLES: Final = ("node",)  # what a command is told by the file
 _SHAPES: Final = {"join": '["/ip4/...", ...]', "pin": '["12D3KooW...@/ip4/...", ...]'}
 LIST_BYTES_MAX: Final = 8 << 20  # of one file of entries: 100,000 of them
@@ -140,6 +142,16 @@ def find_audit(given: str | None, home: Path) -> bool:
         where = "--audit" if given is not None else f"{home / CONFIG}: audit"
         raise UserError(f'{where} must be "on" or "off"')
     return bool(said == "on")
+
+
+def find_chain(given: str | None, home: Path) -> bool:
+    """Whether steps go from hop to hop where they can: as given ("auto", "off"), else as
+    config.toml says. Raises UserError."""
+    said = given if given is not None else _read(home).get("chain", CHAIN)
+    if said not in ("auto", "off"):
+        where = "chain" if given is not None else f"{home / CONFIG}: chain"
+        raise UserError(f'{where} must be "auto" or "off"')
+    return bool(said == "auto")
 
 
 def running_nodes(home: Path) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,7 @@ from ..errors import LocalError, UserError
 from ..swarm.blocks import BlockRange
 from ..swarm.sampling_events import Member as Seat
 from ..swarm.wire import (
+    CHAIN_PROTOCOL,
     CODED_PROTOCOL,
     PROTOCOL,
     REMEMBERING_PROTOCOL,
@@ -162,6 +163,8 @@ async def _run(
         for protocol in (PROTOCOL, WEARING_PROTOCOL, REMEMBERING_PROTOCOL, CODED_PROTOCOL):
             member.host.handle(protocol, house.serve)
         member.host.handle(TRAINING_PROTOCOL, house.train)
+        if member.chains is not None:
+            member.host.handle(CHAIN_PROTOCOL, member.chains.serve)
         house.tell_queues(member.host)
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next

@@ -65,7 +65,8 @@ class Request:
     share of their work is computed again by others; they sign for it then too. amend: whether words
     that were given may be replaced; if not, a conviction that would is the end of the answer.
     adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead. prefix:
-    who finds what is said again at the servers."""
+    who finds what is said again at the servers. chain: whether steps go from hop to hop where they
+    can."""
 
     voice: Voice
     ids: tuple[int, ...]
@@ -80,6 +81,7 @@ class Request:
     adapter: Bundle | None = None
     drafts: Drafts | None = None
     prefix: Prefix = "off"
+    chain: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -174,6 +176,11 @@ class Generation:
     def flowing(self) -> bool:
         """True from when the prompt has begun to go down the first hop."""
         return self._session.flowing
+
+    @property
+    def chained(self) -> int:
+        """How many steps went from hop to hop, over one at least."""
+        return self._session.chained
 
     @property
     def audits(self) -> Tally | None:
@@ -388,7 +395,7 @@ async def open_generation(
     plan = SessionPlan(
         voice.digest, voice.name, voice.blocks, voice.width, tokens, voice.wire, request.wait_s,
         receipts=request.receipts or request.audit, adapter=request.adapter,
-        prompt=await prompt_of(voice, request.ids, request.prefix, worker),
+        prompt=await prompt_of(voice, request.ids, request.prefix, worker), chain=request.chain,
     )  # fmt: skip
     chunking = partial(chunk_for, router, voice)
     if not request.audit:

@@ -334,7 +334,7 @@ class Holder:
     async def _load(self, blocks: BlockRange) -> Serving:
         """Serve these blocks too. Raises UserError."""
         serving: Serving = await self._nursery.start(
-            serve_blocks, self.model, blocks, self._member.key, self._till
+            serve_blocks, self.model, blocks, self._member.key, self._till, self._member.chains
         )
         if self._is("leaving"):
             serving.over.set()

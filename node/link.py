@@ -16,6 +16,7 @@ import trio
 from ..errors import RemoteError, TransportError, Unspoken
 from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
+from ..swarm.chain import Carry
 from ..swarm.history import PeerHistory
 from ..swarm.ledger import Ledger, Work
 from ..swarm.routing import Hop
@@ -38,11 +39,13 @@ from ..swarm.wire import (
     Held,
     Lacking,
     Message,
+    Onward,
     Open,
     Output,
     Receipts,
     Renew,
     Sign,
+    Taken,
     Truncate,
     protocol_of,
 )
@@ -65,7 +68,8 @@ class Link:
 
     ledger: checks receipts, where they are asked for; works: takes what was signed for. worn: the
     adapter that is asked for, to be brought to a server that lacks it. prompts: what the session
-    begins with, where that is remembered.
+    begins with, where that is remembered. through: takes what the server says, before `answer`
+    does (chaining.py).
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Link:
         works: Callable[[Work], None] = lambda work: None,
         worn: Bundle | None = None,
         prompts: Prompts | None = None,
+        through: Callable[[Link, Message, memoryview], None] | None = None,
     ) -> None:
         self.number = number
         self.hop = hop
@@ -99,13 +104,14 @@ class Link:
         self._ledger = ledger
         self._works = works
         self._worn = worn
+        self._through = through
         self._reading = trio.CancelScope()
         self._writing = trio.CancelScope()
         self._frames: FrameStream | None = None
         self._dropped = False
         self._unread = False  # receipts came that were not looked at
         self._sending = False
-        self._outbox: deque[SendStep | AskSign] = deque()
+        self._outbox: deque[Carry | Message] = deque()
         self._pending = trio.Event()
         # of what is unanswered: when it was sent, what, and whether nothing was before it
         self._sent_s: deque[tuple[float, Part, bool]] = deque()
@@ -127,10 +133,18 @@ class Link:
     def history(self) -> PeerHistory:
         return self._router.history(self.hop.peer)
 
-    def post(self, what: SendStep | AskSign) -> None:
+    def post(self, what: Carry | Message) -> None:
         """Have this sent behind what was posted before."""
         self._outbox.append(what)
         self._pending.set()
+
+    def awaits(self, step: SendStep) -> None:
+        """The hop before sends this step: only its answer is waited for."""
+        self._sent(plain(step), alone=False)
+
+    def fail(self, reason: str) -> None:
+        """What its server said is not right."""
+        self._tell(Lost(self.number, reason))
 
     def drop(self) -> None:
         """It is of no more use: nothing more is told of it, and its stream is reset."""
@@ -167,7 +181,10 @@ class Link:
             nursery.start_soon(self._write, frames)
             self._tell(Opened(self.number))
             while (received := await self._next(frames)) is not None:
-                self._answer(*received)
+                if self._through is None:
+                    self.answer(*received)
+                else:
+                    self._through(self, *received)
         except (TransportError, RemoteError) as error:
             if isinstance(error, Unspoken) and is_coded(self._asked.dtype):
                 self.unspoken = self.blameless = True
@@ -227,7 +244,8 @@ class Link:
         history.rtt_s = min(self._quiet_since_s - began_s, history.rtt_s or 1e9)
         return frames
 
-    def _answer(self, message: object, payload: memoryview) -> None:
+    def answer(self, message: object, payload: Payload) -> None:
+        """Take what the server says. Raises RemoteError, TransportError."""
         match message:
             case Output():
                 self._output(message, payload)
@@ -246,7 +264,7 @@ class Link:
             case other:
                 raise RemoteError(f"{type(other).__name__} from a server")
 
-    def _output(self, told: Output, payload: memoryview) -> None:
+    def _output(self, told: Output, payload: Payload) -> None:
         if not self._sent_s:
             raise RemoteError("an answer to nothing")
         sent_s, part, alone = self._sent_s[0]
@@ -260,6 +278,8 @@ class Link:
         if told.tokens != tokens:
             raise RemoteError(f"an answer to {told.tokens} tokens, asked for {tokens}")
         elapsed_s = trio.current_time() - sent_s
+        if isinstance(told, Taken):  # since the hop before answered; as if we had sent it
+            elapsed_s = max(elapsed_s, told.compute_s + told.queue_s) + (self.history.rtt_s or 0.0)
         if part.recalled is None:
             self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
         self._tell_answer(told, payload, part)
@@ -329,23 +349,11 @@ class Link:
             if self._recalls is not None and (ask := self._recalls.ask()) is not None:
                 await self._send(frames, ask)
             while self._outbox:
-                step = self._outbox.popleft()
-                if isinstance(step, AskSign):
-                    if step.back is not None:
-                        await self._send(frames, Truncate(step.back))
-                    await self._send(frames, Sign())
-                    continue
-                parts = [plain(step)] if self._recalls is None else await self._recalls.take(step)
-                behind: Message | None = None
-                if self._outbox and self._outbox[0] == AskSign(self.number):
-                    self._outbox.popleft()
-                    behind = Sign()
-                for part in parts:
-                    self._sent_s.append((trio.current_time(), part, not self._sent_s))
-                    self.history.sent(part.tokens, len(self.hop.blocks))
-                    sign = behind if part.last else None
-                    await self._send(frames, part.message, *part.payloads, behind=sign)
-                self.examine()
+                posted = self._outbox.popleft()
+                if isinstance(posted, Carry):
+                    await self._carry(frames, posted)
+                else:
+                    await self._send(frames, posted)
             if self._recalls is not None and self._recalls.due:
                 continue  # it became so while something was sent
             self._pending = trio.Event()
@@ -353,6 +361,37 @@ class Link:
                 await self._pending.wait()
             if quiet.cancelled_caught:
                 await self._send(frames, Renew())
+
+    async def _carry(self, frames: FrameStream, posted: Carry) -> None:
+        what, road = posted.what, posted.road
+        if isinstance(what, AskSign):
+            backs = [at for at in (what.back, posted.back) if at is not None]
+            if backs:
+                await self._send(frames, Truncate(min(backs)))
+            await self._send(frames, Sign())
+            return
+        parts = [plain(what)] if self._recalls is None else await self._recalls.take(what)
+        behind: Message | None = None
+        if self._outbox and self._outbox[0] == Carry(AskSign(self.number)):
+            self._outbox.popleft()
+            behind = Sign()
+        for part in parts:
+            if not posted.again:
+                self._sent(part, alone=not self._sent_s)
+            asked: Message = part.message
+            if road is not None:  # of a session that recalls nothing: it is the whole step
+                asked = Onward(
+                    what.at, what.sizes, road.rows,
+                    number=road.number, epoch=road.epoch, hops=road.hops,
+                )  # fmt: skip
+            sign = behind if part.last else None
+            await self._send(frames, asked, *part.payloads, behind=sign)
+        self.examine()
+
+    def _sent(self, part: Part, *, alone: bool) -> None:
+        """Its answer is waited for from now on. alone: it goes over our road, and nothing else."""
+        self._sent_s.append((trio.current_time(), part, alone))
+        self.history.sent(part.tokens, len(self.hop.blocks))
 
     async def _send(
         self,

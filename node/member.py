@@ -15,6 +15,7 @@ from ..dht.kad import KadDirectory, open_directory
 from ..dht.known import Known, to_join
 from ..dht.shelf import SHELF_BYTES_MAX
 from ..errors import RemoteError, TransportError, UserError
+from .chain import Chains
 from .log import get_logger
 from .net.access import Access
 from .net.address import parse
@@ -39,6 +40,7 @@ class Member:
     directory: KadDirectory
     nat: Nat
     key: IdentityKey
+    chains: Chains | None = None  # of a node
 
 
 @asynccontextmanager
@@ -90,7 +92,7 @@ async def open_member(
                 host.nursery.start_soon(
                     tell_and_listen, key.peer_id, crossing.near_addresses, _meet(directory)
                 )
-        yield Member(host, directory, crossing, key)
+        yield Member(host, directory, crossing, key, Chains(host, key) if serve else None)
 
 
 async def _join_pinned(

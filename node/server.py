@@ -16,11 +16,9 @@ A server that leaves says so on every stream, and serves on until its sessions h
 from __future__ import annotations
 
 import math
-from collections import deque
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import trio
 
@@ -29,18 +27,22 @@ from ..errors import PotluckError, Refused, RemoteError, TransportError
 from ..swarm.admission import RETRY_LATEST_S, Admission
 from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
-from ..swarm.receipt import Notary
 from ..swarm.rows import row_bytes
 from ..swarm.wire import (
+    Apart,
     Ask,
     Busy,
+    Fence,
+    Follow,
+    Lead,
     Leaving,
     Message,
+    Onward,
     Open,
     Opened,
     Output,
+    Push,
     Recall,
-    Receipts,
     Remember,
     Renew,
     Sign,
@@ -48,6 +50,7 @@ from ..swarm.wire import (
     Truncate,
     Wear,
 )
+from .chain import Chains, Seat, answer_to
 from .compute.prefix_cache import PrefixCache
 from .engine import Device, Engine
 from .frames import FrameStream
@@ -55,6 +58,7 @@ from .log import get_logger
 from .net.stream import Stream
 from .opening import ANSWER_S, serve_stream
 from .remembering import Memory, attend
+from .served import Served, next_of, unfit
 from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
@@ -62,25 +66,6 @@ log = get_logger()
 
 HOLD_S = 0.02  # guess: receipts wait so long for an answer to go with; below any client's hedge
 AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
-
-
-@dataclass(slots=True)
-class _Session:
-    frames: FrameStream
-    cache: Any
-    blocks: BlockRange
-    tokens: int
-    dtype: str
-    payload_bytes_max: int
-    notary: Notary | None = None  # where receipts were asked for
-    worn: Lent | None = None  # the adapter
-    memory: Memory | None = None  # of prompts, where it was asked for and there is any
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
-    length: int = 0
-    ahead: deque[tuple[Message, memoryview]] = field(default_factory=deque)  # read while it waited
-    brisk: bool = False  # its last step was short and no replay: the next may be here soon
-    held: Receipts | None = None  # to go with the next answer
 
 
 class Server:
@@ -95,9 +80,11 @@ class Server:
         key: IdentityKey,
         wardrobe: Wardrobe | None = None,
         prefixes: PrefixCache | None = None,
+        chains: Chains | None = None,
     ) -> None:
         """key: by which receipts are signed. wardrobe: for sessions with adapters; None: none.
-        prefixes: what is kept of prompts; None: nothing."""
+        prefixes: what is kept of prompts; None: nothing. chains: for sessions that go from hop to
+        hop; None: none do."""
         self._engine = engine
         self._device = device
         self._admission = admission
@@ -105,7 +92,8 @@ class Server:
         self._notaries = Notaries(key)
         self._wardrobe = wardrobe
         self._prefixes = prefixes
-        self._live: dict[object, _Session] = {}
+        self._chains = chains
+        self._live: dict[object, Served] = {}
         self._empty = trio.Event()
         self._leaves_s: float | None = None  # by trio's clock: when the time to move is up
         self.rows = 0  # of steps that wait for the device, or are with it
@@ -146,6 +134,8 @@ class Server:
                 self._device.post(self._engine.close_cache, session.cache)
                 self._undress(session.worn)
                 self.release(key)
+                if session.seat is not None:
+                    session.seat.end()
         with trio.move_on_after(1):
             if session.scope.cancelled_caught:
                 await frames.send(Busy("the server has left", RETRY_LATEST_S))
@@ -168,7 +158,7 @@ class Server:
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await self._until_empty()
 
-    async def _tell(self, session: _Session) -> None:
+    async def _tell(self, session: Served) -> None:
         """Say that we leave; whoever hears it has a standby filled while we serve on."""
         assert self._leaves_s is not None
         within_s = max(0.0, self._leaves_s - trio.current_time())
@@ -185,7 +175,7 @@ class Server:
         while self._admission.sessions:  # those that are being opened among them
             await self._empty.wait()
 
-    async def _open(self, frames: FrameStream, asked: Open, key: object) -> _Session | None:
+    async def _open(self, frames: FrameStream, asked: Open, key: object) -> Served | None:
         blocks = self._check(asked)
         try:
             self._admission.admit(key, frames.peer, blocks, asked.tokens, trio.current_time())
@@ -197,7 +187,7 @@ class Server:
 
     async def _reserve(
         self, frames: FrameStream, asked: Open, blocks: BlockRange, key: object
-    ) -> _Session:
+    ) -> Served:
         """What an admitted session needs. Raises Refused."""
         row_size = row_bytes(self._engine.width, asked.dtype)
         payload_bytes_max = min(PAYLOAD_BYTES_MAX, asked.tokens * row_size)
@@ -209,11 +199,16 @@ class Server:
             frames.allow(payload_bytes_max)
             cache = await self._device.run(self._engine.open_cache, *how)
             undone.callback(self._device.post, self._engine.close_cache, cache)
-            session = _Session(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
+            session = Served(frames, cache, blocks, asked.tokens, asked.dtype, payload_bytes_max)
             session.worn = worn
             if isinstance(asked, Remember) and self._prefixes is not None:
                 peer = frames.peer
                 session.memory = Memory(self._prefixes, self._device, peer, asked, row_size)
+            elif self._chains is not None:  # a step that is recalled could not be pushed on
+                width, tell = self._engine.width, partial(self._answer, session)
+                session.seat = Seat(
+                    self._chains, frames.peer, asked, width, payload_bytes_max, tell
+                )
             opened = Opened(self._admission.lease_s, self._engine.width, self._engine.numerics)
             if asked.receipts:
                 session.notary = self._notaries.open(asked, opened)
@@ -245,7 +240,7 @@ class Server:
         row_bytes(self._engine.width, asked.dtype)  # known
         return BlockRange(asked.start, asked.stop)
 
-    async def _step(self, session: _Session, key: object) -> bool:
+    async def _step(self, session: Served, key: object) -> bool:
         """Serve one frame; False at the end of the session."""
         received = await self._next(session, key)
         if received is None:
@@ -256,6 +251,8 @@ class Server:
         match received:
             case Step() as step, payload:
                 return await self._run(session, key, step, payload)
+            case (Lead() | Follow() | Fence()) as told, _ if session.seat is not None:
+                await session.seat.hear(told)
             case Truncate(at), _:
                 if at > session.length:
                     raise RemoteError(f"truncating to {at} of {session.length}")
@@ -280,35 +277,35 @@ class Server:
                 raise RemoteError(f"{type(other).__name__} inside a session")
         return True
 
-    async def _next(self, session: _Session, key: object) -> tuple[Message, memoryview] | None:
+    async def _next(self, session: Served, key: object) -> tuple[Message, memoryview] | None:
         """The next frame; None when the client has ended, or its lease."""
         if session.ahead:
             return session.ahead.popleft()
         if session.held is not None:
             with trio.move_on_after(HOLD_S):
-                return await session.frames.receive()
+                return await next_of(session)
             await self._give_held(session)
         with trio.move_on_at(self._admission.expires_s(key)):
-            return await session.frames.receive()
+            return await next_of(session)
         await self._answer(session, Busy("the lease ran out", 0.0))
         return None
 
-    async def _give_held(self, session: _Session) -> None:
+    async def _give_held(self, session: Served) -> None:
         """Receipts that no answer is there for to go with."""
         held, session.held = session.held, None
         if held is not None:
             await self._answer(session, held)
 
-    async def _run(self, session: _Session, key: object, step: Step, payload: memoryview) -> bool:
+    async def _run(self, session: Served, key: object, step: Step, payload: memoryview) -> bool:
         """Serve a step; False when the session has ended meanwhile."""
-        tokens = sum(step.sizes)
-        if min(step.sizes) < 1 or step.rows > tokens:
-            raise RemoteError(f"a step of sizes {step.sizes} that wants {step.rows} rows")
-        if step.at > session.length or step.at + tokens > session.tokens:
-            raise RemoteError(
-                f"a step at {step.at}..{step.at + tokens} of a session that holds "
-                f"{session.length} of {session.tokens}"
-            )
+        tokens, seat = sum(step.sizes), session.seat
+        if why := unfit(session, step, tokens):
+            if seat is None or not isinstance(step, Push):
+                raise RemoteError(why)
+            await seat.refuse(why)
+            return True
+        onward = step if isinstance(step, Onward) and step.hops else None
+        own = Step(step.at, step.sizes, step.rows if onward is None else tokens)
         if session.notary is not None:
             check_room(session.notary)
         waiting = self._device.waiting
@@ -317,7 +314,9 @@ class Server:
         began = trio.current_time()
         self.rows += tokens
         try:
-            done = await self._compute(session, step, payload, watch=waiting > 0)
+            # pushes are taken first: what the client says meanwhile must not wait for all of them
+            watch = waiting > 0 or (seat is not None and seat.pushed)
+            done = await self._compute(session, own, payload, watch=watch)
         except Refused as refusal:  # it waited for all of its time, or too many do
             await self._give_held(session)
             await self._answer(session, Busy(refusal.reason, refusal.retry_after_s))
@@ -337,17 +336,20 @@ class Server:
             compute_s = 0.0
         held, session.held = session.held, None
         session.brisk = len(step.sizes) == 1 and elapsed_s < HOLD_S
-        told = Output(step.at, tokens, step.rows, compute_s, queue_s, waiting)
-        await self._answer(session, told, answer, before=held)
+        alone = onward is not None and (seat is None or not seat.push(onward, answer))
+        told = Output(step.at, tokens, own.rows, compute_s, queue_s, waiting)
+        await self._answer(session, answer_to(step, told), answer, before=held)
+        if alone:
+            await self._answer(session, Apart(True, "nobody follows here"))
         if session.notary is not None:
             await note(session.notary, step.at, payload, answer)
         if session.memory is not None:
-            whole = step.rows == tokens
+            whole = own.rows == tokens
             await session.memory.heard(session.cache, step.at, payload, answer, whole=whole)
         return True
 
     async def _compute(
-        self, session: _Session, step: Step, payload: memoryview, *, watch: bool
+        self, session: Served, step: Step, payload: memoryview, *, watch: bool
     ) -> tuple[memoryview, float] | None:
         """The device's answer; None when the client went while it waited.
 
@@ -382,7 +384,7 @@ class Server:
         return None if ended else done[0]
 
     async def _watch(
-        self, session: _Session, scope: trio.CancelScope, ended: list[PotluckError | None]
+        self, session: Served, scope: trio.CancelScope, ended: list[PotluckError | None]
     ) -> None:
         """End the scope when the client leaves. What it sends before is kept, up to a limit."""
         kept = sum(len(payload) for _, payload in session.ahead)
@@ -403,7 +405,7 @@ class Server:
 
     async def _answer(
         self,
-        session: _Session,
+        session: Served,
         message: Message,
         *payload: memoryview,
         before: Message | None = None,

@@ -25,6 +25,7 @@ from ..swarm.blocks import BlockRange, parse_blocks
 from ..swarm.demand import Asked
 from ..swarm.rates import PassTimes
 from .adapters import Shelf
+from .chain import Chains
 from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
 from .compute.choice import Opened, StageWish
@@ -130,6 +131,7 @@ class Serving:
         key: IdentityKey,
         ended: trio.Event,
         till: Till | None = None,
+        chains: Chains | None = None,
     ) -> None:
         self._model = model
         self.stage = stage
@@ -152,8 +154,9 @@ class Serving:
             token_bytes=stage.token_bytes, shelf=Shelf(model.home),
         )  # fmt: skip
         self.server = Server(
-            stage.engine, device, self.admission, model.digest, key, wardrobe, stage.prefixes
-        )
+            stage.engine, device, self.admission, model.digest, key, wardrobe,
+            stage.prefixes, chains,
+        )  # fmt: skip
         self.training = Training(
             partial(model.gradients, self.blocks, stage.quantization),
             device, self.admission, wardrobe,
@@ -263,16 +266,18 @@ async def serve_blocks(
     blocks: BlockRange,
     key: IdentityKey,
     till: Till | None = None,
+    chains: Chains | None = None,
     *,
     task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Load these blocks and serve them until it is over. Raises UserError.
 
     key: for receipts. till: counts what is given, by whose credit turns go; None: all are alike.
+    chains: for sessions that go from hop to hop.
     """
     ended = trio.Event()
     try:
-        await _serve(model, blocks, key, till, ended, task_status)
+        await _serve(model, blocks, key, till, chains, ended, task_status)
     finally:
         give_back()
         ended.set()
@@ -283,6 +288,7 @@ async def _serve(
     blocks: BlockRange,
     key: IdentityKey,
     till: Till | None,
+    chains: Chains | None,
     ended: trio.Event,
     task_status: TaskStatus[Serving],
 ) -> None:
@@ -296,7 +302,7 @@ async def _serve(
             why=stage.why,
             tokens=stage.cache_tokens,
         )
-        serving = Serving(model, stage, worker, key, ended, till)
+        serving = Serving(model, stage, worker, key, ended, till, chains)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_small, worker, stage.pool)
             if till is not None and serving.metered is not None:

@@ -21,6 +21,7 @@ import trio
 
 from ..errors import MissingBlocks, PotluckError, Refused, TransportError
 from ..swarm.blocks import BlockRange
+from ..swarm.chain import Carry
 from ..swarm.classes import Classes
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.ledger import Ledger, Work
@@ -53,6 +54,7 @@ from ..swarm.session_events import (
     Uncounted,
 )
 from .adapters import question
+from .chaining import Chaining
 from .link import Link
 from .log import get_logger
 from .net.host import Host
@@ -93,6 +95,7 @@ class LiveSession:
             max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_size),
             patience.answer_s, patience.open_s, patience.hedge_s, STANDBY_FROM,
             patience.open_hedge_s, cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
+            alone=plan.chained,
         )  # fmt: skip
         self._machine = Session(config)
         self.ledger: Ledger | None = None
@@ -108,6 +111,12 @@ class LiveSession:
         self._settling: trio.Event | None = None
         self._convicted: set[str] = set()
         self._links: dict[int, Link] = {}
+        self._chaining: Chaining | None = None
+        if plan.chained:
+            self._chaining = Chaining(
+                host, self._name, self._machine, self._links, nursery, self._dispatch,
+                receipts=plan.receipts,
+            )  # fmt: skip
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._outputs: deque[tuple[Payload, float]] = deque()  # and when it came
         self.answered_s = 0.0  # when the output came that was taken last
@@ -129,6 +138,11 @@ class LiveSession:
     def flowing(self) -> bool:
         """True once a step was sent on the way."""
         return any(link.flowing for link in self._links.values())
+
+    @property
+    def chained(self) -> int:
+        """How many steps were pushed from hop to hop, over one at least."""
+        return 0 if self._chaining is None else self._chaining.steps
 
     @property
     def exact(self) -> bool:
@@ -221,6 +235,8 @@ class LiveSession:
         self._perform(self._machine.handle(event, trio.current_time()))
         if self.ledger is not None:
             self._write_down(self.ledger, event)
+        if self._chaining is not None:
+            self._chaining.settle(event)
 
     def _write_down(self, ledger: Ledger, event: Event) -> None:
         if isinstance(event, Answered) and event.link in self._links:  # it was of the right shape
@@ -241,12 +257,12 @@ class LiveSession:
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case SendStep(number):
-                    self._links[number].post(effect)
+                case SendStep():
+                    self._post(effect)
                     if self.ledger is not None:
                         self.ledger.sent(effect)
                 case AskSign(number, back):
-                    self._links[number].post(effect)
+                    self._post(effect)
                     if back is not None and self.ledger is not None:
                         self.ledger.asked(number, back)
                 case Counted(number, first, until) if self.ledger is not None:
@@ -262,13 +278,23 @@ class LiveSession:
                     self._arrived.set()
                 case FindRoute(gap, blocks):
                     self._nursery.start_soon(self._find_route, gap, blocks)
-                case FindStandby():
+                case FindStandby(number, why=why):
+                    if why == "late" and self._chaining is not None:
+                        self._chaining.late(number)
                     self._nursery.start_soon(self._find_standby, effect)
                 case OpenLink(number, hop):
                     self._links[number] = link = self._link(number, hop)
+                    if self._chaining is not None:
+                        self._chaining.opens(link)
                     self._nursery.start_soon(link.run, self._nursery)
                 case CloseLink(number, _, reason):
                     self._drop(self._links.pop(number), reason)
+
+    def _post(self, what: SendStep | AskSign) -> None:
+        if self._chaining is None:
+            self._links[what.link].post(Carry(what))
+        else:
+            self._chaining.post(what)
 
     def _link(self, number: int, hop: Hop) -> Link:
         plan, blocks = self._plan, hop.blocks
@@ -279,6 +305,7 @@ class LiveSession:
             number, hop, asked, plan.width,
             host=self._host, router=self._router, tell=self._dispatch, ledger=self.ledger,
             works=self._on_signed or (lambda work: None), worn=plan.adapter, prompts=self._prompts,
+            through=None if self._chaining is None else self._chaining.receive,
         )  # fmt: skip
 
     def _drop(self, link: Link, reason: str) -> None:
@@ -293,6 +320,8 @@ class LiveSession:
         link.examine()
         if self.ledger is not None:
             self.ledger.lost(link.number)
+        if self._chaining is not None:
+            self._chaining.lost(link.number)
         link.drop()
 
     def _move(self, peer: str) -> None:

@@ -195,17 +195,24 @@ class Journal:
         """Of these steps together."""
         return sum(step.tokens for step in self._steps[first:stop])
 
-    def next_frame(self, blocks: BlockRange, first: int, stop: int) -> Frame:
+    def wanted(self, at: int) -> int:
+        """How many rows of its output are wanted of the step at this position."""
+        return next(step.rows for step in reversed(self._steps) if step.at == at)
+
+    def next_frame(
+        self, blocks: BlockRange, first: int, stop: int, *, alone: bool = False
+    ) -> Frame:
         """The longest run of steps from `first` on, and below `stop`, that may travel together.
 
         Together go steps that follow each other without a truncation between, of which either
         every output is known downstream already (rows 0), or every output is wanted whole.
+        alone: of these each for itself.
         """
         last_hop = blocks.stop == self._blocks.stop
         known = self.known(blocks)
         if first < known:
             stop = min(known, stop)
-        elif last_hop:
+        elif last_hop or alone:
             stop = first + 1
         tokens = count = 0
         for step in self._steps[first:stop]:

@@ -67,7 +67,7 @@ from .session_events import (
     Uncounted,
     Why,
 )
-from .session_links import Gap, Link
+from .session_links import Gap, Link, check_cover, next_place, place_of, with_gaps
 
 
 class Session:
@@ -105,6 +105,20 @@ class Session:
             isinstance(one, Link) and not one.in_flight and one.asked == self._journal.steps
             for one in self._segments
         )
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The links as their blocks follow each other; 0: a gap, or one that is not open."""
+        return tuple(s.number if isinstance(s, Link) and s.live else 0 for s in self._segments)
+
+    def next_place(self, number: int) -> int | None:
+        """Where the next step begins that this link is to be sent; None: something else is first,
+        or it is late."""
+        return next_place(self._links[number], self._journal)
+
+    def wanted(self, at: int) -> int:
+        """How many rows of the last hop's output are wanted of the step at this position."""
+        return self._journal.wanted(at)
 
     def start(self, now: float) -> list[Effect]:
         return self._open_gap(self._config.blocks, 0)
@@ -172,7 +186,7 @@ class Session:
         stop = held if link.of is None or link.of.hurried else self._due(link, held)
         stop = link.sent if link.parted else stop
         while link.live and link.sent < stop and link.has_room(self._config):
-            frame = self._journal.next_frame(link.blocks, link.sent, stop)
+            frame = self._journal.next_frame(link.blocks, link.sent, stop, alone=self._config.alone)
             effects += self._put_in_flight(link, frame, now)
             link.sent, link.length = frame.first + frame.count, frame.at + frame.tokens
             sizes, payloads = self._journal.pieces(link.blocks, frame)
@@ -357,31 +371,18 @@ class Session:
 
     def _open_gap(self, blocks: BlockRange, place: int) -> list[Effect]:
         """Put a gap where segment `place` was, one with the gaps beside it."""
-        first, last = place, min(place + 1, len(self._segments))
-        if first > 0 and isinstance(before := self._segments[first - 1], Gap):
-            blocks, first = BlockRange(before.blocks.start, blocks.stop), first - 1
-        if last < len(self._segments) and isinstance(after := self._segments[last], Gap):
-            blocks, last = BlockRange(blocks.start, after.blocks.stop), last + 1
+        blocks, places = with_gaps(self._segments, blocks, place)
         gap = Gap(self._number(), blocks)
-        self._segments[first:last] = [gap]
+        self._segments[places] = [gap]
         return [FindRoute(gap.number, blocks, tuple(self._avoid))]
 
     def _routed(self, number: int, hops: tuple[Hop, ...], now: float) -> list[Effect]:
-        place = next(
-            (
-                index
-                for index, segment in enumerate(self._segments)
-                if isinstance(segment, Gap) and segment.number == number
-            ),
-            None,
-        )
+        place = place_of(self._segments, number)
         if place is None:
-            return []  # the gap grew meanwhile, and asked again
+            return []
         gap = self._segments[place]
         assert isinstance(gap, Gap)
-        edges = [gap.blocks.start, *(hop.blocks.stop for hop in hops)]
-        if [hop.blocks.start for hop in hops] != edges[:-1] or edges[-1] != gap.blocks.stop:
-            raise ValueError(f"{hops} do not cover {gap.blocks}")
+        check_cover(hops, gap.blocks)
         links = [Link(self._number(), hop) for hop in hops]
         self._segments[place : place + 1] = links
         forgotten = self._journal.keep(segment.blocks.start for segment in self._segments)

@@ -202,7 +202,8 @@ class SessionConfig:
     that a dial and the reservation of cache may take. hedge_s: (hop, tokens) -> seconds after
     which a standby is asked too, open_hedge_s: the same of an opening; None: never. standby_from:
     the length at which a session begins to keep standbys; None: never. cut_tokens: after how many
-    tokens of small steps receipts are asked for; 0: never.
+    tokens of small steps receipts are asked for; 0: never. alone: steps travel one by one, so that
+    they may be pushed from hop to hop (chain.py), but for those of a replay.
     """
 
     blocks: BlockRange
@@ -215,3 +216,4 @@ class SessionConfig:
     open_hedge_s: Callable[[Hop], float] | None = None
     standby_chunk: int = 128  # algorithms.md 6.3
     cut_tokens: int = 0
+    alone: bool = False

@@ -7,11 +7,12 @@ deadline    of the oldest frame that is not answered, or of the opening: first t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from .blocks import BlockRange
-from .journal import Frame
+from .journal import Frame, Journal
 from .machine import SetTimer
 from .routing import Hop
 from .session_events import SessionConfig
@@ -97,3 +98,39 @@ class Gap:
 
     number: int
     blocks: BlockRange
+
+
+def place_of(segments: Sequence[Link | Gap], gap: int) -> int | None:
+    """Where in the row the gap of this number is; None: it grew meanwhile, and asked again."""
+    for place, segment in enumerate(segments):
+        if isinstance(segment, Gap) and segment.number == gap:
+            return place
+    return None
+
+
+def with_gaps(
+    segments: Sequence[Link | Gap], blocks: BlockRange, place: int
+) -> tuple[BlockRange, slice]:
+    """These blocks of segment `place`, and those of the gaps beside it; and all their places."""
+    first, last = place, min(place + 1, len(segments))
+    if first > 0 and isinstance(before := segments[first - 1], Gap):
+        blocks, first = BlockRange(before.blocks.start, blocks.stop), first - 1
+    if last < len(segments) and isinstance(after := segments[last], Gap):
+        blocks, last = BlockRange(blocks.start, after.blocks.stop), last + 1
+    return blocks, slice(first, last)
+
+
+def check_cover(hops: Sequence[Hop], blocks: BlockRange) -> None:
+    """Raises ValueError unless these hops serve just these blocks, one after the other."""
+    edges = [blocks.start, *(hop.blocks.stop for hop in hops)]
+    if [hop.blocks.start for hop in hops] != edges[:-1] or edges[-1] != blocks.stop:
+        raise ValueError(f"{hops} do not cover {blocks}")
+
+
+def next_place(link: Link, journal: Journal) -> int | None:
+    """Where the next step begins that it is to be sent; None: something else is first, or it is
+    late."""
+    if not link.live or link.parted or link.late or link.of is not None:
+        return None
+    signs = link.asked != link.sent and journal.cut_at(link.sent)
+    return None if signs else journal.place(link.sent)

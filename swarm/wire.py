@@ -40,6 +40,24 @@ Training has a protocol of its own, of one request to a stream, and nothing is r
       ◀───────────────── Trained(size)
       ◀───────────────── Piece + bytes    hidden, or gradients of whatever was sent
 
+A server that speaks `CHAIN_PROTOCOL` understands the words of chains (chain.py) in its sessions,
+too; whoever does not is never sent one. Behind the named predecessor's consent the successor opens
+a stream to it, and the hidden states go straight on:
+
+    client                       predecessor                      successor
+      Lead(ticket) ─────────────▶  expects the one it names
+      ◀───────────── Led(consent)
+      Follow(ticket, consent) ─────────────────────────────────▶  whom it may dial
+                                   ◀────────────── Join(ticket)
+                                   Joined ─────────────────────▶
+      ◀──────────────────────────────────────────────── Following
+      Onward + hidden ──────────▶  Push + hidden ──────────────▶
+      ◀─── Output + hidden         (what it pushed)
+      ◀─────────────────────────────────────────── Taken + hidden
+      Fence(epoch) ────────────────────────────────────────────▶  forgets older pushes
+      ◀─────────────────────────────────────────────────── Fenced
+      ◀─────────────────────── Apart           at any time: the chain is no more; go on by star
+
 Positions are explicit: a step `at` an earlier position than the cache's length truncates it first.
 """
 
@@ -63,6 +81,8 @@ WEARING_PROTOCOL = "/potluck/session/3"  # as the one before, and sessions that 
 CODED_PROTOCOL = "/potluck/session/coded/1"  # either, with rows in groups (rows.py)
 REMEMBERING_PROTOCOL = "/potluck/session/4"  # as the first, and sessions that open with `Remember`
 
+CHAIN_PROTOCOL = "/potluck/chain/1"  # from a successor to its predecessor; opens with `Join`
+
 TRAINING_PROTOCOL = "/potluck/train/1"  # opens with `Train`
 
 WORN_BYTES_MAX: Final = 512 * 1024 * 1024  # of an adapter: rank 16 of all that 70B has, in bf16
@@ -72,6 +92,9 @@ PIECE_BYTES_MAX: Final = 256 * 1024  # other streams of the connection take turn
 
 OPENING_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
 CHUNK_BYTES_MAX: Final = 300  # issue E, bar 3: for each 32 tokens and stage
+TICKET_BYTES_MAX: Final = 512 + OVERHEAD_BYTES
+CONSENT_BYTES_MAX: Final = 3072 + OVERHEAD_BYTES  # eight addresses
+SEAL_BYTES_MAX: Final = 160 + OVERHEAD_BYTES
 RECEIPTS_MAX: Final = 48  # chunks in one answer: the header of a frame holds them
 
 
@@ -223,6 +246,104 @@ class Receipts:
     chunks: Annotated[tuple[Annotated[bytes, Size(CHUNK_BYTES_MAX)], ...], Size(RECEIPTS_MAX)]
 
 
+TicketBytes = Annotated[bytes, Size(TICKET_BYTES_MAX)]
+SealBytes = Annotated[bytes, Size(SEAL_BYTES_MAX)]
+Number = Annotated[int, Range(0, 1 << 40)]
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Push on to the server that this ticket (ticket.py) names, once it has come for it."""
+
+    ticket: TicketBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """The answer to `Lead`: a consent that may be shown to that server."""
+
+    consent: Annotated[bytes, Size(CONSENT_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Take steps from the server that consents, too: open a stream to it. epoch: from which on; an
+    older one was ordered to be pushed to whoever was here before."""
+
+    ticket: TicketBytes
+    consent: Annotated[bytes, Size(CONSENT_BYTES_MAX)]
+    epoch: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """The answer to `Follow`: the stream is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The first word on a stream of a chain, of the successor's."""
+
+    ticket: TicketBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The answer to `Join`; behind it come `Push`es."""
+
+
+@dataclass(frozen=True, slots=True)
+class Onward(Step):
+    """A step whose whole output is pushed on, over so many hops, and sent back behind that.
+
+    rows: of the last of these hops. number: of the step in its session; each has another. epoch:
+    as of the last `Fence` of any of its servers.
+    """
+
+    number: Number = field(kw_only=True)
+    epoch: Number = field(kw_only=True)
+    hops: Annotated[int, Range(0, 1 << 10)] = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Push(Onward):
+    """The same from the hop before. seal: by which that one signs for the rows (ticket.py), where
+    receipts were asked for; else empty."""
+
+    seal: SealBytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Output):
+    """The answer to a push of that number, as `Output` is to a step. seal: the pusher's."""
+
+    number: Number = field(kw_only=True)
+    seal: SealBytes = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Compute no push of an older epoch from here on. apart: nor any of a newer one."""
+
+    epoch: Number
+    apart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The answer to `Fence`: nothing comes of older pushes any more."""
+
+    epoch: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """This server has no chain with the hop behind it, or before it, any more."""
+
+    behind: bool
+    reason: Annotated[str, Size(256)]
+
+
 @dataclass(frozen=True, slots=True)
 class Train:
     """Run `batch` sequences of `tokens` positions through blocks start:stop, and forget them.
@@ -292,6 +413,8 @@ class Recall:
 Message = (
     Open | Opened | Step | Output | Truncate | Renew | Busy | Fault | Leaving | Sign | Receipts
     | Wear | Lacking | Bring | Piece | Train | Trained | Remember | Ask | Held | Recall
+    | Lead | Led | Follow | Following | Join | Joined | Onward | Push | Taken | Fence | Fenced
+    | Apart
 )  # fmt: skip
 
 # Tags are for ever: a message that is dropped leaves its number unused.
@@ -317,5 +440,17 @@ TAGS: dict[int, type[Message]] = {
     19: Ask,
     20: Held,
     21: Recall,
+    32: Lead,
+    33: Led,
+    34: Follow,
+    35: Following,
+    36: Join,
+    37: Joined,
+    38: Onward,
+    39: Push,
+    40: Taken,
+    41: Fence,
+    42: Fenced,
+    43: Apart,
 }
 TAG_OF: dict[type[Message], int] = {message: tag for tag, message in TAGS.items()}

@@ -350,7 +350,7 @@ async def test_the_api_audits_as_the_home_says_and_never_takes_a_word_back(audit
         asked.append(one)
         yield
 
-    swarm: Any = SimpleNamespace(audits=audits, answer=answering)
+    swarm: Any = SimpleNamespace(audits=audits, chains=False, answer=answering)
     backend = SwarmBackend(swarm, worker=None, loader=None, home=Path(), offline=True)  # type: ignore[arg-type]
     async with backend.answer(Request(PretendedVoice(), PROMPT)):  # type: ignore[arg-type]
         assert len(backend.flows) == 1

@@ -72,11 +72,13 @@ async def ask(
     kill_s: float | None = None,
     stage: int = 0,
     receipts: bool = False,
+    chain: bool = False,
 ) -> Heard:
     """kill_s: how long after the first token the peer of this stage dies."""
     host, router = made.client()
     request = Request(
-        RepeatingVoice(), PROMPT, max_new_tokens=TOKENS, drafts=drafts, receipts=receipts  # type: ignore[arg-type]
+        RepeatingVoice(), PROMPT, max_new_tokens=TOKENS, drafts=drafts, receipts=receipts,  # type: ignore[arg-type]
+        chain=chain,
     )  # fmt: skip
     async with (
         open_generation(host, router, Inline(), request) as answer,  # type: ignore[arg-type]
@@ -232,3 +234,18 @@ async def test_a_sudden_fall_has_the_next_chunks_looked_at(
         assert turned
         assert max(drawn for position, drawn in seen if position < 300) == 0
         assert answer.audits is not None and answer.audits.right == answer.audits.drawn > 0
+
+
+@pytest.mark.parametrize(("stage", "receipts"), [(0, False), (1, False), (2, True)])
+async def test_guesses_that_go_from_hop_to_hop_bring_the_same_words_whoever_dies(
+    autojump_clock: MockClock, stage: int, receipts: bool
+) -> None:
+    for kill_s in (None, 0.03, 0.1, 0.2):
+        async with stages() as made:
+            heard = await ask(
+                made, Drafts(), kill_s=kill_s, stage=stage, receipts=receipts, chain=True
+            )
+            assert heard.text == await plain() and heard.answer.chained > 3
+            assert heard.answer.guessed is not None and heard.answer.guessed.accepted > TOKENS / 3
+            if kill_s is None:
+                assert heard.answer.recoveries == []

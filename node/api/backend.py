@@ -182,7 +182,8 @@ class SwarmBackend:
         others, and to hold each text back until it is audited would make all wait for what befalls
         one in many: an answer whose server is convicted ends with an error, and asked again it goes
         by others."""
-        asked = replace(request, audit=self._swarm.audits, amend=False)
+        habits = self._swarm
+        asked = replace(request, audit=habits.audits, amend=False, chain=habits.chains)
         async with self._swarm.answer(asked, self._worker) as answer:
             self._flows += 1
             number = self._flows

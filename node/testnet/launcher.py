@@ -31,7 +31,7 @@ from ..home import prepare_home
 from ..leash import leash
 from ..process import ProcessId, end, find, last_lines, marked, process_id, start
 from .islands import address_of, make_island, on_island, remove_islands, why_not
-from .lies import LIE, Lie
+from .lies import LIE, PEER_RTT_MS, Lie
 from .logs import LOG
 from .roads import Road, lay_roads
 from .roster import STATE, Roster, Seat
@@ -56,7 +56,8 @@ class Plan:
     isolated: each node in a network of its own, which can be cut off (islands.py). road: so far
     from one another and from here, instead (roads.py). liars: what the last so many nodes lie
     about, one each. epoch_s: of nodes that choose their own blocks, as many as fit in `memory_mib`,
-    of which `cache_mib` are for sessions; 0: laid out here.
+    of which `cache_mib` are for sessions; 0: laid out here. peer_rtt_ms: how far nodes seem from
+    each other, with no road of their own (far_peers.py).
     """
 
     home: Path
@@ -74,6 +75,7 @@ class Plan:
     epoch_s: float = 0.0
     memory_mib: int = 0
     cache_mib: int = 0
+    peer_rtt_ms: float = 0.0
 
     @property
     def folder(self) -> Path:
@@ -102,6 +104,7 @@ class Plan:
                 "PYTHONUNBUFFERED": "1",  # the log is read while they run
                 "POTLUCK_JOIN": "",  # ours is no business of theirs
                 "POTLUCK_GUEST": "no",  # whoever tries a swarm here wants it to work meanwhile
+                PEER_RTT_MS: str(self.peer_rtt_ms or ""),
             },
             seats={
                 name: Seat(name, *span, lie=lie)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import trio
 
+from potluck.crypto.keys import IdentityKey
 from potluck.dht.network import NOWHERE, Prefixes
 from potluck.errors import Refused, RemoteError, TransportError, Unspoken
 
@@ -95,6 +97,21 @@ class MemoryHost:
         self.stands: dict[str, Prefixes] = {}  # the network in which each is seen
         self.relays: dict[str, str] = {}  # peer: through whom we reach it
         self.on_direct: list[Callable[[str], None]] = []
+        self.dialed: list[tuple[str, str]] = []  # whom, by which protocol
+        self.cannot_reach: set[str] = set()
+        self.identity = SimpleNamespace()  # with a key, where one is needed
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        return self._net.nursery
+
+    def claims(self, peer: str) -> SimpleNamespace | None:
+        """What a peer says that it speaks."""
+        other = self._net.hosts.get(peer)
+        return None if other is None else SimpleNamespace(protocols=tuple(other.handlers))
+
+    async def identified(self, peer: str) -> None:
+        await trio.lowlevel.checkpoint()
 
     def welcomes(self, peer: str) -> bool:
         return True
@@ -133,9 +150,12 @@ class MemoryHost:
 
     async def open_stream(self, peer: str, protocol: str) -> MemoryStream:
         await trio.lowlevel.checkpoint()
+        self.dialed.append((peer, protocol))
         other = self._net.hosts.get(peer)
         if other is None or other.dead:
             raise TransportError(f"cannot reach {peer}")
+        if peer in self.cannot_reach:
+            raise TransportError(f"no way to {peer}")
         if protocol not in other.handlers:  # a real road tells it later, at the first receive
             raise Unspoken(f"{peer} does not speak {protocol}")
         there, back = _Pipe(), _Pipe()
@@ -173,5 +193,8 @@ class MemoryNet:
         self.hosts: dict[str, MemoryHost] = {}
         self.faults: list[tuple[str, Exception]] = []
 
-    def host(self, peer_id: str) -> MemoryHost:
-        return self.hosts.setdefault(peer_id, MemoryHost(self, peer_id))
+    def host(self, peer_id: str, key: IdentityKey | None = None) -> MemoryHost:
+        made = self.hosts.setdefault(peer_id, MemoryHost(self, peer_id))
+        if key is not None:
+            made.identity.key = key
+        return made

@@ -19,6 +19,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
 from potluck.node.adapters import Shelf
+from potluck.node.chain import Chains
 from potluck.node.compute.prefix_cache import PrefixCache
 from potluck.node.frames import FrameStream
 from potluck.node.queues import tell_queue
@@ -31,6 +32,7 @@ from potluck.swarm.admission import Admission, AdmissionConfig
 from potluck.swarm.blocks import BlockRange
 from potluck.swarm.ledger import Work
 from potluck.swarm.wire import (
+    CHAIN_PROTOCOL,
     CODED_PROTOCOL,
     PROTOCOL,
     REMEMBERING_PROTOCOL,
@@ -62,7 +64,7 @@ class Node:
 def client_of(net: MemoryNet, shelf: MemoryShelf) -> tuple[MemoryHost, Router]:
     """A new peer that only asks."""
     key = IdentityKey.generate()
-    host = net.host(key.peer_id)
+    host = net.host(key.peer_id, key)
     directory = MemoryDirectory(key, shelf)
     return host, Router(host, directory, random.Random(1))  # type: ignore[arg-type]
 
@@ -86,15 +88,20 @@ class World:
         shelf: Shelf | None = None,
         engine: Any = None,
         prefixes: PrefixCache | None = None,
+        chains: bool = True,
     ) -> Node:
-        """engine: by default one that adds. prefixes: without, the node is of an older kind."""
+        """engine: by default one that adds. prefixes: without, the node is of an older kind.
+        chains: or it is one of those that know of none."""
         key = IdentityKey.generate()
         host = self.net.host(key.peer_id)
         engine = engine or AddingEngine(BlockRange(start, stop), numerics)
         device = InstantDevice(engine, step_s)
         admission = Admission(AdmissionConfig(cache_tokens))
         wardrobe = Wardrobe(engine, admission, MODEL, token_bytes=ROW_BYTES, shelf=shelf)
-        server = Server(engine, device, admission, MODEL, key, wardrobe, prefixes)
+        linked = Chains(host, key) if chains else None  # type: ignore[arg-type]
+        server = Server(engine, device, admission, MODEL, key, wardrobe, prefixes, linked)
+        if linked is not None:
+            host.handle(CHAIN_PROTOCOL, linked.serve)
         for protocol in (PROTOCOL, WEARING_PROTOCOL, CODED_PROTOCOL):
             host.handle(protocol, server.serve)
         if prefixes is not None:
@@ -148,11 +155,16 @@ async def world(*spans: tuple[int, int]) -> AsyncIterator[World]:
 
 
 def plan(
-    tokens: int = 64, wait_s: float = 0.0, receipts: bool = False, adapter: Bundle | None = None
+    tokens: int = 64,
+    wait_s: float = 0.0,
+    receipts: bool = False,
+    adapter: Bundle | None = None,
+    chain: bool = False,
 ) -> SessionPlan:
     return SessionPlan(
-        MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s, receipts=receipts, adapter=adapter
-    )
+        MODEL, "adding", BLOCKS, WIDTH, tokens, wait_s=wait_s, receipts=receipts, adapter=adapter,
+        chain=chain,
+    )  # fmt: skip
 
 
 def rows(number: int, tokens: int = 1) -> bytes:
@@ -171,10 +183,11 @@ async def begun(
     receipts: bool = False,
     works: Callable[[Work], None] | None = None,
     adapter: Bundle | None = None,
+    chain: bool = False,
 ) -> AsyncIterator[tuple[LiveSession, Router]]:
     """A session of a new client, and the client's router. works: takes what was signed for."""
     host, router = made.client()
-    asked = plan(tokens, wait_s, receipts, adapter)
+    asked = plan(tokens, wait_s, receipts, adapter, chain)
     async with open_session(host, router, asked, works) as session:  # type: ignore[arg-type]
         yield session, router
 
@@ -202,10 +215,14 @@ async def step(session: LiveSession, number: int) -> bytes:
 
 
 async def talk(
-    made: World, kill_at: dict[int, list[int]], adapter: Bundle | None = None
+    made: World,
+    kill_at: dict[int, list[int]],
+    adapter: Bundle | None = None,
+    *,
+    chain: bool = False,
 ) -> list[bytes]:
     """A prompt in two chunks and eight steps. kill_at: before which step to kill which stages."""
-    async with begun(made, adapter=adapter) as (session, _):
+    async with begun(made, adapter=adapter, chain=chain) as (session, _):
         out = [await prompt(session)]
         for number in range(8):
             for start in kill_at.get(number, []):
