@@ -28,82 +28,30 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import trio
 
 from ..crypto.keys import IdentityKey
 from ..errors import Refused, UserError
-from ..swarm.adapter import Bundle
-from ..swarm.prefix import Prefix
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
 from ..swarm.wan import CHUNK_TOKENS
-from .compute.sampling import Settings
-from .compute.voice import Voice
 from .compute.worker import Worker
-from .drafting import Drafter, Drafts, Guessed
+from .drafting import Drafter, Guessed
 from .net.host import Host
 from .pacing import Chunking, chunk_for
 from .prompt import prompt_of
+from .request import GREEDY as GREEDY
+from .request import Piece as Piece
+from .request import Request as Request
+from .request import hear as hear
 from .router import Router
 from .session import LiveSession, Recovery, SessionPlan, open_session
 from .trust.auditor import Auditor
 from .trust.docket import Tally
 from .trust.watch import Watch, notes_of
-
-GREEDY = Settings()
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for. `ids` is the prompt, checked by the voice.
-
-    receipts: whether the servers shall sign, so that the answer can be proved. audit: whether a
-    share of their work is computed again by others; they sign for it then too. amend: whether words
-    that were given may be replaced; if not, a conviction that would is the end of the answer.
-    adapter: that its sessions wear. drafts: whether, and how, the answer is guessed ahead. prefix:
-    who finds what is said again at the servers. chain: whether steps go from hop to hop where they
-    can."""
-
-    voice: Voice
-    ids: tuple[int, ...]
-    settings: Settings = GREEDY
-    max_new_tokens: int = 64
-    stops: tuple[str, ...] = ()
-    wait_s: float = 0.0
-    ignore_eos: bool = False  # benchmarks want a fixed length
-    receipts: bool = False
-    audit: bool = False
-    amend: bool = True
-    adapter: Bundle | None = None
-    drafts: Drafts | None = None
-    prefix: Prefix = "off"
-    chain: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UserError(f"{self.max_new_tokens} new tokens asked for; ask for 1 or more")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One token. `text` is what is certain by now: it may be empty, or the end of several tokens.
-
-    position: of the token, the prompt's first being 0; a piece that is not behind the last one
-    replaces that and all from there on. seconds: since the one before, or since the start. finish:
-    why it is the last, or None. guessed: it was, and so came with the one before.
-    """
-
-    token: int
-    position: int
-    text: str
-    seconds: float
-    route: tuple[Hop, ...]
-    finish: str | None = None
-    guessed: bool = False
 
 
 class Generation:
@@ -368,15 +316,6 @@ class Generation:
         self._owed += 1
 
 
-def hear(pieces: list[Piece], piece: Piece) -> bool:
-    """Put a piece behind those that stand. True when it takes the place of some of them."""
-    count = len(pieces)
-    while pieces and pieces[-1].position >= piece.position:
-        pieces.pop()
-    pieces.append(piece)
-    return len(pieces) <= count
-
-
 @asynccontextmanager
 async def open_generation(
     host: Host, router: Router, worker: Worker, request: Request, auditor: Auditor | None = None
@@ -397,7 +336,8 @@ async def open_generation(
         receipts=request.receipts or request.audit, adapter=request.adapter,
         prompt=await prompt_of(voice, request.ids, request.prefix, worker), chain=request.chain,
     )  # fmt: skip
-    chunking = partial(chunk_for, router, voice)
+    # what is recalled is recalled by pages: its chunks are of whole ones
+    chunking = partial(chunk_for, router, voice) if plan.prompt is None else None
     if not request.audit:
         async with open_session(host, router, plan) as session:
             yield Generation(session, worker, request, chunking=chunking)

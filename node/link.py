@@ -55,7 +55,7 @@ from .adapters import bring
 from .compute.tensor import unpack
 from .frames import FrameStream
 from .net.host import Host
-from .recalls import Part, Prompts, plain, without
+from .recalls import Halves, Part, Prompts, plain, without
 from .router import Router
 
 RENEW_SHARE: Final = 1 / 3  # of a lease, after which a silent link is renewed
@@ -115,7 +115,7 @@ class Link:
         self._pending = trio.Event()
         # of what is unanswered: when it was sent, what, and whether nothing was before it
         self._sent_s: deque[tuple[float, Part, bool]] = deque()
-        self._half: tuple[Output, Payload] | None = None  # of a step of which the rest is to come
+        self._halves = Halves()
         self._quiet_since_s = 0.0
         self._lease_s = 0.0
         self._recalls = None if prompts is None else prompts.at(hop, lambda: self._pending.set())
@@ -282,7 +282,8 @@ class Link:
             elapsed_s = max(elapsed_s, told.compute_s + told.queue_s) + (self.history.rtt_s or 0.0)
         if part.recalled is None:
             self._router.took(peer, tokens, work_of(tokens, blocks, self._width))
-        self._tell_answer(told, payload, part)
+        if (whole := self._halves.join(told, payload, last=part.last)) is not None:
+            self._tell(Answered(self.number, *whole))
         if part.recalled is not None:
             return  # it tells nothing of how fast the peer computes
         if not self._dropped:  # or it was a wrong answer, which must not end a ban
@@ -291,17 +292,6 @@ class Link:
             if alone:
                 size = row_bytes(self._width, self._asked.dtype) * (tokens + told.rows)
                 self.history.carried(size, elapsed_s - told.compute_s - told.queue_s)
-
-    def _tell_answer(self, told: Output, payload: Payload, part: Part) -> None:
-        """To the machine, what came of a step is one answer."""
-        if not part.last:
-            self._half = told, payload
-            return
-        at, rows = told.at, told.rows
-        if self._half is not None:
-            (before, first), self._half = self._half, None
-            at, rows, payload = before.at, before.rows + rows, b"".join((first, payload))
-        self._tell(Answered(self.number, at, rows, payload))
 
     def _receipts(self, chunks: tuple[bytes, ...]) -> None:
         if self._ledger is None:

@@ -25,7 +25,7 @@ from ..swarm.adapter import Bundle
 from ..swarm.prefix import GRAIN, Brought, Chain, Prompt, Rows
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload, SendStep
-from ..swarm.wire import Ask, Held, Open, Recall, Remember, Step
+from ..swarm.wire import Ask, Held, Open, Output, Recall, Remember, Step
 
 
 class Known:
@@ -196,6 +196,25 @@ class Recalls:
     def _note(self, held: int) -> None:
         names = self._prompts.prompt.names
         self._prompts.known.brought.note(self._hop.peer, names, held)
+
+
+class Halves:
+    """Makes one answer of those to a step's parts: to the machine a step has one."""
+
+    def __init__(self) -> None:
+        self._first: tuple[Output, Payload] | None = None  # the rest is to come
+
+    def join(
+        self, told: Output, payload: Payload, *, last: bool
+    ) -> tuple[int, int, Payload] | None:
+        """Where it is, its rows, and they; None: more is to come."""
+        if not last:
+            self._first = told, payload
+            return None
+        if self._first is None:
+            return told.at, told.rows, payload
+        (before, first), self._first = self._first, None
+        return before.at, before.rows + told.rows, b"".join((first, payload))
 
 
 def plain(step: SendStep) -> Part:

@@ -8,13 +8,18 @@ from typing import Any
 
 import trio
 
+from ..errors import PotluckError, RemoteError, TransportError
 from ..swarm.blocks import BlockRange
 from ..swarm.receipt import Notary
-from ..swarm.wire import Message, Receipts, Step
+from ..swarm.rows import row_bytes
+from ..swarm.wire import Message, Open, Receipts, Step
 from .chain import Seat
+from .engine import Engine
 from .frames import FrameStream
 from .remembering import Memory
 from .wardrobe import Lent
+
+AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
 
 
 @dataclass(slots=True)
@@ -54,3 +59,37 @@ def unfit(session: Served, step: Step, tokens: int) -> str:
             f"{session.length} of {session.tokens}"
         )
     return ""
+
+
+def check_asked(asked: Open, engine: Engine, model: str) -> BlockRange:
+    """The blocks of a session that can be served. Raises RemoteError."""
+    mine = engine.blocks
+    if asked.model != model:
+        raise RemoteError("another model is served here")
+    if not mine.start <= asked.start < asked.stop <= mine.stop:
+        raise RemoteError(f"blocks {asked.start}:{asked.stop} are not in {mine}")
+    if not 1 <= asked.tokens <= engine.context:
+        raise RemoteError(f"{asked.tokens} positions; this model has {engine.context}")
+    row_bytes(engine.width, asked.dtype)  # known
+    return BlockRange(asked.start, asked.stop)
+
+
+async def watch_for_end(
+    session: Served, scope: trio.CancelScope, ended: list[PotluckError | None]
+) -> None:
+    """End the scope when the client leaves. What it sends before is kept, up to a limit."""
+    kept = sum(len(payload) for _, payload in session.ahead)
+    try:
+        while kept < session.payload_bytes_max and len(session.ahead) < AHEAD_MAX:
+            received = await session.frames.receive()
+            if received is None:
+                ended.append(None)
+                break
+            session.ahead.append(received)
+            kept += len(received[1])
+        else:  # the rest waits in the stream, if that lasts
+            await session.frames.broken()
+            ended.append(TransportError(f"{session.frames.peer} has left"))
+    except (RemoteError, TransportError) as error:
+        ended.append(error)
+    scope.cancel()

@@ -58,14 +58,13 @@ from .log import get_logger
 from .net.stream import Stream
 from .opening import ANSWER_S, serve_stream
 from .remembering import Memory, attend
-from .served import Served, next_of, unfit
+from .served import Served, check_asked, next_of, unfit, watch_for_end
 from .signing import Notaries, check_room, note, signed
 from .wardrobe import Lent, Wardrobe
 
 log = get_logger()
 
 HOLD_S = 0.02  # guess: receipts wait so long for an answer to go with; below any client's hedge
-AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
 
 
 class Server:
@@ -176,7 +175,7 @@ class Server:
             await self._empty.wait()
 
     async def _open(self, frames: FrameStream, asked: Open, key: object) -> Served | None:
-        blocks = self._check(asked)
+        blocks = check_asked(asked, self._engine, self._model)
         try:
             self._admission.admit(key, frames.peer, blocks, asked.tokens, trio.current_time())
             return await self._reserve(frames, asked, blocks, key)
@@ -228,17 +227,6 @@ class Server:
     def _undress(self, worn: Lent | None) -> None:
         if worn is not None and self._wardrobe is not None:
             self._wardrobe.give_back(worn)
-
-    def _check(self, asked: Open) -> BlockRange:
-        mine = self._engine.blocks
-        if asked.model != self._model:
-            raise RemoteError("another model is served here")
-        if not mine.start <= asked.start < asked.stop <= mine.stop:
-            raise RemoteError(f"blocks {asked.start}:{asked.stop} are not in {mine}")
-        if not 1 <= asked.tokens <= self._engine.context:
-            raise RemoteError(f"{asked.tokens} positions; this model has {self._engine.context}")
-        row_bytes(self._engine.width, asked.dtype)  # known
-        return BlockRange(asked.start, asked.stop)
 
     async def _step(self, session: Served, key: object) -> bool:
         """Serve one frame; False at the end of the session."""
@@ -372,7 +360,7 @@ class Server:
         ended: list[PotluckError | None] = []
         failure: PotluckError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, session, nursery.cancel_scope, ended)
+            nursery.start_soon(watch_for_end, session, nursery.cancel_scope, ended)
             try:
                 await compute()
             except (RemoteError, Refused) as error:
@@ -382,26 +370,6 @@ class Server:
         if failure is not None:
             raise failure
         return None if ended else done[0]
-
-    async def _watch(
-        self, session: Served, scope: trio.CancelScope, ended: list[PotluckError | None]
-    ) -> None:
-        """End the scope when the client leaves. What it sends before is kept, up to a limit."""
-        kept = sum(len(payload) for _, payload in session.ahead)
-        try:
-            while kept < session.payload_bytes_max and len(session.ahead) < AHEAD_MAX:
-                received = await session.frames.receive()
-                if received is None:
-                    ended.append(None)
-                    break
-                session.ahead.append(received)
-                kept += len(received[1])
-            else:  # the rest waits in the stream, if that lasts
-                await session.frames.broken()
-                ended.append(TransportError(f"{session.frames.peer} has left"))
-        except (RemoteError, TransportError) as error:
-            ended.append(error)
-        scope.cancel()
 
     async def _answer(
         self,

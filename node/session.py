@@ -23,10 +23,8 @@ from ..errors import MissingBlocks, PotluckError, Refused, TransportError
 from ..swarm.blocks import BlockRange
 from ..swarm.chain import Carry
 from ..swarm.classes import Classes
-from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.ledger import Ledger, Work
 from ..swarm.machine import Fired, SetTimer, StopTimer
-from ..swarm.receipt import CHUNK_TOKENS
 from ..swarm.routing import Hop
 from ..swarm.rows import row_bytes
 from ..swarm.session import Session
@@ -47,7 +45,6 @@ from ..swarm.session_events import (
     Payload,
     Routed,
     SendStep,
-    SessionConfig,
     Settle,
     StandbyFound,
     TakeBack,
@@ -63,13 +60,12 @@ from .recalls import prompts_of
 from .router import HURRY_S, LOOK_AGAIN_S, Router
 from .session_plan import Recovery as Recovery
 from .session_plan import SessionPlan as SessionPlan
+from .session_plan import config_of
 from .timers import Timers
 
 log = get_logger()
 
-GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
 SETTLE_S = 10.0  # guess: for the last receipts; a hop that gives none is replaced within it
-STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
 
 
 class LiveSession:
@@ -89,15 +85,7 @@ class LiveSession:
         self._nursery = nursery
         self._name = secrets.token_bytes(16)
         row_size = row_bytes(plan.width, plan.dtype)
-        patience = Patience(host, router, plan.adapter)
-        config = SessionConfig(
-            BlockRange(0, plan.blocks), row_size,
-            max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_size),
-            patience.answer_s, patience.open_s, patience.hedge_s, STANDBY_FROM,
-            patience.open_hedge_s, cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
-            alone=plan.chained,
-        )  # fmt: skip
-        self._machine = Session(config)
+        self._machine = Session(config_of(plan, Patience(host, router, plan.adapter), row_size))
         self.ledger: Ledger | None = None
         if plan.receipts:
             self.ledger = Ledger(
@@ -113,10 +101,8 @@ class LiveSession:
         self._links: dict[int, Link] = {}
         self._chaining: Chaining | None = None
         if plan.chained:
-            self._chaining = Chaining(
-                host, self._name, self._machine, self._links, nursery, self._dispatch,
-                receipts=plan.receipts,
-            )  # fmt: skip
+            ends = (host, self._name, self._machine, self._links, nursery, self._dispatch)
+            self._chaining = Chaining(*ends, receipts=plan.receipts)
         self._timers = Timers(lambda key: self._dispatch(Fired(key)))
         self._outputs: deque[tuple[Payload, float]] = deque()  # and when it came
         self.answered_s = 0.0  # when the output came that was taken last

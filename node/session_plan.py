@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
+from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.prefix import Prompt
+from ..swarm.receipt import CHUNK_TOKENS
 from ..swarm.rows import is_coded
+from ..swarm.session_events import SessionConfig
+from .patience import Patience
+
+GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
+STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +52,14 @@ class Recovery:
     reason: str
     at_s: float
     moved: bool = False
+
+
+def config_of(plan: SessionPlan, patience: Patience, row_size: int) -> SessionConfig:
+    """How the rules of such a session are set, whose rows have so many bytes."""
+    return SessionConfig(
+        BlockRange(0, plan.blocks), row_size,
+        max(1, min(GROUP_BYTES, PAYLOAD_BYTES_MAX) // row_size),
+        patience.answer_s, patience.open_s, patience.hedge_s, STANDBY_FROM,
+        patience.open_hedge_s, cut_tokens=CHUNK_TOKENS if plan.receipts else 0,
+        alone=plan.chained,
+    )  # fmt: skip

@@ -51,14 +51,12 @@ Tell = Callable[[Seat], None]
 class Plan:
     """What to start. source: where the model's files are. blocks: of the whole model.
 
-    threads: of each node; one, because OpenMP's spinning barriers make several processes on few
-    cores collapse: four nodes of two threads each took 69 steps a second, of one thread each 250.
-    isolated: each node in a network of its own, which can be cut off (islands.py). road: so far
-    from one another and from here, instead (roads.py). liars: what the last so many nodes lie
-    about, one each. epoch_s: of nodes that choose their own blocks, as many as fit in `memory_mib`,
-    of which `cache_mib` are for sessions; 0: laid out here. peer_rtt_ms: how far nodes seem from
-    each other, with no road of their own (far_peers.py).
-    """
+    threads: of each node; one, because OpenMP's spinning barriers make processes on few cores
+    collapse: four nodes of two threads took 69 steps a second, of one 250. isolated: each in a
+    network of its own, that can be cut off (islands.py). road: so far from one another and from us
+    (roads.py). liars: what the last so many nodes lie about, one each. epoch_s: of nodes that
+    choose their own blocks, as fit in `memory_mib`, of which `cache_mib` are for sessions; 0: laid
+    out here. peer_rtt_ms: how far apart they seem (far_peers.py)."""
 
     home: Path
     source: str

@@ -45,7 +45,7 @@ from ..adapters import bring, question
 from ..compute.tensor import check_hidden, payload_bytes
 from ..frames import FrameStream
 from ..net.host import Host
-from ..session import GROUP_BYTES
+from ..session_plan import GROUP_BYTES
 
 M = TypeVar("M", bound=Message)
 _LINK = 0  # there is one
