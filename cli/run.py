@@ -101,6 +101,28 @@ def node(
             "moved, eight times its own at most, while a tenth of the disk is free."
         ),
     ] = True,
+    neighbours: Annotated[
+        bool,
+        typer.Option(
+            help="Bring the hub's weights from peers that have them, only the parts that are "
+            "served; and give peers what is here."
+        ),
+    ] = True,
+    max_disk_mib: Annotated[
+        int,
+        typer.Option(
+            "--max-disk", min=0, metavar="MIB", help="Weights brought in parts; 0: what is free."
+        ),
+    ] = 0,
+    max_upload_mbit: Annotated[
+        float,
+        typer.Option(
+            "--max-upload",
+            min=0,
+            metavar="MBIT",
+            help="A second, of weights to peers; 0: no bound.",
+        ),
+    ] = 0.0,
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions have to move at the end.")
     ] = 30.0,
@@ -155,6 +177,9 @@ def node(
         max_memory_mib=max_memory_mib,
         offline=offline,
         fetch_ahead=fetch_ahead,
+        neighbours=neighbours,
+        disk_mib=max_disk_mib,
+        upload_mbit=max_upload_mbit,
         drain_s=drain_s,
         epoch_s=epoch_s,
         relay=relay,
