@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 from rich.console import Console
@@ -29,11 +29,12 @@ from ..node.library import find_model
 from ..node.member import open_member
 from ..node.peerstore import load_known
 from ..node.weights.library import hold_weights
-from ..node.weights.parts import PieceFile
 from ..node.weights.poison import Poisoners
 from ..node.weights.root import HubRoot
 from ..node.weights.service import Weights, open_weights
 from ..swarm.blocks import parse_blocks
+
+LOOK_S: Final = 0.3
 
 
 def pull_weights(
@@ -95,11 +96,13 @@ async def _pull(
                 fetch_blocks(checkpoint, parse_blocks(blocks, checkpoint.spec.blocks))
             return checkpoint
 
-        with _Bar(weights, quiet):
+        async with trio.open_nursery() as showing:
+            showing.start_soon(_show, weights, quiet)
             checkpoint = await trio.to_thread.run_sync(
                 fetch,
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's stubs of trio are old
             )
+            showing.cancel_scope.cancel()
         here = [weights.library.file(bytes.fromhex(fact.sha256)) for fact in checkpoint.facts()]
         return {
             "model": source,
@@ -111,28 +114,22 @@ async def _pull(
         }
 
 
-class _Bar:
+async def _show(weights: Weights, quiet: bool) -> None:
     """On a terminal, how far each file is."""
-
-    def __init__(self, weights: Weights, quiet: bool) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-            TransferSpeedColumn(), TimeRemainingColumn(),
-            console=Console(file=sys.stderr), transient=True,
-            disable=quiet or not sys.stderr.isatty(),
-        )  # fmt: skip
-        self._tasks: dict[bytes, TaskID] = {}
-        weights.puller.progress = self._show
-
-    def __enter__(self) -> None:
-        self._progress.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def _show(self, file: PieceFile) -> None:
-        task = self._tasks.get(file.sha256)
-        if task is None:
-            task = self._progress.add_task(file.about.name, total=file.size)
-            self._tasks[file.sha256] = task
-        self._progress.update(task, completed=file.bytes_here())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+        TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    off = quiet or sys.stderr is None or not sys.stderr.isatty()
+    tasks: dict[bytes, TaskID] = {}
+    with Progress(
+        *columns, console=Console(file=sys.stderr), transient=True, disable=off
+    ) as progress:
+        while True:
+            for file in weights.library.files():
+                if not weights.library.uses(file.sha256) or file.about.elsewhere:
+                    continue
+                if file.sha256 not in tasks:
+                    tasks[file.sha256] = progress.add_task(file.about.name, total=file.size)
+                progress.update(tasks[file.sha256], completed=file.bytes_here())
+            await trio.sleep(LOOK_S)

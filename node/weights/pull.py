@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from ...crypto.digest import DIGEST_BYTES
 from ...errors import Refused, RemoteError, TransportError, UserError
 from ...swarm.chunk import CHUNK_BYTES
 from ...swarm.weights import Beliefs, Lie, piece_bytes, samples_of
@@ -43,6 +44,8 @@ WINDOW: Final = 512  # pieces that are thought about at a time
 ROOT_RUN: Final = 8  # pieces; guess: a second of 64 Mbit/s, after which others may have more
 ASK_EVERY_S: Final = 2.0  # guess: who fetches beside us has something new by then
 FIND_EVERY_S: Final = 10.0  # the directory, which is slower to ask and to change
+TABLES_S: Final = 3.0  # guess: a dial, and an answer; beside what its bytes take
+SILENT_S: Final = 30.0  # guess: who did not answer is not waited for again so soon
 PEERS_MAX: Final = 16  # whose tables are read
 WHOLE_SHARE: Final = 0.9  # of a file wanted: then all of it, for its sha256 proves it
 ROUND_S: Final = 30.0  # guess: beside what the bytes take; then the root helps
@@ -94,6 +97,7 @@ class _State:
     tables: dict[str, bytes] = field(default_factory=dict)  # as signed
     found_s: float = -1e9
     asked_s: float = -1e9
+    from_s: dict[str, float] = field(default_factory=dict)  # who did not answer: when to ask again
 
 
 class Puller:
@@ -117,7 +121,6 @@ class Puller:
         self._states: dict[bytes, _State] = {}
         self.counts = Counts()
         self.begun: Callable[[PieceFile], None] = lambda file: None
-        self.progress: Callable[[PieceFile], None] = lambda file: None
 
     async def ensure(self, file: PieceFile, wanted: Sequence[int], root: Root | None) -> None:
         """These pieces are on disk, checked, when it returns. root: None: peers alone. Raises
@@ -190,11 +193,17 @@ class Puller:
         if now - state.asked_s < ASK_EVERY_S + file.count * 0.002:  # tables grow with the file
             return
         state.asked_s = now
-        asked = [one for one in state.providers if not self._poisoners.banned(one)]
+        asked = [
+            one for one in state.providers
+            if not self._poisoners.banned(one) and state.from_s.get(one, now) <= now
+        ]  # fmt: skip
         asked.sort(key=lambda one: (not self._ways.near(one), self._dice.random()))
-        async with trio.open_nursery() as nursery:
-            for peer in asked[:PEERS_MAX]:
-                nursery.start_soon(self._ask_one, file, state, peer)
+        asked = asked[:PEERS_MAX]
+        state.from_s |= dict.fromkeys(asked, now + SILENT_S)  # until it has answered
+        with trio.move_on_after(TABLES_S + seconds_for(file.count * DIGEST_BYTES)):
+            async with trio.open_nursery() as nursery:
+                for peer in asked:
+                    nursery.start_soon(self._ask_one, file, state, peer)
 
     async def _ask_one(self, file: PieceFile, state: _State, peer: str) -> None:
         try:
@@ -204,6 +213,7 @@ class Puller:
             return
         except (TransportError, Refused):
             return
+        state.from_s.pop(peer, None)
         if found is None:
             return
         table, state.tables[peer] = found
@@ -239,7 +249,6 @@ class Puller:
             except TransportError as error:
                 log.debug("not all from peers", file=file.about.name, why=str(error))
         self.counts.peers += fetcher.received_bytes
-        self.progress(file)
         for peer, error in poisoned:
             if not await trio.to_thread.run_sync(self._poisoners.gave, peer, error):
                 self._host.blame(peer, error)
@@ -261,7 +270,6 @@ class Puller:
         for start, stop in runs_of(chosen):
             for index, raw in await self._read(file, root, start, stop):
                 await self._learn(file, state, index, raw)
-        self.progress(file)
 
     async def _read(
         self, file: PieceFile, root: Root, start: int, stop: int

@@ -85,6 +85,7 @@ class Weights:
         self._nursery = nursery
         self._me = me
         self._root = root
+        self.uplink = Uplink()
         self._token = trio.lowlevel.current_trio_token()
         self._told: set[bytes] = set()
         self._copies: dict[str, int] = {}
@@ -231,9 +232,10 @@ async def open_weights(
     async with trio.open_nursery() as nursery:
         weights = Weights(library, puller, directory, nursery, key.peer_id, root=root)
         if share:
-            uplink = Uplink(upload_bytes_s) if upload_bytes_s else Uplink()
-            host.handle(CHUNKS, ChunkServer(library, uplink).serve)
-            host.handle(TABLES, TableServer(key, library.table, uplink).serve)
+            if upload_bytes_s:
+                weights.uplink.bytes_s = upload_bytes_s
+            host.handle(CHUNKS, ChunkServer(library, weights.uplink).serve)
+            host.handle(TABLES, TableServer(key, library.table, weights.uplink).serve)
             nursery.start_soon(weights.run)
         try:
             yield weights
