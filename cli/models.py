@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 models = typer.Typer(
     help="The models that the swarm serves; pull, ls, rm, prune: the weights on this disk.",
-    invoke_without_command=True,
 )
 
 
-@models.callback()
+@models.callback(invoke_without_command=True)
 def show(context: typer.Context, join: Join = None, home: Home = None, json: Json = False) -> None:
     """The models that the swarm serves; pull, ls, rm, prune: the weights on this disk.
 

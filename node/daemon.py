@@ -139,7 +139,7 @@ async def _run(
         house = await _open_house(config, hold, member, court, key, boot, stages, supply)
         for holder in house.holders if config.neighbours else ():
             files = partial(whole_files, holder.model.checkpoint, holder.model.name)
-            stages.start_soon(weights.share, files)
+            weights.give(files)
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 import trio
+from hubs import use
 from sim.memory_host import MemoryNet
 
 from potluck.crypto.keys import IdentityKey
@@ -44,14 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    constants = huggingface_hub.constants
     with open_hub(model) as hub:
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        place = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", place)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        use(hub, tmp_path / "cache", monkeypatch)
         yield hub
 
 

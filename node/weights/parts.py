@@ -123,6 +123,8 @@ class PieceFile:
         then it is not here."""
         if len(raw) != piece_bytes(self.size, index):
             raise RemoteError(f"a piece of {len(raw)} bytes")
+        if self.about.elsewhere:
+            raise UserError(f"{self.path}: is damaged, and not ours to mend; download it again")
         name = digest_of(raw)
         try:
             with self._lock:

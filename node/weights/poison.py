@@ -36,7 +36,7 @@ log = get_logger()
 
 
 class Poisoners:
-    """Of one home. caught: told of each that is found."""
+    """Of one home. caught: told of each that is found, by `tell`."""
 
     def __init__(self, home: Path | None, wall: Callable[[], float] = time.time) -> None:
         """home: None keeps them in memory alone. Blocks."""
@@ -44,6 +44,7 @@ class Poisoners:
         self._wall = wall
         self._until: dict[str, float] = {}
         self.caught: list[Callable[[str], None]] = []
+        self._news: list[str] = []
         if self._folder is not None:
             for path in self._folder.glob("*"):
                 if PEER.fullmatch(path.name):
@@ -72,6 +73,13 @@ class Poisoners:
         }  # fmt: skip
         self._convict(lie.peer, told, table)
 
+    def tell(self) -> None:
+        """Who was found since: from trio's own thread, for connections end by it."""
+        news, self._news = self._news, []
+        for peer in news:
+            for tell in self.caught:
+                tell(peer)
+
     def _convict(self, peer: str, told: dict[str, Any], table: bytes) -> None:
         now = self._wall()
         if self.banned(peer):
@@ -89,8 +97,7 @@ class Poisoners:
                 log.warning("not written down", banned=peer, why=str(error))
         while len(self._until) > KEPT_MAX:
             self._forget(next(iter(self._until)))
-        for tell in self.caught:
-            tell(peer)
+        self._news.append(peer)
 
     def _load(self, path: Path) -> None:
         try:

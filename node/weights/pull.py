@@ -14,6 +14,7 @@ give something. Whoever lies is remembered with the proof (poison.py) and asked 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 WINDOW: Final = 512  # pieces that are thought about at a time
 ROOT_RUN: Final = 8  # pieces; guess: a second of 64 Mbit/s, after which others may have more
 ASK_EVERY_S: Final = 2.0  # guess: who fetches beside us has something new by then
+FIRST_S: Final = 1.5  # guess: for the first who joins a swarm to be told who has what
+FIRST_EVERY_S: Final = 0.2
+NOBODY_S: Final = 60.0  # after a file that nobody had none is waited for
 FIND_EVERY_S: Final = 10.0  # the directory, which is slower to ask and to change
 TABLES_S: Final = 3.0  # guess: a dial, and an answer; beside what its bytes take
 SILENT_S: Final = 30.0  # guess: who did not answer is not waited for again so soon
@@ -71,12 +75,14 @@ class Finds(Protocol):
 @dataclass(frozen=True, slots=True)
 class Ways:
     """How peers stand to us. near: on our own network. network: where a peer is seen; empty where
-    that counts as none."""
+    that counts as none. connected: whom we can ask at once; speaks: which of them know how."""
 
     me: str
     near: Callable[[str], bool] = lambda peer: False
     network: Callable[[str], str] = lambda peer: ""
     pinned: Collection[str] = ()
+    connected: Callable[[], Sequence[str]] = tuple
+    speaks: Callable[[str], bool] = lambda peer: True
 
 
 @dataclass(slots=True)
@@ -95,8 +101,8 @@ class _State:
     lock: trio.Lock = field(default_factory=trio.Lock)
     providers: list[str] = field(default_factory=list)
     tables: dict[str, bytes] = field(default_factory=dict)  # as signed
-    found_s: float = -1e9
-    asked_s: float = -1e9
+    found_s: float = -math.inf
+    asked_s: float = -math.inf
     from_s: dict[str, float] = field(default_factory=dict)  # who did not answer: when to ask again
 
 
@@ -119,6 +125,7 @@ class Puller:
         self._ways = ways
         self._dice = dice
         self._states: dict[bytes, _State] = {}
+        self._nobody_s = -math.inf  # when a file was waited for in vain
         self.counts = Counts()
         self.begun: Callable[[PieceFile], None] = lambda file: None
 
@@ -141,6 +148,7 @@ class Puller:
         async with state.lock:
             state.beliefs.whole = whole
             self.begun(file)
+            await self._look(file, state)
             await self._all(file, state, wanted, root)
             if whole and not await trio.to_thread.run_sync(self._library.whole, file):
                 await self._mend(file, state, root)
@@ -178,6 +186,18 @@ class Puller:
 
     # ---- peers
 
+    async def _look(self, file: PieceFile, state: _State) -> None:
+        """Before the root is asked for anything: who has just joined knows nobody yet."""
+        if state.tables or trio.current_time() < self._nobody_s + NOBODY_S:
+            return
+        with trio.move_on_after(FIRST_S):
+            while self._ways.connected() and not state.tables:
+                state.found_s = state.asked_s = -math.inf
+                await self._ask(file, state)
+                await trio.sleep(0.0 if state.tables else FIRST_EVERY_S)
+        if not state.tables:
+            self._nobody_s = trio.current_time()
+
     async def _ask(self, file: PieceFile, state: _State) -> None:
         now = trio.current_time()
         if now - state.found_s >= FIND_EVERY_S:
@@ -193,8 +213,9 @@ class Puller:
         if now - state.asked_s < ASK_EVERY_S + file.count * 0.002:  # tables grow with the file
             return
         state.asked_s = now
+        here = [one for one in self._ways.connected() if self._ways.speaks(one)]
         asked = [
-            one for one in state.providers
+            one for one in dict.fromkeys([*state.providers, *here])
             if not self._poisoners.banned(one) and state.from_s.get(one, now) <= now
         ]  # fmt: skip
         asked.sort(key=lambda one: (not self._ways.near(one), self._dice.random()))
@@ -252,6 +273,7 @@ class Puller:
         for peer, error in poisoned:
             if not await trio.to_thread.run_sync(self._poisoners.gave, peer, error):
                 self._host.blame(peer, error)
+        self._poisoners.tell()
 
     # ---- the root
 
@@ -300,6 +322,7 @@ class Puller:
         for lie in lies:
             table = state.tables.get(lie.peer, b"")
             await trio.to_thread.run_sync(self._poisoners.signed, lie, file.sha256, table)
+        self._poisoners.tell()
 
     async def _mend(self, file: PieceFile, state: _State, root: Root | None) -> None:
         """All is here, and its sha256 is wrong: somebody lied. Read again what peers gave."""

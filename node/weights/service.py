@@ -156,11 +156,18 @@ class Weights:
     def _names(self) -> list[bytes]:
         return [one.sha256 for one in self.library.files() if one.had()]
 
+    def give(self, files: Callable[[], Iterable[tuple[Path, About]]]) -> None:
+        """As `share`, from now on and beside everything else."""
+        self._nursery.start_soon(self.share, files)
+
     async def share(self, files: Callable[[], Iterable[tuple[Path, About]]]) -> None:
         """Give whole files that lie elsewhere: each is read once. files: blocks."""
         try:
             for path, about in await trio.to_thread.run_sync(lambda: list(files())):
-                file = await trio.to_thread.run_sync(self.library.adopt, path, about)
+                file = await trio.to_thread.run_sync(
+                    self.library.adopt, path, about,
+                    abandon_on_cancel=True,  # type: ignore[call-arg]  # as in pull.py
+                )  # fmt: skip
                 if file is not None:
                     self._begun(file)
         except (UserError, OSError) as error:
@@ -197,7 +204,11 @@ def ways_of(host: Host, pinned: Collection[str] = ()) -> Ways:
         where = host.where(peer)
         return "" if where == NOWHERE else where[1]
 
-    return Ways(host.peer_id, near, network, frozenset(pinned))
+    def speaks(peer: str) -> bool:
+        connection = host.best(peer)
+        return connection is not None and connection.speaks(TABLES)
+
+    return Ways(host.peer_id, near, network, frozenset(pinned), host.connected, speaks)
 
 
 def whole_files(checkpoint: Checkpoint, name: str) -> Iterator[tuple[Path, About]]:
