@@ -94,8 +94,8 @@ def among(folder: Path, *works: Work) -> list[Weights]:
     return made
 
 
-def opened(weights: Weights, folder: Path) -> Checkpoint:
-    return open_checkpoint(MODEL, home=folder / "digests", supply=weights)
+def opened(weights: Weights) -> Checkpoint:
+    return open_checkpoint(MODEL, home=weights.library.root.parent, supply=weights)
 
 
 def test_a_node_of_two_blocks_brings_their_bytes_and_no_others(
@@ -105,7 +105,7 @@ def test_a_node_of_two_blocks_brings_their_bytes_and_no_others(
     size = (model / "model.safetensors").stat().st_size
 
     def load(weights: Weights) -> None:
-        checkpoint = opened(weights, tmp_path)
+        checkpoint = opened(weights)
         assert checkpoint.digest() == local.digest()
         fetch_blocks(checkpoint, BlockRange(2, 4))
         before = hub.sent_bytes
@@ -126,9 +126,12 @@ def test_the_next_has_it_from_the_first_and_the_whole_model_is_right(
     hub: LocalHub, model: Path, tmp_path: Path
 ) -> None:
     def load(weights: Weights) -> None:
-        opened(weights, tmp_path).fetch_all()
+        opened(weights).fetch_all()
 
     first, second = among(tmp_path, load, load)
+    alone = open_checkpoint(MODEL, home=tmp_path / "n1", offline=True)
+    assert alone.names == open_checkpoint(model).names, "a client finds what was pulled"
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
     size = (model / "model.safetensors").stat().st_size
     assert hub.sent_bytes <= size + 3 * CHUNK_BYTES, "the header, before all is asked for"
     for weights in (first, second):
@@ -145,7 +148,7 @@ def test_what_the_hubs_cache_holds_is_used_where_it_is_and_given_to_others(
     assert size == (model / "model.safetensors").stat().st_size
 
     def share(weights: Weights) -> None:
-        checkpoint = opened(weights, tmp_path)
+        checkpoint = opened(weights)
         checkpoint.fetch_all()
         trio.from_thread.run(weights.share, lambda: whole_files(checkpoint, "pet"))
         assert weights.library.used_bytes() == 0
@@ -153,7 +156,7 @@ def test_what_the_hubs_cache_holds_is_used_where_it_is_and_given_to_others(
     def load(weights: Weights) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "other"))
-            opened(weights, tmp_path).fetch_all()
+            opened(weights).fetch_all()
 
     first, second = among(tmp_path, share, load)
     assert hub.sent_bytes <= size + 3 * CHUNK_BYTES
@@ -179,7 +182,7 @@ def test_who_waits_for_bytes_when_all_ends_is_told(hub: LocalHub, tmp_path: Path
 
             def load() -> None:
                 try:
-                    opened(weights, tmp_path).fetch_all()
+                    opened(weights).fetch_all()
                 except UserError as error:
                     ended.append(str(error))
 
@@ -195,10 +198,10 @@ def test_facts_of_all_files_are_remembered_for_the_next_start(
     hub: LocalHub, model: Path, tmp_path: Path
 ) -> None:
     def load(weights: Weights) -> None:
-        opened(weights, tmp_path).digest()
+        opened(weights).digest()
 
     among(tmp_path, load)
-    known = json.loads((tmp_path / "digests" / "digests.json").read_text())
+    known = json.loads((tmp_path / "n0" / "digests.json").read_text())
     assert [sorted(one) for key, one in known.items() if key.startswith("hub\0")] == [
         ["model.safetensors"]
     ]

@@ -5,6 +5,7 @@ the sha256 of the others is taken from the hub, which keeps it for every large f
 package loads what it needs (an HTTP client, ...) at the first use: a model of this disk needs none.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from ...errors import UserError
 from .digests import FileFact, hash_files, recall, remember
 
 WEIGHTS = ".safetensors"
+PULLED = "weights"  # in the home, a folder of each file that came in parts, by its sha256:
+DATA, ABOUT = "data", "about"
 _LENGTH_BYTES = 8  # of the header's length: shards.py
 Span = tuple[int, int]  # bytes of a file, half-open
 
@@ -81,6 +84,7 @@ class Hub:
                 raise UserError(f"{where}: is not in the hub's cache; run once without --offline")
             raise UserError(f"{where}: has no config.json; check the id")
         self._commit = config.parent.name  # snapshots/<commit>/config.json
+        self._key = f"hub\0{model}\0{self._commit}"  # of its facts, in the home's memory
         self._revision = self._commit  # every later file comes from the same commit
         self._pinned = True
 
@@ -103,6 +107,8 @@ class Hub:
                 return Path(cached)
             if cached is not None:  # the cache knows that the commit has no such file
                 return None
+            if file.endswith(WEIGHTS) and (pulled := self._pulled(file)) is not None:
+                return pulled
         try:
             found = huggingface_hub.hf_hub_download(
                 self._model, file, revision=self._revision, local_files_only=self._offline
@@ -136,6 +142,19 @@ class Hub:
         cached = huggingface_hub.try_to_load_from_cache(self._model, file, revision=self._revision)
         return Path(cached) if isinstance(cached, str) else None
 
+    def _pulled(self, file: str) -> Path | None:
+        """A weight file that came in parts, and is whole by now (node/weights/parts.py)."""
+        told = recall(self._home).get(self._key)
+        if self._home is None or not isinstance(told, dict) or file not in told:
+            return None
+        folder = self._home / PULLED / str(told[file][1])
+        try:
+            about = json.loads((folder / ABOUT).read_bytes())
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(about, dict) and about.get("whole") and not about.get("elsewhere")
+        return folder / DATA if whole and (folder / DATA).is_file() else None
+
     def _supplied(self, file: str) -> FileFact | None:
         """The fact of a weight file that comes in parts; None for one that is in the cache, or of
         which the hub keeps no sha256."""
@@ -147,13 +166,12 @@ class Hub:
 
     def _listed(self) -> dict[str, FileFact]:
         """What the hub tells of its weight files, from memory where it can be. Raises UserError."""
-        key = f"hub\0{self._model}\0{self._commit}"
         known = recall(self._home)
-        told = known.get(key)
+        told = known.get(self._key)
         if not isinstance(told, dict):
             if self._offline:
                 return {}
-            told = known[key] = self._ask_hub()
+            told = known[self._key] = self._ask_hub()
             remember(self._home, known)
         return {file: FileFact(file, int(one[0]), str(one[1])) for file, one in told.items()}
 

@@ -28,11 +28,12 @@ from ...errors import UserError
 from ...swarm.chunk import CHUNK_BYTES, digest_of
 from ...swarm.eviction import Kept, to_evict
 from ...swarm.weights import PIECES_MAX, Table, pieces_of
+from ..compute.hub import PULLED
 from ..home import prepare_home
 from ..log import get_logger
 from .parts import ABOUT, About, PieceFile
 
-WEIGHTS: Final = "weights"
+WEIGHTS: Final = PULLED
 LOCK: Final = "lock"
 DISK_LEFT_BYTES: Final = 1 << 30  # compute/quant/larder.py's: a volunteer's disk is not for filling
 

@@ -27,11 +27,11 @@ from ...errors import RemoteError, UserError
 from ...swarm.chunk import CHUNK_BYTES, Chunk, check, digest_of
 from ...swarm.weights import Table, piece_bytes, pieces_of, table_of
 from ..chunks.store import replace_durably
+from ..compute.hub import ABOUT as ABOUT
+from ..compute.hub import DATA as DATA
 from ..home import replace_file
 
-DATA: Final = "data"
 PIECES: Final = "pieces"
-ABOUT: Final = "about"
 _RECORD_BYTES: Final = 4 + 1 + 32 + 4
 
 
