@@ -150,16 +150,23 @@ class Library:
     def used_bytes(self) -> int:
         return sum(file.bytes_here() for file in self.files())
 
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes may come without that anything goes."""
+        used = self.used_bytes()
+        return used + size <= self._budget(used)
+
+    def _budget(self, used: int) -> int:
+        self.root.mkdir(parents=True, exist_ok=True)
+        budget = used + shutil.disk_usage(self.root).free - DISK_LEFT_BYTES
+        return min(budget, self.bytes_max) if self.bytes_max else budget
+
     def make_room(self, size: int, keep: Collection[bytes] = ()) -> list[About]:
         """Have so many bytes free, in the budget and on the disk; what had to go. keep: beside what
         is in use. Raises UserError when that cannot be."""
         with self._lock:
             kept = self._kept(keep)
             used = sum(one.size for one in kept)
-            self.root.mkdir(parents=True, exist_ok=True)
-            budget = used + shutil.disk_usage(self.root).free - DISK_LEFT_BYTES
-            if self.bytes_max:
-                budget = min(budget, self.bytes_max)
+            budget = self._budget(used)
             gone = to_evict(kept, size, budget)
             if gone is None:
                 raise UserError(

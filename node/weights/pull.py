@@ -81,7 +81,7 @@ class Ways:
     near: Callable[[str], bool] = lambda peer: False
     network: Callable[[str], str] = lambda peer: ""
     pinned: Collection[str] = ()
-    connected: Callable[[], Sequence[str]] = tuple
+    connected: Callable[[], Sequence[str]] = lambda: ()
     speaks: Callable[[str], bool] = lambda peer: True
 
 

@@ -22,6 +22,7 @@ import trio
 from ...crypto.keys import IdentityKey
 from ...dht.network import NOWHERE
 from ...errors import PotluckError, TransportError, UserError
+from ...swarm.chunk import CHUNK_BYTES
 from ...swarm.chunk import PROTOCOL as CHUNKS
 from ...swarm.weights import PROTOCOL as TABLES
 from ...swarm.weights import covering
@@ -39,12 +40,11 @@ from .pull import Puller, Ways
 from .root import HubRoot, Root
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ...dht.record import Provider
     from ..compute.checkpoint import Checkpoint
     from ..net.host import Host
-    from ..net.stream import Stream
 
     class Providing(Protocol):
         """What it needs of a directory."""
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
             self, chunks: Sequence[bytes]
         ) -> Mapping[bytes, tuple[Provider, ...]]: ...
 
-    Handler = Callable[[Stream], Awaitable[None]]
 
 COUNT_EVERY_S: Final = 300.0  # guess: how many others have our files, for what goes first
 TELL_S: Final = 10.0
@@ -130,13 +129,18 @@ class Weights:
         self, file: PieceFile, wanted: list[int], root: Root | None, done: Future[None]
     ) -> None:
         try:
+            size = len(wanted) * CHUNK_BYTES
+            if not await trio.to_thread.run_sync(self.library.fits, size):
+                with trio.move_on_after(TELL_S):
+                    await self.count_copies()  # by which it is decided what goes
             await self.puller.ensure(file, wanted, root)
         except PotluckError as error:
             done.set_exception(error)
         finally:
-            if not done.done():  # cancelled, or broken: who waits is not left behind
-                over = len(file.lacks(wanted)) == 0
-                done.set_result(None) if over else done.set_exception(UserError("the process ends"))
+            if not done.done() and not file.lacks(wanted):
+                done.set_result(None)
+            elif not done.done():  # cancelled, or broken: who waits is not left behind
+                done.set_exception(UserError("the process ends"))
 
     # ---- what is told
 
