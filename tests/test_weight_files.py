@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from potluck.node.weights.parts import DATA, PIECES, About, Into, PieceFile
 from potluck.swarm.chunk import CHUNK_BYTES, Chunk, Forged, digest_of
 
 SIZE = 3 * CHUNK_BYTES + 100
-RAW = bytes(range(256)) * (SIZE // 256) + bytes(SIZE % 256)
+RAW = random.Random(3).randbytes(SIZE)
 PIECES_OF = [RAW[at : at + CHUNK_BYTES] for at in range(0, SIZE, CHUNK_BYTES)]
 
 

@@ -270,9 +270,9 @@ class Puller:
             except TransportError as error:
                 log.debug("not all from peers", file=file.about.name, why=str(error))
         self.counts.peers += fetcher.received_bytes
-        for peer, error in poisoned:
-            if not await trio.to_thread.run_sync(self._poisoners.gave, peer, error):
-                self._host.blame(peer, error)
+        for peer, why in poisoned:
+            if not await trio.to_thread.run_sync(self._poisoners.gave, peer, why):
+                self._host.blame(peer, why)
         self._poisoners.tell()
 
     # ---- the root
