@@ -11,6 +11,7 @@ depend on what else runs.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import statistics
@@ -58,6 +59,7 @@ async def _rounds(net: LocalSwarm, home: Path, rounds: int) -> dict[str, Any]:
     theirs: dict[bool, list[float]] = {False: [], True: []}
     raw = b""
     async with open_swarm(net.join, home=home, threads=1) as swarm:
+        gc.freeze()  # as the command line does (cli/loading.py): else full collections are measured
         for number in range(-1, rounds):
             for receipts in (False, True) if number % 2 else (True, False):
                 spent, own, served, proof = await _answer(swarm, net, receipts)

@@ -33,12 +33,18 @@ class FrameStream:
         await self._stream.send(pack_frame(message, payload_bytes), *payload)
 
     async def send_both(
-        self, message: Message, *payload: bytes | bytearray | memoryview, behind: Message
+        self,
+        message: Message,
+        *payload: bytes | bytearray | memoryview,
+        before: Message | None = None,
+        behind: Message | None = None,
     ) -> None:
-        """Send one frame, and one without a payload behind it, in one flush."""
-        payload_bytes = sum(len(part) for part in payload)
-        head = pack_frame(message, payload_bytes)
-        await self._stream.send(head, *payload, pack_frame(behind))
+        """Send one frame, and others without a payload before and behind it, in one flush."""
+        head = pack_frame(message, sum(len(part) for part in payload))
+        if before is not None:
+            head = pack_frame(before) + head
+        rest = () if behind is None else (pack_frame(behind),)
+        await self._stream.send(head, *payload, *rest)
 
     async def receive(self) -> tuple[Message, memoryview] | None:
         """The next frame, or None when the other end has finished.

@@ -36,6 +36,7 @@ from ..swarm.wire import (
     Open,
     Opened,
     Output,
+    Receipts,
     Renew,
     Sign,
     Step,
@@ -52,6 +53,7 @@ from .wardrobe import Lent, Wardrobe
 
 log = get_logger()
 
+HOLD_S = 0.02  # guess: receipts wait so long for an answer to go with; below any client's hedge
 AHEAD_MAX = 6  # frames read while a step waits: ours are three steps and as many Signs
 
 
@@ -69,6 +71,8 @@ class _Session:
     sending: trio.Lock = field(default_factory=trio.Lock)  # an answer, or that we leave
     length: int = 0
     ahead: deque[tuple[Message, memoryview]] = field(default_factory=deque)  # read while it waited
+    brisk: bool = False  # its last step was short and no replay: the next may be here soon
+    held: Receipts | None = None  # to go with the next answer
 
 
 class Server:
@@ -230,17 +234,12 @@ class Server:
 
     async def _step(self, session: _Session, key: object) -> bool:
         """Serve one frame; False at the end of the session."""
-        if session.ahead:
-            received: tuple[Message, memoryview] | None = session.ahead.popleft()
-        else:
-            with trio.move_on_at(self._admission.expires_s(key)) as lease:
-                received = await session.frames.receive()
-            if lease.cancelled_caught:
-                await self._answer(session, Busy("the lease ran out", 0.0))
-                return False
+        received = await self._next(session, key)
         if received is None:
             return False
         self._admission.renew(key, trio.current_time())
+        if not isinstance(received[0], Step):
+            await self._give_held(session)
         match received:
             case Step() as step, payload:
                 return await self._run(session, key, step, payload)
@@ -252,12 +251,33 @@ class Server:
                 if session.notary is not None:
                     session.notary.truncate(at)
             case Sign(), _:
-                await self._answer(session, await signed(session.notary))
+                session.held = await signed(session.notary)
+                if not session.brisk:
+                    await self._give_held(session)
             case Renew(), _:
                 pass
             case other, _:
                 raise RemoteError(f"{type(other).__name__} inside a session")
         return True
+
+    async def _next(self, session: _Session, key: object) -> tuple[Message, memoryview] | None:
+        """The next frame; None when the client has ended, or its lease."""
+        if session.ahead:
+            return session.ahead.popleft()
+        if session.held is not None:
+            with trio.move_on_after(HOLD_S):
+                return await session.frames.receive()
+            await self._give_held(session)
+        with trio.move_on_at(self._admission.expires_s(key)):
+            return await session.frames.receive()
+        await self._answer(session, Busy("the lease ran out", 0.0))
+        return None
+
+    async def _give_held(self, session: _Session) -> None:
+        """Receipts that no answer is there for to go with."""
+        held, session.held = session.held, None
+        if held is not None:
+            await self._answer(session, held)
 
     async def _run(self, session: _Session, key: object, step: Step, payload: memoryview) -> bool:
         """Serve a step; False when the session has ended meanwhile."""
@@ -272,11 +292,14 @@ class Server:
         if session.notary is not None:
             check_room(session.notary)
         waiting = self._device.waiting
+        if waiting:
+            await self._give_held(session)
         began = trio.current_time()
         self.rows += tokens
         try:
             done = await self._compute(session, step, payload, watch=waiting > 0)
         except Refused as refusal:  # it waited for all of its time, or too many do
+            await self._give_held(session)
             await self._answer(session, Busy(refusal.reason, refusal.retry_after_s))
             return False
         finally:
@@ -288,12 +311,14 @@ class Server:
         self._admission.renew(key, trio.current_time())  # a long step is no silence
         self.steps_served += 1
         self.tokens_served += tokens
-        queue_s = max(0.0, trio.current_time() - began - compute_s)
+        elapsed_s = trio.current_time() - began
+        queue_s = max(0.0, elapsed_s - compute_s)
         if not math.isfinite(compute_s):
             compute_s = 0.0
-        await self._answer(
-            session, Output(step.at, tokens, step.rows, compute_s, queue_s, waiting), answer
-        )
+        held, session.held = session.held, None
+        session.brisk = len(step.sizes) == 1 and elapsed_s < HOLD_S
+        told = Output(step.at, tokens, step.rows, compute_s, queue_s, waiting)
+        await self._answer(session, told, answer, before=held)
         if session.notary is not None:
             await note(session.notary, step.at, payload, answer)
         return True
@@ -353,10 +378,19 @@ class Server:
             ended.append(error)
         scope.cancel()
 
-    async def _answer(self, session: _Session, message: Message, *payload: memoryview) -> None:
-        """Send one frame whole: a step's answer and `Leaving` come from two tasks."""
+    async def _answer(
+        self,
+        session: _Session,
+        message: Message,
+        *payload: memoryview,
+        before: Message | None = None,
+    ) -> None:
+        """Send one frame whole, or two: a step's answer and `Leaving` come from two tasks."""
         with trio.move_on_after(ANSWER_S) as deadline:
             async with session.sending:
-                await session.frames.send(message, *payload)
+                if before is None:
+                    await session.frames.send(message, *payload)
+                else:
+                    await session.frames.send_both(message, *payload, before=before)
         if deadline.cancelled_caught:
             raise TransportError(f"{session.frames.peer} took no answer in {ANSWER_S:.0f} s")

@@ -16,12 +16,10 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 import trio
 
 from ..errors import MissingBlocks, PotluckError, Refused, TransportError
-from ..swarm.adapter import Bundle
 from ..swarm.blocks import BlockRange
 from ..swarm.classes import Classes
 from ..swarm.frame import PAYLOAD_BYTES_MAX
@@ -59,6 +57,8 @@ from .log import get_logger
 from .net.host import Host
 from .patience import Patience
 from .router import HURRY_S, LOOK_AGAIN_S, Router
+from .session_plan import Recovery as Recovery
+from .session_plan import SessionPlan as SessionPlan
 from .timers import Timers
 
 log = get_logger()
@@ -66,34 +66,6 @@ log = get_logger()
 GROUP_BYTES = 4 * 1024 * 1024  # of hidden states in one replay frame: about a second at 32 Mbit/s
 SETTLE_S = 10.0  # guess: for the last receipts; a hop that gives none is replaced within it
 STANDBY_FROM = 1024  # positions from which on a session keeps standbys: algorithms.md 6.3
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPlan:
-    """What a session is to be. tokens: the positions that it may grow to. width: of the model.
-    receipts: whether its servers shall sign. adapter: that it wears."""
-
-    model: str
-    name: str
-    blocks: int
-    width: int
-    tokens: int
-    dtype: str = "f32"
-    dtype_bytes: int = 4
-    wait_s: float = 0.0
-    receipts: bool = False
-    adapter: Bundle | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """One loss of a hop, as the session saw it. moved: it was left for the direct way to it."""
-
-    peer: str
-    blocks: BlockRange
-    reason: str
-    at_s: float
-    moved: bool = False
 
 
 class LiveSession:
@@ -134,6 +106,7 @@ class LiveSession:
                 row_bytes, works=on_signed is not None,
                 adapter=b"" if plan.adapter is None else plan.adapter.name,
             )  # fmt: skip
+            self.ledger.examines = self._examine
         self._on_signed = on_signed
         self._settling: trio.Event | None = None
         self._convicted: set[str] = set()
@@ -216,7 +189,7 @@ class LiveSession:
             return False
         with trio.move_on_after(within_s):
             await self._settling.wait()
-        return self._machine.settled
+        return self._settling.is_set()
 
     def convicted(self, peer: str, reason: str) -> None:
         """It was found lying: its links are lost now, with blame, and it gets no other."""
@@ -246,8 +219,18 @@ class LiveSession:
     def _write_down(self, ledger: Ledger, event: Event) -> None:
         if isinstance(event, Answered) and event.link in self._links:  # it was of the right shape
             ledger.got(event.link, event.payload)
-        if self._settling is not None and self._machine.settled:
+        if self._settling is not None and self._machine.settled and self._examined():
             self._settling.set()
+
+    def _examined(self) -> bool:
+        """Look at all receipts that have come; whether they are right."""
+        for number in list(self._links):
+            self._examine(number)
+        return not any(link.false for link in self._links.values())
+
+    def _examine(self, number: int) -> None:
+        if (link := self._links.get(number)) is not None:
+            link.examine()
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -306,6 +289,7 @@ class LiveSession:
                 link.history.failed(now, link.begun_s)
             self.recoveries.append(Recovery(peer, blocks, reason, now, link.moving))
             log.debug("hop lost", peer=peer, blocks=str(blocks), reason=reason)
+        link.examine()
         if self.ledger is not None:
             self.ledger.lost(link.number)
         link.drop()

@@ -1,8 +1,9 @@
 """How a server signs for a session that asks for receipts: hashed where it hinders nobody.
 
-A step is hashed when its answer is on the way, while the client and the next hop work. What is
-large is hashed on another thread, so that no other peer waits for it: the network may stand still
-for 50 ms, and a frame of 32 MiB takes about 60.
+Small steps are hashed together before they are signed for (receipt.py, `Notary`). What is large is
+hashed when its answer is on the way, while the client and the next hop work, and on another thread,
+so that no other peer waits for it: the network may stand still for 50 ms, and a frame of 32 MiB
+takes about 60.
 
     answer ─▶ note(took, gave)  ...  Sign ─▶ signed ─▶ Receipts
 """
@@ -18,11 +19,11 @@ import trio
 
 from ..crypto.keys import IdentityKey
 from ..errors import RemoteError
-from ..swarm.receipt import Notary, Opening, WearingOpening
+from ..swarm.receipt import NOTED_BYTES_MAX, Notary, Opening, WearingOpening
 from ..swarm.wire import Open, Opened, Receipts, Wear
 from .engine import DTYPE_BYTES
 
-ASIDE_BYTES: Final = 64 * 1024  # guess: 0.1 ms of hashing, which is what a thread's turn costs
+ASIDE_BYTES: Final = NOTED_BYTES_MAX  # a thread's turn costs about as much as to hash it
 ASIDE_TOKENS: Final = 512  # of a signature: two digests a token, 2 ms
 
 
@@ -59,16 +60,11 @@ def check_room(notary: Notary) -> None:
 
 
 async def note(notary: Notary, at: int, took: memoryview, gave: memoryview) -> None:
-    """A step was computed, and its answer sent."""
-
-    def hash_both() -> None:
-        notary.took(at, took)
-        notary.gave(gave)
-
+    """A step was computed, and its answer sent. Neither of its payloads may change from now on."""
     if len(took) + len(gave) > ASIDE_BYTES:
-        await trio.to_thread.run_sync(hash_both)
+        await trio.to_thread.run_sync(notary.note, at, took, gave)
     else:
-        hash_both()
+        notary.note(at, took, gave)
 
 
 async def signed(notary: Notary | None) -> Receipts:

@@ -8,8 +8,10 @@ a receipt that is kept is right about its rows; whether the rows are right only 
     got ──┴─▶ leaves, in order ┘             ├─ equal? ─▶ Account, and Work that may be audited
     Receipts ──────────────────▶ Chunk said ─┘   else RemoteError: the link is lost, with blame
 
-The rows of a boundary are hashed when receipts come, and once, though two servers sign for them:
-one gave what the other took. Nothing is hashed or kept where no receipts were asked for.
+The rows of a boundary are hashed when receipts are looked at, and once, though two servers sign for
+them: one gave what the other took. Nothing is hashed or kept where no receipts were asked for. They
+are looked at when their client has nothing else to do (`come`, then `examine`), or when somebody
+asks for what they tell.
 
 Receipts tell of what was accepted: rows of guesses that proved wrong are taken back before they are
 signed for, and of a step that splits (journal.py) what is left may still be computed again.
@@ -66,6 +68,16 @@ class _Output:
 
 
 @dataclass(slots=True)
+class _Come:
+    """Receipts, and what they are for: as `_Page` has it. back: gone back to before they were."""
+
+    raws: tuple[bytes, ...]
+    done: list[tuple[SendStep, Payload]]
+    counted: list[range]
+    back: int | None
+
+
+@dataclass(slots=True)
 class _Page:
     hop: Hop
     account: Account
@@ -77,6 +89,7 @@ class _Page:
     shares: list[range] = field(default_factory=list)  # and were signed for since
     fed: list[tuple[int, int, Payload]] = field(default_factory=list)  # (at, tokens, rows)
     torn: bool = False  # a step was taken back in its middle: it cannot be computed again
+    come: list[_Come] = field(default_factory=list)  # receipts that were not looked at
 
     def leave_out(self, at: int) -> None:
         """Positions from `at` on."""
@@ -112,6 +125,7 @@ class Ledger:
         self._works = works
         self._adapter = adapter
         self.on_fork: Callable[[Contradiction], None] = lambda item: None
+        self.examines: Callable[[int], object] = self.examine  # whoever takes works and faults
         self._pages: dict[int, _Page] = {}
         self._lost: dict[int, _Page] = {}
         # by identity, with the payload, so that no other can get its number meanwhile
@@ -152,12 +166,14 @@ class Ledger:
 
     def uncounted(self, block: int, at: int) -> None:
         """What came up to this block for positions from `at` on is not in the answer."""
+        self._look()
         for page in (*self._pages.values(), *self._lost.values()):
             if page.hop.blocks.stop == block:
                 page.leave_out(at)
 
     def taken_back(self, at: int) -> None:
         """Positions from `at` on are not in the answer."""
+        self._look()
         for page in (*self._pages.values(), *self._lost.values()):
             page.leave_out(at)
         self._leaves.clear()
@@ -173,22 +189,51 @@ class Ledger:
         self._leaves.clear()  # what it was to be asked for; others hash a chunk again at most
 
     def signed(self, link: int, raws: tuple[bytes, ...]) -> list[Work]:
-        """The receipts of all that was answered on this link. Raises RemoteError when one of them
-        is not what it has to be; those before it are kept."""
+        """`come`, and `examine`."""
+        self.come(link, raws)
+        return self.examine(link)
+
+    def come(self, link: int, raws: tuple[bytes, ...]) -> None:
+        """The receipts of all that was answered on this link have come."""
         page = self._pages[link]
-        outputs: list[_Output] = []
-        for step, payload in page.done:
-            self._replay(page, step, payload, outputs)
-        page.done.clear()
-        if page.sent and isinstance(back := page.sent[0], int):
+        first = page.sent[0] if page.sent else None
+        back = first if isinstance(first, int) else None
+        if back is not None:
             page.sent.popleft()
-            page.unsigned.truncate(back)
-            self._forget(page, back, outputs, torn=False)
+        page.come.append(_Come(raws, page.done, page.counted, back))
+        page.done, page.counted = [], []
+
+    def examine(self, link: int) -> list[Work]:
+        """Look at what has come. Raises RemoteError when a receipt is not what it has to be; those
+        before it are kept."""
+        page, works = self._pages[link], list[Work]()
+        while page.come:
+            come = page.come.pop(0)
+            try:
+                works += self._examine(page, come)
+            except RemoteError:
+                page.counted[:0] = [one for told in (come, *page.come) for one in told.counted]
+                page.come.clear()
+                raise
+        return works
+
+    def _look(self) -> None:
+        """Somebody asks for what receipts tell."""
+        for link in [link for link, page in self._pages.items() if page.come]:
+            self.examines(link)
+
+    def _examine(self, page: _Page, come: _Come) -> list[Work]:
+        outputs: list[_Output] = []
+        for step, payload in come.done:
+            self._replay(page, step, payload, outputs)
+        if come.back is not None:
+            page.unsigned.truncate(come.back)
+            self._forget(page, come.back, outputs, torn=False)
         due = page.unsigned.take()
-        if len(raws) != len(due):
-            raise RemoteError(f"{len(raws)} receipts, where {len(due)} are due")
+        if len(come.raws) != len(due):
+            raise RemoteError(f"{len(come.raws)} receipts, where {len(due)} are due")
         works = []
-        for raw, part in zip(raws, due, strict=True):
+        for raw, part in zip(come.raws, due, strict=True):
             try:
                 page.account.add(raw, part)
             except RemoteError:
@@ -197,14 +242,14 @@ class Ledger:
                 raise
             if self._works and not page.torn:
                 works.append(self._work(page, part, outputs))
-        for one in page.counted:
+        for one in come.counted:
             last = page.shares.pop() if page.shares and page.shares[-1].stop == one.start else one
             page.shares.append(range(last.start, one.stop))
-        page.counted.clear()
         return works
 
     def given_by(self, peer: str) -> list[tuple[Account, range]]:
         """What is in the answer of this peer's, whether it was signed for or not."""
+        self._look()
         pages = (*self._lost.values(), *self._pages.values())
         return [
             (page.account, one)
@@ -221,6 +266,7 @@ class Ledger:
     def told(self) -> tuple[list[Account], list[Share]]:
         """Whose receipts tell of the answer, in the order in which they were opened; and of which
         part: of more than a proof can hold, the first."""
+        self._look()
         pages = {**self._lost, **self._pages}
         counted = [pages[link] for link in sorted(pages) if pages[link].shares]
         shares = [

@@ -32,6 +32,7 @@ from .blocks import BlockRange
 from .wire import CHUNK_BYTES_MAX, OPENING_BYTES_MAX, RECEIPTS_MAX, BlockNumber, Position
 
 CHUNK_TOKENS: Final = 32  # TOPLOC's interval too: a person waits a second or two for them
+NOTED_BYTES_MAX: Final = 64 * 1024  # guess: 0.1 ms of hashing, which hinders nobody
 PENDING_MAX: Final = 4096  # tokens that wait for a signature, half a MiB; and one step more
 OPENING, CHUNK = "opening", "chunk"  # the domains of their signatures
 
@@ -138,7 +139,12 @@ class Unsigned:
     @property
     def full(self) -> bool:
         """So much is pending that it has to be signed for before more may come."""
-        return len(self._took) >= PENDING_MAX or len(self._parts) > RECEIPTS_MAX - 3
+        return not self.has_room(0, 0)
+
+    def has_room(self, steps: int, tokens: int) -> bool:
+        """Whether it is sure not to be `full` after so many more steps, of so many tokens."""
+        parts = len(self._parts) + steps  # a step makes one at most
+        return len(self._took) + tokens < PENDING_MAX and parts <= RECEIPTS_MAX - 3
 
     def took(self, at: int, leaves: Sequence[bytes]) -> None:
         """A step at this position was computed. What was not taken back stays to be signed."""
@@ -187,6 +193,9 @@ class Unsigned:
 class Notary:
     """A server's side of one session: told what comes in and goes out, it signs.
 
+    Steps that are small are hashed together, when their signature is asked for: each by itself
+    would keep the server from its rest just when others are to run (DECISIONS.md, 2026-11-22).
+
     The caller owes what `Unsigned` asks for; `sign` when the client asks; and no step while it is
     `full`.
     """
@@ -198,15 +207,33 @@ class Notary:
         self.opening = sign(key, OPENING, body)  # to be sent with `Opened`
         self._prev = _name_of(body)
         self._unsigned = Unsigned()
+        self._noted: list[tuple[int, Bytes, Bytes]] = []  # (at, took, gave), not hashed
+        self._noted_bytes = 0
 
     @property
     def pending(self) -> int:
         """Tokens that nothing was signed for yet."""
+        self._hash()
         return self._unsigned.tokens
 
     @property
     def full(self) -> bool:
+        tokens = self._noted_bytes // self._row_bytes  # at most: what it gave is in it too
+        if self._unsigned.has_room(len(self._noted), tokens):
+            return False
+        self._hash()
         return self._unsigned.full
+
+    def note(self, at: int, took: Bytes, gave: Bytes) -> None:
+        """A step was computed, and answered. Neither may change from now on."""
+        self._noted.append((at, took, gave))
+        self._noted_bytes += len(took) + len(gave)
+        if self._noted_bytes > NOTED_BYTES_MAX:
+            self._hash()
+
+    def truncate(self, at: int) -> None:
+        self._hash()
+        self._unsigned.truncate(at)
 
     def took(self, at: int, rows: Bytes) -> None:
         self._unsigned.took(at, leaves_of(rows, self._row_bytes))
@@ -214,11 +241,15 @@ class Notary:
     def gave(self, rows: Bytes) -> None:
         self._unsigned.gave(leaves_of(rows, self._row_bytes))
 
-    def truncate(self, at: int) -> None:
-        self._unsigned.truncate(at)
+    def _hash(self) -> None:
+        noted, self._noted, self._noted_bytes = self._noted, [], 0
+        for at, took, gave in noted:
+            self.took(at, took)
+            self.gave(gave)
 
     def sign(self) -> tuple[bytes, ...]:
         """The receipts of all that is pending."""
+        self._hash()
         signed = []
         for part in self._unsigned.take():
             body = encode(Chunk(self._prev, part.at, part.tokens, part.rows, part.took, part.gave))

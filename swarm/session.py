@@ -314,14 +314,14 @@ class Session:
 
     def _pass_on(self, link: Link, frame: Frame, payload: Payload, now: float) -> list[Effect]:
         journal, stop = self._journal, link.blocks.stop
-        new = (
-            max(journal.known(link.blocks), journal.passed(stop)) if self._config.cut_tokens else 0
-        )
+        before = journal.known(link.blocks)
         effects: list[Effect] = [*journal.take(link.blocks, frame, payload)]
         known = journal.known(link.blocks)
-        if self._config.cut_tokens and known > new:
-            until = journal.place(known - 1) + journal.tokens(known - 1, known)
-            effects.append(Counted(link.number, journal.place(new), until))
+        if self._config.cut_tokens and known > before:
+            last = stop == self._config.blocks.stop
+            new = before if last else max(before, journal.passed(stop))
+            if known > new:
+                effects.append(Counted(link.number, journal.place(new), journal.end(known)))
         if stop == self._config.blocks.stop:
             return effects
         following = next(segment for segment in self._segments if segment.blocks.start == stop)

@@ -261,6 +261,27 @@ def test_a_receipt_for_other_rows_is_refused_and_not_kept(bend: str) -> None:
     assert page.ledger.told() == ([], [])
 
 
+def test_what_a_false_receipt_was_to_be_for_stays_unsigned() -> None:
+    """It is looked at when somebody asks for what it tells, and found wrong then."""
+    page, wrong = Page(), list[int]()
+
+    def examines(link: int) -> None:
+        with pytest.raises(RemoteError, match="not for what came and went"):
+            page.ledger.examine(link)
+        wrong.append(link)
+
+    page.ledger.examines = examines
+    raws = page.talk("gave")
+    page.ledger.counted(1, 0, 3)
+    page.ledger.come(1, raws)
+    page.ledger.counted(1, 3, 5)
+    assert wrong == []
+    assert [given for _, given in page.ledger.given_by(HOP.peer)] == [range(3), range(3, 5)]
+    assert wrong == [1] and page.ledger.told() == ([], [])
+    page.ledger.lost(1)
+    assert page.ledger.unsigned() == [(HOP.peer, 0), (HOP.peer, 3)]
+
+
 def test_more_or_fewer_receipts_than_are_due_are_refused() -> None:
     for change in (lambda raws: (), lambda raws: (*raws, *raws)):
         page = Page()

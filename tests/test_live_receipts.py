@@ -30,6 +30,8 @@ from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import MissingBlocks
+from potluck.node.link import EXAMINE_S
+from potluck.node.server import HOLD_S
 from potluck.node.session import SETTLE_S, LiveSession
 from potluck.node.signing import Notaries
 from potluck.swarm import ledger, receipt
@@ -106,6 +108,30 @@ async def test_long_answers_are_signed_for_on_the_way(autojump_clock: MockClock)
         assert [one.tokens for one in account.chunks] == [CHUNK_TOKENS] * 3
 
 
+async def test_receipts_are_looked_at_behind_the_next_step_or_soon(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its server computes, that is; a person who reads on is not waited for."""
+    looked: list[tuple[int, float]] = []
+    plain = ledger.Ledger.examine
+
+    def examine(self: ledger.Ledger, link: int) -> list[Work]:
+        looked.append((live.length, trio.current_time()))
+        return plain(self, link)
+
+    monkeypatch.setattr(ledger.Ledger, "examine", examine)
+    async with world((0, 6)) as made, begun(made, 200, receipts=True) as (live, _):
+        for number in range(CHUNK_TOKENS + 2):
+            await step(live, number)
+        assert [length for length, _ in looked] == [CHUNK_TOKENS + 2]  # they came with that answer
+        for number in range(CHUNK_TOKENS - 2):
+            await step(live, number)
+        now_s = trio.current_time()
+        await trio.sleep(1)
+        (_, (length, at_s)) = looked
+        assert length == 2 * CHUNK_TOKENS and at_s - now_s <= HOLD_S + EXAMINE_S + 0.01
+
+
 # ---- servers that do not sign, or sign what is not so
 
 
@@ -138,12 +164,12 @@ def answer_with(node: Node, change) -> None:  # type: ignore[no-untyped-def]
     """Its `Receipts` are changed on the way; None: they are kept back."""
     send = node.server._answer
 
-    async def answer(session, message: Message, *payload: memoryview) -> None:  # type: ignore[no-untyped-def]
-        if isinstance(message, Receipts):
-            message = change(message.chunks)
-            if message is None:
-                return
-        await send(session, message, *payload)
+    def changed(said: Message | None) -> Message | None:
+        return change(said.chunks) if isinstance(said, Receipts) else said
+
+    async def answer(session, message: Message, *payload: memoryview, before=None) -> None:  # type: ignore[no-untyped-def]
+        if (said := changed(message)) is not None:
+            await send(session, said, *payload, before=changed(before))
 
     node.server._answer = answer  # type: ignore[method-assign]
 

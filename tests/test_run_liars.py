@@ -72,14 +72,15 @@ async def test_a_liar_tells_what_its_attack_makes_up(
         for at, peer in enumerate(world.peers):
             await peer.company.until(PEERS)
             peer.mixer.mixed = _noting(peer.mixer.mixed, pulled[at])  # type: ignore[method-assign]
-        for epoch in range(2):
+        # a liar with two faces has heard whom to tell what by the second, and it is shown in the third
+        for epoch in range(3):
             async with trio.open_nursery() as nursery:
                 for at, peer in enumerate(world.peers):
                     nursery.start_soon(peer.exchange, epoch, 1.0 + 0.1 * at + epoch)
                 nursery.start_soon(lies.exchange, epoch, torch.full((FLAT.count,), 1.0), 100)
         shunned = [peer.forks for peer in world.peers]
         ends = [peer.mixer.anchor for peer in world.peers]
-    truths = {1.0, *(1.0 + 0.1 * at + epoch for at in range(PEERS) for epoch in range(2))}
+    truths = {1.0, *(1.0 + 0.1 * at + epoch for at in range(PEERS) for epoch in range(3))}
     told = [one for some in pulled.values() for one in some]
     false = [one for one in told if all(abs(float(one[0]) - truth) > 1e-3 for truth in truths)]
     quiet = ("withheld", "mimicry", "copied work", "echo")  # others' own words, or none

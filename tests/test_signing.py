@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import trio
 from sim.adding_engine import WIDTH
 from sim.memory_swarm import MODEL, World, dial, heard, opening, rows, world
 from trio.testing import MockClock
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 from potluck.crypto.keys import IdentityKey
 from potluck.crypto.merkle import leaves_of, root_of
 from potluck.node.frames import FrameStream
+from potluck.node.server import HOLD_S
 from potluck.node.signing import ASIDE_BYTES, Notaries, note, signed
 from potluck.swarm import receipt
 from potluck.swarm.receipt import Account, Notary
@@ -22,6 +24,7 @@ from potluck.swarm.wire import (
     Opened,
     Output,
     Receipts,
+    Renew,
     Sign,
     Step,
     Truncate,
@@ -100,6 +103,51 @@ async def test_frames_are_answered_in_order_and_what_is_forgotten_is_not_signed_
         chunk = account.add(raw)
         assert (chunk.at, chunk.tokens) == (2, 1)
         assert (chunk.took, chunk.gave) == (root(rows(2)), root(second))
+
+
+async def test_receipts_go_with_the_next_answer_or_soon_by_themselves(
+    autojump_clock: MockClock,
+) -> None:
+    async with world((0, 6)) as made:
+        frames, account = await opened(made)
+        await frames.send_both(Step(0, (1,), 1), rows(1), behind=Sign())
+        await output(frames)
+        await frames.send_both(Step(1, (1,), 1), rows(2), behind=Sign())
+        (raw,) = await receipts(frames)
+        came_s = trio.current_time()
+        await output(frames)
+        assert trio.current_time() == came_s
+        assert account.add(raw).stop == 1
+        (raw,) = await receipts(frames)
+        assert trio.current_time() == came_s + HOLD_S  # no step came for it to go with
+        assert account.add(raw).stop == 2
+        for asked in (Truncate(2), Sign(), Renew()):  # whatever else comes finds it on the way
+            await frames.send_both(Step(2, (1,), 1), rows(3), behind=Sign())
+            await output(frames)
+            now_s = trio.current_time()
+            await frames.send(asked)
+            (raw,) = await receipts(frames)
+            assert trio.current_time() == now_s
+            assert account.add(raw).stop == 3
+            if asked == Sign():
+                assert await receipts(frames) == ()
+        await frames.send_both(Step(3, (1, 1), 0), rows(3, 2), behind=Sign())  # a replay
+        await output(frames)
+        now_s = trio.current_time()
+        assert len(await receipts(frames)) == 1 and trio.current_time() == now_s
+
+
+async def test_receipts_do_not_wait_for_a_device(autojump_clock: MockClock) -> None:
+    """Who waits behind others, or is served slowly, would be taken for late."""
+    async with world((0, 6)) as made:
+        made.nodes[0].device.step_s = 1.0
+        frames, _ = await opened(made)
+        await frames.send_both(Step(0, (1,), 1), rows(1), behind=Sign())
+        await output(frames)
+        now_s = trio.current_time()
+        await frames.send(Step(1, (1,), 1), rows(2))
+        assert len(await receipts(frames)) == 1 and trio.current_time() == now_s
+        await output(frames)
 
 
 async def test_who_does_not_ask_for_receipts_gets_none(autojump_clock: MockClock) -> None:

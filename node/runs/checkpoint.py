@@ -18,6 +18,7 @@ from typing import Any, Final
 import trio
 
 from ...errors import UserError
+from ..chunks.store import replace_durably
 from ..compute.kept import pack_kept, unpack_kept
 from ..compute.mixing import Vector
 from ..log import get_logger
@@ -122,16 +123,7 @@ def _write(path: Path, state: State) -> None:
     }
     raw = {"statement": state.statement or _EMPTY, "told": state.told or _EMPTY}
     content = pack_kept(state.vectors, raw, facts)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    replace_durably(path, content)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

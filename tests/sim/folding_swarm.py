@@ -173,7 +173,13 @@ class Swarm:
         self.delivered: list[tuple[int, bytes]] = []
         self.deaths_left = 0
         self.names = 0
+        if ledger is not None:
+            ledger.examines = self.look
         self.perform(session.start(0.0))
+
+    def look(self, link: int) -> None:
+        assert self.ledger is not None
+        self.works += self.ledger.examine(link)
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -211,6 +217,7 @@ class Swarm:
                     del self.servers[link]
                     self.inbox = [entry for entry in self.inbox if entry[0] != link]
                     if self.ledger is not None:
+                        self.look(link)
                         self.ledger.lost(link)
                 case Deliver(index, payload):
                     self.delivered.append((index, bytes(payload)))
@@ -241,7 +248,9 @@ class Swarm:
     def hand_in(self, event: Event | Receipted) -> None:
         if isinstance(event, Receipted):
             assert self.ledger is not None
-            self.works += self.ledger.signed(event.link, event.raws)
+            self.ledger.come(event.link, event.raws)
+            if self.data is None or self.data.draw(st.booleans()):  # else when they are asked for
+                self.look(event.link)
             event = Signed(event.link)
         self.perform(self.session.handle(event, 0.0))
         answered = isinstance(event, Answered) and event.link in self.servers
