@@ -72,7 +72,7 @@ async def test_a_liar_tells_what_its_attack_makes_up(
         for at, peer in enumerate(world.peers):
             await peer.company.until(PEERS)
             peer.mixer.mixed = _noting(peer.mixer.mixed, pulled[at])  # type: ignore[method-assign]
-        # a liar with two faces has heard whom to tell what by the second, and it is shown in the third
+        # a liar with two faces knows whom to tell what by the second, which is shown in the third
         for epoch in range(3):
             async with trio.open_nursery() as nursery:
                 for at, peer in enumerate(world.peers):
