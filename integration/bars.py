@@ -19,12 +19,13 @@ from pathlib import Path
 
 from potluck.node.leash import leash
 
-from . import bars_a, bars_b, bars_c, bars_d, bars_e, bars_f
+from . import bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, weights
 from .row import Row
 
 ROOT = Path(__file__).parent.parent
 MARK = "POTLUCK_BARS"  # in the environment of whatever is started: it ends with us
 BARS = bars_a.BARS | bars_b.BARS | bars_c.BARS | bars_d.BARS | bars_e.BARS | bars_f.BARS
+BARS |= weights.BARS
 
 
 def run(names: list[str]) -> list[Row]:
