@@ -312,6 +312,7 @@ class Generation:
             self._feed(payload, len(tokens), int(self._fed == begun), at)
             del self._history[max(at + 1, begun) :]
             self._hidden, self._row, self._guesses, self._sent = None, 0, (), None
+            self._held = None  # the last piece may have waited for its audit when we were cancelled
             self._ready = deque(one for one in self._ready if one.position < len(self._history))
             if self._drafter is not None:
                 self._drafter.restart()
