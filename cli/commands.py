@@ -26,11 +26,12 @@ from .finetune import finetune
 from .init import init
 from .invite import invite, join
 from .jobs import job, jobs, submit
+from .models import models
 from .pause import pause, resume
 from .pin import pin
 from .run import node
 from .service import service
-from .show import models, peers, status, top
+from .show import peers, status, top
 from .simulate import LIES, simulate
 from .testnet import testnet
 from .verify import verify
@@ -90,7 +91,7 @@ app.command()(finetune)
 app.command()(status)
 app.command()(top)
 app.command()(peers)
-app.command()(models)
+app.add_typer(models, name="models")
 app.command()(credit)
 app.command()(doctor)
 app.command()(invite)

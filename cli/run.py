@@ -118,6 +118,16 @@ def node(
             "moved, eight times its own at most, while a tenth of the disk is free."
         ),
     ] = True,
+    neighbours: Annotated[
+        bool,
+        typer.Option(
+            help="Bring the hub's weights from peers that have them, only the parts that are "
+            "served; and give peers what is here."
+        ),
+    ] = True,
+    max_weights: Annotated[
+        int, typer.Option(min=0, metavar="MIB", help="Weights brought in parts; 0: what is free.")
+    ] = 0,
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that live sessions have to move at the end.")
     ] = 30.0,
@@ -198,6 +208,8 @@ def node(
         max_memory_mib=max_memory_mib,
         offline=offline,
         fetch_ahead=fetch_ahead,
+        neighbours=neighbours,
+        max_weights_mib=max_weights,
         drain_s=drain_s,
         epoch_s=epoch_s,
         relay=relay,

@@ -28,20 +28,6 @@ def status(join: Join = None, home: Home = None, json: Json = False) -> None:
     raise typer.Exit(show_status(join or (), home, json=json))
 
 
-def models(join: Join = None, home: Home = None, json: Json = False) -> None:
-    """The models that the swarm serves.
-
-    \b
-    Example:
-      potluck models
-    """
-    from .logs import show_logs
-    from .picture import show_models
-
-    show_logs("warning")
-    raise typer.Exit(show_models(join or (), home, json=json))
-
-
 def peers(join: Join = None, home: Home = None, json: Json = False) -> None:
     """The peers that serve, each with what it holds and how we reach it.
 

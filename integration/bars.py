@@ -19,12 +19,12 @@ from pathlib import Path
 
 from potluck.node.leash import leash
 
-from . import bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7
+from . import bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7, weights
 from .row import Row
 
 ROOT = Path(__file__).parent.parent
 MARK = "POTLUCK_BARS"  # in the environment of whatever is started: it ends with us
-LETTERS = (bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7)
+LETTERS = (bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7, weights)
 BARS = {name: bar for letter in LETTERS for name, bar in letter.BARS.items()}
 
 

@@ -69,6 +69,8 @@ class NodeConfig:
     part_mib: of the free memory, where there is no limit and models share it (house.py); 0: all.
     threads: 0 takes the library's own choice. fetch_ahead: blocks to which we may be moved, to the
     disk (ahead.py). drain_s: how long live sessions have to move when we leave their blocks.
+    neighbours: bring weights from peers, and give them. max_weights_mib: for weights that came in
+    parts; 0: what the disk has.
     epoch_s: how often it is asked who moves; the same everywhere in a swarm. relay: pass streams on
     for peers behind NATs: when strangers can dial us, from the start, or never. access: whom the
     owner bars, or admits alone; ban, allow_only: what of it the command line said, for when the
@@ -95,6 +97,8 @@ class NodeConfig:
     part_mib: int = 0
     offline: bool = False
     fetch_ahead: bool = True
+    neighbours: bool = True
+    max_weights_mib: int = 0
     drain_s: float = 30.0
     epoch_s: float = 30.0  # swarm/placement.py, EPOCH_S
     relay: Literal["auto", "yes", "no"] = "auto"

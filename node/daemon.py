@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -36,6 +37,7 @@ from ..swarm.wire import (
     WEARING_PROTOCOL,
 )
 from .compute.device import choose_device, devices_of
+from .compute.hub import Supply
 from .config import RUNNING, NodeConfig
 from .credit.till import open_till
 from .errands import start_errands
@@ -59,6 +61,10 @@ from .trust.limits import load_limits
 from .trust.recompute import Recomputer
 from .trust.vouching import open_vouching
 from .wanted import open_models
+from .weights.library import hold_weights
+from .weights.poison import Poisoners
+from .weights.root import HubRoot
+from .weights.service import open_weights, whole_files
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
@@ -126,7 +132,7 @@ async def run_node(
     """
     began_s = time.monotonic()
     prepare_home(config.home)
-    with hold_home(config.home):
+    with hold_home(config.home), hold_weights(config.home):
         await _run(config, hold, beside, began_s, task_status)
 
 
@@ -140,6 +146,7 @@ async def _run(
     key = load_or_create(config.home)
     boot = next_boot(config.home, time.time())
     end_rest(config.home)  # whoever starts a node wants it to serve
+    poisoners = await trio.to_thread.run_sync(Poisoners, config.home)
     async with (
         open_member(
             key,
@@ -153,10 +160,21 @@ async def _run(
             pins=config.pins,
             pace=Pace(config.up_kib_s * KIB, config.down_kib_s * KIB),
         ) as member,
+        open_weights(
+            member.host, member.directory, key, config.home, poisoners,
+            pinned=[pin.peer for pin in config.pins], share=config.neighbours,
+            disk_bytes=config.max_weights_mib << 20,
+            root=None if config.offline else HubRoot,
+        ) as weights,
         trio.open_nursery() as stages,
-    ):
+    ):  # fmt: skip
         court = await open_court(member, config.home)
-        house = await _open_house(config, hold, member, court, key, boot, stages)
+        _shun_poisoners(member, court, poisoners)
+        supply = weights if config.neighbours else None
+        house = await _open_house(config, hold, member, court, key, boot, stages, supply)
+        for holder in house.holders if config.neighbours else ():
+            files = partial(whole_files, holder.model.checkpoint, holder.model.name)
+            weights.give(files)
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()
@@ -180,9 +198,10 @@ async def _open_house(
     key: IdentityKey,
     boot: int,
     stages: trio.Nursery,
+    supply: Supply | None,
 ) -> House:
     """The models' files are there, and nothing is loaded. Raises UserError."""
-    wanted = await open_models(config, member.directory, time.time)
+    wanted = await open_models(config, member.directory, time.time, supply)
     till = await open_till(member.host, key, config.home)
     till.on_fork = court.take
     finds = court.cleared(member.directory)
@@ -193,6 +212,20 @@ async def _open_house(
         holder = hold(one, member, model, stages, dice, finds=segment, till=till)
         rooms.append(Room(holder, segment))
     return House(rooms)
+
+
+def _shun_poisoners(member: Member, court: Court, poisoners: Poisoners) -> None:
+    """Who gave false weights has nothing more to do with us: no route, no word, no connection."""
+
+    def caught(peer: str) -> None:
+        court.trust.convict(peer)
+        member.host.shun(court.banned)
+        for tell in court.told:
+            tell(peer)
+
+    court.poisoned = poisoners.banned
+    poisoners.caught.append(caught)
+    member.host.shun(court.banned)
 
 
 async def _end_on_signal(

@@ -31,8 +31,11 @@ from .compute.checkpoint import Checkpoint, open_checkpoint
 from .compute.choice import Opened, StageWish
 from .compute.device import choose_device, devices_of
 from .compute.gradients import Gradients
+from .compute.hub import Supply
 from .compute.joined import JoinedPools
+from .compute.loading import fetch_blocks
 from .compute.pages import Pages
+from .compute.quant.larder import Larder
 from .compute.room import give_back
 from .compute.spread import count_that_fit, fits_beside, open_span, require_span
 from .compute.worker import Worker, open_worker
@@ -73,6 +76,9 @@ class Model:
 
     def open(self, blocks: BlockRange) -> Opened:
         """Load these blocks. Blocks the caller. Raises UserError."""
+        kept = self.wish.cache_dir
+        if kept is None or not Larder(kept).has(self.digest):  # quantized ones need no others
+            fetch_blocks(self.checkpoint, blocks)  # all at once, from several peers
         return open_span(self.checkpoint, blocks, self.wish)
 
     def gradients(self, blocks: BlockRange, quantization: str) -> Gradients:
@@ -94,10 +100,15 @@ class Model:
         return fits_beside(self.checkpoint, blocks, self.wish, held)
 
 
-def open_model(config: NodeConfig) -> Model:
-    """The files, of which nothing is loaded yet. Blocks. Raises UserError."""
+def open_model(config: NodeConfig, supply: Supply | None = None) -> Model:
+    """The files, of which nothing is loaded yet. Blocks. Raises UserError.
+
+    supply: brings parts of the hub's files; None: they are downloaded whole.
+    """
     shelf = find_model(config.model, config.home)
-    checkpoint = open_checkpoint(shelf.source, offline=config.offline, home=config.home)
+    checkpoint = open_checkpoint(
+        shelf.source, offline=config.offline, home=config.home, supply=supply
+    )
     wish = StageWish(
         device=config.device,
         dtype=config.dtype,

@@ -19,6 +19,7 @@ from ..dht.directory import Directory, ModelOffer
 from ..errors import UserError
 from ..swarm.demand import Served, demand_of
 from ..swarm.placement import Demand, choose_model
+from .compute.hub import Supply
 from .config import AUTO, NodeConfig
 from .house import configs_of
 from .log import get_logger
@@ -31,18 +32,25 @@ OFFERS_MAX: Final = 32  # models that are looked into, the most often served fir
 
 
 async def open_models(
-    config: NodeConfig, directory: Directory, wall: Callable[[], float]
+    config: NodeConfig,
+    directory: Directory,
+    wall: Callable[[], float],
+    supply: Supply | None = None,
 ) -> list[tuple[NodeConfig, Model]]:
-    """Each model in its owner's order: the files are there, nothing is loaded. Raises UserError."""
+    """Each model in its owner's order: the files are there, nothing is loaded. Raises UserError.
+
+    supply: brings parts of the hub's files, so that no more comes than is needed.
+    """
     wishes = await trio.to_thread.run_sync(configs_of, config)
     found: dict[int, tuple[NodeConfig, Model]] = {}
     # what is named comes first: the swarm then chooses among the others
     for at, wish in sorted(enumerate(wishes), key=lambda one: one[1].model == AUTO):
         others = [model for _, model in found.values()]
         if wish.model == AUTO:
-            found[at] = await open_wanted(wish, directory, wall, [one.digest for one in others])
+            but = [one.digest for one in others]
+            found[at] = await open_wanted(wish, directory, wall, but, supply)
         else:
-            found[at] = wish, await trio.to_thread.run_sync(open_model, wish)
+            found[at] = wish, await trio.to_thread.run_sync(open_model, wish, supply)
         model = found[at][1]
         if any(model.digest == other.digest for other in others):
             raise UserError(f"{wish.model} was given twice: name each model once")
@@ -71,6 +79,7 @@ async def open_wanted(
     directory: Directory,
     wall: Callable[[], float],
     but: Collection[str] = (),
+    supply: Supply | None = None,
 ) -> tuple[NodeConfig, Model]:
     """The model that needs a peer most, of those that can be had here and that we do not serve
     already. Raises UserError.
@@ -90,7 +99,7 @@ async def open_wanted(
         offer, demand = left.pop(choose_model([told for _, told in left.values()]))
         wish = replace(config, model=offer.name, name=offer.name)
         try:
-            return wish, await _open(wish, offer, demand)
+            return wish, await _open(wish, offer, demand, supply)
         except UserError as error:
             log.info("not served", model=offer.name, why=str(error))
             failures.append(str(error))
@@ -98,18 +107,20 @@ async def open_wanted(
     raise UserError(f"no model of the swarm can be served here ({told}): name one by --model")
 
 
-async def _open(wish: NodeConfig, offer: ModelOffer, demand: Demand) -> Model:
-    model = await trio.to_thread.run_sync(_open_offered, wish)
+async def _open(
+    wish: NodeConfig, offer: ModelOffer, demand: Demand, supply: Supply | None
+) -> Model:
+    model = await trio.to_thread.run_sync(_open_offered, wish, supply)
     if model.digest != offer.model:
         raise UserError(f"{offer.name}: another model than the swarm's goes by that name here")
     log.info("chosen", model=offer.name, offered=round(demand.offered, 1), why="most needed")
     return model
 
 
-def _open_offered(wish: NodeConfig) -> Model:
+def _open_offered(wish: NodeConfig, supply: Supply | None) -> Model:
     if Path(wish.model).expanduser().exists():
         raise UserError(f"{wish.model}: a name in a swarm is no folder of this machine")
-    return open_model(wish)
+    return open_model(wish, supply)
 
 
 async def _demand(directory: Directory, offer: ModelOffer, now: float) -> Demand:

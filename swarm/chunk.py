@@ -75,15 +75,25 @@ class Later:
 ANSWERS: Final = (Have, Lack, Later)
 
 
+class Forged(RemoteError):
+    """Other bytes than were asked for, over a road on which only this peer can have sent them."""
+
+    def __init__(self, chunk: Chunk, size: int, came: bytes) -> None:
+        super().__init__(f"{size} bytes that are not chunk {chunk.digest.hex()[:12]}")
+        self.chunk = chunk
+        self.came = came
+
+
 def digest_of(raw: Bytes) -> bytes:
     """The name of these bytes."""
     return digest(DOMAIN, raw)
 
 
 def check(chunk: Chunk, raw: Bytes) -> None:
-    """Raises RemoteError unless these are its bytes. Blocks: it hashes them."""
-    if len(raw) != chunk.size or digest_of(raw) != chunk.digest:
-        raise RemoteError(f"{len(raw)} bytes that are not chunk {chunk.digest.hex()[:12]}")
+    """Raises Forged unless these are its bytes. Blocks: it hashes them."""
+    came = digest_of(raw)
+    if len(raw) != chunk.size or came != chunk.digest:
+        raise Forged(chunk, len(raw), came)
 
 
 def cut(raw: Bytes, chunk_bytes: int) -> Iterator[memoryview]:

@@ -1,8 +1,9 @@
 """Which chunk to ask of whom next: the rarest first, of all who have it, and of nobody twice.
 
 Each peer that has something is asked for a few chunks at a time, as many as it lately brought in
-two seconds, so that a fast one is given more to do and a slow one holds up little. What few have
-comes first, while they are there; among equals everybody has an order of its own, so that those who
+two seconds, so that a fast one is given more to do and a slow one holds up little. What is near, on
+the same network, is asked of those there alone, while they bring anything. What few have comes
+first, while they are there; among equals everybody has an order of its own, so that those who
 begin together have something to give each other. When all that is left is on its way, whoever is
 free takes over from a peer that has fallen silent.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -63,7 +64,9 @@ class _Holder:
 class Fetching:
     """Of one set of chunks. salt: makes the order among equals one's own."""
 
-    def __init__(self, wanted: Iterable[Chunk], *, salt: bytes) -> None:
+    def __init__(self, wanted: Iterable[Chunk], *, salt: bytes, near: Collection[str] = ()) -> None:
+        """near: peers whose bytes cost nobody anything."""
+        self._near = near
         self._wanted = {chunk.digest: chunk for chunk in wanted}
         self._salt = salt
         self._place = {name: digest("chunk order", salt, name) for name in self._wanted}
@@ -78,9 +81,12 @@ class Fetching:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Who may still bring something, in an order of our own."""
-        found = filter(self.open, self._holders)
-        return tuple(sorted(found, key=lambda one: digest("chunk peers", self._salt, one.encode())))
+        """Who may still bring something: who is near, then the others, in an order of our own."""
+
+        def place(peer: str) -> tuple[bool, bytes]:
+            return peer not in self._near, digest("chunk peers", self._salt, peer.encode())
+
+        return tuple(sorted(filter(self.open, self._holders), key=place))
 
     def open(self, peer: str) -> bool:
         """Whether it may still bring something."""
@@ -150,6 +156,9 @@ class Fetching:
         if holder.out or holder.flying or now < holder.from_s:
             return ()
         free = [name for name in holder.has if not self._copies[name]]
+        if self._near and peer not in self._near:
+            near = self._with_near(now)
+            free = [name for name in free if name not in near]
         found = self._rarest(free, holder) if free else self._overdue(holder, now)
         holder.flying = dict.fromkeys(one.digest for one in found)
         self._copies.update(one.digest for one in found)
@@ -161,8 +170,23 @@ class Fetching:
         holder = self._holders[peer]
         if now < holder.from_s:
             return holder.from_s
-        found = (self._overdue_s(other) for other, _ in self._slow(holder))
+        found = [self._overdue_s(other) for other, _ in self._slow(holder)]
+        if peer not in self._near:  # one that is near falls silent: then it is our turn
+            near = (self._holders[one] for one in self._near if one in self._holders)
+            due = (self._overdue_s(one) for one in near if one.flying)
+            found += [at_s for at_s in due if at_s > now]
         return min(found, default=math.inf)
+
+    def _with_near(self, now: float) -> set[bytes]:
+        """What those who are near will bring: not who lately broke off, or has fallen silent."""
+        found: set[bytes] = set()
+        for peer in self._near:
+            one = self._holders.get(peer)
+            if one is None or one.out or now < one.from_s:
+                continue
+            if not one.flying or now < self._overdue_s(one):
+                found |= one.has
+        return found
 
     def _rarest(self, free: list[bytes], holder: _Holder) -> tuple[Chunk, ...]:
         idle = sum(not one.out and not one.flying for one in self._holders.values())

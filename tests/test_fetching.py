@@ -240,3 +240,40 @@ def test_everything_comes_that_an_honest_peer_has(seed: int, count: int, peers: 
     assert sure <= set(came)
     assert set(fetching.left) == set(wanted) - set(came) == set(fetching.hopeless())
     assert all(times <= 2 for times in came.values())
+
+
+def test_near_peers_bring_what_they_have_and_others_what_they_have_not() -> None:
+    wanted = chunks(12)
+    fetching = Fetching(wanted, salt=b"", near={"near"})
+    fetching.told("far", names(wanted))
+    fetching.told("near", names(wanted[:8]))
+    assert fetching.peers == ("near", "far")
+    assert set(fetching.take("far", 0.0)) <= set(wanted[8:])
+    assert set(fetching.take("near", 0.0)) <= set(wanted[:8])
+    fetching.lost("far", 0.0, 0.0)
+    late_s = fetching.wake_s("far", 2.0)
+    assert 2.0 < late_s < float("inf"), "it is our turn when those near fall silent"
+    assert fetching.take("far", late_s)
+    fetching.lied("near")
+    fetching.lost("far", late_s, 0.0)
+    assert set(fetching.take("far", late_s + 60.0)) <= set(wanted)
+
+
+@given(st.integers(1, 12), st.integers(0, 3), st.integers(0, 3), st.randoms())
+def test_all_comes_that_anybody_has_be_it_near_or_far(
+    count: int, near: int, far: int, dice: random.Random
+) -> None:
+    wanted = chunks(count)
+    close = {f"near{one}" for one in range(near)}
+    peers = sorted(close | {f"far{one}" for one in range(far)})
+    fetching = Fetching(wanted, salt=b"", near=close)
+    held: set[bytes] = set()
+    for peer in peers:
+        has = [name for name in names(wanted) if dice.random() < 0.6]
+        held.update(has)
+        fetching.told(peer, has)
+    for now in range(3 * count):
+        for peer in peers:
+            if fetching.open(peer):
+                bring(fetching, peer, fetching.take(peer, float(now)), float(now))
+    assert held.isdisjoint(names(fetching.left))

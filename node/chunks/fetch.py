@@ -9,7 +9,8 @@ came is kept whatever happens then, so that whoever begins again fetches only th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Final, Protocol
 
 import trio
@@ -22,7 +23,6 @@ from ..letters import receive_letter, receive_up_to, send_letter
 from ..net.stream import Stream
 from ..pieces import seconds_for
 from .deadline import within
-from .store import ChunkStore
 
 PEERS_MAX: Final = 8  # guess: spoken to at a time; four home links' uplinks fill one downlink
 LIARS_MAX: Final = 4096  # that are remembered
@@ -37,11 +37,26 @@ class Host(Protocol):
     def open_stream(self, peer: str, protocol: str) -> Awaitable[Stream]: ...
 
 
+class Store(Protocol):
+    """Where chunks come to: a ChunkStore, or a file that they are pieces of. All of it blocks."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def bytes_max(self) -> int: ...
+    def lacks(self, chunks: Iterable[Chunk]) -> list[Chunk]: ...
+    def put(self, chunk: Chunk, raw: bytes) -> None: ...
+    def used_bytes(self) -> int: ...
+
+
 class Fetcher:
     """For one node: what all its fetches share."""
 
-    def __init__(self, host: Host, store: ChunkStore, blame: Blame, *, salt: bytes) -> None:
-        """salt: the node's own, for its order among equals."""
+    def __init__(
+        self, host: Host, store: Store, blame: Blame, *, salt: bytes, near: Collection[str] = ()
+    ) -> None:
+        """salt: the node's own, for its order among equals. near: who is asked first."""
+        self._near = near
         self._host = host
         self._store = store
         self._blame = blame
@@ -59,7 +74,8 @@ class Fetcher:
         """
         lacking = await trio.to_thread.run_sync(self._store.lacks, list(wanted))
         await trio.to_thread.run_sync(self._check_room, lacking)
-        one = _Fetch(Fetching(lacking, salt=self._salt), self._ask, self._caught)
+        fetching = Fetching(lacking, salt=self._salt, near=self._near)
+        one = _Fetch(fetching, self._ask, self._caught)
         for peer, digests in holders.items():
             if peer not in self._liars:
                 one.fetching.told(peer, digests)

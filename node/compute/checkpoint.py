@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import UserError
 from .digests import FileFact
 from .general import spec_of
-from .hub import Directory, Hub
+from .hub import Directory, Hub, Span, Supply
 from .quant.packing import refuse_extra_bias
 from .quant.settings import packing_of
 from .shards import DTYPES, Entry, Shard, broken
@@ -86,10 +86,22 @@ class Checkpoint:
         return parts or (name,)
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Download and check the files that hold these tensors. Raises UserError."""
+        """Have these tensors here: the files that hold them, or what of them is needed. Raises
+        UserError."""
+        self._ready(part for name in names for part in self.stored_names(name))
+
+    def fetch_all(self) -> None:
+        """Have every tensor of the files here. Raises UserError."""
+        self._ready(self._file_of)
+
+    def _ready(self, names: Iterable[str]) -> None:
+        """Have these tensors of the files on disk."""
+        spans: dict[str, list[Span]] = {}
         for name in names:
-            for part in self.stored_names(name):
-                self._shard_of(part)
+            entry = self.entry(name)
+            spans.setdefault(self._file(name), []).append((entry.start, entry.stop))
+        for file, parts in spans.items():
+            self._source.ready(file, parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from its file's header."""
@@ -130,8 +142,7 @@ class Checkpoint:
                 weight = self.weight(name)
                 found[name] = weight.codes if weight.format == "none" else weight.dequantize()
         for file, wanted in of_file.items():
-            for name in wanted:
-                self._shard_of(name)
+            self._ready(wanted)
             found |= self._shards[file].tensors(wanted)
         return found
 
@@ -155,12 +166,28 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         """A tensor of the files, mapped from disk."""
+        self._ready([name])
         return self._shard_of(name).tensors([name])[name]
 
     def digest(self) -> str:
         """The model's identity: sha256, hex, of its arithmetic and its weight files."""
-        facts = self._source.facts(sorted(set(self._file_of.values())))
-        return digest_of(self.spec, facts)
+        return digest_of(self.spec, self.facts())
+
+    def weight_files(self) -> dict[str, list[str]]:
+        """The weight files, each with its tensors."""
+        found: dict[str, list[str]] = {}
+        for name, file in self._file_of.items():
+            found.setdefault(file, []).append(name)
+        return found
+
+    def facts(self) -> list[FileFact]:
+        """Names, sizes and sha256 of the weight files. Raises UserError."""
+        return self._source.facts(sorted(set(self._file_of.values())))
+
+    def whole(self, file: str) -> Path | None:
+        """A weight file that is here whole, in its own place; None for one that is not, or of which
+        parts come."""
+        return self._source.whole(file)
 
     def _file(self, name: str) -> str:
         file = self._file_of.get(name)
@@ -203,12 +230,18 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    ref: str | Path, *, revision: str | None = None, offline: bool = False, home: Path | None = None
+    ref: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    home: Path | None = None,
+    supply: Supply | None = None,
 ) -> Checkpoint:
     """Open a directory, or a hub model `org/name[@revision]`. Raises UserError.
 
     home: where digests of large files are remembered; None: they are computed anew each time.
     offline: use only what the hub's cache already holds.
+    supply: brings parts of the hub's weight files; None: they are downloaded whole.
     """
     path = Path(ref).expanduser()
     if path.is_dir():
@@ -221,7 +254,7 @@ def open_checkpoint(
         raise UserError(f"{text}: no such directory, and no hub id such as org/name")
     if at and revision is not None and revision != pinned:
         raise UserError(f"{text}: the revision is given twice; leave one away")
-    return Checkpoint(text, Hub(name, (pinned or None) if at else revision, offline, home))
+    return Checkpoint(text, Hub(name, (pinned or None) if at else revision, offline, home, supply))
 
 
 def digest_of(spec: ModelSpec, facts: Iterable[FileFact]) -> str:

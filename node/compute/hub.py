@@ -5,14 +5,34 @@ the sha256 of the others is taken from the hub, which keeps it for every large f
 package loads what it needs (an HTTP client, ...) at the first use: a model of this disk needs none.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import huggingface_hub
 
 from ...errors import UserError
 from .digests import FileFact, hash_files, recall, remember
+
+WEIGHTS = ".safetensors"
+PULLED = "weights"  # in the home, a folder of each file that came in parts, by its sha256:
+DATA, ABOUT = "data", "about"
+_LENGTH_BYTES = 8  # of the header's length: shards.py
+Span = tuple[int, int]  # bytes of a file, half-open
+
+
+class Supply(Protocol):
+    """Brings parts of weight files here, from whoever has them (node/weights)."""
+
+    def open(self, model: str, commit: str, fact: FileFact) -> Path:
+        """Where the file lies, as long as it will be; nothing of it need be there. Raises
+        UserError."""
+        ...
+
+    def ready(self, model: str, commit: str, fact: FileFact, spans: Iterable[Span]) -> None:
+        """Have these bytes there, checked. Blocks for as long as it takes. Raises UserError."""
+        ...
 
 
 class Directory:
@@ -26,20 +46,37 @@ class Directory:
         found = self._root / file
         return found if found.is_file() else None
 
+    def ready(self, file: str, spans: Iterable[Span]) -> None:
+        """Nothing is to be fetched."""
+
+    def whole(self, file: str) -> Path | None:
+        """A weight file that is here whole."""
+        return self.path(file)
+
     def facts(self, files: Sequence[str]) -> list[FileFact]:
         """Names, sizes and sha256 of these files. Raises UserError when one is missing."""
         return hash_files([self._root / file for file in files], self._home)
 
 
 class Hub:
-    """A model of the hub at one revision; files come into the hub's own cache."""
+    """A model of the hub at one revision; files come into the hub's own cache. Of weight files that
+    are not in it, where there is a supply, only the parts that are needed come, and elsewhere."""
 
-    def __init__(self, model: str, revision: str | None, offline: bool, home: Path | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        revision: str | None,
+        offline: bool,
+        home: Path | None,
+        supply: Supply | None = None,
+    ) -> None:
+        self._supply = supply
         self._model = model
         self._revision = revision or "main"
         self._offline = offline or huggingface_hub.constants.HF_HUB_OFFLINE
         self._home = home
         self._pinned = False
+        self._parts: dict[str, FileFact | None] = {}  # weight files that come in parts
         config = self.path("config.json")
         if config is None:
             where = f"{model}@{self._revision}"
@@ -47,10 +84,21 @@ class Hub:
                 raise UserError(f"{where}: is not in the hub's cache; run once without --offline")
             raise UserError(f"{where}: has no config.json; check the id")
         self._commit = config.parent.name  # snapshots/<commit>/config.json
+        self._key = f"hub\0{model}\0{self._commit}"  # of its facts, in the home's memory
         self._revision = self._commit  # every later file comes from the same commit
         self._pinned = True
 
     def path(self, file: str) -> Path | None:
+        if self._pinned and self._supply is not None and file.endswith(WEIGHTS):
+            fact = self._supplied(file)
+            if fact is not None:
+                where = self._supply.open(self._model, self._commit, fact)
+                self._supply.ready(self._model, self._commit, fact, [(0, _LENGTH_BYTES)])
+                with where.open("rb") as opened:
+                    length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
+                head = min(fact.size, _LENGTH_BYTES + length)
+                self._supply.ready(self._model, self._commit, fact, [(0, head)])
+                return where
         if self._pinned:  # then what the cache knows stays true, absence included
             cached = huggingface_hub.try_to_load_from_cache(
                 self._model, file, revision=self._revision
@@ -59,6 +107,8 @@ class Hub:
                 return Path(cached)
             if cached is not None:  # the cache knows that the commit has no such file
                 return None
+            if file.endswith(WEIGHTS) and (pulled := self._pulled(file)) is not None:
+                return pulled
         try:
             found = huggingface_hub.hf_hub_download(
                 self._model, file, revision=self._revision, local_files_only=self._offline
@@ -81,30 +131,69 @@ class Hub:
             raise self._unreachable(error) from error
         return Path(found)
 
-    def facts(self, files: Sequence[str]) -> list[FileFact]:
-        """Names, sizes and sha256 of these files, most of which may never have been downloaded."""
-        key = f"hub\0{self._model}\0{self._commit}"
+    def ready(self, file: str, spans: Iterable[Span]) -> None:
+        """Have these bytes of a weight file here. Raises UserError."""
+        fact = self._supplied(file) if self._supply is not None else None
+        if fact is not None and self._supply is not None:
+            self._supply.ready(self._model, self._commit, fact, spans)
+
+    def whole(self, file: str) -> Path | None:
+        """A weight file that the cache holds; None: it does not."""
+        cached = huggingface_hub.try_to_load_from_cache(self._model, file, revision=self._revision)
+        return Path(cached) if isinstance(cached, str) else None
+
+    def _pulled(self, file: str) -> Path | None:
+        """A weight file that came in parts, and is whole by now (node/weights/parts.py)."""
+        told = recall(self._home).get(self._key)
+        if self._home is None or not isinstance(told, dict) or file not in told:
+            return None
+        folder = self._home / PULLED / str(told[file][1])
+        try:
+            about = json.loads((folder / ABOUT).read_bytes())
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(about, dict) and about.get("whole") and not about.get("elsewhere")
+        return folder / DATA if whole and (folder / DATA).is_file() else None
+
+    def _supplied(self, file: str) -> FileFact | None:
+        """The fact of a weight file that comes in parts; None for one that is in the cache, or of
+        which the hub keeps no sha256."""
+        if file in self._parts:
+            return self._parts[file]
+        found = self._listed().get(file) if self.whole(file) is None else None
+        self._parts[file] = found
+        return found
+
+    def _listed(self) -> dict[str, FileFact]:
+        """What the hub tells of its weight files, from memory where it can be. Raises UserError."""
         known = recall(self._home)
-        facts = _facts_of(known.get(key), files)
-        if facts is not None:
-            return facts
-        if self._offline:
-            return self._facts_of_cache(files)
+        told = known.get(self._key)
+        if not isinstance(told, dict):
+            if self._offline:
+                return {}
+            told = known[self._key] = self._ask_hub()
+            remember(self._home, known)
+        return {file: FileFact(file, int(one[0]), str(one[1])) for file, one in told.items()}
+
+    def _ask_hub(self) -> dict[str, list[Any]]:
         try:
             info = huggingface_hub.HfApi().model_info(
                 self._model, revision=self._commit, files_metadata=True
             )
         except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
             raise self._unreachable(error) from error
-        listed = {
-            one.rfilename: [one.size, one.lfs.sha256] for one in info.siblings or () if one.lfs
+        return {
+            one.rfilename: [one.size, one.lfs.sha256]
+            for one in info.siblings or ()
+            if one.lfs and one.rfilename.endswith(WEIGHTS)
         }
-        known[key] = {file: listed[file] for file in files if file in listed}
-        facts = _facts_of(known[key], files)
-        if facts is None:  # a small file that the hub keeps without a sha256
-            return self._facts_of_cache(files)
-        remember(self._home, known)
-        return facts
+
+    def facts(self, files: Sequence[str]) -> list[FileFact]:
+        """Names, sizes and sha256 of these files, most of which may never have been downloaded."""
+        listed = self._listed()
+        if all(file in listed for file in files):
+            return [listed[file] for file in files]
+        return self._facts_of_cache(files)  # of a small file the hub keeps no sha256
 
     def _facts_of_cache(self, files: Sequence[str]) -> list[FileFact]:
         paths = []
@@ -123,9 +212,3 @@ class Hub:
             f"{self._model}: the hub cannot be reached ({why[:120]});"
             " check the network, or use --offline for what is cached"
         )
-
-
-def _facts_of(known: Any, files: Sequence[str]) -> list[FileFact] | None:
-    if not isinstance(known, dict) or any(file not in known for file in files):
-        return None
-    return [FileFact(file, int(known[file][0]), str(known[file][1])) for file in files]

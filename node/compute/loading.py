@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ...swarm.blocks import BlockRange
 from .checkpoint import Checkpoint
 from .layout import BlockWeights, Layout, layout_of
 from .native.library import is_available
@@ -63,6 +64,16 @@ def fetch_block(checkpoint: Checkpoint, index: int) -> None:
     known to belong to one block, and nothing is fetched. Raises UserError."""
     if checkpoint.spec.general is None:
         checkpoint.fetch(layout_of(checkpoint.spec, index).shapes)
+
+
+def fetch_blocks(checkpoint: Checkpoint, blocks: BlockRange) -> None:
+    """The same for all of these, at once. Raises UserError."""
+    if checkpoint.spec.general is None:
+        checkpoint.fetch(
+            name
+            for index in range(blocks.start, blocks.stop)
+            for name in layout_of(checkpoint.spec, index).shapes
+        )
 
 
 def block_bytes(layout: Layout, coding: Quantization, dtype: torch.dtype) -> int:

@@ -121,6 +121,7 @@ class Court:
         self.told: list[Callable[[str], None]] = []
         self.met: Callable[[str], bool] = lambda peer: False  # by the sampling
         self.capability: Callable[[Message], Passed] = lambda message: "drop"  # capability.py
+        self.poisoned: Callable[[str], bool] = lambda peer: False  # weights/poison.py
         self.gossip = Gossiper(host, self._judge, dice, trust.mean)
         self._host = host
         self._key = key
@@ -142,7 +143,7 @@ class Court:
     # ---- for the node
 
     def banned(self, peer: str) -> bool:
-        return self._machine.banned(peer, self._wall())
+        return self._machine.banned(peer, self._wall()) or self.poisoned(peer)
 
     def bans(self) -> tuple[Ban, ...]:
         return self._machine.bans(self._wall())

@@ -86,6 +86,10 @@ class Larder:
         name = f"{key.block:04d}-{key.format}-{key.layout}{_SUFFIX}"
         return self._root / key.digest[:32] / name
 
+    def has(self, digest: str) -> bool:
+        """Whether any block of this model is kept."""
+        return any((self._root / digest[:32]).glob(f"*{_SUFFIX}"))
+
     def get(self, key: Key) -> Kept | None:
         """A block that is kept and undamaged; a damaged one is removed.
 
