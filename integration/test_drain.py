@@ -54,26 +54,36 @@ class Talk:
     lost: int = 0
 
 
-async def talk(swarm: Swarm, prompt: str, told: Talk, live: trio.Event | None = None) -> None:
+async def talk(
+    swarm: Swarm,
+    prompt: str,
+    told: Talk,
+    live: trio.Event | None = None,
+    go: trio.Event | None = None,
+) -> None:
+    """live: set once it has some tokens; it reads on when `go` is."""
     async with swarm.generation(
         "demo", prompt, max_new_tokens=TOKENS, ignore_eos=True, temperature=0.8, seed=7
     ) as answer:
+        asked_s = trio.current_time()
         async for piece in answer:
             told.tokens.append(piece.token)
             told.text += piece.text
-            told.waits_s.append((trio.current_time(), piece.seconds))
+            told.waits_s.append((trio.current_time(), trio.current_time() - asked_s))
             if not told.routes or told.routes[-1] != piece.route:
                 told.routes.append(piece.route)
-            if live is not None and len(told.tokens) == LIVE_FROM:
+            if live is not None and go is not None and len(told.tokens) == LIVE_FROM:
                 live.set()
+                await go.wait()
+            asked_s = trio.current_time()
         told.lost = len(answer.recoveries)
 
 
-async def all_talk(swarm: Swarm, live: list[trio.Event] | None = None) -> list[Talk]:
+async def all_talk(swarm: Swarm) -> list[Talk]:
     talks = [Talk() for _ in PROMPTS]
     async with trio.open_nursery() as nursery:
-        for number, (prompt, told) in enumerate(zip(PROMPTS, talks, strict=True)):
-            nursery.start_soon(talk, swarm, prompt, told, live[number] if live else None)
+        for prompt, told in zip(PROMPTS, talks, strict=True):
+            nursery.start_soon(talk, swarm, prompt, told)
     return talks
 
 
@@ -124,7 +134,7 @@ async def drained(net: LocalSwarm, swarm: Swarm, leave: Leave) -> dict[str, Any]
     first = net.seat("n2")
     net.add("n3", first.start, first.stop)
     net.launch("n3", net.join)
-    live = [trio.Event() for _ in PROMPTS]
+    live, go = [trio.Event() for _ in PROMPTS], trio.Event()
     talks = [Talk() for _ in PROMPTS]
     told_s = 0.0
     loop: list[tuple[float, float]] = []
@@ -132,7 +142,7 @@ async def drained(net: LocalSwarm, swarm: Swarm, leave: Leave) -> dict[str, Any]
         watching.start_soon(watch_loop, loop)
         async with trio.open_nursery() as nursery:
             for prompt, told, event in zip(PROMPTS, talks, live, strict=True):
-                nursery.start_soon(talk, swarm, prompt, told, event)
+                nursery.start_soon(talk, swarm, prompt, told, event, go)
             for event in live:
                 await event.wait()
             await comes_true(lambda: net.ready("n3") is not None, GONE_S)
@@ -141,6 +151,7 @@ async def drained(net: LocalSwarm, swarm: Swarm, leave: Leave) -> dict[str, Any]
             on_first = sum(told.routes[-1][1].peer == first.peer for told in talks)
             unfinished = sum(len(told.tokens) < TOKENS for told in talks)
             told_s = trio.current_time()
+            go.set()
             went = await leave(net)
         watching.cancel_scope.cancel()
     late = [(at, wait) for told in talks for at, wait in told.waits_s if at >= told_s]

@@ -63,7 +63,8 @@ async def main(home: Path, fact: FileFact, join: list[str], *, lies: bool) -> No
             began_s = time.monotonic()
             await trio.to_thread.run_sync(weights.ready, MODEL, COMMIT, fact, [(0, fact.size)])
             counts = weights.puller.counts
-            say(seconds=time.monotonic() - began_s, peers=counts.peers, root=counts.root)
+            came = counts.peers - counts.false
+            say(seconds=time.monotonic() - began_s, peers=came, root=counts.root)
             while line := await trio.to_thread.run_sync(sys.stdin.readline):
                 weights.uplink.bytes_s = float(line.split()[1])
 

@@ -23,7 +23,7 @@ import pytest
 
 from potluck.crypto.codec import decode_any, encode
 from potluck.errors import RemoteError
-from potluck.swarm import chunk, vouch
+from potluck.swarm import chunk, vouch, weights
 from potluck.swarm.run import btard_wire, claims, group_wire, scalars, statement
 
 TESTS = Path(__file__).parent
@@ -106,6 +106,11 @@ TABLE: dict[str, tuple[str, ...]] = {
     "/potluck/chunks/1": (
         "chunk_serve:test_who_asks_nonsense_or_nothing_is_left", HERE,
         "chunk_serve:test_who_asks_nonsense_or_nothing_is_left", NONE, NONE, NONE, HERE,
+    ),
+    "/potluck/weights/1": (
+        "weight_pull:test_tables_of_rubbish_and_silence_are_their_senders_faults_alone", HERE,
+        NONE, NONE, NONE,
+        "weights:test_a_table_says_what_is_here_and_is_read_only_from_who_signed_it", HERE,
     ),
     "/potluck/state/1": (_STATE, _VOICE, NONE, NONE, NONE, _VOICE, HERE),
     "/potluck/scalars/1": (
@@ -205,6 +210,7 @@ LETTERS: dict[str, tuple[ModuleType, int, str]] = {  # by golden file
     "scalars": (scalars, scalars.LETTER_BYTES_MAX, "/potluck/scalars/1"),
     "states": (claims, claims.LETTER_BYTES_MAX, "/potluck/state/1"),
     "vouch": (vouch, vouch.LETTER_BYTES_MAX, "/potluck/vouch/1"),
+    "weights": (weights, weights.TABLE_BYTES_MAX, "/potluck/weights/1"),
 }
 
 

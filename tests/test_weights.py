@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError
 from potluck.swarm.chunk import CHUNK_BYTES, digest_of
@@ -17,6 +19,7 @@ from potluck.swarm.weights import (
     NETWORKS,
     PIECES_MAX,
     TABLE_BYTES_MAX,
+    Ask,
     Beliefs,
     Lie,
     Table,
@@ -54,6 +57,13 @@ def test_a_table_says_what_is_here_and_is_read_only_from_who_signed_it() -> None
             read_table(raw, peer, file, size)
     with pytest.raises(ValueError, match="another length"):
         replace(table, pieces=table.pieces[:-32])
+
+
+def test_the_bytes_of_every_message_are_those_on_file() -> None:
+    table = table_of(FILE, CHUNK_BYTES + 77, {0: (TRUE[0], True), 1: (TRUE[1], False)})
+    lines = [f"{type(one).__name__} {encode(one).hex()}" for one in (Ask(FILE), table)]
+    golden = Path(__file__).parent / "golden" / "weights.hex"
+    assert lines == golden.read_text(encoding="utf-8").splitlines()
 
 
 def test_the_largest_table_fits_its_letter() -> None:

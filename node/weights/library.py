@@ -250,6 +250,10 @@ def hold_weights(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if [one.name for one in folder.iterdir()] == [LOCK]:  # nothing came: nothing is left
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()
         lock.release()
 
 

@@ -24,7 +24,7 @@ import trio
 
 from ...crypto.digest import DIGEST_BYTES
 from ...errors import Refused, RemoteError, TransportError, UserError
-from ...swarm.chunk import CHUNK_BYTES
+from ...swarm.chunk import CHUNK_BYTES, Forged
 from ...swarm.weights import Beliefs, Lie, piece_bytes, samples_of
 from ..chunks.fetch import Fetcher
 from ..chunks.fetch import Host as Roads
@@ -87,10 +87,11 @@ class Ways:
 
 @dataclass(slots=True)
 class Counts:
-    """Bytes that came, since the start."""
+    """Bytes that came, since the start. false: of those from peers, which were thrown away."""
 
     peers: int = 0
     root: int = 0
+    false: int = 0
 
 
 @dataclass(slots=True)
@@ -259,6 +260,7 @@ class Puller:
         def caught(peer: str, error: RemoteError) -> None:
             state.beliefs.gone(peer)
             poisoned.append((peer, error))
+            self.counts.false += error.chunk.size if isinstance(error, Forged) else 0
 
         fetcher = Fetcher(
             self._host, Into(file, places), caught, salt=self._ways.me.encode(), near=near
