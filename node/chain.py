@@ -56,7 +56,6 @@ from ..swarm.wire import (
     Step,
     Taken,
 )
-from .compute.tensor import unpack
 from .frames import FrameStream
 from .log import get_logger
 from .net.host import Host
@@ -327,6 +326,8 @@ class Seat:
         )
 
     def _check(self, push: Push, payload: memoryview, leader: str) -> None:
+        from .compute.tensor import unpack  # an entry point has no torch, and no seat
+
         if len(push.sizes) != 1 or push.sizes[0] < 1 or push.rows > push.sizes[0]:
             raise RemoteError(f"a push of sizes {push.sizes} that wants {push.rows} rows")
         unpack(payload, push.sizes[0], self._width, self._asked.dtype)  # finite, and whole

@@ -172,12 +172,12 @@ async def _run(
         _shun_poisoners(member, court, poisoners)
         supply = weights if config.neighbours else None
         house = await _open_house(config, hold, member, court, key, boot, stages, supply)
-        for holder in house.holders if config.neighbours else ():
-            files = partial(whole_files, holder.model.checkpoint, holder.model.name)
-            weights.give(files)
         joining, joined = trio.CancelScope(), trio.Event()
         stages.start_soon(_end_on_signal, member.directory, joining, joined)
         await house.take()
+        for holder in house.holders if config.neighbours else ():
+            files = partial(whole_files, holder.model.checkpoint, holder.model.name)
+            weights.give(files)
         for protocol in (PROTOCOL, WEARING_PROTOCOL, REMEMBERING_PROTOCOL, CODED_PROTOCOL):
             member.host.handle(protocol, house.serve)
         member.host.handle(TRAINING_PROTOCOL, house.train)

@@ -67,7 +67,7 @@ def test_every_command_has_help_with_an_example(
 ) -> None:
     assert main([*words, "--help"]) == 0
     said = capsys.readouterr().out
-    is_group = words in ([], ["testnet"], ["bench"], ["pin"], ["vouch"], ["service"])
+    is_group = words in ([], ["testnet"], ["bench"], ["pin"], ["vouch"], ["service"], ["models"])
     assert "Example" in said or (is_group and "Commands:" in said)
     for example in re.findall(r"^ +(?:cat .*\| )?potluck (.*)$", said, re.MULTILINE):
         assert any(example.split()[: len(known)] == known for known in commands())

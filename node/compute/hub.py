@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.errors  # it loads neither by itself
 
 from ...errors import UserError
 from .digests import FileFact, hash_files, recall, remember

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import huggingface_hub
+import huggingface_hub.errors  # not loaded by itself
 from huggingface_hub.utils import build_hf_headers, get_session
 
 from ...errors import TransportError
