@@ -159,6 +159,7 @@ async def _run(
             access=config.access,
             pins=config.pins,
             pace=Pace(config.up_kib_s * KIB, config.down_kib_s * KIB),
+            chained=True,
         ) as member,
         open_weights(
             member.host, member.directory, key, config.home, poisoners,

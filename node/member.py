@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -15,7 +15,6 @@ from ..dht.kad import KadDirectory, open_directory
 from ..dht.known import Known, to_join
 from ..dht.shelf import SHELF_BYTES_MAX
 from ..errors import RemoteError, TransportError, UserError
-from .chain import Chains
 from .log import get_logger
 from .net.access import Access
 from .net.address import parse
@@ -25,6 +24,9 @@ from .net.lan import Met, tell_and_listen
 from .net.nat import Nat, NatConfig, start_nat
 from .net.pace import Pace
 from .pins import Pin
+
+if TYPE_CHECKING:
+    from .chain import Chains
 
 log = get_logger()
 
@@ -57,6 +59,7 @@ async def open_member(
     access: Access | None = None,
     pins: Sequence[Pin] = (),
     pace: Pace | None = None,
+    chained: bool = False,
 ) -> AsyncIterator[Member]:
     """Listen and join. serve: keep records for others (a node), or only ask (a client).
 
@@ -64,6 +67,7 @@ async def open_member(
 
     known: peers of the last run, to join by when there is nobody in `join`, or nobody answers.
     pins: are dialled before both, and their connections are kept. pace: for all connections.
+    chained: take what other hops push; it costs an entry point memory that it needs not.
     Raises UserError when a port is in use, or when nobody can be reached; a node that was not told
     to join anybody is its swarm's first then, and goes on asking those it knew.
     """
@@ -92,7 +96,13 @@ async def open_member(
                 host.nursery.start_soon(
                     tell_and_listen, key.peer_id, crossing.near_addresses, _meet(directory)
                 )
-        yield Member(host, directory, crossing, key, Chains(host, key) if serve else None)
+        yield Member(host, directory, crossing, key, _chains(host, key) if chained else None)
+
+
+def _chains(host: Host, key: IdentityKey) -> Chains:
+    from .chain import Chains
+
+    return Chains(host, key)
 
 
 async def _join_pinned(

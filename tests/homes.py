@@ -33,7 +33,6 @@ class Host(MemoryHost):
 
     def __init__(self, net: MemoryNet, peer_id: str) -> None:
         super().__init__(net, peer_id)
-        self.nursery = net.nursery
         self.best_of: Callable[[str], object] = lambda peer: None
 
     def connected(self) -> tuple[str, ...]:
