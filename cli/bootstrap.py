@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
-from .loading import loading
 from .options import AllowOnly, Ban, Home, Join, Json, Listen, LogLevel, Pinned, Port, Relay
 from .serve import LOOPBACK, listen_addresses, place_of, serve_until_stopped
 
@@ -32,10 +32,10 @@ def bootstrap(
       potluck bootstrap --home /srv/potluck --join /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
     """
     place = place_of(home, log_level)
-    with loading():
-        from ..node.bootstrap import BootstrapConfig, run_bootstrap
-        from ..node.config import find_access, find_join, find_pins
+    from ..node.bootstrap import BootstrapConfig, run_bootstrap
+    from ..node.config import find_access, find_join, find_pins
 
+    gc.freeze()  # not as in loading.py: here the memory that importing leaves behind counts
     config = BootstrapConfig(
         home=place,
         listen=listen_addresses(listen or LOOPBACK, port),
