@@ -3,9 +3,8 @@
     home/testnet/testnet.json    what was started, written before and after each start (roster.py)
     home/testnet/n1/             the home of node n1: its key, its log, node.json while it runs
 
-The nodes outlive whoever started them, unless on a leash. Whatever ends early, be it by Ctrl-C, by
-a crash or by kill -9, `take_down` finds all of them: by what is written down, and by the mark that
-each of them was born with (process.py).
+The nodes outlive whoever started them, unless on a leash. However that ends, `take_down` finds all
+of them: by what is written down, and by the mark that each was born with (process.py).
 
     start_testnet(plan)                      # leaves them running
     with open_testnet(plan) as net: ...      # ends them
