@@ -149,11 +149,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             opened.seek(start)
             while start < stop and (raw := opened.read(min(PART_BYTES, stop - start))):
                 self.hub.wait_for(len(raw))
+                self.hub.sent(file.name, len(raw))  # before whoever asked can have read it
                 try:
                     self.wfile.write(raw)
                 except OSError:
                     return  # whoever asked is gone
-                self.hub.sent(file.name, len(raw))
                 start += len(raw)
 
     def _say(self, status: int, raw: bytes, headers: dict[str, str], *, body: bool) -> None:
