@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from one_process import autojump_clock as autojump_clock
+from one_process import dice as dice
 from one_process import leashed as leashed
 from one_process import logs_as_before as logs_as_before
 
