@@ -4,8 +4,9 @@
 
 Real daemons on loopback, one thread each. Answers with and without receipts take turns, in an order
 that turns too, so that a machine which is busy otherwise is so for both; a rate leaves out the time
-to the first token. Processor time, of all processes together, is told beside the rates: it does not
-depend on what else runs.
+to the first token. `cost_of_positions` adds up the median time of each token of an answer: what
+falls on every 32nd is in it, what else runs for a moment is not. Processor time, of all processes
+together, is told beside the rates: it does not depend on what else runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from base64 import b64decode
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def measure(shape: str = "tiny", servers: int = 2, rounds: int = 100) -> dict[st
 
 
 async def _rounds(net: LocalSwarm, home: Path, rounds: int) -> dict[str, Any]:
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+    times: dict[bool, list[list[float]]] = {False: [], True: []}
     ours: dict[bool, list[float]] = {False: [], True: []}
     theirs: dict[bool, list[float]] = {False: [], True: []}
     raw = b""
@@ -65,16 +67,19 @@ async def _rounds(net: LocalSwarm, home: Path, rounds: int) -> dict[str, Any]:
                 spent, own, served, proof = await _answer(swarm, net, receipts)
                 raw = proof or raw
                 if number >= 0:  # the first round warms up
-                    seconds[receipts].append(spent)
+                    times[receipts].append(spent)
                     ours[receipts].append(own)
                     theirs[receipts].append(served)
+    seconds = {on: [sum(one) for one in times[on]] for on in times}
     pairs = zip(seconds[True], seconds[False], strict=True)
     costs = sorted(1 - off / on for on, off in pairs)
     medians = {on: statistics.median(seconds[on]) for on in (False, True)}
+    usual = {on: sum(map(statistics.median, zip(*times[on], strict=True))) for on in times}
     return {
         "tokens_per_s_without": round((TOKENS - 1) / medians[False], 1),
         "tokens_per_s_with": round((TOKENS - 1) / medians[True], 1),
         "cost_of_medians": round(1 - medians[False] / medians[True], 4),
+        "cost_of_positions": round(1 - usual[False] / usual[True], 4),
         "cost_median_of_pairs": round(statistics.median(costs), 4),
         "cost_interval_95": [round(one, 4) for one in _interval(costs)],
         "client_cpu_ms_a_token": _both(ours),
@@ -92,20 +97,20 @@ def _interval(ordered: list[float]) -> tuple[float, float]:
 
 async def _answer(
     swarm: Swarm, net: LocalSwarm, receipts: bool
-) -> tuple[float, float, float, bytes]:
-    """From the first token to the last: seconds, and processor seconds of ours and of the servers;
-    and the proof. The last signatures are counted in none: nobody waits for a token then."""
+) -> tuple[list[float], float, float, bytes]:
+    """From the first token to the last: seconds of each, processor seconds of ours and of the
+    servers; and the proof. Nobody waits for a token at the last signatures: they count in none."""
     async with swarm.generation(
         "bench", PROMPT, max_new_tokens=TOKENS, ignore_eos=True, receipts=receipts, draft="off"
     ) as answer:
         await anext(answer)
-        served_s, own_s, began_s = _served_s(net), time.process_time(), time.perf_counter()
+        served_s, own_s, came_s = _served_s(net), time.process_time(), [time.perf_counter()]
         async for _ in answer:
-            pass
-        spent_s, own_s = time.perf_counter() - began_s, time.process_time() - own_s
+            came_s.append(time.perf_counter())
+        own_s = time.process_time() - own_s
         served_s = _served_s(net) - served_s
         raw = await answer.proof(swarm.member.key) if receipts else b""
-    return spent_s, own_s, served_s, raw
+    return [after - before for before, after in pairwise(came_s)], own_s, served_s, raw
 
 
 def _served_s(net: LocalSwarm) -> float:
