@@ -19,12 +19,12 @@ from pathlib import Path
 
 from potluck.node.leash import leash
 
-from . import bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7, weights
+from . import bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7, bars_h, weights
 from .row import Row
 
 ROOT = Path(__file__).parent.parent
 MARK = "POTLUCK_BARS"  # in the environment of whatever is started: it ends with us
-LETTERS = (bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7, weights)
+LETTERS = (bars_a, bars_b, bars_c, bars_d, bars_e, bars_f, bars_g, bars_g7, bars_h, weights)
 BARS = {name: bar for letter in LETTERS for name, bar in letter.BARS.items()}
 
 
