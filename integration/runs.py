@@ -137,38 +137,15 @@ def synchronous(
 ) -> tuple[float, float]:
     """The held-out loss at the start, and at the end of as many steps, at each of which the
     gradients of all peers' batches are averaged."""
-    from potluck.node.compute.checkpoint import open_checkpoint
-    from potluck.node.compute.nearby import Nearby
-    from potluck.node.compute.tuning import Tuner
-    from potluck.node.compute.voice import Voice
-    from potluck.node.compute.windows import cut
-    from potluck.node.library import DEMO_FOLDER
-    from potluck.node.runs.finetune import load_plan
-    from potluck.node.runs.runner import FINAL_SEQUENCES
-    from potluck.node.runs.texts import documents
-    from potluck.swarm.run.plan import agree, rate_at
-    from potluck.swarm.run.shards import Split
+    from .lesson import Lesson  # torch: the measured processes are others
 
     with tempfile.TemporaryDirectory(prefix="potluck-sync-") as name:
         folder = Path(name)
         with open_group(folder, wanted, characters=characters):
-            plan = load_plan(folder / "tales.toml")
-            checkpoint = open_checkpoint(DEMO_FOLDER)
-            voice = Voice.of(checkpoint)
-            windows = cut(voice.text, documents([folder / "tales.jsonl"], "text"), wanted.tokens)
-    network = Nearby(checkpoint)
-    training = plan.training
-    tuner = Tuner(voice, network, plan.adapter, training, windows, seed=plan.seed)
-    run = agree(plan, bytes.fromhex(voice.digest), windows.files, tuner.start).run
-    split = Split.of(len(windows), plan.data.held_out, plan.seed)
-    held = split.held_out(FINAL_SEQUENCES)
-    before = tuner.loss(held)
-    for epoch in range(training.epochs):
-        for step in range(training.inner_steps):
-            batches = (split.batch(run, epoch, peer, step, size=training.batch) for peer in peers)
-            rows = [row for batch in batches for row in batch]
-            tuner.step(rows, rate_at(training, epoch * training.inner_steps + step))
-    return before, tuner.loss(held)
+            lesson = Lesson.of(folder, wanted.tokens)
+    before = lesson.loss()
+    lesson.synchronous(peers)
+    return before, lesson.loss()
 
 
 def _inside(ground: Ground, name: str) -> list[str]:

@@ -35,8 +35,8 @@ def test_the_outer_step_is_numpys_one_rounding_at_a_time() -> None:
         motion = drawn(1000)
         at = at.after(0, motion)
         away = -motion.numpy()
-        momentum = np.float32(0.9) * momentum + away
-        anchor = anchor - np.float32(0.7) * (away + np.float32(0.9) * momentum)
+        momentum = np.float32(0.5) * momentum + away
+        anchor = anchor - np.float32(0.7) * (away + np.float32(0.5) * momentum)
         assert at.anchors[0].numpy().tobytes() == anchor.tobytes()
         assert at.momenta[0].numpy().tobytes() == momentum.tobytes()
 

@@ -1,6 +1,6 @@
 """DiLoCo's outer step, the same to the bit on every member of a group, a fragment at a time.
 
-    mean of (theta - phi) = -D  ──▶  u <- .9 u + D,  phi <- phi - .7 (D + .9 u)
+    mean of (theta - phi) = -D  ──▶  u <- .5 u + D,  phi <- phi - .7 (D + .5 u)
 
 phi: the anchor, where everybody's inner steps began. Each operation is one rounding of IEEE 754 by
 itself (no fused multiply-add, no sum whose order a library chooses), so machines of every kind
@@ -9,8 +9,9 @@ agree, and the digest of all anchors and momenta tells who stands where.
 Streaming DiLoCo: the vector is cut into fragments, of which one at a time is averaged while inner
 steps go on; what comes back is mixed into weights that have moved since (`Landing`).
 
-Sources: Douillard et al., 2023 (DiLoCo: lr .7, momentum .9); Douillard et al., 2025 (Streaming
-DiLoCo: fragments, overlap, alpha .5); algorithms.md, 5.
+Sources: Douillard et al., 2023 (DiLoCo: lr .7, and .9 for momentum, in runs of thousands of steps;
+ours is NoLoCo's); Douillard et al., 2025 (Streaming DiLoCo: fragments, overlap, alpha .5);
+algorithms.md, 3.3 and 5.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ....errors import RemoteError
 from .codec import GROUP, Bits, decode, encode
 
 LR: Final = 0.7
-MOMENTUM: Final = 0.9
+MOMENTUM: Final = 0.5  # NoLoCo's; with .9 adapters ended worse than begun (DECISIONS.md)
 GREATEST: Final = 1e30  # of a number: sums of some are finite too
 MIX: Final = 0.5  # Streaming DiLoCo's alpha: how much of the own weights stays
 T = TypeVar("T")
