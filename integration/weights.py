@@ -153,7 +153,7 @@ def measure(nodes: int, mib: int, work: Path, mbit: float = MBIT) -> Found:
         for one in (first, second, liar):
             one.give_at(SLOW_BYTES_S)
         killed = start("killed", join)
-        until(lambda: killed.pieces() >= mib // 3)
+        until(lambda: killed.pieces() >= mib // 3, within_s=NODE_S)
         killed.end(signal.SIGKILL)
         verified = sum(_held(killed.home))
         for one in (first, second, liar):
