@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .loading import loading
-from .options import Home, Join, Json, Offline, print_json, say
+from .options import Home, Join, Json, LogJson, LogLevel, Offline, print_json, say
 from .serve import page_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def api(
     join: Join = None,
     home: Home = None,
     offline: Offline = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevel = "info",
+    log_json: LogJson = False,
     json: Json = False,
 ) -> None:
     """Answer OpenAI's clients, by a swarm's models, until Ctrl-C.
@@ -66,7 +67,7 @@ def api(
         from ..node.config import home_of
         from .logs import show_logs
 
-    show_logs(log_level)
+    show_logs(log_level, as_json=log_json)
     config = ApiConfig(
         home=home_of(home).absolute(),
         join=join or (),

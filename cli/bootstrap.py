@@ -5,7 +5,19 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
-from .options import AllowOnly, Ban, Home, Join, Json, Listen, LogLevel, Pinned, Port, Relay
+from .options import (
+    AllowOnly,
+    Ban,
+    Home,
+    Join,
+    Json,
+    Listen,
+    LogJson,
+    LogLevel,
+    Pinned,
+    Port,
+    Relay,
+)
 from .serve import LOOPBACK, listen_addresses, place_of, serve_until_stopped
 
 if TYPE_CHECKING:
@@ -22,6 +34,7 @@ def bootstrap(
     allow_only: AllowOnly = None,
     pin: Pinned = None,
     log_level: LogLevel = "info",
+    log_json: LogJson = False,
     json: Json = False,
 ) -> None:
     """Be an address to join by, and keep records for others; serves no model, and loads no torch.
@@ -31,7 +44,7 @@ def bootstrap(
       potluck bootstrap --listen all --port 4001
       potluck bootstrap --home /srv/potluck --join /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
     """
-    place = place_of(home, log_level)
+    place = place_of(home, log_level, log_json=log_json)
     from ..node.bootstrap import BootstrapConfig, run_bootstrap
     from ..node.config import find_access, find_join, find_pins
 

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from .loading import loading
-from .options import Anonymous, Home, Join, Json, Model, Offline
+from .options import Anonymous, Home, Join, Json, Model, Offline, Stop, stops_of
 
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", "-n", min=1, help="How long an answer may get.")
@@ -82,9 +82,7 @@ def generate(
     min_p: MinP = 0.0,
     repetition_penalty: Penalty = 1.0,
     seed: Seed = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be repeated.")
-    ] = None,
+    stop: Stop = None,
     wait: Wait = 0.0,
     receipt: Annotated[
         Path | None,
@@ -142,7 +140,7 @@ def generate(
             wire,
             share_prefix,
         ),
-        stop=tuple(_unescape(one) for one in stop or ()),
+        stop=stops_of(stop),
         receipt=receipt,
     )
     raise typer.Exit(
@@ -211,8 +209,3 @@ def _read_prompt() -> str:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise UserError(f"the prompt on stdin is not UTF-8 ({error.reason})") from error
-
-
-def _unescape(stop: str) -> str:
-    """Shells have no easy way to write a new line: \\n and \\t stand for themselves here."""
-    return stop.replace("\\n", "\n").replace("\\t", "\t")

@@ -12,7 +12,19 @@ import typer
 from ..errors import UserError
 from ..node.testnet.lies import RUN_LIE
 from .loading import loading
-from .options import Home, Join, Json, Listen, LogLevel, Offline, Port, note, print_json, say
+from .options import (
+    Home,
+    Join,
+    Json,
+    Listen,
+    LogJson,
+    LogLevel,
+    Offline,
+    Port,
+    note,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +71,7 @@ def finetune(
     home: Home = None,
     offline: Offline = False,
     log_level: LogLevel = "warning",
+    log_json: LogJson = False,
     json: Json = False,
 ) -> None:
     """Take part in a run: start it, or join whoever is in it already.
@@ -84,7 +97,7 @@ def finetune(
         from .logs import show_logs
         from .serve import LOOPBACK, listen_addresses
 
-    show_logs(log_level)
+    show_logs(log_level, as_json=log_json)
     place = home_of(home)
     folder = out or run.with_suffix("")
     if folder == run:

@@ -13,7 +13,7 @@ import typer
 from ..errors import UserError
 from .chat import Adapter, MaxNewTokens, MinP, Penalty, Quiet, Seed, Temperature, TopK, TopP
 from .loading import loading
-from .options import Anonymous, Home, Join, Json, Offline, note, print_json, say
+from .options import Anonymous, Home, Join, Json, Offline, Stop, note, print_json, say, stops_of
 
 if TYPE_CHECKING:
     from ..node.jobs.states import Event
@@ -54,9 +54,7 @@ def submit(
     min_p: MinP = 0.0,
     repetition_penalty: Penalty = 1.0,
     seed: Seed = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be repeated.")
-    ] = None,
+    stop: Stop = None,
     adapter: Adapter = None,
     join: Join = None,
     home: Home = None,
@@ -101,7 +99,7 @@ def submit(
                 offline, {
                     "max_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k,
                     "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty,
-                    "stop": list(stop or ()),
+                    "stop": list(stops_of(stop)),
                 },
             )  # fmt: skip
             number = add_batch(store, place, wanted)

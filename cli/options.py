@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from ..errors import UserError
 
 Home = Annotated[
     Path | None,
@@ -33,6 +36,9 @@ Listen = Annotated[
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0: any free one.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", help="Log as JSON: an object a line, for whatever collects.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Anonymous = Annotated[
     bool, typer.Option("--anonymous", help="Ask on no node's account, as a stranger.")
@@ -71,6 +77,13 @@ Pinned = Annotated[
         "and trusted from the start; may be repeated. See `potluck pin`.",
     ),
 ]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="End before this text, in which \\n and \\t stand for a new line and a tab; "
+        "may be repeated."
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -90,6 +103,14 @@ Models = Annotated[
         "auto: the one that the swarm needs served most. May be repeated, to serve several.",
     ),
 ]
+
+
+def stops_of(told: Sequence[str] | None) -> tuple[str, ...]:
+    """The texts that --stop means: shells have no easy way to write a new line. Raises
+    UserError."""
+    if "" in (told or ()):
+        raise UserError("--stop is empty: give the text before which an answer ends")
+    return tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in told or ())
 
 
 def say(text: str = "", *, end: str = "\n") -> None:

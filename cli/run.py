@@ -36,6 +36,7 @@ from .options import (
     Join,
     Json,
     Listen,
+    LogJson,
     LogLevel,
     Models,
     Offline,
@@ -161,6 +162,7 @@ def node(
         typer.Option(metavar="KEY", envvar="POTLUCK_API_KEY", help="What its clients must know."),
     ] = None,
     log_level: LogLevel = "info",
+    log_json: LogJson = False,
     json: Json = False,
 ) -> None:
     """Serve blocks of a model until Ctrl-C.
@@ -188,7 +190,7 @@ def node(
             strict=True,
         )
     )
-    place = place_of(home, log_level)
+    place = place_of(home, log_level, log_json=log_json)
     config = NodeConfig(
         home=place,
         model=first.model,

@@ -28,13 +28,13 @@ class Ready(Protocol):
 R = TypeVar("R", bound=Ready)
 
 
-def place_of(home: Path | None, log_level: str) -> Path:
+def place_of(home: Path | None, log_level: str, *, log_json: bool = False) -> Path:
     """The home to serve under, with nobody else in it. Raises UserError."""
     from ..node.config import home_of
     from ..node.process import refuse_second
     from .logs import show_logs
 
-    show_logs(log_level)
+    show_logs(log_level, as_json=log_json)
     place = home_of(home)
     refuse_second(place)
     return place

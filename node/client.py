@@ -51,6 +51,7 @@ from .credit.purse import open_purse
 from .drafting import Drafts
 from .generation import Generation, Request, open_generation
 from .gossip.crowd import Outlook
+from .latest import Latest
 from .library import find_model
 from .member import Member, open_member
 from .pacing import codec_for
@@ -69,6 +70,9 @@ from .trust.witness import Witness
 
 JOIN_S = 10.0  # for the first answer of whoever we join by
 ACCUSED_S = 20.0  # guess: to leave, when a server was convicted a moment ago
+VOICES_MAX = 16  # guess: each may hold a gigabyte of embeddings; the last ones asked for stay
+ADAPTERS_MAX = 64  # guess: of some tens of MiB each, the same
+DRAFT_MODELS_MAX = 4  # guess: whole models
 
 
 class Options(TypedDict, total=False):
@@ -122,21 +126,20 @@ class Swarm:
         self._worker = worker
         self._home = home
         self._offline = offline
-        self._voices: dict[str, Voice] = {}
-        self._bundles: dict[bytes, Bundle] = {}  # adapters by their digests
-        self._worn: dict[tuple[str, str], Bundle] = {}  # by the model, and what was asked for
-        self._draft_models: dict[
-            tuple[str, str], DraftModel
-        ] = {}  # by the model, and what was asked
+        self._voices: Latest[str, Voice] = Latest(VOICES_MAX)
+        self._bundles: Latest[bytes, Bundle] = Latest(ADAPTERS_MAX)  # by their digests
+        # these by the model, and what was asked for
+        self._worn: Latest[tuple[str, str], Bundle] = Latest(ADAPTERS_MAX)
+        self._draft_models: Latest[tuple[str, str], DraftModel] = Latest(DRAFT_MODELS_MAX)
         self._loading = trio.Lock()
 
     async def voice(self, model: str) -> Voice:
         """The tokenizer and the two ends of a model, loaded once. Raises UserError."""
-        if model not in self._voices:
+        if (known := self._voices.get(model)) is None:
             async with self._loading:
-                if model not in self._voices:  # another task may have been first
-                    self._voices[model] = await self._load(model)
-        return self._voices[model]
+                if (known := self._voices.get(model)) is None:  # another task may have been first
+                    known = self._voices.put(model, await self._load(model))
+        return known
 
     async def _load(self, model: str) -> Voice:
         shelf = find_model(model, self._home)
@@ -149,10 +152,10 @@ class Swarm:
         """The adapter that a folder of PEFT's means, or the digest of one kept in this home; for
         this model; loaded once. Raises UserError."""
         key = voice.digest, str(ref)
-        if key not in self._worn:
+        if (bundle := self._worn.get(key)) is None:
             bundle = await trio.to_thread.run_sync(find_adapter, ref, voice, self._home)
-            self._worn[key] = self._bundles[bundle.name] = bundle
-        return self._worn[key]
+            self._worn.put(key, bundle)
+        return self._bundles.put(bundle.name, bundle)
 
     async def drafts(self, voice: Voice, ref: str | Path) -> Drafts | None:
         """How answers of this model are guessed ahead: "auto", "off", or the folder or hub id of a
@@ -161,12 +164,13 @@ class Swarm:
             return Drafts() if ref == "auto" else None
         key = voice.digest, str(ref)
         async with self._loading:
-            if key not in self._draft_models:
+            if (model := self._draft_models.get(key)) is None:
                 source = find_model(str(ref), self._home).source
-                self._draft_models[key] = await self._worker.run(
+                model = await self._worker.run(
                     lambda: DraftModel.load(source, voice.text, offline=self._offline)
                 )
-        return Drafts(self._draft_models[key])
+                self._draft_models.put(key, model)
+        return Drafts(model)
 
     @asynccontextmanager
     async def generation(
@@ -242,7 +246,7 @@ class Swarm:
 
     def _voice_of(self, model: str) -> Voice | None:
         """Of a model by its digest, if an answer of it was asked for."""
-        return next((one for one in self._voices.values() if one.digest == model), None)
+        return next((one for _, one in self._voices.items() if one.digest == model), None)
 
     async def settle(self) -> None:
         """Until those whom audits convicted are accused, or the time is up."""

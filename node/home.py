@@ -7,6 +7,7 @@ home/lock    held for as long as a process runs under this key: the system lets 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,29 @@ def hold_home(home: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def open_file(path: Path, *, follow: bool = True) -> int:
+    """A descriptor to read from. A pipe of this name is not waited for, no child inherits it, and
+    without `follow` a link is none; a system that has none of these flags needs none. Raises
+    OSError."""
+    names = ["O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"]
+    flags = os.O_RDONLY
+    for name in names if follow else (*names, "O_NOFOLLOW"):
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags)
+
+
+def sync_folder(folder: Path) -> None:
+    """What was made or renamed in it is on the disk. Windows opens no folder, and its journal does
+    that by itself. Raises OSError."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:

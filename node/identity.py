@@ -10,11 +10,13 @@ ever sign under the same one, even when the clock or the disk was set back.
 
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
 from ..crypto.keys import SEED_BYTES, IdentityKey
 from ..errors import UserError
+from .home import open_file, sync_folder
 
 KEY_FILE = "identity.key"
 BOOT_FILE = "boot"
@@ -67,8 +69,7 @@ def next_boot(home: Path, now: float) -> int:
 
 
 def _load(path: Path) -> IdentityKey:
-    # a pipe of this name shall not be waited for
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_file(path, follow=False)
     try:
         status = os.fstat(descriptor)
         seed = os.read(descriptor, SEED_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
@@ -76,9 +77,9 @@ def _load(path: Path) -> IdentityKey:
         os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file: remove it, and a new identity is made")
-    if status.st_uid != os.geteuid():
+    if sys.platform != "win32" and status.st_uid != os.geteuid():
         raise UserError(f"{path} belongs to another user: run as that user, or chown it")
-    if status.st_mode & 0o077:
+    if sys.platform != "win32" and status.st_mode & 0o077:
         raise UserError(f"{path} can be read by others: chmod 600 {path}")
     if len(seed) != SEED_BYTES:
         raise UserError(f"{path} is corrupt: restore it, or remove it to become a new peer")
@@ -112,11 +113,7 @@ def _write_synced(path: Path, content: bytes, *, exclusive: bool) -> None:
     finally:
         if os.path.lexists(name):
             os.unlink(name)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _disk_fault(broken: OSError, path: Path) -> str:

@@ -24,7 +24,7 @@ from typing import Annotated, Final
 from ..crypto.codec import Size, decode, encode
 from ..crypto.digest import digest
 from ..errors import RemoteError, UserError
-from .home import prepare_home, replace_file
+from .home import open_file, prepare_home, replace_file
 from .net.access import parse_entry
 from .net.address import parse
 
@@ -97,7 +97,7 @@ def load_private(home: Path) -> Private | None:
     """The private swarm of this home; None: it is in the open one. Raises UserError."""
     path = swarm_file(home)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_file(path)
         with os.fdopen(descriptor, "rb") as file:
             mode = os.fstat(descriptor).st_mode
             raw = file.read(BYTES_MAX + 1) or b""

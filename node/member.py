@@ -13,6 +13,7 @@ from ..crypto.keys import IdentityKey
 from ..dht.directory import Directory
 from ..dht.kad import KadDirectory, open_directory
 from ..dht.known import Known, to_join
+from ..dht.message import PROTOCOL
 from ..dht.shelf import SHELF_BYTES_MAX
 from ..errors import RemoteError, TransportError, UserError
 from .log import get_logger
@@ -20,6 +21,7 @@ from .net.access import Access
 from .net.address import parse
 from .net.clock import tell_time
 from .net.host import Host, HostConfig, open_host
+from .net.identify import ANSWER_S
 from .net.lan import Met, tell_and_listen
 from .net.nat import Nat, NatConfig, start_nat
 from .net.pace import Pace
@@ -88,7 +90,7 @@ async def open_member(
         crossing.changed.append(directory.hurry)
         host.keep(PINNED, {pin.peer for pin in pins})
         pinned = await _join_pinned(directory, pins, known)
-        await _join(directory, join, known, pinned, may_be_first=serve and not join)
+        await _join(host, directory, join, known, pinned, may_be_first=serve and not join)
         if serve:
             await crossing.settled()
             private = host.identity.swarm_key  # of which nobody else in the house is to know
@@ -132,6 +134,7 @@ async def _join_pinned(
 
 
 async def _join(
+    host: Host,
     directory: Directory,
     join: Sequence[str],
     known: Sequence[Known],
@@ -148,7 +151,8 @@ async def _join(
         try:
             await directory.bootstrap(addresses)
         except TransportError as error:
-            failure = failure or error  # what the user named explains more
+            # what the user named explains more
+            failure = failure or TransportError(f"{error}{await _behind(host, addresses, error)}")
             continue
         if failure is not None:
             log.warning("joined by peers of the last run", reason=str(failure))
@@ -163,6 +167,20 @@ async def _join(
         log.warning("alone: no peer of the last run answers", tried=len(known))
         return
     raise UserError(f"nobody answers: {failure}; check that a node runs there")
+
+
+async def _behind(host: Host, addresses: Sequence[str], error: TransportError) -> str:
+    """Whether one that was reached is of another version, which its introduction tells; that may
+    come a moment after its no."""
+    for peer in dict.fromkeys(parse(one).peer for one in addresses):
+        if peer is not None and host.best(peer) is not None:
+            with trio.move_on_after(ANSWER_S):
+                await host.identified(peer)
+            connection = host.best(peer)
+            words = "" if connection is None else connection.behind(PROTOCOL)
+            if words and words not in str(error):
+                return words
+    return ""
 
 
 def _meet(directory: Directory) -> Met:

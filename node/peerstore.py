@@ -20,7 +20,7 @@ import trio
 
 from ..dht.known import KNOWN_BYTES_MAX, Known, from_bytes, merge, to_bytes
 from ..errors import RemoteError
-from .home import replace_file
+from .home import open_file, replace_file
 from .log import get_logger
 
 PEERS: Final = "peers"
@@ -44,7 +44,7 @@ def load_known(home: Path) -> tuple[Known, ...]:
     """
     path = home / PEERS
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_file(path)
         with os.fdopen(descriptor, "rb") as file:
             return from_bytes(file.read(KNOWN_BYTES_MAX + 1) or b"")
     except FileNotFoundError:

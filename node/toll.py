@@ -24,7 +24,7 @@ from ..crypto.codec import decode, encode
 from ..crypto.keys import public_of
 from ..crypto.work import BITS, GRACE_S, Work, check_work, epoch_at, next_epoch_s, search
 from ..errors import RemoteError
-from .home import replace_file
+from .home import open_file, replace_file
 from .log import get_logger
 from .net.host import Host
 from .net.identify import WORK_BYTES_MAX
@@ -116,7 +116,7 @@ def _slice(public: bytes, epoch: int, first: int, bits: int) -> tuple[Work | Non
 def _load(home: Path) -> Work | None:
     """None when there is none, or none that can be read: then it is searched for anew."""
     try:
-        descriptor = os.open(home / WORK, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_file(home / WORK)
         with os.fdopen(descriptor, "rb") as file:
             return decode(file.read(WORK_BYTES_MAX + 1) or b"", Work, max_bytes=WORK_BYTES_MAX)
     except FileNotFoundError:

@@ -36,6 +36,8 @@ class Echo:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
+        if scope["path"] == "/fault":
+            raise ZeroDivisionError("broken")
         if scope["path"] == "/early":
             await self.reply(send, 413, b"too much")
             return
@@ -167,6 +169,35 @@ async def test_an_answer_before_the_whole_body_closes_and_is_still_read() -> Non
         assert (status, headers["connection"], body) == (413, "close", b"too much")
         await stream.send_all(b"z" * 1000)  # nobody minds
         assert await stream.receive_some() == b""
+
+
+async def test_a_body_that_is_no_http_does_not_change_the_answer_before_it() -> None:
+    """What would be read of it is read when the answer is sent, and only to know that it ended."""
+    async with talking(Echo()) as stream:
+        head = b"POST /early HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        await stream.send_all(head + b"zz no number\r\n")
+        status, headers, body = await read(stream)
+        assert (status, headers["connection"], body) == (413, "close", b"too much")
+        assert await stream.receive_some() == b""
+
+
+async def test_a_fault_of_one_connection_ends_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    bound = await listen("127.0.0.1", 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Server(Echo(), bound).run)
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", bound.port) as other,
+            await trio.open_tcp_stream("127.0.0.1", bound.port) as broken,
+        ):
+            await other.send_all(GET)
+            assert (await read(other))[0] == 200
+            await broken.send_all(b"GET /fault HTTP/1.1\r\nhost: x\r\n\r\n")
+            with trio.fail_after(10):
+                assert await broken.receive_some() == b""
+            await other.send_all(GET)
+            assert (await read(other))[0] == 200
+        nursery.cancel_scope.cancel()
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 async def test_a_client_that_leaves_is_noticed_while_it_is_answered() -> None:

@@ -51,6 +51,12 @@ from potluck.node.api.schemas import PARTS
         (COMPLETIONS, {"stop": ""}, 400, "stop"),
         (COMPLETIONS, {"stop": ["a", ""]}, 400, "stop[1]"),
         (COMPLETIONS, {"stream_options": {"include_usage": True}}, 400, "stream_options"),
+        # numbers that no float can be
+        (COMPLETIONS, {"temperature": 10**400}, 400, "temperature"),
+        (COMPLETIONS, {"max_tokens": 10**400}, 400, "max_tokens"),
+        (COMPLETIONS, {"seed": -(10**4000)}, 400, "seed"),
+        (COMPLETIONS, {"prompt": [10**400]}, 400, "prompt[0]"),
+        (COMPLETIONS, {"logit_bias": {"1": 10**400}}, 400, "logit_bias.1"),
         (COMPLETIONS, {"best_of": 2}, 400, "best_of"),
         (COMPLETIONS, {"suffix": "end"}, 400, "suffix"),
         (COMPLETIONS, {"echo": True, "logprobs": 1}, 400, "echo"),
@@ -155,8 +161,9 @@ async def test_without_a_key_only_this_machines_names_are_answered() -> None:
 
 
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("demo")
-)
+    st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8),
+    st.just("demo"),
+)  # fmt: skip
 
 
 anything = st.recursive(
@@ -199,6 +206,7 @@ async def test_no_page_of_another_has_a_browser_send_us_a_form() -> None:
         ("http://localhost:80", 403),
         ("https://evil.example", 403),
         ("null", 403),
+        ("http://[::1", 403),
     ):
         answer = await ask(api, COMPLETIONS, ASKED, headers={"origin": origin})
         assert answer.status == status, origin

@@ -19,6 +19,7 @@ from potluck import __version__
 from potluck.cli.commands import WELCOME, app
 from potluck.cli.edge import report, until_signalled
 from potluck.cli.main import main
+from potluck.cli.options import stops_of
 from potluck.errors import (
     LocalError,
     MissingBlocks,
@@ -97,6 +98,16 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_command_line_is_one_line_and_2(line: str, one_line: Callable[[], str]) -> None:
     assert main(line.split()) == 2
     assert "--help)" in one_line()
+
+
+def test_a_stop_that_is_empty_is_refused(one_line: Callable[[], str]) -> None:
+    assert main(["generate", "x", "-m", "demo", "--stop", "a", "--stop", ""]) == 2
+    assert "--stop is empty" in one_line()
+
+
+def test_a_stop_may_name_what_shells_cannot() -> None:
+    assert stops_of(["a\\n\\n", "\\tb", "c"]) == ("a\n\n", "\tb", "c")
+    assert stops_of(None) == ()
 
 
 nested = st.recursive(

@@ -126,12 +126,13 @@ def test_a_file_is_submitted_answered_and_had(
 def test_what_is_asked_for_is_what_is_kept(
     file: str, idle: list[int], store: Jobs, facts: Callable[..., Any], tmp_path: Path
 ) -> None:
-    words = ["--temperature", "0.5", "--seed", "7", "--stop", "x", "-n", "9", "--top-k", "3"]
+    words = ["--temperature", "0.5", "--seed", "7", "--stop", "x\\n", "-n", "9"]
+    words += ["--top-k", "3"]
     join = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGxLnoo3ntFjDBD5gEYnPacaYipxNyybKH88sGfybFBYf"
     facts("submit", file, "-m", "demo", *words, "--join", join, "-d", "--out", "o.jsonl")
     assert BatchSpec.read(store.get(1).spec) == BatchSpec(
         "demo",
-        {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "stop": ["x"]},
+        {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "stop": ["x\n"]},
         7,
         join=(join,),
         out=str(tmp_path / "o.jsonl"),
@@ -148,6 +149,7 @@ def test_what_is_asked_for_is_what_is_kept(
     ("content", "words", "complaint"),
     [
         (GOOD + "nope\n", ["-m", "demo"], "line 4: not JSON"),
+        (GOOD, ["-m", "demo", "--stop", ""], "--stop is empty"),
         ("", ["-m", "demo"], "is empty"),
         (GOOD, [], "--model"),
         (GOOD, ["-m", "no-such"], "no-such"),

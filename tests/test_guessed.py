@@ -17,13 +17,14 @@ from potluck.node.client import Swarm
 from potluck.node.compute.draft_model import DraftModel
 from potluck.node.drafting import Drafts, Guessed
 from potluck.node.generation import Piece
+from potluck.node.latest import Latest
 from potluck.node.library import DEMO_FOLDER
 
 
 def swarm(home: Path) -> Swarm:
     made = SimpleNamespace(
-        _loading=trio.Lock(), _draft_models={}, _home=home, _worker=Inline(), _offline=True
-    )
+        _loading=trio.Lock(), _draft_models=Latest(2), _home=home, _worker=Inline(), _offline=True
+    )  # fmt: skip
     return cast(Swarm, made)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -194,7 +196,8 @@ async def join(
     directory: Directory, pins: Sequence[Pin], named: Sequence[str], *, first: bool = False
 ) -> None:
     unpinned = await joining._join_pinned(directory, pins, LAST)  # type: ignore[arg-type]
-    await joining._join(directory, named, LAST, unpinned, may_be_first=first)  # type: ignore[arg-type]
+    host: Any = SimpleNamespace(best=lambda peer: None)
+    await joining._join(host, directory, named, LAST, unpinned, may_be_first=first)  # type: ignore[arg-type]
 
 
 async def test_pinned_peers_are_dialled_before_those_named_and_stand_in_for_them() -> None:

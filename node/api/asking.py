@@ -49,7 +49,7 @@ class Guard:
                 )
             # a form of another's page can be sent here without the browser's asking first
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc.lower() != host:
+            if origin is not None and _place_of(origin) != host:
                 raise Problem(
                     403, f"pages of {origin[:80]!r} are not answered", code="wrong_origin"
                 )
@@ -184,6 +184,14 @@ async def while_there(asking: Asking, work: Callable[[], Awaitable[None]]) -> No
         raise failure
     if gone:
         raise ClientGone
+
+
+def _place_of(origin: str) -> str:
+    """The host and port of an origin; empty for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # half an IPv6 address
+        return ""
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...swarm.wan import CHUNK_TOKENS
 from ..adapters import is_digest
-from ..client import Swarm
+from ..client import VOICES_MAX, Swarm
 from ..compute.voice import DTYPE
 from ..compute.worker import Worker
 from ..generation import Generation, Request
+from ..latest import Latest
 from ..library import Shelf, find_model
 from ..session import SessionPlan, open_session
 from .language import Language
@@ -95,7 +96,8 @@ class SwarmBackend:
         self._loader = loader
         self._home = home
         self._offline = offline
-        self._languages: dict[str, Language] = {}
+        self._named: dict[str, Language] = {}  # by the owner: they stay
+        self._asked: Latest[str, Language] = Latest(VOICES_MAX)  # by clients
         self._sources: dict[str, str] = {}  # of those that the owner named
         self.tuned: Tuned = _none_tuned
         self.flows: dict[int, Flow] = {}  # the answers that are being made
@@ -105,7 +107,7 @@ class SwarmBackend:
     async def preload(self, ref: str) -> Language:
         """Load what `ref` means, a folder too: what the owner names, no client does."""
         shelf = find_model(ref, self._home)
-        self._languages[shelf.name] = language = await self._load(ref, shelf)
+        self._named[shelf.name] = language = await self._load(ref, shelf)
         self._sources[shelf.name] = shelf.source
         return language
 
@@ -122,18 +124,20 @@ class SwarmBackend:
         base, _, own = name.rpartition(":")
         if not base or not own or not ref:
             raise UserError(f"--adapter {told} is not MODEL:NAME=PATH, as in demo:poet=./my-lora")
-        language = self._languages.get(base) or await self.preload(base)
-        return await self._wear(language, name, ref)
+        language = self._named.get(base) or await self.preload(base)
+        self._named[name] = dressed = await self._wear(language, name, ref)
+        return dressed
 
     async def _wear(self, language: Language, name: str, ref: str) -> Language:
-        worn = await self._swarm.adapter(language.voice, ref)
-        self._languages[name] = dressed = language.wearing(name, worn)
-        return dressed
+        return language.wearing(name, await self._swarm.adapter(language.voice, ref))
+
+    def _known(self, name: str) -> Language | None:
+        return self._named.get(name) or self._asked.get(name)
 
     async def offers(self) -> tuple[Offer, ...]:
         found = await self._swarm.models()
         offers = {one.name: Offer(one.name, one.model, one.blocks, len(one.peers)) for one in found}
-        for name, language in self._languages.items():
+        for name, language in (*self._asked.items(), *self._named.items()):
             voice = language.voice
             base = name if language.adapter is None else name.rpartition(":")[0]
             mine = [one for one in found if (one.name, one.model) == (base, voice.digest)]
@@ -145,22 +149,24 @@ class SwarmBackend:
         return tuple(offers[name] for name in sorted(offers))
 
     async def language(self, name: str) -> Language:
-        if (known := self._languages.get(name)) is not None:
+        if (known := self._known(name)) is not None:
             return known
         base, _, digest = name.rpartition(":")
         if base and is_digest(digest):
             try:
-                return await self._wear(await self.language(base), name, digest)
+                worn = await self._wear(await self.language(base), name, digest)
+                return self._asked.put(name, worn)
             except UserError as error:
                 raise no_model(name, f"has no such adapter here ({error})") from error
         if (made := (await self.tuned()).get(name)) is not None:
             model, folder = made
             try:
-                return await self._wear(await self.language(model), name, str(folder))
+                worn = await self._wear(await self.language(model), name, str(folder))
+                return self._asked.put(name, worn)
             except UserError as error:
                 raise no_model(name, f"has lost its adapter ({error})") from error
         async with self._loading:
-            if (known := self._languages.get(name)) is not None:
+            if (known := self._known(name)) is not None:
                 return known
             offered = [one for one in await self._swarm.models() if one.name == name]
             if not offered:
@@ -173,8 +179,7 @@ class SwarmBackend:
                 ) from error
             if language.voice.digest not in {one.model for one in offered}:
                 raise no_model(name, "is served from other files than those found here")
-            self._languages[name] = language
-            return language
+            return self._asked.put(name, language)
 
     @asynccontextmanager
     async def answer(self, request: Request) -> AsyncIterator[Generation]:

@@ -144,7 +144,7 @@ def _check_size(size: int, schema: Schema, least: str, most: str, what: str, at:
 
 
 def _check_range(value: float, schema: Schema, at: str) -> None:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):  # an int may be above any float
         raise wrong(f"{_at(at)} must be a finite number", at or None)
     if value < schema.get("minimum", value) or value > schema.get("maximum", value):
         raise wrong(f"{_at(at)} must be {_bounds(schema)}", at or None)

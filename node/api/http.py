@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class Server:
         self._connections.add(connection)
         try:
             await connection.run()
+        except Exception:  # the edge: whatever is wrong with one connection, the others go on
+            log.error("a connection broke by our own fault", error=traceback.format_exc())
         finally:
             self._connections.remove(connection)
 
@@ -215,10 +218,14 @@ class Connection:
         await self._write_bytes(out)
 
     def _all_read(self) -> bool:
-        """Whether the request has ended, which one without a body does by its head."""
-        return self._http.their_state is not h11.SEND_BODY or isinstance(
-            self._http.next_event(), h11.EndOfMessage
-        )
+        """Whether the request has ended, which one without a body does by its head. One whose rest
+        is no HTTP never does; its answer is told all the same."""
+        if self._http.their_state is not h11.SEND_BODY:
+            return self._http.their_state is not h11.ERROR
+        try:
+            return isinstance(self._http.next_event(), h11.EndOfMessage)
+        except h11.RemoteProtocolError:
+            return False
 
     def _bytes(self, event: h11.Event) -> bytes:
         return self._http.send(event) or b""

@@ -113,7 +113,8 @@ def paged(
 ) -> dict[str, Any]:
     """A list in OpenAI's shape: what follows `after`, at most `limit`. Raises a Problem."""
     told = asked.get("limit", "")
-    if told and not (told.isascii() and told.isdigit() and 1 <= int(told[:9]) <= most):
+    whole = told.isascii() and told.isdigit() and len(told) < 10
+    if told and not (whole and 1 <= int(told) <= most):
         raise wrong(f"limit must be 1 to {most}", "limit")
     count, first = int(told) if told else limit, 0
     if (after := asked.get("after")) is not None:

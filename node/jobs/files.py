@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ...errors import PotluckError, UserError
-from ..home import prepare_home
+from ..home import prepare_home, sync_folder
 from .database import DiskTrouble
 
 FOLDER: Final = "files"
@@ -142,11 +142,7 @@ class Files:
                 about.flush()
                 os.fsync(about.fileno())
             place.rename(self._folder / file)
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._folder)
         return kept
 
     def drop(self, upload: Upload, place: Path) -> None:

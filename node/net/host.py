@@ -264,7 +264,7 @@ class Host:
         """As `open_stream`, on this very connection. Raises TransportError."""
         stream = connection.mux.open()
         stream.preface = proposal(protocol)
-        stream.answer = Answer(protocol)
+        stream.answer = Answer(protocol, connection.behind)
         return stream
 
     async def dial_from(self, source: tuple[str, int], peer: str, address: Address) -> Connection:

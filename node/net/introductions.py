@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ... import __version__
 from ...errors import RemoteError, TransportError
 from ..log import get_logger
 from . import identify
@@ -23,7 +24,7 @@ from .stream import Stream
 if TYPE_CHECKING:
     from .host import Host
 
-AGENT = "potluck/0.1.0"
+AGENT = f"potluck/{__version__}"
 
 log = get_logger()
 

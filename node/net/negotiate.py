@@ -104,9 +104,11 @@ class Listener:
 class Answer:
     """The dialing side: feed it bytes until `agreed`."""
 
-    def __init__(self, protocol: str) -> None:
+    def __init__(self, protocol: str, why: Callable[[str], str] = lambda protocol: "") -> None:
+        """why: what more to say of a no, behind it."""
         self._expected = proposal(protocol)
         self._protocol = protocol
+        self._why = why
         self.data = bytearray()  # once agreed, what follows the negotiation
         self.agreed = False
 
@@ -123,7 +125,8 @@ class Answer:
         size = min(len(self.data), len(self._expected))
         if self.data[:size] != self._expected[:size]:
             if REFUSAL in self.data:
-                raise Unspoken(f"the peer does not speak {self._protocol}")
+                why = self._why(self._protocol)
+                raise Unspoken(f"the peer does not speak {self._protocol}{why}")
             raise RemoteError(f"no answer to {self._protocol}, but {bytes(self.data[:40])!r}")
         if size == len(self._expected):
             del self.data[:size]

@@ -16,6 +16,7 @@ from .access import plain, subnet
 from .address import Address, address_of
 from .identify import Claims
 from .mux import Mux
+from .versions import behind
 from .worth import Standing, least_worth
 
 AT_ONCE_S = 5.0  # two handshakes that cross are at most one dial's deadline apart
@@ -73,6 +74,10 @@ class Connection:
     def speaks(self, protocol: str) -> bool:
         """Whether the peer has said so. To propose what it does not speak looks like a fault."""
         return self.claims is not None and protocol in self.claims.protocols
+
+    def behind(self, protocol: str) -> str:
+        """As versions.py's, of what the peer has said so far."""
+        return "" if self.claims is None else behind(protocol, self.claims.protocols)
 
 
 class Peers:

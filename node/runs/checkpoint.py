@@ -10,7 +10,6 @@ comes back says what it signed, and goes on with the exchange.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from ...errors import UserError
 from ..chunks.store import replace_durably
 from ..compute.kept import pack_kept, unpack_kept
 from ..compute.mixing import Vector
+from ..home import sync_folder
 from ..log import get_logger
 
 FOLDER: Final = "runs"
@@ -124,11 +124,7 @@ def _write(path: Path, state: State) -> None:
     raw = {"statement": state.statement or _EMPTY, "told": state.told or _EMPTY}
     content = pack_kept(state.vectors, raw, facts)
     replace_durably(path, content)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _read(vectors: dict[str, Vector], raw: dict[str, bytes], facts: dict[str, str]) -> State:
