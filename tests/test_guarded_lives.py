@@ -1,4 +1,4 @@
-"""A guarded step of which nobody has the outcome is begun anew, and nobody is held a liar for it."""
+"""A guarded step of which nobody has the outcome is begun anew: nobody is a liar for it."""
 
 from __future__ import annotations
 
