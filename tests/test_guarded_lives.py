@@ -14,10 +14,21 @@ from sim.memory_host import MemoryNet
 from test_guarded_run import alike, all_over
 from trio.testing import MockClock
 
+from potluck.crypto.codec import encode
 from potluck.node.letters import send_letter
 from potluck.node.runs.btard_lives import Lives
-from potluck.swarm.run.lives import LIVES_MAX, PROTOCOL, life_of, moment_of, number_of
+from potluck.swarm.run.lives import (
+    LETTER_BYTES_MAX,
+    LIVES_MAX,
+    PROTOCOL,
+    Stands,
+    Where,
+    life_of,
+    moment_of,
+    number_of,
+)
 
+TESTS = Path(__file__).parent
 HERE, THERE = b"h" * 32, b"t" * 32
 DEADLINE_S = 3000.0  # virtual
 
@@ -136,6 +147,13 @@ def test_a_step_is_begun_anew_in_the_life_that_more_than_half_have_come_to(
 
 
 # ---- what is said of it
+
+
+def test_the_bytes_of_every_message_are_those_on_file() -> None:
+    said = {"Where": Where(HERE), "Stands": Stands(3)}
+    golden = (TESTS / "golden" / "lives.hex").read_text("utf-8").splitlines()
+    assert [f"{title} {encode(one).hex()}" for title, one in said.items()] == golden
+    assert len(encode(Where(HERE))) <= LETTER_BYTES_MAX
 
 
 async def answered(host: Any, peer: str, place: bytes) -> dict[str, int]:

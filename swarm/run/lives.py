@@ -24,7 +24,7 @@ from typing import Annotated, ClassVar, Final
 from ...crypto.codec import Range
 from .btard_wire import Digest
 
-PROTOCOL: Final = "/potluck/guarded-lives/1"
+PROTOCOL: Final = "/potluck/guarded/lives/1"
 LETTER_BYTES_MAX: Final = 256
 LIVES_MAX: Final = 255
 _EPOCH_BITS: Final = 32  # of a number: more epochs than a run has
