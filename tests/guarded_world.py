@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -109,6 +110,7 @@ class GuardedWorld:
     folder: Path
     terms: Terms
     shelf: MemoryShelf = field(default_factory=MemoryShelf)
+    boots: Counter[int] = field(default_factory=Counter)
 
     def life(self, number: int, *, other: float = 0.0) -> Life:
         """Of a member that has its disk from the life before, if it had one."""
@@ -117,7 +119,8 @@ class GuardedWorld:
         host: Any = self.net.host(name.peer_id)
         folder = self.folder / str(number)
         folder.mkdir(exist_ok=True)
-        directory = MemoryDirectory(name, self.shelf)
+        self.boots[number] += 1
+        directory = MemoryDirectory(name, self.shelf, boot=self.boots[number])
         company = Company(host, directory, self.terms, random.Random(number))
         tuner, convicted = Tuner(other), list[Conviction]()
         runner = Runner(self.terms, tuner, SPLIT, Shelf(folder), me=name.peer_id, tell=_nothing)
@@ -128,14 +131,15 @@ class GuardedWorld:
         )  # fmt: skip
         return Life(number, host, tuner, group, runner, company, convicted)
 
-    def start(self, number: int, **how: Any) -> Life:
+    def start(self, number: int, *, after_s: float = 0.0, **how: Any) -> Life:
         life = self.life(number, **how)
-        self.nursery.start_soon(self._live, life)
+        self.nursery.start_soon(self._live, life, after_s)
         return life
 
-    async def _live(self, life: Life) -> None:
+    async def _live(self, life: Life, after_s: float) -> None:
         try:
             with life.scope:
+                await trio.sleep(after_s)
                 async with trio.open_nursery() as services:
                     await services.start(life.group.run)
                     await services.start(life.company.run)

@@ -27,6 +27,7 @@ from potluck.swarm.run.claims import PROTOCOL as STATES
 from potluck.swarm.run.scalars import PROTOCOL
 from potluck.swarm.run.seeds import Rules
 
+END_S = 3600.0  # virtual: far beyond the slowest run of these tests
 RULES = Rules(bytes(range(32)), least=2, epoch_rounds=4)
 SCALE = Scale(step=0.05, probe=1e-3, grain=1e-3)
 TARGET = torch.randn(6, generator=torch.Generator().manual_seed(1))
@@ -105,10 +106,11 @@ class World:
         return self.members[number]
 
     async def go(self, *numbers: int, rounds: int) -> None:
-        """To the end of a run of so many rounds, all at once."""
-        async with trio.open_nursery() as nursery:
-            for number in numbers:
-                nursery.start_soon(self._go, number, rounds)
+        """To the end of a run of so many rounds, all at once. Raises TooSlowError."""
+        with trio.fail_after(END_S):
+            async with trio.open_nursery() as nursery:
+                for number in numbers:
+                    nursery.start_soon(self._go, number, rounds)
 
     async def _go(self, number: int, rounds: int) -> None:
         await self.members[number].run.run(rounds)

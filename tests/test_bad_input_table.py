@@ -24,7 +24,7 @@ import pytest
 from potluck.crypto.codec import decode_any, encode
 from potluck.errors import RemoteError
 from potluck.swarm import chunk, vouch, weights
-from potluck.swarm.run import btard_wire, claims, group_wire, scalars, statement
+from potluck.swarm.run import btard_wire, claims, group_wire, lives, scalars, statement
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -53,6 +53,7 @@ _STATED = "run_gossip:test_a_statement_is_of_its_signer_its_run_and_its_bytes"
 _GROUP = "group_churn:test_nonsense_is_its_senders_fault_and_nobody_elses"
 _GUARD = "btard_wire:test_no_other_bytes_are_a_message"
 _CLAIM = "btard_wire:test_neither_another_body_nor_another_step_goes_with_a_claim"
+_LIVES = "guarded_lives:test_who_answers_nonsense_is_blamed_and_who_answers_nothing_is_nowhere"
 _STATE = "states:test_who_asks_nonsense_is_a_fault_and_of_an_unknown_run_nothing_is_told"
 _VOICE = "states:test_who_answers_no_honest_answer_has_no_voice"
 _PAGE = "scalars:test_a_page_that_no_honest_peer_signs_is_refused"
@@ -103,6 +104,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         _GUARD, HERE, _FORK,
         _CLAIM, NONE, _CLAIM, HERE,
     ),
+    "/potluck/guarded/lives/1": (_LIVES, HERE, NONE, NONE, NONE, NONE, HERE),
     "/potluck/chunks/1": (
         "chunk_serve:test_who_asks_nonsense_or_nothing_is_left", HERE,
         "chunk_serve:test_who_asks_nonsense_or_nothing_is_left", NONE, NONE, NONE, HERE,
@@ -206,6 +208,7 @@ LETTERS: dict[str, tuple[ModuleType, int, str]] = {  # by golden file
     "chunks": (chunk, chunk.LETTER_BYTES_MAX, "/potluck/chunks/1"),
     "group": (group_wire, group_wire.LETTER_BYTES_MAX, "/potluck/group/1"),
     "guarded": (btard_wire, btard_wire.MESSAGE_BYTES_MAX, "/potluck/guarded/1"),
+    "lives": (lives, lives.LETTER_BYTES_MAX, "/potluck/guarded/lives/1"),
     "run": (statement, statement.LETTER_BYTES_MAX, "/potluck/run/1"),
     "scalars": (scalars, scalars.LETTER_BYTES_MAX, "/potluck/scalars/1"),
     "states": (claims, claims.LETTER_BYTES_MAX, "/potluck/state/1"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from potluck.node.runs.btard_place import (
     anchor_digest,
     contribution_of,
 )
+from potluck.swarm.run.btard_events import Cut, Work
 from potluck.swarm.run.btard_wire import PROTOCOL, Load
 
 RUN, SEED = b"r" * 32, b"s" * 32
@@ -177,6 +180,40 @@ async def test_a_step_that_came_to_nothing_is_not_begun_again(autojump_clock: Mo
         for words in ("no outcome", "speaks twice"):
             with pytest.raises(TransportError, match=words):
                 await found[0].group.exchange(0, torch.ones(WIDTH), 1)
+
+
+async def test_an_exchange_ends_when_nobodys_steps_are_taken_again_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    """What takes them gives back afterwards what was trained before: weights that were adopted
+    meanwhile would be lost. A case that is opened when all have signed begins such a job."""
+    gate = threading.Event()
+    async with seats(3) as found:
+        slow, *others = found
+        perform = slow.group._perform
+
+        def late(step: Any, effects: Any) -> None:
+            attempt = step.guard._attempt
+            if attempt.is_signed and step.shop.do.__name__ != "waits":
+                step.shop.do = waits
+                slow.group._jobs.send_nowait((step, Work("late", Cut(3))))
+            perform(step, effects)
+
+        def waits(job: Any) -> None:
+            gate.wait()
+
+        slow.group._perform = late  # type: ignore[method-assign]
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(slow.go, 1)
+                await all_go(others, 1)
+                while not (step := slow.group._steps[0]).over.is_set():
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                before, done = slow.group.place.epoch, step.done
+                gate.set()
+        assert done is not None and before == 0
+    assert slow.group.place.epoch == 1 and torch.equal(slow.weights, others[0].weights)
 
 
 async def test_strangers_floods_and_nonsense_are_cut_off(autojump_clock: MockClock) -> None:

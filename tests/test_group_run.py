@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,37 @@ async def test_a_newcomer_begins_at_the_others_state_and_epoch(autojump_clock: M
         late.weights = joined[1]
         await commit(town)
         assert Member(late.host.peer_id, 1) in group.place.members
+
+
+async def test_a_newcomer_begins_when_it_was_told_where_the_others_are_however_slow_they_are(
+    autojump_clock: MockClock,
+) -> None:
+    """A machine that does other things takes longer than an answer does on a road."""
+    async with open_town(3) as town:
+        await commit(town)
+        late = await town.join(7)
+        for one in town.alive:
+            one.host.open_stream = slowly(one.host.open_stream)  # type: ignore[method-assign]
+        joined = await late.group.join()
+        assert joined is not None and joined[0] == 1
+
+
+async def test_a_newcomer_waits_for_nobody_who_is_gone(autojump_clock: MockClock) -> None:
+    async with open_town(3) as town:
+        await commit(town)
+        for one in town.alive:
+            await one.die()
+        late = await town.join(7)
+        with trio.fail_after(Pace().step_s):
+            assert await late.group.join() is None
+
+
+def slowly(open_stream: Callable[..., Any]) -> Callable[..., Any]:
+    async def opens(peer: str, protocol: str) -> Any:
+        await trio.sleep(2 * Pace().step_s)
+        return await open_stream(peer, protocol)
+
+    return opens
 
 
 async def test_all_who_are_there_are_waited_for_no_time_and_nor_is_who_is_yet_to_join(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from potluck.crypto.codec import encode
 from potluck.errors import RemoteError, TransportError, UserError
 from potluck.node.compute.tuning import Tuner
 from potluck.node.letters import send_letter
+from potluck.node.runs.finetune import save_adapter
 from potluck.swarm.run.statement import LETTER_BYTES_MAX, PROTOCOL, Part, Told, state
 
 RUN = """name = "tales"
@@ -134,3 +137,34 @@ async def test_a_member_that_sends_gigabytes_is_left_and_the_others_are_heard(
     assert {peer for peer, _ in blamed} == {flooder.key.peer_id}
     assert {type(error) for _, error in blamed} == {RemoteError}
     assert all(float(one.mixer.anchor[0]) > 0 for one in honest), "they have each other's"
+
+
+class Saves:
+    """What a Tuner does of it."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(self.said, encoding="utf-8")
+
+
+def test_an_adapter_that_cannot_be_put_in_its_place_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename = tmp_path / "tales", Path.rename
+
+    def refuses(self: Path, target: Path) -> Path:
+        if target == out and json.loads((self / "adapter_config.json").read_text()) == "new":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    old: Any = Saves('"old"')
+    new: Any = Saves('"new"')
+    save_adapter(old, out)
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(UserError, match="Input/output error"):
+        save_adapter(new, out)
+    assert [one.name for one in tmp_path.iterdir()] == ["tales"]
+    assert (out / "adapter_config.json").read_text() == '"old"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,10 @@ from trio.testing import MockClock
 
 from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory
+from potluck.dht.record import Provider
 from potluck.errors import RemoteError, TransportError, UserError
 from potluck.node.gossip.talks import Talk
-from potluck.node.runs.company import Company, meeting_of, seen_by
+from potluck.node.runs.company import LOOK_EVERY_S, Company, meeting_of, seen_by
 from potluck.node.runs.exchange import Carries
 from potluck.swarm.run.plan import differences
 from potluck.swarm.run.statement import (
@@ -277,6 +279,27 @@ async def test_who_waits_for_others_looks_for_them_every_second(
             await trio.sleep(5)
             await MemoryDirectory(third, world.shelf).provide([meeting_of("tales")])
         assert trio.current_time() - began_s < 7.0
+
+
+async def test_who_waits_for_others_no_more_looks_for_them_as_seldom_as_before(
+    autojump_clock: MockClock,
+) -> None:
+    async with run_world(2) as world:
+        company, looks = world.peers[1].company, 0
+        find = company._directory.providers
+
+        async def counted(chunks: Sequence[bytes]) -> Mapping[bytes, tuple[Provider, ...]]:
+            nonlocal looks
+            looks += 1
+            return await find(chunks)
+
+        company._directory.providers = counted  # type: ignore[method-assign]
+        with trio.move_on_after(5):
+            await company.until(7)
+        assert looks >= 4
+        looks = 0
+        await trio.sleep(10 * LOOK_EVERY_S)
+        assert looks <= 11
 
 
 async def test_who_pulls_without_end_is_served_no_more(autojump_clock: MockClock) -> None:

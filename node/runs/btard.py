@@ -54,6 +54,7 @@ from ...swarm.run.btard_wire import (
     read_message,
 )
 from ...swarm.run.coin import batch_seed
+from ...swarm.run.lives import LIVES_MAX, moment_of, number_of
 from ...swarm.testimony import contradiction_of
 from ..compute.mixing import Vector
 from ..letters import receive_letter, receive_up_to, send_letter
@@ -127,6 +128,7 @@ class GuardedExchange:
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.place = place
+        self.life = 0  # of the step that is next (swarm/run/lives.py)
         self._host = host
         self._key = key
         self._run = run
@@ -138,6 +140,8 @@ class GuardedExchange:
         self._timers = Timers(self._fired)
         self._steps: dict[int, _Step] = {}
         self._begun = trio.Event()
+        self._rested = trio.Event()  # no job is being done
+        self._rested.set()
         self._outboxes: dict[str, trio.MemorySendChannel[tuple[bytes, bytes]]] = {}
         self._jobs, self._todo = trio.open_memory_channel[tuple[_Step, Work]](OUTBOX_MAX)
         self._banned: set[str] = set()
@@ -160,7 +164,7 @@ class GuardedExchange:
 
     def follow(self, place: Place, anchor: Vector) -> None:
         """Go on from where others are: what we had no part in, or sat out. Between two steps."""
-        self.place, self._anchor = place, anchor.detach().clone()
+        self.place, self._anchor, self.life = place, anchor.detach().clone(), 0
         seated = place.roster
         self._proofs = {peer: one for peer, one in self._proofs.items() if peer in seated}
         self._begun.set()  # what waits for a step that is over is read over
@@ -188,17 +192,20 @@ class GuardedExchange:
             raise LocalError(f"step {epoch}, where {self.place.epoch} is next")
         if len(self.place.roster) < 2:
             raise TransportError("nobody else has a seat in this group any more")
-        if epoch in self._steps:
+        number = number_of(epoch, self.life)
+        if number in self._steps:
             raise TransportError(f"step {epoch} is over here: who speaks twice in it is banned")
         before = self.sent_bytes, self.received_bytes
         contribution = contribution_of(self._anchor, weights)
         if not bool(np.isfinite(np.frombuffer(contribution, NUMBER)).all()):
             raise UserError("the weights are not finite; begin anew with a lower learning rate")
-        step = self._begin(contribution)
+        step = self._begin(number, contribution)
         try:
             await step.over.wait()
+            await self._rested.wait()  # what takes others' steps again would disturb the next ones
         finally:
-            self._steps.pop(epoch - 1, None)  # the last one is still asked after
+            for one in [one for one in self._steps if moment_of(one) < moment_of(number)]:
+                del self._steps[one]  # the last one is still asked after
         if step.done is None:
             raise TransportError(f"step {epoch} has no outcome here: {step.why}")
         roster = step.terms.roster
@@ -209,13 +216,13 @@ class GuardedExchange:
             self.sent_bytes - before[0], self.received_bytes - before[1],
         )  # fmt: skip
 
-    def _begin(self, contribution: bytes) -> _Step:
+    def _begin(self, number: int, contribution: bytes) -> _Step:
         rules, place = self._rules, self.place
         anchor = anchor_digest(self._anchor)
         transfer_s = seconds_for(len(contribution))  # of all parts, to all; so of all results
         phase_s = rules.phase_s + 2 * transfer_s
         terms = Terms(
-            self._run, place.epoch, place.roster, anchor, place.coin, rules.radius, rules.far_most,
+            self._run, number, place.roster, anchor, place.coin, rules.radius, rules.far_most,
             rules.numerics, rules.validators, rules.gather_s, phase_s, rules.check_s,
             show_s=phase_s + len(place.roster) * transfer_s,
         )  # fmt: skip
@@ -223,11 +230,11 @@ class GuardedExchange:
         shop = Workshop(law, contribution, self._again)
         guard = Guard(terms, self._key, self._entropy)
         step = _Step(terms, guard, shop, trio.Event(), {}, {})
-        self._steps[place.epoch] = step
+        self._steps[number] = step
         now = trio.current_time()
         self._perform(step, guard.start(now))
         for proof in list(self._proofs.values()):  # of what was heard when the last step was over
-            self._tell(step, Came(self._key.peer_id, replace(proof, epoch=place.epoch)))
+            self._tell(step, Came(self._key.peer_id, replace(proof, epoch=number)))
         self._begun.set()
         self._begun = trio.Event()
         return step
@@ -241,7 +248,7 @@ class GuardedExchange:
         mean = np.frombuffer(b"".join(step.shop.loads[one] for one in done.results), NUMBER)
         self._anchor = self._anchor - self._rules.rate * self._anchor.new_tensor(mean)
         self._attempts += done.attempts
-        self.place = self.place.after(done)
+        self.place, self.life = self.place.after(done), 0
         seated = self.place.roster
         self._proofs = {peer: one for peer, one in self._proofs.items() if peer in seated}
 
@@ -295,7 +302,11 @@ class GuardedExchange:
         async for step, work in self._todo:
             if step.over.is_set():
                 continue
-            outcome = await trio.to_thread.run_sync(step.shop.do, work.job)
+            self._rested = trio.Event()
+            try:
+                outcome = await trio.to_thread.run_sync(step.shop.do, work.job)
+            finally:
+                self._rested.set()
             if self._steps.get(step.terms.epoch) is step:
                 self._tell(step, Worked(work.key, outcome))
 
@@ -352,11 +363,13 @@ class GuardedExchange:
                     raise RemoteError(f"{peer} sends too many messages")
                 self._tell(step, Came(peer, message))
 
-    async def _step_of(self, epoch: int) -> _Step | None:
+    async def _step_of(self, number: int) -> _Step | None:
         """Once it is begun; None for one that is over."""
-        while epoch > max(self._steps, default=self.place.epoch - 1):
+        while moment_of(number) > max(
+            map(moment_of, self._steps), default=(self.place.epoch - 1, LIVES_MAX)
+        ):
             await self._begun.wait()
-        return self._steps.get(epoch)
+        return self._steps.get(number)
 
     async def _receive(self, stream: Stream, load: Load, step: _Step | None) -> None:
         """What nobody wants is read over. Raises RemoteError for what is not as it says."""

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from ...crypto.codec import encode
 from ...crypto.digest import digest
 from ...swarm.run.btard_events import CHECK_S, GATHER_S, PHASE_S, Done
 from ...swarm.testimony import Contradiction
@@ -72,6 +73,11 @@ class Conviction:
 def anchor_digest(anchor: Vector) -> bytes:
     """What a pledge names the weights by that it was worked out from."""
     return digest("guarded anchor", anchor.numpy().astype(NUMBER).tobytes())
+
+
+def place_digest(run: bytes, place: Place, anchor: Vector) -> bytes:
+    """Of all that members who begin a step anew must have in common."""
+    return digest("guarded place", run, encode(place), anchor_digest(anchor))
 
 
 def contribution_of(anchor: Vector, weights: Vector) -> bytes:

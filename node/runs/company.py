@@ -154,13 +154,15 @@ class Company:
 
     async def until(self, count: int) -> None:
         """Until so many others are known."""
-        while len(self._addresses) < count:
-            if not self._awaited:
-                self._awaited = True
-                self._hurry.set()
-                self._hurry = trio.Event()
-            await self._changed.wait()
-        self._awaited = False
+        try:
+            while len(self._addresses) < count:
+                if not self._awaited:
+                    self._awaited = True
+                    self._hurry.set()
+                    self._hurry = trio.Event()
+                await self._changed.wait()
+        finally:
+            self._awaited = False  # also where they are waited for no more
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """A service; started once it has looked around for the first time."""

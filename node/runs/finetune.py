@@ -281,7 +281,12 @@ def save_adapter(tuner: Tuner, out: Path) -> None:
         tuner.save(beside)
         if out.exists():
             out.rename(old)
-        beside.rename(out)
+        try:
+            beside.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); free the disk") from error

@@ -208,11 +208,14 @@ class GroupExchange:
     async def join(self) -> tuple[int, Vector] | None:
         """Where a newcomer begins: the others' state. In a grid there is none; then it begins with
         the run's first weights, and takes the first mean in their place."""
-        peers = {*self._peers()}
-        self._dispatch(Meet(tuple(peers)))
-        with trio.move_on_after(self._settings.pace.step_s):
-            while peers - {card.peer for card in self._machine.cards()}:
+        peers = tuple(self._peers())
+        self._dispatch(Meet(peers))
+        with trio.move_on_after(self._settings.within_s):  # else it would begin where nobody is
+            while self._machine.unheard(peers) and not self._machine.cards():
                 await self.changed.wait()
+            with trio.move_on_after(self._settings.pace.step_s):
+                while self._machine.unheard(peers):
+                    await self.changed.wait()
         cards = self._machine.cards()
         if self._settings.grid:
             rounds = sorted(-(-card.commits // ROUND_COMMITS) for card in cards)

@@ -1,13 +1,16 @@
 """A run's exchanges by a guarded group: its seats, its own steps, and a seat that comes back.
 
     seat in the file? same numerics? ─▶ work: H steps on the coin's sequences ─▶ keep() ─▶ step
-                                                                                     └▶ outcome
+                                                                               │     └▶ outcome
     killed, late, or left out ─▶ sits the step out ─▶ the outcome, as more than could lie tell it
+                                                  └▶ most sit it out ─▶ keep() ─▶ the step anew
 
 Whoever is killed inside a step has forgotten what it promised there, and would contradict itself,
 which convicts. So a checkpoint is on disk before a step's first word, and whoever comes back to one
 says nothing in that step: it waits until others have its outcome, fetches that by digest from all
 who have it (shared.py), and goes on with the next. Silence costs a step; for good, if it was late.
+Where most of a group are killed in one step, nobody has its outcome: they begin it anew, in another
+life, in which what they said before is nothing (swarm/run/lives.py).
 
 Source: Gorbunov et al., 2022; Schneider, 1990 (a replica that restarts takes over a state).
 """
@@ -23,6 +26,7 @@ import trio
 from ...crypto.codec import decode, encode
 from ...crypto.keys import IdentityKey
 from ...errors import RemoteError, TransportError, UserError
+from ...swarm.run.lives import life_of
 from ...swarm.run.plan import Terms
 from ...swarm.run.tables import Guarding
 from ..compute.average.flat import Flat
@@ -33,7 +37,8 @@ from ..compute.snapshot import Snapshot
 from ..log import get_logger
 from ..net.host import Host
 from .btard import GuardedExchange
-from .btard_place import ABSENT_MAX, Conviction, Place, Rules
+from .btard_lives import Lives
+from .btard_place import ABSENT_MAX, Conviction, Place, Rules, place_digest
 from .company import Company
 from .exchange import Exchanged, Worked
 from .shared import Shared
@@ -96,7 +101,8 @@ class Guarded:
             host, key, terms.run, Place(0, terms.run, self._members), start, rules_of(said),
             self._again, self._convicted,
         )  # fmt: skip
-        self._promised = -1  # the last step in which we may have spoken in another life
+        self._lives = Lives(host, key, host.blame)
+        self._promised = -1  # the last step in which our process before may have spoken
         self._patience_s = ABSENT_MAX * (
             said.gather_s + PHASES * said.phase_s + said.check_s
         )  # as long as a seat is kept for whoever says nothing
@@ -108,9 +114,11 @@ class Guarded:
         check_seat(self._key.peer_id, numerics, said)
         self._company.epoch = lambda: self.group.place.epoch
         self._shared.open()
+        self._lives.open()
         try:
             await self.group.run(task_status=task_status)
         finally:
+            self._lives.close()
             self._shared.close()
 
     async def pulled(self) -> None:
@@ -134,19 +142,15 @@ class Guarded:
         """Raises UserError when our seat is lost, TransportError when nobody has an outcome."""
         before = self.group.sent_bytes, self.group.received_bytes
         peers: tuple[str, ...] = ()
-        if epoch <= self._promised:
-            log.warning("this step is sat out: we may have spoken in it before", epoch=epoch)
-        elif not await self._keep():
-            log.warning("this step is sat out: what we promise could not be kept", epoch=epoch)
+        if epoch > self._promised:
+            peers = await self._speak(epoch, weights, tokens)
         else:
-            try:
-                peers = (await self.group.exchange(epoch, weights, tokens)).peers
-            except TransportError as error:
-                log.warning("a step without us", epoch=epoch, why=str(error))
+            log.warning("this step is sat out: we may have spoken in it before", epoch=epoch)
+        while not peers and await self._sit_out(epoch):
+            peers = await self._speak(epoch, weights, tokens)
+        self._lives.stand(b"", 0)
         if peers:
             await self._shared.save(self._snapshot())
-        else:
-            await self._follow(epoch)
         sent, received = self.group.sent_bytes, self.group.received_bytes
         return Exchanged(
             self.group.anchor.clone(), tuple(one for one in peers if one != self._key.peer_id),
@@ -175,38 +179,61 @@ class Guarded:
 
     @property
     def signed(self) -> tuple[bytes, bytes]:
-        """Where the group stands before this step."""
-        return encode(self.group.place), b""
+        """Where the group stands before this step, and in which life of it; none in the first."""
+        life = self.group.life
+        return encode(self.group.place), life.to_bytes() if life else b""
 
     def resign(self, statement: bytes, weights: bytes) -> None:
         """Raises RemoteError."""
         self.group.follow(decode(statement, Place), self.group.anchor)
+        self.group.life = int.from_bytes(weights[:1])
 
-    # ---- coming back
+    # ---- one life of a step, and coming back
 
-    async def _follow(self, epoch: int) -> None:
-        """Until others have the outcome of this step, or of a later one. Raises UserError,
+    async def _speak(self, epoch: int, weights: Vector, tokens: int) -> tuple[str, ...]:
+        """Who had part in the outcome; () when there is none for us. Raises UserError."""
+        if not await self._keep():
+            log.warning("this step is sat out: what we promise could not be kept", epoch=epoch)
+            return ()
+        try:
+            return (await self.group.exchange(epoch, weights, tokens)).peers
+        except TransportError as error:
+            log.warning("a step without us", epoch=epoch, why=str(error))
+            return ()
+
+    async def _sit_out(self, epoch: int) -> bool:
+        """Until others have the outcome of this step, or of a later one: now we have it too. Or
+        most of the group have none either, and it is begun anew: true. Raises UserError,
         TransportError."""
         own = await self._shared.latest()
         if own is not None and own.epoch > epoch:
             self._go_on(own)  # we were killed behind the step, not inside it
-            return
+            return False
+        group, mine = self.group, self.group.life + 1
+        self._lives.stand(place_digest(self._terms.run, group.place, group.anchor), mine)
         with trio.move_on_after(self._patience_s):
-            while True:
-                if await self._look(epoch):
-                    return
+            while not await self._look(epoch):
+                told = await self._lives.ask(self._seated())
+                if (life := life_of(mine, told, group.place.roster)) is not None:
+                    log.warning("nobody has an outcome: begun anew", epoch=epoch, life=life)
+                    group.life = self._lives.life = life
+                    return True
                 await trio.sleep(AGAIN_S)
+            return False
         raise TransportError(
             f"nobody has an outcome of step {epoch}; begin again when more members are there"
         )
 
+    def _seated(self) -> list[str]:
+        """Of the others, who has a seat and is there."""
+        return [one for one in self._company.members if one in self.group.place.roster]
+
     async def _look(self, epoch: int) -> bool:
         """Whether enough members have a state behind this step's beginning: now we have it too."""
         seats = self.group.place.roster
-        peers = [one for one in self._company.members if one in seats]
         votes = (len(seats) - 1) // 2 + 1  # one more than can lie
         try:
-            found = await self._shared.ask(peers, votes, epoch, self._shapes())
+            found = await self._shared.ask(self._seated(), votes, epoch, self._shapes())
         except (TransportError, RemoteError) as error:
             log.debug("no state of others", why=str(error))
             return False

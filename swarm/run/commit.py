@@ -133,6 +133,11 @@ class Group:
         """Of the others, as they told them last."""
         return self._at.known()
 
+    def unheard(self, peers: Iterable[str]) -> set[str]:
+        """Of these, who has neither told where it stands, nor is lost."""
+        told = {card.peer for card in self._at.known()}
+        return {*peers} - told - self._at.lost - {self._at.me.peer}
+
     def handle(self, event: Event, now: float) -> list[Effect]:
         effects = self._on(event, now)
         while self._to_me:
