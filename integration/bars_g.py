@@ -62,6 +62,25 @@ def g2_guesses() -> Iterator[Row]:
     )
 
 
+def g3_words() -> Iterator[Row]:
+    from .same_words import measure
+
+    found = measure()
+    ways = found["ways"]
+    same = min(ways[name]["same"] for name in ("guesses", "chain", "batch", "all", "killed"))
+    told = "; ".join(f"{name} {one['same']} of {one['answers']}" for name, one in ways.items())
+    yield Row(
+        "G3",
+        "200 answers, greedy and sampled: the same SHA-256 with guesses, chains, batches and codecs"
+        " on and off, and with a server killed in the middle",
+        f"{same} of {found['answers']} in every way: {told}; {ways['killed']['kills']} killed, "
+        f"{ways['killed']['lost']} answers lost a hop, {ways['all']['accepted']} guesses were "
+        f"right, {ways['all']['pushed']} steps pushed",
+        found["holds"],
+        "python -m integration.same_words",
+    )
+
+
 def g4_near() -> Iterator[Row]:
     """Of the random shape that comes nearest to what Mesh-LLM was measured with."""
     found = _over(hops=2, rtt_s=0.02, model="small", prompt=0)
@@ -95,6 +114,7 @@ def g8_codecs() -> Iterator[Row]:
 BARS: dict[str, Callable[[], Iterator[Row]]] = {
     "G1": g1_plain,
     "G2": g2_guesses,
+    "G3": g3_words,
     "G4": g4_near,
     "G8": g8_codecs,
 }
