@@ -13,6 +13,9 @@ to hop, on a chain the hops do:
             for a prompt in m chunks of c tokens, each on its way while the next is computed;
             stored and forwarded it would be P m in place of P + m - 1
 
+    M at once   the best over b of min(M / R(b), b / max over hops t(b)), where b of them share a
+            pass                                                    `rate_together`
+
 What the client itself takes for a token (its head, the draw, the embedding) is added to each: the
 formula forgets it, and with a model as small as the shipped one it counts.
 
@@ -114,6 +117,18 @@ def rate_of(way: Way, chance: float, widths: Mapping[int, int]) -> float:
     tokens = sum(count * tokens_a_step(chance, guesses) for guesses, count in widths.items())
     spent_s = sum(count * step_s(way, 1 + guesses) for guesses, count in widths.items())
     return tokens / spent_s
+
+
+def rate_together(way: Way, sessions: int) -> float:
+    """Tokens a second of so many plain answers at once: at most what their steps allow, each back
+    after R, and what the slowest stage does. Steps that meet go in one pass: of as many as is best.
+    """
+
+    def merged(rows: int) -> float:
+        slowest_s = max(stage.pass_s(rows) for stage in way.stages)
+        return min(sessions / step_s(way, rows), rows / slowest_s)
+
+    return max(merged(rows) for rows in range(1, sessions + 1))
 
 
 def first_token_s(
