@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 import trio
 
-from ...errors import UserError
+from ...errors import PotluckError, UserError
 from ...swarm.wan import Shape, rate_together
 from ...swarm.wire import PROTOCOL, Open, Opened, Output, Step
 from ..compute.voice import DTYPE
@@ -32,6 +32,7 @@ from .laboratory import PROBED_AT, Laboratory, Wanted, open_laboratory
 from .road import PROMPT_TOKENS
 
 AHEAD: Final = 32  # steps of a session on the way: more than come back in any round trip
+STEPS: Final = 192  # of each session of a stage that is measured
 KIND: Final = "none"  # of the answers (drafts.py): what they say does not matter
 
 
@@ -39,7 +40,7 @@ async def bench_many(wanted: Wanted, sessions: int) -> dict[str, object]:
     """All figures of one run, by `ways`. Raises UserError for what cannot be had here."""
     ways: dict[Shape, dict[str, object]] = {}
     async with open_laboratory(wanted) as lab:
-        capacity_per_s = await _capacity(lab, sessions, wanted.tokens)
+        capacity_per_s = await _capacity(lab, sessions)
         for shape in wanted.shapes:
             reader = Reader(lab.host, lab.swarm, lab.worker, lab.voice, chain=shape == "chain")
             alone = await _together(reader, 1, wanted.tokens)
@@ -103,38 +104,50 @@ async def _together(reader: Reader, sessions: int, tokens: int) -> float:
     return rate_in(times, *while_all(times))
 
 
-async def _capacity(lab: Laboratory, sessions: int, steps: int) -> float:
+async def _capacity(lab: Laboratory, sessions: int) -> float:
     """Tokens a second of the slowest stage, while all are at it."""
+    opened: dict[str, list[FrameStream]] = {seat.peer: [] for seat in lab.net.seats}
     times: dict[str, list[list[float]]] = {seat.peer: [] for seat in lab.net.seats}
     async with trio.open_nursery() as nursery:
         for seat in lab.net.seats:
             for _ in range(sessions):
-                times[seat.peer].append(came := list[float]())
-                nursery.start_soon(_drive, lab, seat, steps, came)
+                nursery.start_soon(_open, lab, seat, opened[seat.peer])
+    async with trio.open_nursery() as nursery:
+        for peer, streams in opened.items():
+            for frames in streams:
+                times[peer].append(came := list[float]())
+                nursery.start_soon(_drive, lab, frames, came)
     window = while_all(one for stage in times.values() for one in stage)
     return min(rate_in(stage, *window) for stage in times.values())
 
 
-async def _drive(lab: Laboratory, seat: Seat, steps: int, came: list[float]) -> None:
-    """One session with one stage, which never waits for a step of it."""
-    row, tokens = bytes(lab.voice.embed([PROMPT_TOKENS])), PROBED_AT + steps
+async def _open(lab: Laboratory, seat: Seat, opened: list[FrameStream]) -> None:
+    """One session with one stage, which has read its prompt."""
+    tokens, row = PROBED_AT + STEPS, bytes(lab.voice.embed([PROMPT_TOKENS]))
     frames = FrameStream(await lab.host.open_stream(seat.peer, PROTOCOL))
-
-    async def heard(what: type[Opened] | type[Output]) -> None:
-        received = await frames.receive()
-        assert received is not None and isinstance(received[0], what), received
-
     await frames.send(Open(bytes(16), lab.voice.digest, seat.start, seat.stop, tokens, DTYPE))
-    await heard(Opened)
+    await _heard(frames, Opened)
     await frames.send(Step(0, (PROBED_AT,), 1), row * PROBED_AT)
-    await heard(Output)
-    for at in range(PROBED_AT, tokens + AHEAD):
-        if at < tokens:
-            await frames.send(Step(at, (1,), 1), row)
-        if at >= PROBED_AT + AHEAD:
-            await heard(Output)
+    await _heard(frames, Output)
+    opened.append(frames)
+
+
+async def _drive(lab: Laboratory, frames: FrameStream, came: list[float]) -> None:
+    """Its stage never waits for a step of it. came: when the answers did."""
+    row = bytes(lab.voice.embed([PROMPT_TOKENS]))
+    for number in range(STEPS + AHEAD):
+        if number < STEPS:
+            await frames.send(Step(PROBED_AT + number, (1,), 1), row)
+        if number >= AHEAD:
+            await _heard(frames, Output)
             came.append(trio.current_time())
     await frames.close()
+
+
+async def _heard(frames: FrameStream, what: type[Opened] | type[Output]) -> None:
+    received = await frames.receive()
+    if received is None or not isinstance(received[0], what):
+        raise PotluckError(f"a stage said {received and received[0]!r} for {what.__name__}")
 
 
 def many_rows(found: dict[str, object]) -> list[Sequence[str]]:
