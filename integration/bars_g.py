@@ -110,7 +110,8 @@ def g6_many() -> Iterator[Row]:
         "G6",
         "16 sessions over 4 hops at 60 ms: at least 90 % of the slowest stage's batched capacity",
         f"{one['per_s']} tokens/s, {one['of_capacity']:.0%} of {found['capacity_per_s']}; the "
-        f"formula allows {one['formula_per_s']}; one session alone {one['alone_per_s']}",
+        f"formula allows {one['formula_per_s']}, of which it is {one['of_formula']:.0%}; one "
+        f"session alone {one['alone_per_s']}",
         found["bar_6"],
         "potluck bench wan --hops 4 --rtt 60 --sessions 16 --tokens 64 --model small --way chain",
     )
