@@ -80,6 +80,12 @@ def wan(
     model: Annotated[
         str, typer.Option(help="demo, or the shape of a random one: tiny or small.")
     ] = "demo",
+    way: Annotated[
+        str, typer.Option(help="star: all over the client; chain: from hop to hop; or both.")
+    ] = "both",
+    sessions: Annotated[
+        int, typer.Option(min=1, max=64, help="So many answers at once, and nothing else.")
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Real nodes on long roads: tokens a second, guesses, first tokens, beside the formula.
@@ -87,11 +93,19 @@ def wan(
     \b
     Example:
       potluck bench wan --hops 4 --rtt 60
-      potluck bench wan --hops 2 --rtt 20 --mbit 50 --loss 0.5 --json
+      potluck bench wan --hops 2 --rtt 20 --mbit 50 --loss 0.5 --way chain --json
+      potluck bench wan --hops 4 --rtt 60 --sessions 16 --model small
     """
-    from .wan import run_wan
+    from ..node.bench.laboratory import Wanted, check_way
+    from .wan import run_many, run_wan
 
-    run_wan(hops, rtt, mbit, loss, tokens, prompt, model, json=json)
+    wanted = Wanted(
+        hops, rtt / 1e3, mbit * 1e6 / 8, loss / 100, tokens, prompt, model, check_way(way)
+    )
+    if sessions > 1:
+        run_many(wanted, sessions, json=json)
+    else:
+        run_wan(wanted, json=json)
 
 
 @bench.command()

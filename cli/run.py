@@ -260,12 +260,12 @@ def _runner() -> Callable[..., Awaitable[None]]:
     elsewhere."""
     with loading():
         from ..node.daemon import run_node
-        from ..node.testnet.lies import PEER_RTT_MS
+        from ..node.testnet.lies import PEER_ROADS
         from .bars import show_loading
 
         show_loading()
 
-        if os.environ.get(PEER_RTT_MS):
+        if os.environ.get(PEER_ROADS):
             from ..node.testnet.far_peers import far_holder
 
             return partial(run_node, hold=far_holder())

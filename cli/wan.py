@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import trio
 import typer
 
-from ..node.bench.wan import Wanted, bench_wan, rows_of
+from ..node.bench.laboratory import Wanted
+from ..node.bench.many import bench_many, many_rows
+from ..node.bench.wan import bench_wan, rows_of
 from ..node.compute.wire_cost import Cost, measure
 from ..node.config import default_home
 from ..node.library import find_model
@@ -20,6 +24,7 @@ from .tables import print_table
 
 COLUMNS = (
     "ANSWER",
+    "WAY",
     "PLAIN/S>",
     "FORMULA>",
     "GUESSED/S>",
@@ -31,42 +36,58 @@ COLUMNS = (
 WORDS = {True: "yes", False: "no", None: "of another run"}
 
 
-def run_wan(
-    hops: int,
-    rtt_ms: float,
-    mbit: float,
-    loss: float,
-    tokens: int,
-    prompt: int,
-    model: str,
-    *,
-    json: bool,
-) -> None:
-    """loss: percent. Ends the program where it is interrupted."""
-    show_logs("warning")
-    wanted = Wanted(hops, rtt_ms / 1e3, mbit * 1e6 / 8, loss / 100, tokens, prompt, model)
-    found: dict[str, object] = {}
-
-    async def run() -> int:
-        with until_signalled(with_children=True) as interruption:
-            found.update(await bench_wan(wanted))
-        return interruption.exit_code
-
-    if code := trio.run(run):
-        raise typer.Exit(code)
+def run_wan(wanted: Wanted, *, json: bool) -> None:
+    """Ends the program where it is interrupted. Raises UserError."""
+    found = _measured(bench_wan, wanted)
     if json:
         print_json(found)
         return
     print_table(COLUMNS, rows_of(found))
-    first = cast("dict[str, Any] | None", found["first_token"])
-    if first is not None:
-        typer.echo(
-            f"first token of {first['prompt']} in chunks of {first['chunk']}: {first['ms']} ms, by "
-            f"the formula {first['formula_ms']}; stored and forwarded "
-            f"{first['stored_and_forwarded_formula_ms']}"
-        )
-    held = cast("dict[str, bool | None]", found["bars"])
-    typer.echo("; ".join(f"bar {bar}: {WORDS[holds]}" for bar, holds in held.items()))
+    ways = cast("dict[str, dict[str, Any]]", found["ways"])
+    for shape, way in ways.items():
+        if (first := way["first_token"]) is not None:
+            typer.echo(
+                f"{shape}: first token of {first['prompt']} in chunks of {first['chunk']}: "
+                f"{first['ms']} ms, by the formula {first['formula_ms']}; stored and forwarded "
+                f"{first['stored_and_forwarded_ms']}, by the formula "
+                f"{first['stored_and_forwarded_formula_ms']}"
+            )
+        held = "; ".join(f"bar {bar}: {WORDS[holds]}" for bar, holds in way["bars"].items())
+        typer.echo(f"{shape}: {held}")
+    _tell_laboratory(found)
+
+
+def run_many(wanted: Wanted, sessions: int, *, json: bool) -> None:
+    """The same for many sessions at once."""
+    found = _measured(partial(bench_many, sessions=sessions), wanted)
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ("WAY", "SESSIONS>", "TOKENS/S>", "FORMULA>", "SLOWEST STAGE>", "OF IT>", "ONE ALONE>"),
+        many_rows(found),
+    )
+    typer.echo(f"bar 6: {WORDS[cast('bool | None', found['bar_6'])]}")
+    _tell_laboratory(found)
+
+
+def _measured(
+    measure: Callable[[Wanted], Awaitable[dict[str, object]]], wanted: Wanted
+) -> dict[str, object]:
+    show_logs("warning")
+    found: dict[str, object] = {}
+
+    async def run() -> int:
+        with until_signalled(with_children=True) as interruption:
+            found.update(await measure(wanted))
+        return interruption.exit_code
+
+    if code := trio.run(run):
+        raise typer.Exit(code)
+    return found
+
+
+def _tell_laboratory(found: dict[str, object]) -> None:
     typer.echo(
         f"roads {found['roads']}; alone {found['solo_per_s']} tokens/s; a hop's overhead "
         f"{found['overhead_ms']} ms, the client's {found['client_ms']} ms"

@@ -16,9 +16,12 @@ BYTES_MAX = 0.52  # of bf16's: half, and a scale of two bytes for each 128
 
 
 def _over(**wanted: Any) -> dict[str, Any]:
-    from potluck.node.bench.wan import Wanted, bench_wan
+    """From hop to hop, `chain = "auto"`: the best that the product has, by one option."""
+    from potluck.node.bench.laboratory import Wanted
+    from potluck.node.bench.wan import bench_wan
 
-    return trio.run(bench_wan, Wanted(**wanted))
+    found = trio.run(bench_wan, Wanted(way="chain", **wanted))
+    return {**found, **found["ways"]["chain"]}
 
 
 def g1_plain() -> Iterator[Row]:
@@ -33,14 +36,14 @@ def g1_plain() -> Iterator[Row]:
         "plain decoding: 80 % of 1/R(1) at 20, 60, 100, 200 ms and 2, 4, 8 hops",
         f"{least:.0%} at {hops} hops of {rtt_s * 1e3:.0f} ms, the worst of {len(shares)} runs",
         least >= 0.8,
-        "potluck bench wan --hops 4 --rtt 60",
+        "potluck bench wan --hops 4 --rtt 60 --way chain",
     )
 
 
 def g2_guesses() -> Iterator[Row]:
     found = _over(hops=4, rtt_s=0.06)
     kinds, first = found["kinds"], found["first_token"]
-    command = "potluck bench wan --hops 4 --rtt 60"
+    command = "potluck bench wan --hops 4 --rtt 60 --way chain"
     told = "; ".join(
         f"{kind} {one['times']} ({one['guessed_of_formula']:.0%} of the formula)"
         for kind, one in kinds.items()
@@ -56,9 +59,29 @@ def g2_guesses() -> Iterator[Row]:
         "G5",
         "first token of 2,048 over 4 hops: at most 1.3 times the cut-through formula",
         f"{first['of_formula']} times: {first['ms']:.0f} ms in chunks of {first['chunk']}, formula "
-        f"{first['formula_ms']:.0f} ms",
+        f"{first['formula_ms']:.0f} ms; stored and forwarded {first['stored_and_forwarded_ms']:.0f}"
+        f" ms, {first['times']} times that",
         found["bars"]["5"],
         command,
+    )
+
+
+def g3_words() -> Iterator[Row]:
+    from .same_words import measure
+
+    found = measure()
+    ways = found["ways"]
+    same = min(ways[name]["same"] for name in ("guesses", "chain", "batch", "all", "killed"))
+    told = "; ".join(f"{name} {one['same']} of {one['answers']}" for name, one in ways.items())
+    yield Row(
+        "G3",
+        "200 answers, greedy and sampled: the same SHA-256 with guesses, chains, batches and codecs"
+        " on and off, and with a server killed in the middle",
+        f"{same} of {found['answers']} in every way: {told}; {ways['killed']['kills']} killed, "
+        f"{ways['killed']['lost']} answers lost a hop, {ways['all']['accepted']} guesses were "
+        f"right, {ways['all']['pushed']} steps pushed",
+        found["holds"],
+        "python -m integration.same_words",
     )
 
 
@@ -71,7 +94,26 @@ def g4_near() -> Iterator[Row]:
         "two stages at 20 ms, 77 tokens/s alone: 17 plain, 25 with guesses",
         f"{chat['plain_per_s']} and {chat['guessed_per_s']}, alone {found['solo_per_s']}",
         found["bars"]["4"],
-        "potluck bench wan --hops 2 --rtt 20 --model small",
+        "potluck bench wan --hops 2 --rtt 20 --model small --prompt 0 --way chain",
+    )
+
+
+def g6_many() -> Iterator[Row]:
+    """Of the random shape whose passes are long enough for sixteen to keep a stage at work."""
+    from potluck.node.bench.laboratory import Wanted
+    from potluck.node.bench.many import bench_many
+
+    wanted = Wanted(hops=4, rtt_s=0.06, tokens=64, model="small", way="chain")
+    found: dict[str, Any] = trio.run(bench_many, wanted, 16)
+    one = found["ways"]["chain"]
+    yield Row(
+        "G6",
+        "16 sessions over 4 hops at 60 ms: at least 90 % of the slowest stage's batched capacity",
+        f"{one['per_s']} tokens/s, {one['of_capacity']:.0%} of {found['capacity_per_s']}; the "
+        f"formula allows {one['formula_per_s']}, of which it is {one['of_formula']:.0%}; one "
+        f"session alone {one['alone_per_s']}",
+        found["bar_6"],
+        "potluck bench wan --hops 4 --rtt 60 --sessions 16 --tokens 64 --model small --way chain",
     )
 
 
@@ -95,6 +137,8 @@ def g8_codecs() -> Iterator[Row]:
 BARS: dict[str, Callable[[], Iterator[Row]]] = {
     "G1": g1_plain,
     "G2": g2_guesses,
+    "G3": g3_words,
     "G4": g4_near,
+    "G6": g6_many,
     "G8": g8_codecs,
 }

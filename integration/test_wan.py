@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from potluck.crypto.keys import IdentityKey
-from potluck.node.bench.wan import Wanted, bench_wan
+from potluck.node.bench.laboratory import Wanted
+from potluck.node.bench.wan import bench_wan
 from potluck.node.client import Swarm, open_swarm
 from potluck.node.library import DEMO_FOLDER
 from potluck.node.testnet.launcher import LocalSwarm, Plan, open_testnet
@@ -19,16 +20,21 @@ PROMPT = "def total(rows):\n    result = 0\n    for row in rows:\n"
 
 
 async def test_answers_over_long_roads_stand_beside_what_the_formula_allows() -> None:
-    """Two hops, 40 ms to each and back: a token takes 80 ms at least, however fast the machine."""
-    found = await bench_wan(Wanted(hops=2, rtt_s=0.04, tokens=8, prompt=200))
-    kinds = found["kinds"]
-    assert isinstance(kinds, dict) and set(kinds) == {"code edit", "summarise", "chat", "none"}
-    for one in kinds.values():
-        assert one["same"], "with guesses and without"
-        assert 0 < one["plain_per_s"] <= 1 / 0.08
-        assert one["plain_formula_per_s"] <= 1 / 0.08
-    first = found["first_token"]
-    assert isinstance(first, dict) and first["ms"] >= 80
+    """Two hops, 40 ms to each and back: a token takes 80 ms at least over the client, and 60 from
+    hop to hop, however fast the machine."""
+    found = await bench_wan(Wanted(hops=2, rtt_s=0.04, tokens=12, prompt=200, way="both"))
+    ways = found["ways"]
+    assert isinstance(ways, dict) and set(ways) == {"star", "chain"}
+    for shape, least_s in (("star", 0.08), ("chain", 0.06)):
+        kinds, first = ways[shape]["kinds"], ways[shape]["first_token"]
+        assert set(kinds) == {"code edit", "summarise", "chat", "none"}
+        for one in kinds.values():
+            assert one["same"], "with guesses and without"
+            assert 0 < one["plain_per_s"] <= 1 / least_s
+            assert one["plain_formula_per_s"] <= 1 / least_s
+            assert (one["pushed"] > 0) == (shape == "chain")
+        assert first["ms"] >= least_s * 1e3
+        assert first["stored_and_forwarded_ms"] >= least_s * 1e3
 
 
 async def test_rows_in_groups_go_through_real_nodes_and_a_death_changes_no_word() -> None:

@@ -186,13 +186,13 @@ class Swarm:
         if (ref := options.get("adapter")) is not None:
             worn = await self.adapter(voice, ref)
         drafts = await self.drafts(voice, options.get("draft", "auto"))
+        chain = find_chain(options["chain"], self._home) if "chain" in options else self.chains
         request = _request(voice, prompt, options, audit=audit)
         wire = await codec_for(
             options.get("wire", DTYPE), self.member.host, self.router, voice,
-            len(request.ids), request.max_new_tokens,
+            len(request.ids), request.max_new_tokens, chain=chain,
         )  # fmt: skip
         voice = replace(voice, wire=wire)
-        chain = find_chain(options["chain"], self._home) if "chain" in options else self.chains
         request = replace(request, voice=voice, adapter=worn, drafts=drafts, chain=chain)
         try:
             async with self.answer(request) as answer:

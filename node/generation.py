@@ -37,7 +37,7 @@ from ..errors import Refused, UserError
 from ..swarm.proof import NAME_MAX, Answer, write_proof
 from ..swarm.routing import Hop
 from ..swarm.session_events import Payload
-from ..swarm.wan import CHUNK_TOKENS
+from ..swarm.wan import CHUNK_TOKENS, Shape
 from .compute.worker import Worker
 from .drafting import Drafter, Guessed
 from .net.host import Host
@@ -337,7 +337,8 @@ async def open_generation(
         prompt=await prompt_of(voice, request.ids, request.prefix, worker), chain=request.chain,
     )  # fmt: skip
     # what is recalled is recalled by pages: its chunks are of whole ones
-    chunking = partial(chunk_for, router, voice) if plan.prompt is None else None
+    shape: Shape = "chain" if plan.chained else "star"
+    chunking = partial(chunk_for, router, voice, shape) if plan.prompt is None else None
     if not request.audit:
         async with open_session(host, router, plan) as session:
             yield Generation(session, worker, request, chunking=chunking)

@@ -7,6 +7,7 @@ by its own word, its round trip, what its road carried), else what its record cl
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 from ..dht.record import Announcement
 from ..errors import MissingBlocks, UserError
@@ -16,7 +17,7 @@ from ..swarm.routing import Hop, find_route
 from ..swarm.rows import CODECS, Codec, is_coded, row_bytes
 from ..swarm.session_links import FRAMES_IN_FLIGHT
 from ..swarm.view import RTT_UNKNOWN_S
-from ..swarm.wan import CHUNK_TOKENS, CHUNKS, Stage, Way, choose_chunk, choose_codec
+from ..swarm.wan import CHUNK_TOKENS, CHUNKS, Shape, Stage, Way, choose_chunk, choose_codec
 from ..swarm.wire import CODED_PROTOCOL
 from .compute.voice import Voice
 from .net.host import Host
@@ -29,7 +30,9 @@ OVERHEAD_S = 0.002  # algorithms.md 9: what a hop takes beyond its pass and its 
 Chunking = Callable[[LiveSession, int], Awaitable[int]]  # the rest of a prompt: tokens at once
 
 
-async def chunk_for(router: Router, voice: Voice, session: LiveSession, tokens: int) -> int:
+async def chunk_for(
+    router: Router, voice: Voice, shape: Shape, session: LiveSession, tokens: int
+) -> int:
     """In how many at once to send so many more tokens of a prompt, once the hops have opened.
 
     The usual number where rows have other bits in a chunk of another size: the same question shall
@@ -39,14 +42,17 @@ async def chunk_for(router: Router, voice: Voice, session: LiveSession, tokens: 
     if session.rows_alike < max(CHUNKS):
         return CHUNK_TOKENS
     way = way_of(router, voice.digest, session.route, row_bytes(voice.width, voice.wire))
-    return CHUNK_TOKENS if way is None else choose_chunk(way, tokens, FRAMES_IN_FLIGHT)
+    if way is None:
+        return CHUNK_TOKENS
+    return choose_chunk(replace(way, shape=shape), tokens, FRAMES_IN_FLIGHT)
 
 
 async def codec_for(
-    wish: str, host: Host, router: Router, voice: Voice, prompt: int, answer: int
-) -> Codec:
-    """The codec of an answer; "auto" chooses by the route that is the cheapest now. Raises
-    UserError for another word."""
+    wish: str, host: Host, router: Router, voice: Voice, prompt: int, answer: int,
+    *, chain: bool = False,
+) -> Codec:  # fmt: skip
+    """The codec of an answer; "auto" chooses by the route that is the cheapest now. chain: its
+    steps go from hop to hop where they can. Raises UserError for another word."""
     if (asked := check_codec(wish)) is not None:
         return asked
     view = await router.view(voice.digest, voice.blocks)
@@ -59,7 +65,7 @@ async def codec_for(
         return "f32"
     groups = all(_knows_groups(host, hop.peer) for hop in route.hops)
     codecs = [one for one in CODECS if groups or not is_coded(one)]
-    return choose_codec(way, voice.width, prompt, answer, codecs=codecs)
+    return choose_codec(way, voice.width, prompt, answer, codecs=codecs, chain=chain)
 
 
 def check_codec(wish: str) -> Codec | None:

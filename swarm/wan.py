@@ -13,6 +13,9 @@ to hop, on a chain the hops do:
             for a prompt in m chunks of c tokens, each on its way while the next is computed;
             stored and forwarded it would be P m in place of P + m - 1
 
+    M at once   the best over b of min(M / R(b), b / max over hops t(b)), where b of them share a
+            pass                                                    `rate_together`
+
 What the client itself takes for a token (its head, the draw, the embedding) is added to each: the
 formula forgets it, and with a model as small as the shipped one it counts.
 
@@ -28,7 +31,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from .draft_pace import GUESSES_MAX
-from .rows import CODECS, Codec, row_bytes
+from .rows import CODECS, Codec, is_coded, row_bytes
 
 Shape = Literal["star", "chain"]
 
@@ -116,6 +119,18 @@ def rate_of(way: Way, chance: float, widths: Mapping[int, int]) -> float:
     return tokens / spent_s
 
 
+def rate_together(way: Way, sessions: int) -> float:
+    """Tokens a second of so many plain answers at once: at most what their steps allow, each back
+    after R, and what the slowest stage does. Steps that meet go in one pass: of as many as is best.
+    """
+
+    def merged(rows: int) -> float:
+        slowest_s = max(stage.pass_s(rows) for stage in way.stages)
+        return min(sessions / step_s(way, rows), rows / slowest_s)
+
+    return max(merged(rows) for rows in range(1, sessions + 1))
+
+
 def first_token_s(
     way: Way, tokens: int, chunk: int = CHUNK_TOKENS, *, window: int = 0, cut_through: bool = True
 ) -> float:
@@ -159,15 +174,18 @@ def choose_codec(
     *,
     byte_price_s: float = 0.0,
     codecs: Sequence[Codec] = CODECS,
+    chain: bool = False,
 ) -> Codec:
     """The codec with which an answer is worth most, of a model so wide.
 
     way: what was measured of the route; its row_bytes do not count. prompt, answer: tokens.
     byte_price_s: how much longer somebody would wait to send a byte less, where bytes are paid for.
+    chain: hops push what they can; rows in groups go by star all the same (session_plan.py).
     """
 
     def price(codec: Codec) -> float:
-        coded = replace(way, row_bytes=row_bytes(width, codec))
+        shape: Shape = "chain" if chain and not is_coded(codec) else way.shape
+        coded = replace(way, row_bytes=row_bytes(width, codec), shape=shape)
         spent_s = first_token_s(coded, prompt) + answer * step_s(coded)
         sent = (prompt + answer) * coded.row_bytes * len(way.stages)
         return (spent_s + sent * byte_price_s) * (1 + LOSS_PRICE[codec])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 from sim.memory_host import MemoryNet, MemoryStream
 from trio.testing import MockClock
 
-from potluck.errors import TransportError
+from potluck.errors import TransportError, UserError
 from potluck.node.bench.far import FarHost, FarStream
+from potluck.node.testnet.far_peers import read_roads
 
 
 async def echo(stream: MemoryStream) -> None:
@@ -70,3 +73,19 @@ async def test_a_narrow_road_takes_the_bytes_one_after_another(autojump_clock: M
                 came += len(await stream.receive())
             assert trio.current_time() - began_s == pytest.approx(due_s + 0.5, abs=0.05)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [("60", (0.06, math.inf)), ("60.0:12500000.0", (0.06, 12.5e6)), ("20:inf", (0.02, math.inf))],
+)
+def test_a_node_is_told_of_roads_by_their_length_and_rate(
+    told: str, found: tuple[float, float]
+) -> None:
+    assert read_roads(told) == found
+
+
+@pytest.mark.parametrize("told", ["", "far", "-1", "60:", "60:0", "nan", "60:nan"])
+def test_roads_that_cannot_be_are_refused(told: str) -> None:
+    with pytest.raises(UserError, match="MS:BYTES_S"):
+        read_roads(told)

@@ -74,16 +74,21 @@ async def test_nobody_waits_for_hops_that_are_not_to_be_had(autojump_clock: Mock
             await said(made)
 
 
-async def chosen(made: World, wish: str, *, byte_s: float, knows: Sequence[str]) -> str:
+async def chosen(
+    made: World, wish: str, *, byte_s: float, knows: Sequence[str], rtt_s: float = 0.02,
+    chain: bool = False,
+) -> str:  # fmt: skip
     """By a client that has seen of each peer what a byte takes on its road, in seconds."""
     host, router = made.client()
     host.claims = lambda peer: SimpleNamespace(protocols=knows)  # type: ignore[attr-defined]
     for node in made.nodes:
         history = router.history(node.host.peer_id)
-        history.rtt_s = 0.02
-        history.carried(1_000_000, 0.02 + 1_000_000 * byte_s)
+        history.rtt_s = rtt_s
+        history.carried(1_000_000, rtt_s + 1_000_000 * byte_s)
     voice: Any = PretendedVoice(width=WIDE)
-    return await codec_for(wish, host, router, voice, 512, 64)  # type: ignore[arg-type]
+    return await codec_for(  # type: ignore[arg-type]
+        wish, host, router, voice, 512, 64, chain=chain
+    )
 
 
 async def test_a_codec_is_chosen_by_what_the_road_carried_and_never_unasked(
@@ -99,6 +104,16 @@ async def test_a_codec_is_chosen_by_what_the_road_carried_and_never_unasked(
         assert await chosen(made, "int4", byte_s=fast, knows=()) == "int4", "whoever asks"
         with pytest.raises(UserError, match="give auto, f32, bf16, int8 or int4"):
             await chosen(made, "int2", byte_s=fast, knows=())
+
+
+async def test_whoever_goes_from_hop_to_hop_is_not_sent_back_to_the_star_for_some_bytes(
+    autojump_clock: MockClock,
+) -> None:
+    async with world((0, 2), (2, 4), (4, 6)) as made:
+        far = {"byte_s": 8 / 20e6, "knows": (CODED_PROTOCOL,), "rtt_s": 0.2}
+        assert await chosen(made, "auto", **far) == "int8"
+        assert await chosen(made, "auto", **far, chain=True) == "bf16"
+        assert await chosen(made, "int8", **far, chain=True) == "int8", "whoever asks"
 
 
 def test_a_codec_that_is_none_is_refused_before_anything_is_asked() -> None:

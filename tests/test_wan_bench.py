@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,16 @@ import trio
 
 from potluck.errors import UserError
 from potluck.node.bench.drafts import Recited
+from potluck.node.bench.laboratory import CONTEXT, Wanted, check_way, write_model
 from potluck.node.bench.wan import (
-    CONTEXT,
     MEASURED,
     Answered,
     Answers,
     Measured,
-    Wanted,
     bars,
     bench_wan,
     rows_of,
     told,
-    write_model,
 )
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.drafting import Guessed
@@ -81,12 +80,30 @@ def test_a_bar_is_asked_of_its_own_run_alone() -> None:
 
 def test_what_is_told_is_json_and_a_line_for_each_kind() -> None:
     found = told(answers(0.9, TIMES), Measured(WAY, 70), SIXTY)
-    assert json.loads(json.dumps(found)) == found | {
-        "pass_ms": [[[1, 2.0], [128, 20.0]]] * 4,
-    }
-    lines = rows_of(found)
-    assert [line[0] for line in lines] == list(MEASURED)
+    assert json.loads(json.dumps(found)) == found
+    lines = rows_of({"ways": {"star": found, "chain": found}})
+    assert [line[:2] for line in lines] == [
+        (kind, shape) for kind in MEASURED for shape in ("star", "chain")
+    ]
     assert found["kinds"]["chat"]["of_formula"] == 0.9  # type: ignore[index]
+
+
+def test_what_cut_through_brings_stands_beside_its_formula() -> None:
+    """Twice as long where each chunk waits for the one before to be out."""
+    found = answers(1.0, TIMES)
+    assert found.first_s is not None
+    first = told(replace(found, stored_s=2 * found.first_s), Measured(WAY, 70), SIXTY)[
+        "first_token"
+    ]
+    assert isinstance(first, dict) and first["times"] == 2.0
+    assert first["stored_and_forwarded_ms"] == pytest.approx(2 * first["ms"], abs=0.2)
+
+
+def test_a_way_is_one_of_two_or_both() -> None:
+    assert Wanted(way=check_way("both")).shapes == ("star", "chain")
+    assert Wanted(way=check_way("chain")).shapes == ("chain",)
+    with pytest.raises(UserError, match="no way ring: give star or chain or both"):
+        check_way("ring")
 
 
 def test_the_shipped_model_is_told_to_read_long_prompts(tmp_path: Path) -> None:

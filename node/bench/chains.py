@@ -58,7 +58,7 @@ async def bench_chain(
     with tempfile.TemporaryDirectory(prefix="potluck-bench-") as folder:
         plan = Plan(
             home=Path(folder), source=str(DEMO_FOLDER), name="demo", blocks=8, nodes=hops,
-            peer_rtt_ms=rtt_ms,
+            peer_roads=str(rtt_ms),
         )  # fmt: skip
         async with (
             joined(plan) as (swarm, _),

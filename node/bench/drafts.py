@@ -145,12 +145,15 @@ async def _each(
 @dataclass(frozen=True, slots=True)
 class Recited:
     """An answer. seconds: of each token, since the one before or the start. chunk: in how many
-    tokens the prompt was sent at once."""
+    tokens the prompt was sent at once. pushed: steps that went from hop to hop. times: when each
+    token came, by trio's clock."""
 
     said: list[int]
     seconds: list[float]
     guessed: Guessed | None
     chunk: int
+    pushed: int = 0
+    times: tuple[float, ...] = ()
 
     @property
     def per_s(self) -> float:
@@ -160,13 +163,14 @@ class Recited:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Whoever asks for the answers. host: over which road."""
+    """Whoever asks for the answers. host: over which road. chain: from hop to hop."""
 
     host: Host
     swarm: Swarm
     worker: Worker
     voice: Voice
     settings: Settings = GREEDY
+    chain: bool = False
 
     async def recite(self, task: Task, tokens: int, drafts: Drafts | None = None) -> Recited:
         """Have a task answered, in so many tokens where nothing is written."""
@@ -179,12 +183,14 @@ class Reader:
             )  # fmt: skip
         request = Request(
             speaking, task.prompt, self.settings, max_new_tokens=tokens, ignore_eos=True,
-            drafts=drafts,
+            drafts=drafts, chain=self.chain,
         )  # fmt: skip
-        said, seconds = list[int](), list[float]()
+        said, seconds, times = list[int](), list[float](), list[float]()
         router = self.swarm.router
         async with open_generation(self.host, router, self.worker, request) as answer:
             async for piece in answer:
                 said.append(piece.token)
                 seconds.append(piece.seconds)
-        return Recited(said, seconds, answer.guessed, answer.chunk)
+                times.append(trio.current_time())
+        guessed, pushed = answer.guessed, answer.chained
+        return Recited(said, seconds, guessed, answer.chunk, pushed, tuple(times))

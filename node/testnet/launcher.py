@@ -30,7 +30,7 @@ from ..home import prepare_home
 from ..leash import leash
 from ..process import ProcessId, end, find, last_lines, marked, process_id, start
 from .islands import address_of, make_island, on_island, remove_islands, why_not
-from .lies import LIE, PEER_RTT_MS, Lie
+from .lies import LIE, PEER_ROADS, Lie
 from .logs import LOG
 from .roads import Road, lay_roads
 from .roster import STATE, Roster, Seat
@@ -55,7 +55,7 @@ class Plan:
     network of its own, that can be cut off (islands.py). road: so far from one another and from us
     (roads.py). liars: what the last so many nodes lie about, one each. epoch_s: of nodes that
     choose their own blocks, as fit in `memory_mib`, of which `cache_mib` are for sessions; 0: laid
-    out here. peer_rtt_ms: how far apart they seem (far_peers.py)."""
+    out here. peer_roads: how far apart they seem, as far_peers.py reads it."""
 
     home: Path
     source: str
@@ -72,7 +72,7 @@ class Plan:
     epoch_s: float = 0.0
     memory_mib: int = 0
     cache_mib: int = 0
-    peer_rtt_ms: float = 0.0
+    peer_roads: str = ""
 
     @property
     def folder(self) -> Path:
@@ -101,7 +101,7 @@ class Plan:
                 "PYTHONUNBUFFERED": "1",  # the log is read while they run
                 "POTLUCK_JOIN": "",  # ours is no business of theirs
                 "POTLUCK_GUEST": "no",  # whoever tries a swarm here wants it to work meanwhile
-                PEER_RTT_MS: str(self.peer_rtt_ms or ""),
+                PEER_ROADS: self.peer_roads,
             },
             seats={
                 name: Seat(name, *span, lie=lie)

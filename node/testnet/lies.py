@@ -23,7 +23,7 @@ from ...errors import UserError
 LIE: Final = "POTLUCK_LIE"  # in the environment of a node that is to lie
 RUN_LIE: Final = "POTLUCK_RUN_LIE"  # of a member of a run: an attack (run_liars.py)
 LIARS: Final = "POTLUCK_RUN_LIARS"  # how many of them there are
-PEER_RTT_MS: Final = "POTLUCK_PEER_RTT_MS"  # no lie, told in the same way: far_peers.py
+PEER_ROADS: Final = "POTLUCK_PEER_ROADS"  # no lie, told in the same way: far_peers.py
 
 Kind = Literal[
     "four_bit",  # its weights are rounded to 4 bits, whatever format it announces
