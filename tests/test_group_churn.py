@@ -204,7 +204,9 @@ async def test_fragments_take_turns_while_the_runner_goes_on(autojump_clock: Moc
             assert torch.allclose(one.weights[:first], torch.tensor(landed), atol=0.02)
             assert torch.equal(one.weights[first:], torch.full((second,), 2.0))
             found = await one.group.settle(one.weights)
-            assert torch.allclose(found.weights[first:], torch.tensor(0.5 * 2.0 + 0.5 * 0.7 * 1.5 * 2.0), atol=0.02)
+            assert torch.allclose(
+                found.weights[first:], torch.tensor(0.5 * 2.0 + 0.5 * 0.7 * 1.5 * 2.0), atol=0.02
+            )
         town.assert_equal()
 
 
