@@ -83,6 +83,9 @@ def wan(
     way: Annotated[
         str, typer.Option(help="star: all over the client; chain: from hop to hop; or both.")
     ] = "both",
+    draft: Annotated[
+        str, typer.Option(help="What guesses: auto, or a small model with the same tokens too.")
+    ] = "auto",
     sessions: Annotated[
         int, typer.Option(min=1, max=64, help="So many answers at once, and nothing else.")
     ] = 1,
@@ -100,7 +103,7 @@ def wan(
     from .wan import run_many, run_wan
 
     wanted = Wanted(
-        hops, rtt / 1e3, mbit * 1e6 / 8, loss / 100, tokens, prompt, model, check_way(way)
+        hops, rtt / 1e3, mbit * 1e6 / 8, loss / 100, tokens, prompt, model, check_way(way), draft
     )
     if sessions > 1:
         run_many(wanted, sessions, json=json)

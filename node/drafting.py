@@ -51,13 +51,15 @@ class Drafts:
 @dataclass(slots=True)
 class Guessed:
     """What came of an answer's guesses. steps: all of its steps behind the prompt. missed: those in
-    which a guess was wrong. widths: how many had so many guesses."""
+    which a guess was wrong. widths: how many had so many guesses. making_s: what it took a
+    small model to make those that were sent."""
 
     sent: int = 0
     accepted: int = 0
     steps: int = 0
     missed: int = 0
     widths: Counter[int] = field(default_factory=Counter)
+    making_s: float = 0.0
 
     @property
     def rejected(self) -> int:
@@ -120,6 +122,7 @@ class Drafter:
         self.guessed.steps += 1
         self.guessed.sent += guesses
         self.guessed.widths[guesses] += 1
+        self.guessed.making_s += self._making_s
 
     def _judge(self, ids: Sequence[int]) -> None:
         if not 0 < self._at < len(ids):  # nothing came since, where an offer is asked for again

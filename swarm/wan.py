@@ -112,10 +112,13 @@ def best_guesses(way: Way, chance: float, guess_s: float = 0.0) -> int:
     return max(range(GUESSES_MAX + 1), key=lambda one: (rate(way, chance, one, guess_s), -one))
 
 
-def rate_of(way: Way, chance: float, widths: Mapping[int, int]) -> float:
-    """Tokens a second of an answer whose steps had so many guesses: widths[K] steps had K."""
+def rate_of(way: Way, chance: float, widths: Mapping[int, int], guess_s: float = 0.0) -> float:
+    """Tokens a second of an answer whose steps had so many guesses: widths[K] steps had K. guess_s:
+    what one guess takes to make."""
     tokens = sum(count * tokens_a_step(chance, guesses) for guesses, count in widths.items())
-    spent_s = sum(count * step_s(way, 1 + guesses) for guesses, count in widths.items())
+    spent_s = sum(
+        count * (step_s(way, 1 + guesses) + guess_s * guesses) for guesses, count in widths.items()
+    )
     return tokens / spent_s
 
 

@@ -166,6 +166,14 @@ def test_bytes_that_are_paid_for_are_saved_on_any_road() -> None:
     assert choose_codec(fast, 4096, 1024, 128, byte_price_s=1e-5, codecs=("f32", "bf16")) == "bf16"
 
 
+def test_steps_of_many_widths_take_what_their_guesses_take_to_make() -> None:
+    """Ten steps of four guesses, all wrong, of 10 ms each: ten tokens."""
+    far = way()
+    alone = rate_of(far, 0.0, {4: 10})
+    assert alone == pytest.approx(1 / step_s(far, 5))
+    assert rate_of(far, 0.0, {4: 10}, 0.01) == pytest.approx(1 / (step_s(far, 5) + 0.04))
+
+
 @pytest.mark.parametrize("shape", ["star", "chain"])
 def test_few_sessions_wait_for_the_road_and_many_for_the_slowest_stage(shape: Shape) -> None:
     """Where a pass of eight takes eight times that of one, nothing is merged for nothing: sixteen

@@ -122,3 +122,5 @@ def test_loss_without_networks_and_more_hops_than_blocks_are_refused(
         trio.run(bench_wan, Wanted(loss=0.01))
     with pytest.raises(UserError, match="9 hops: this model has 8 blocks"):
         trio.run(bench_wan, Wanted(hops=9))
+    with pytest.raises(UserError, match="each answer is plain once"):
+        trio.run(bench_wan, Wanted(draft="off"))

@@ -55,7 +55,8 @@ Wish = Literal["star", "chain", "both"]
 class Wanted:
     """rtt_s: between any two. bytes_s: of each road and direction. loss: share of packets, 0..1.
     tokens: of each answer, at most. prompt: tokens of the long one; 0: none. model: "demo", or the
-    shape of a random one (compute/shapes.py). way: how rows go from hop to hop."""
+    shape of a random one (compute/shapes.py). way: how rows go from hop to hop. draft: what
+    guesses, as `potluck generate --draft` is told."""
 
     hops: int = 4
     rtt_s: float = 0.1
@@ -65,6 +66,7 @@ class Wanted:
     prompt: int = 2048
     model: str = BARE_SHAPE
     way: Wish = "star"
+    draft: str = "auto"
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -77,6 +79,7 @@ class Wanted:
             "mbit": round(self.bytes_s * 8 / 1e6, 3),
             "loss": self.loss,
             "model": self.model,
+            "draft": self.draft,
         }
 
 

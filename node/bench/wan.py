@@ -25,8 +25,8 @@ from typing import Any, Final, cast
 
 import trio
 
+from ...errors import UserError
 from ...swarm.wan import Shape, Way, first_token_s, rate_of, step_s
-from ..drafting import Drafts
 from ..generation import GREEDY
 from ..session import SessionPlan, open_session
 from .drafts import Reader, Recited, Task, tasks_of
@@ -46,6 +46,8 @@ class Measured:
 
 async def bench_wan(wanted: Wanted) -> dict[str, object]:
     """All figures of one run, by `ways`. Raises UserError for what cannot be had here."""
+    if wanted.draft == "off":
+        raise UserError("--draft off: each answer is plain once as it is, give auto or a model")
     ways: dict[Shape, dict[str, object]] = {}
     async with open_laboratory(wanted) as lab:
         for shape in wanted.shapes:
@@ -74,10 +76,11 @@ class Answered:
 
     def predicted(self, way: Way) -> float:
         """Tokens a second of the guessed one, by the formula: of as many guesses a step, right as
-        often."""
+        often, made in the same time."""
         guessed = self.guessing.guessed
         assert guessed is not None
-        return rate_of(way, guessed.chance, guessed.widths or {0: 1})
+        guess_s = guessed.making_s / max(guessed.sent, 1)
+        return rate_of(way, guessed.chance, guessed.widths or {0: 1}, guess_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +98,11 @@ async def _answers(reader: Reader, wanted: Wanted) -> Answers:
     tasks = {task.kind: task for task in tasks_of(reader.voice, wanted.tokens)}
     warm = Task("warm", tasks["chat"].prompt)  # connections are made, histories begun
     await reader.recite(warm, 2)
+    drafts = await reader.swarm.drafts(reader.voice, wanted.draft)
     kinds = {}
     for kind in MEASURED:
         plain = await reader.recite(tasks[kind], wanted.tokens)
-        kinds[kind] = Answered(plain, await reader.recite(tasks[kind], wanted.tokens, Drafts()))
+        kinds[kind] = Answered(plain, await reader.recite(tasks[kind], wanted.tokens, drafts))
     if not wanted.prompt:
         return Answers(kinds, None, 0)
     vocabulary = reader.voice.ends.spec.vocab
