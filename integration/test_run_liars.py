@@ -43,7 +43,7 @@ def gains(member: Member) -> bool:
 @pytest.mark.slow
 def test_one_liar_of_four_costs_the_honest_next_to_nothing(tmp_path: Path) -> None:
     """The honest have the same keys in both runs, and so train on the same sequences. Averaged
-    plainly, and with no gate, the worst of them ended at 1.48 times the loss of the clean run."""
+    plainly, and with no gate, the worst of them ended at 1.04 times the loss of the clean run."""
     clean, lied = tmp_path / "clean", tmp_path / "lied"
     clean.mkdir()
     honest, without = losses(clean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,16 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import trio
 from sim.run_world import TERMS, terms_of
+from trio.testing import MockClock
 
 from potluck.cli.loss_plot import draw
 from potluck.cli.main import main
 from potluck.errors import UserError
 from potluck.node.compute.adapter import CONFIG
 from potluck.node.runs.checkpoint import Progress
-from potluck.node.runs.finetune import check_out, load_plan, refuse_other, save_adapter
+from potluck.node.runs.finetune import check_out, linger, load_plan, refuse_other, save_adapter
 from potluck.node.runs.kinds import open_guarded, opener_of
 from potluck.swarm.run.plan import Exchanging, Kind
 
@@ -148,3 +151,24 @@ def test_the_loss_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(UserError, match="cannot write"):
         draw(history, tmp_path / "no folder" / "loss.png")
+
+
+class Pulled:
+    """Somebody pulls from us every few seconds, so many times."""
+
+    def __init__(self, every_s: float, times: float) -> None:
+        self.members = ("somebody",)
+        self._every_s, self._left = every_s, times
+
+    async def pulled(self) -> None:
+        self._left -= 1
+        await trio.sleep(self._every_s if self._left >= 0 else math.inf)
+
+
+@pytest.mark.parametrize(("times", "stays_s"), [(0, 30), (7, 7 * 20 + 30), (math.inf, 600)])
+async def test_who_has_ended_is_there_while_others_pull_but_not_for_ever(
+    autojump_clock: MockClock, times: float, stays_s: float
+) -> None:
+    pulls: Any = Pulled(20.0, times)
+    await linger(pulls, pulls, 30.0, most_s=600.0)
+    assert trio.current_time() == pytest.approx(stays_s)

@@ -59,6 +59,7 @@ from .texts import documents
 
 FILE_BYTES_MAX: Final = 1 << 20
 AROUND_S: Final = 5.0  # guess: for who joins, to find whom it can begin with
+LINGERS_MAX: Final = 20  # guess: times; or as long as the run took, for whoever is half as fast
 
 Where = Literal["auto", "here", "swarm"]
 
@@ -222,6 +223,7 @@ async def _train(
     )  # fmt: skip
     with trio.move_on_after(math.inf if wish.peers else AROUND_S if wish.join else 0):
         await company.until(wish.peers or 1)
+    began_s = trio.current_time()
     if isinstance(exchange, Trains):
         history = await exchange.train(tell)
     else:
@@ -230,7 +232,8 @@ async def _train(
     held_out = await runner.final_loss() if split.held else None
     await trio.to_thread.run_sync(save_adapter, tuner, wish.out)
     if isinstance(exchange, Serves):
-        await _linger(exchange, company, wish.linger_s)
+        most_s = max(LINGERS_MAX * wish.linger_s, trio.current_time() - began_s)
+        await linger(exchange, company, wish.linger_s, most_s=most_s)
     if isinstance(exchange, Amends) and await exchange.amended():
         held_out = await runner.final_loss() if split.held else None
         await trio.to_thread.run_sync(save_adapter, tuner, wish.out)
@@ -256,13 +259,15 @@ def refuse_other(terms: Terms, company: Company) -> None:
     )
 
 
-async def _linger(exchange: Serves, company: Company, linger_s: float) -> None:
-    """Until for so long nobody has pulled our last weights, or nobody is there to."""
-    while company.members:
-        with trio.move_on_after(linger_s) as quiet:
-            await exchange.pulled()
-        if quiet.cancelled_caught:
-            return
+async def linger(exchange: Serves, company: Company, quiet_s: float, *, most_s: float) -> None:
+    """Until for so long nobody has pulled our last weights, or nobody is there to; for `most_s`
+    where somebody pulls without end."""
+    with trio.move_on_after(most_s):
+        while company.members:
+            with trio.move_on_after(quiet_s) as quiet:
+                await exchange.pulled()
+            if quiet.cancelled_caught:
+                return
 
 
 def check_out(out: Path) -> None:
