@@ -109,8 +109,8 @@ class Loyal(GuardedExchange):
 
     fellows: frozenset[str] = frozenset()
 
-    def _begin(self, contribution: bytes) -> Any:
-        step = super()._begin(contribution)
+    def _begin(self, number: int, contribution: bytes) -> Any:
+        step = super()._begin(number, contribution)
         judge, roster = step.shop.judge, step.terms.roster
 
         def judged(job: Judge) -> Found:

@@ -312,7 +312,7 @@ def test_a_prompt_that_cannot_be_answered(
         (["--seed", "-3"], "--seed"),
         (["--seed", str(1 << 80)], "seed is .* it must be 0 to"),
         (["--max-new-tokens", "0"], "--max-new-tokens"),
-        (["--stop", ""], "a stop string is empty; give one"),
+        (["--stop", ""], "--stop is empty: give the text before which an answer ends"),
         (["--wait", "-1"], "--wait"),
     ],
 )
