@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import trio
+import trio.testing
 
 from potluck.node.api.app import Api
 from potluck.node.api.backend import Offer
@@ -246,6 +247,7 @@ async def ask(
         pieces += 1
         if leave_after is not None and pieces >= leave_after:
             gone.set()
+            await trio.testing.wait_all_tasks_blocked()  # it is noticed before the sender goes on
 
     if leave_after == 0:
         gone.set()

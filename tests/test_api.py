@@ -101,6 +101,16 @@ async def test_a_client_that_leaves_frees_its_answers_at_once(stream: bool) -> N
     assert b"potluck_api_disconnects_total 1.0" in api.metrics.text()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_hangs_up_behind_the_answer_was_served(stream: bool) -> None:
+    api = Api(PretendedSwarm())
+    whole = await ask(api, COMPLETIONS, {**ASKED, "stream": stream})
+    pieces = whole.body.count(b"data: ") if stream else 1
+    again = await ask(api, COMPLETIONS, {**ASKED, "stream": stream}, leave_after=pieces)
+    assert again.body.endswith(b"data: [DONE]\n\n" if stream else b"}")
+    assert b"potluck_api_disconnects_total 0.0" in api.metrics.text()
+
+
 async def test_too_many_answers_at_a_time_are_told_to_come_back() -> None:
     swarm = PretendedSwarm()
     api = Api(swarm, answers_max=2)

@@ -80,6 +80,7 @@ class Asking:
     found: Mapping[str, str] = field(default_factory=dict)  # what the path names, by the route
     began_s: float = field(default_factory=trio.current_time)
     status: int = 0
+    ended: bool = False  # all of the answer was handed on: whoever hangs up now was served
 
     def asked(self) -> dict[str, str]:
         """What stands behind the question mark. Raises a Problem."""
@@ -131,7 +132,7 @@ class Asking:
     ) -> None:
         size = ("content-length", str(len(body)))
         await self.start(status, kind, [size, *headers])
-        await self.send({"type": "http.response.body", "body": body})
+        await self.end(body)
 
     async def tell(self, told: Mapping[str, Any]) -> None:
         """An answer as JSON."""
@@ -147,7 +148,15 @@ class Asking:
         """One server-sent event. The last goes out in one piece with the end of the answer, since
         clients hang up as soon as they have read it."""
         body = f"data: {data}\n\n".encode()
-        await self.send({"type": "http.response.body", "body": body, "more_body": not last})
+        if last:
+            await self.end(body)
+        else:
+            await self.send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self, body: bytes = b"") -> None:
+        """The last of the answer. Raises ClientGone."""
+        self.ended = True
+        await self.send({"type": "http.response.body", "body": body})
 
     async def complain(self, problem: Problem) -> None:
         """The error, as an answer or, where one has begun, as its last event."""
@@ -164,19 +173,19 @@ Handler = Callable[[Asking], Awaitable[None]]
 async def while_there(asking: Asking, work: Callable[[], Awaitable[None]]) -> None:
     """Work until it is done, or the client is gone: then ClientGone is raised."""
     failure: Exception | None = None
-    gone = done = False
+    gone = False
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
             nonlocal gone
             await _until_gone(asking.receive)
-            gone = not done
-            nursery.cancel_scope.cancel()
+            if not asking.ended:
+                gone = True
+                nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)
         try:
             await work()
-            done = True
         except Exception as error:  # the nursery would wrap it in a group
             failure = error
         nursery.cancel_scope.cancel()

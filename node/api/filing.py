@@ -131,7 +131,7 @@ class Filing:
             piece = await self._office.call(next, pieces, b"") if left else b""
             if left and not piece:
                 raise OSError("deleted while it was sent")  # the connection breaks off
-        await asking.send({"type": "http.response.body", "body": b""})
+        await asking.end()
 
     def _lines(self, job: int, *, failed: bool) -> Iterator[bytes]:
         past = 0
