@@ -49,6 +49,9 @@ def test_whatever_else_is_to_be_run_is_there(words: list[str]) -> None:
         assert path.with_suffix(".py").exists() or importlib.util.find_spec(words[2])
     else:
         assert words[:2] == ["pip", "install"]
+        if words[2] == "-c":
+            assert (ROOT / words[3]).exists() and words[4:] == ["."]
+            return
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         name, _, extra = words[2].rstrip("]").partition("[")
         assert name == extras["name"] and (not extra or extra in extras["optional-dependencies"])
