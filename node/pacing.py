@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from ..dht.record import Announcement
 from ..errors import MissingBlocks, UserError
@@ -15,7 +16,7 @@ from ..swarm.blocks import BlockRange
 from ..swarm.history import CHUNK_ROWS
 from ..swarm.routing import Hop, find_route
 from ..swarm.rows import CODECS, Codec, is_coded, row_bytes
-from ..swarm.session_links import FRAMES_IN_FLIGHT
+from ..swarm.session_links import frames_in_flight
 from ..swarm.view import RTT_UNKNOWN_S
 from ..swarm.wan import CHUNK_TOKENS, CHUNKS, Shape, Stage, Way, choose_chunk, choose_codec
 from ..swarm.wire import CODED_PROTOCOL
@@ -44,7 +45,8 @@ async def chunk_for(
     way = way_of(router, voice.digest, session.route, row_bytes(voice.width, voice.wire))
     if way is None:
         return CHUNK_TOKENS
-    return choose_chunk(replace(way, shape=shape), tokens, FRAMES_IN_FLIGHT)
+    window = partial(frames_in_flight, way.row_bytes)
+    return choose_chunk(replace(way, shape=shape), tokens, window)
 
 
 async def codec_for(

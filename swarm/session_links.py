@@ -18,7 +18,21 @@ from .routing import Hop
 from .session_events import SessionConfig
 
 FRAMES_IN_FLIGHT: Final = 3  # guess: one computed, one on the wire, one waiting at the device
-TOKENS_IN_FLIGHT: Final = 384  # of frames that cuts made small: as of three chunks of a prompt
+# guesses: of small frames more, or a long road would carry but three in a round trip; of wide rows
+# as many as in three chunks of a prompt, since all else on a slow road waits behind them
+TOKENS_IN_FLIGHT: Final = (384, 1024)
+BYTES_IN_FLIGHT: Final = 4 * 1024 * 1024
+
+
+def tokens_in_flight(row_bytes: int) -> int:
+    """With fewer than these under way a link may be sent a further frame."""
+    least, most = TOKENS_IN_FLIGHT
+    return max(least, min(most, BYTES_IN_FLIGHT // row_bytes))
+
+
+def frames_in_flight(row_bytes: int, tokens: int) -> int:
+    """How many of so many tokens each are under way at most."""
+    return max(FRAMES_IN_FLIGHT, -(-tokens_in_flight(row_bytes) // tokens))
 
 
 @dataclass(slots=True, eq=False)
@@ -51,12 +65,12 @@ class Link:
         return self.hop.blocks
 
     def has_room(self, config: SessionConfig) -> bool:
-        """Whether it may be sent a further frame: of small ones, as cuts make them, more than else,
-        or a replay would take a round trip for each three."""
+        """Whether it may be sent a further frame: of small ones more than else, or a prompt and a
+        replay would take a round trip for each three."""
         if len(self.in_flight) - self.signs < FRAMES_IN_FLIGHT:
             return True
         tokens = sum(frame.tokens for frame in self.in_flight if not frame.sign)
-        return bool(config.cut_tokens) and tokens < TOKENS_IN_FLIGHT
+        return tokens < tokens_in_flight(config.row_bytes)
 
     def take_back(self, kept: int) -> None:
         """Only the steps before this number are left."""

@@ -25,7 +25,7 @@ From the same sums follows how to send an answer's rows: a prompt in chunks of h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
@@ -155,17 +155,23 @@ def first_token_s(
     return way.ways_s + times * slowest_s + way.client_s
 
 
-def choose_chunk(way: Way, tokens: int, window: int, choices: Sequence[int] = CHUNKS) -> int:
+def choose_chunk(
+    way: Way, tokens: int, window: Callable[[int], int], choices: Sequence[int] = CHUNKS
+) -> int:
     """In chunks of how many tokens to send a prompt, for its first token to come soonest.
 
     Small chunks overlap better; large ones read weights less often, and wait for fewer ways where
-    only so many may be under way. What is not clearly better than the usual size is not taken.
+    only so many may be under way: window(tokens of a chunk). What is not clearly better than the
+    usual size is not taken.
     """
     fit = [one for one in choices if one * way.row_bytes <= CHUNK_BYTES_MAX]
     fit = [one for one in fit if one <= max(tokens, min(fit))] or [CHUNK_TOKENS]
-    best = min(fit, key=lambda one: first_token_s(way, tokens, one, window=window))
-    usual_s = first_token_s(way, tokens, CHUNK_TOKENS, window=window)
-    better = first_token_s(way, tokens, best, window=window) < _WORTH * usual_s
+
+    def first_s(chunk: int) -> float:
+        return first_token_s(way, tokens, chunk, window=window(chunk))
+
+    best = min(fit, key=first_s)
+    better = first_s(best) < _WORTH * first_s(CHUNK_TOKENS)
     return best if better else CHUNK_TOKENS
 
 

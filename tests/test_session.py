@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim.folding_swarm import BLOCKS, Swarm, config, rows_of
 
+from potluck.swarm import session_links
 from potluck.swarm.blocks import BlockRange
+from potluck.swarm.journal import Frame
 from potluck.swarm.machine import Fired, SetTimer
 from potluck.swarm.routing import Hop
 from potluck.swarm.session import Session
@@ -25,6 +30,7 @@ from potluck.swarm.session_events import (
 )
 
 Plan = list[tuple[int, int, bool]]  # (taken back, tokens, are all rows wanted)
+AHEAD = st.sampled_from([(0, 0), (4, 4), session_links.TOKENS_IN_FLIGHT])  # few of these are many
 
 
 def play(plan: Plan, swarm: Swarm, deaths: list[int]) -> list[tuple[int, bytes]]:
@@ -57,7 +63,8 @@ def test_no_death_changes_loses_or_repeats_an_output(
     group = data.draw(st.integers(1, 20))
     standby_from = data.draw(st.sampled_from([None, 0, 5]))
     session = Session(config(group, standby_from, data.draw(st.booleans())))
-    assert play(plan, Swarm(session, data), deaths) == undisturbed
+    with patch.object(session_links, "TOKENS_IN_FLIGHT", data.draw(AHEAD)):
+        assert play(plan, Swarm(session, data), deaths) == undisturbed
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,14 +74,26 @@ def test_chunks_fed_at_once_come_out_in_order(data: st.DataObject, chunks: list[
     outputs = []
     for swarm in (Swarm(Session(config())), Swarm(Session(config()), data)):
         swarm.deaths_left = 3
-        for number, tokens in enumerate(chunks):
-            last = number == len(chunks) - 1
-            feed = Feed(swarm.session.length, tokens, int(last), rows_of(number, tokens))
-            swarm.perform(swarm.session.handle(feed, 0.0))
-        swarm.run()
+        with patch.object(session_links, "TOKENS_IN_FLIGHT", data.draw(AHEAD)):
+            for number, tokens in enumerate(chunks):
+                last = number == len(chunks) - 1
+                feed = Feed(swarm.session.length, tokens, int(last), rows_of(number, tokens))
+                swarm.perform(swarm.session.handle(feed, 0.0))
+            swarm.run()
         outputs.append(swarm.delivered)
     assert outputs[0] == outputs[1]
     assert [index for index, _ in outputs[1]] == list(range(len(chunks)))
+
+
+@pytest.mark.parametrize(("row_bytes", "frames"), [(768, 8), (16384, 3)])
+def test_so_many_frames_of_a_prompt_are_under_way(row_bytes: int, frames: int) -> None:
+    """Small rows more, so that a long road is filled; wide ones three, as they fill it."""
+    assert session_links.frames_in_flight(row_bytes, 128) == frames
+    link = session_links.Link(1, Hop("p", BLOCKS), live=True)
+    ours = replace(config(), row_bytes=row_bytes)
+    while link.has_room(ours):
+        link.in_flight.append(Frame(len(link.in_flight), 1, 0, tokens=128, rows=0))
+    assert len(link.in_flight) == frames
 
 
 def test_a_dead_middle_hop_is_sent_only_what_it_lacks() -> None:

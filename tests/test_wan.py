@@ -119,7 +119,7 @@ def test_a_long_way_with_three_chunks_under_way_holds_the_next_one_up() -> None:
 
 @given(ways, st.integers(1, 4096), st.sampled_from([0, 3]))
 def test_a_chosen_chunk_is_no_worse_than_the_usual_one(one: Way, tokens: int, window: int) -> None:
-    chunk = choose_chunk(one, tokens, window)
+    chunk = choose_chunk(one, tokens, lambda _: window)
     assert chunk in (*CHUNKS, CHUNK_TOKENS)
     usual_s = first_token_s(one, tokens, CHUNK_TOKENS, window=window)
     assert first_token_s(one, tokens, chunk, window=window) <= usual_s
@@ -127,11 +127,11 @@ def test_a_chosen_chunk_is_no_worse_than_the_usual_one(one: Way, tokens: int, wi
 
 def test_far_and_fast_hops_take_large_chunks_and_near_and_many_small_ones() -> None:
     far = way(2, 0.2, chunk_s=0.02, pass_s=0.005)
-    assert choose_chunk(far, 2048, window=3) == 512
+    assert choose_chunk(far, 2048, lambda _: 3) == 512
     near = way(8, 0.001, chunk_s=0.5, pass_s=0.004)
-    assert choose_chunk(near, 512, window=3) == 32
+    assert choose_chunk(near, 512, lambda _: 3) == 32
     wide = way(2, 0.2, chunk_s=0.02, pass_s=0.005, row_bytes=32 * 1024)
-    assert choose_chunk(wide, 2048, window=3) == CHUNK_TOKENS, "4 MiB are the most"
+    assert choose_chunk(wide, 2048, lambda _: 3) == CHUNK_TOKENS, "4 MiB are the most"
 
 
 def test_a_wide_road_is_sent_all_bits_and_a_narrow_one_fewer() -> None:
