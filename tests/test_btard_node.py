@@ -190,17 +190,31 @@ async def test_an_exchange_ends_when_nobodys_steps_are_taken_again_any_more(
     gate = threading.Event()
     async with seats(3) as found:
         slow, *others = found
-        perform = slow.group._perform
+        perform, token = slow.group._perform, trio.lowlevel.current_trio_token()
+        held: list[tuple[Any, Any]] | None = (
+            None  # until the job is begun: a step that is over has none
+        )
 
         def late(step: Any, effects: Any) -> None:
+            nonlocal held
             attempt = step.guard._attempt
             if attempt.is_signed and step.shop.do.__name__ != "waits":
-                step.shop.do = waits
+                step.shop.do, held = waits, []
                 slow.group._jobs.send_nowait((step, Work("late", Cut(3))))
-            perform(step, effects)
+            if held is None:
+                perform(step, effects)
+            else:
+                held.append((step, effects))
 
         def waits(job: Any) -> None:
+            token.run_sync_soon(begun)
             gate.wait()
+
+        def begun() -> None:
+            nonlocal held
+            told, held = held or [], None
+            for one in told:
+                perform(*one)
 
         slow.group._perform = late  # type: ignore[method-assign]
         with trio.fail_after(60):
