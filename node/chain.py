@@ -6,25 +6,22 @@ dials; the other has consented to that, and takes nobody else. Pushes go one way
     session of the leader                               session of the follower
       its output ─▶ Leading ─ queue ─▶ stream ─▶ Seat ─ queue ─▶ what it computes
 
-Neither end is trusted. The leader queues no more than a session's own length, or eight steps, for a
-follower that does not read. The follower checks rows before they are queued, reads no further while
-as many wait, and computes what is in the epoch that its client told of. What is wrong with a push
+Neither end is trusted. The leader (leading.py) queues no more than a session's own length, or
+QUEUE_MAX steps, for a follower that does not read or has not come yet. The follower checks rows
+before they are queued, reads no further while as many wait, and computes what is in the epoch that
+its client told of. What is wrong with a push
 is the pusher's fault and ends the chain, never the session: the client is told (`Apart`), and goes
 on by star.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final
 
 import trio
 
-from ..crypto.keys import IdentityKey
 from ..errors import RemoteError, TransportError
 from ..swarm.ticket import (
     Ticket,
@@ -38,6 +35,7 @@ from ..swarm.ticket import (
 )
 from ..swarm.wire import (
     CHAIN_PROTOCOL,
+    EARLY_CHAIN_PROTOCOL,
     Apart,
     Fault,
     Fence,
@@ -57,109 +55,7 @@ from ..swarm.wire import (
     Taken,
 )
 from .frames import FrameStream
-from .log import get_logger
-from .net.host import Host
-from .net.stream import Stream
-from .opening import OPEN_S
-
-QUEUE_MAX: Final = 8  # steps; an honest client has six on the way at most (swarm/chain.py)
-JOIN_S: Final = 10.0  # guess: a dial over a bad road, and its answer
-PUSH_S: Final = 30.0  # to take one push: as long as a client has to take an answer
-TICKETS_MAX: Final = 64  # guess: of one session; each change of a hop takes one
-
-log = get_logger()
-
-
-class Chains:
-    """One node's. wall: unix seconds."""
-
-    def __init__(self, host: Host, key: IdentityKey, wall: Callable[[], float] = time.time) -> None:
-        self.host = host
-        self.key = key
-        self.wall = wall
-        self._awaited: dict[bytes, Leading] = {}  # by the ticket's name: one for each session
-
-    async def serve(self, stream: Stream) -> None:
-        """A follower comes. Raises RemoteError for one that is not awaited under its ticket."""
-        frames = FrameStream(stream, payload_bytes_max=0)
-        with trio.move_on_after(OPEN_S) as deadline:
-            received = await frames.receive()
-        if deadline.cancelled_caught:
-            raise RemoteError(f"no word in {OPEN_S:.0f} s after opening a chain")
-        if received is None:
-            return
-        asked = received[0]
-        if not isinstance(asked, Join):
-            raise RemoteError(f"{type(asked).__name__} before Join")
-        leading = self._awaited.get(name_of(asked.ticket))
-        if leading is not None and leading.follower != frames.peer:
-            raise RemoteError(f"the ticket of {leading.follower}, shown by {frames.peer}")
-        if leading is None:  # used, or its session is over
-            with trio.move_on_after(1):
-                await frames.send(Fault("nobody is awaited by this ticket"))
-                await frames.close()
-            return
-        self.forget(leading)
-        await leading.run(frames)
-
-    def awaits(self, leading: Leading) -> None:
-        self._awaited[leading.name] = leading
-
-    def forget(self, leading: Leading) -> None:
-        self._awaited.pop(leading.name, None)
-
-
-@dataclass(eq=False)
-class Leading:
-    """What one session pushes, and to whom. told: of why it is over."""
-
-    name: bytes
-    follower: str
-    bytes_max: int
-    told: Callable[[str], Awaitable[None]]
-    joined: bool = False
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    _queue: deque[tuple[Push, memoryview]] = field(default_factory=deque)
-    _pending: trio.Event = field(default_factory=trio.Event)
-
-    def push(self, push: Push, payload: memoryview) -> bool:
-        """Whether it will be sent."""
-        if not self.joined or self.scope.cancel_called:
-            return False
-        held = sum(len(one) for _, one in self._queue)
-        if len(self._queue) >= QUEUE_MAX or (self._queue and held + len(payload) > self.bytes_max):
-            self.scope.cancel()
-            return False
-        self._queue.append((push, payload))
-        self._pending.set()
-        return True
-
-    async def run(self, frames: FrameStream) -> None:
-        """Push to this stream until it breaks, or the session needs it no more."""
-        why = ""
-        with self.scope:
-            try:
-                self.joined = True
-                await frames.send(Joined())
-                while True:
-                    await self._send_queued(frames)
-            except TransportError as error:
-                why = str(error)
-            except trio.TooSlowError:
-                why = f"no push was taken in {PUSH_S:.0f} s"
-        self.joined = False
-        await frames.reset()
-        if why:
-            with suppress(TransportError):  # its session's client has gone, too
-                await self.told(why)
-
-    async def _send_queued(self, frames: FrameStream) -> None:
-        while self._queue:
-            with trio.fail_after(PUSH_S):
-                await frames.send(*self._queue[0])
-            self._queue.popleft()
-        self._pending = trio.Event()
-        await self._pending.wait()
+from .leading import JOIN_S, QUEUE_MAX, TICKETS_MAX, Chains, Leading
 
 
 class Seat:
@@ -231,6 +127,7 @@ class Seat:
 
         self._leading = Leading(name_of(raw), ticket.follower, self._bytes_max, ended)
         self._chains.awaits(self._leading)
+        self._chains.host.nursery.start_soon(self._leading.expire, self._chains)
         addresses = self._chains.host.addresses()
         await self._tell(Led(sign_consent(self._chains.key, raw, addresses)))
 
@@ -238,14 +135,20 @@ class Seat:
         ticket, me = self._read(raw), self._chains.host.peer_id
         if (ticket.follower, ticket.block) != (me, self._asked.start) or ticket.leader == me:
             raise RemoteError("a ticket for another server")
-        addresses = read_consent(consent, raw, ticket.leader)
-        if why := self._stale(ticket):
+        host = self._chains.host
+        addresses = read_consent(consent, raw, ticket.leader) if consent else ()
+        why = self._stale(ticket)
+        if not consent and ticket.leader not in host.connected():
+            why = "not connected to it: it has to consent to being dialed"
+        if why:
             await self._tell(Apart(False, why))
             return
         self._following.cancel()
         self._following = scope = trio.CancelScope()
-        self._chains.host.learn(ticket.leader, addresses)
-        self._chains.host.nursery.start_soon(self._take_from, scope, ticket.leader, raw)
+        if addresses:
+            host.learn(ticket.leader, addresses)
+        protocol = CHAIN_PROTOCOL if consent else EARLY_CHAIN_PROTOCOL
+        host.nursery.start_soon(self._take_from, scope, ticket.leader, raw, protocol)
 
     # ---- pushed by whoever is before
 
@@ -269,14 +172,16 @@ class Seat:
         self._following.cancel()
         await self._tell(Apart(False, why[:250]))
 
-    async def _take_from(self, scope: trio.CancelScope, leader: str, raw: bytes) -> None:
+    async def _take_from(
+        self, scope: trio.CancelScope, leader: str, raw: bytes, protocol: str
+    ) -> None:
         """Dial the leader and take what it pushes, until either has enough of it."""
         why, host = "the leader closed the stream", self._chains.host
         frames: FrameStream | None = None
         with scope:
             try:
                 with trio.fail_after(JOIN_S):
-                    stream = await host.open_stream(leader, CHAIN_PROTOCOL)
+                    stream = await host.open_stream(leader, protocol)
                     frames = FrameStream(stream, payload_bytes_max=0)
                     await frames.send(Join(raw))
                     received = await frames.receive()
@@ -340,7 +245,7 @@ class Seat:
 
     def push(self, step: Onward, rows: memoryview) -> bool:
         """Have what came out go on; whether there is who takes it."""
-        if self._leading is None or not self._leading.joined:
+        if self._leading is None:
             return False
         seal = b""
         if self._asked.receipts:
@@ -355,7 +260,7 @@ class Seat:
     def _end_leading(self) -> None:
         if self._leading is not None:
             self._chains.forget(self._leading)
-            self._leading.scope.cancel()
+            self._leading.end()
             self._leading = None
 
     def end(self) -> None:

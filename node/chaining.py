@@ -5,24 +5,44 @@ speak of chains: until then, and wherever anything of it fails, steps go by star
 
     Opened, Opened ─▶ Lead ─▶ Led ─▶ Follow ─▶ Following ─▶ steps are pushed
                                 └──────────┴─▶ Apart ─▶ they are not
+
+That takes two round trips and a dial, in which the first steps, and so all of a prompt, go by star.
+Two that speak the second version are told both at once, and steps are pushed from then on: the
+first holds them until the second has come. If those two are not connected, the second says so, and
+all is as above.
+
+    Opened, Opened ─▶ Lead, Follow ─▶ steps are pushed
+                               └─▶ Apart ─▶ they go by star; Lead ─▶ Led ─▶ ...
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import trio
 
 from ..errors import RemoteError, TransportError
-from ..swarm.chain import Asked, Await, Carry, Chain, Effect, Pushed, Raise
+from ..swarm.chain import (
+    AHEAD_MAX,
+    EARLY_AHEAD_MAX,
+    Asked,
+    Await,
+    Carry,
+    Chain,
+    Effect,
+    Pushed,
+    Raise,
+)
 from ..swarm.session import Session
 from ..swarm.session_events import Event, Lost, Opened, Payload
 from ..swarm.ticket import TICKET_S, Ticket, check_seal, is_sealed, sign_ticket
 from ..swarm.wire import (
     CHAIN_PROTOCOL,
+    EARLY_CHAIN_PROTOCOL,
     Apart,
     Fence,
     Fenced,
@@ -71,6 +91,8 @@ class Chaining:
         self._peers: dict[int, str] = {}  # of every link that there was
         self._leads: dict[int, tuple[int, bytes]] = {}  # asked to lead: whom, by which ticket
         self._follows: dict[int, int] = {}  # asked to follow: whom
+        self._early: set[int] = set()  # of those, told so without a consent
+        self._needless: Counter[int] = Counter()  # by whom they are on their way: consents
         self._settling = False
         self._changed = False
 
@@ -89,6 +111,8 @@ class Chaining:
         self._changed = True
         self._leads.pop(number, None)
         self._follows.pop(number, None)
+        self._early.discard(number)
+        self._needless.pop(number, None)
         self._do(self._chain.lost(number))
 
     def late(self, number: int) -> None:
@@ -110,8 +134,11 @@ class Chaining:
             self._settling = False
         if self._changed or isinstance(event, Opened):
             self._changed = False
-            for leader, follower in self._chain.pairs():
-                self._nursery.start_soon(self._introduce, leader, follower)
+            for leader, follower in reversed(self._chain.pairs()):  # who is pushed to leads already
+                if self._speak(EARLY_CHAIN_PROTOCOL, leader, follower):
+                    self._introduce_early(leader, follower)
+                else:
+                    self._nursery.start_soon(self._introduce, leader, follower)
 
     def _hand_in_early(self) -> None:
         while self._chain.ready:
@@ -161,14 +188,23 @@ class Chaining:
                 self._do(self._chain.fenced(number, epoch))
             case Apart(behind, reason):
                 log.debug("no chain", peer=link.hop.peer, behind=behind, reason=reason)
+                leader = 0 if behind else self._follows.get(number, 0)
                 self._do(self._chain.apart(number, behind=behind))
+                if leader in self._links and number in self._early:
+                    self._nursery.start_soon(self._introduce, leader, number)
+                if not behind:
+                    self._early.discard(number)
+            case Led() if self._needless[number]:
+                self._needless[number] -= 1
             case Led(consent):
                 follower, ticket = self._leads.pop(number, (0, b""))
                 if follower in self._links:
                     self._follows[follower] = number
                     self._links[follower].post(Follow(ticket, consent, self._chain.epoch))
             case Following():  # or it was told meanwhile to follow nobody
-                self._chain.joined(self._follows.pop(number, 0), number)
+                self._early.discard(number)
+                leader = self._follows.pop(number, 0)
+                self._chain.joined(leader, number, self._ahead_max(leader, number))
             case _:
                 link.answer(message, payload)
 
@@ -195,25 +231,47 @@ class Chaining:
 
     # ---- introductions
 
+    def _speak(self, protocol: str, *links: int) -> bool:
+        """Whether all their servers have said so."""
+        found = [self._host.claims(self._peers[number]) for number in links]
+        return all(claims is not None and protocol in claims.protocols for claims in found)
+
+    def _ahead_max(self, leader: int, follower: int) -> int:
+        """How many steps the second may be pushed ahead of their mirrors."""
+        early = leader in self._peers and self._speak(EARLY_CHAIN_PROTOCOL, leader, follower)
+        return EARLY_AHEAD_MAX if early else AHEAD_MAX
+
+    def _introduce_early(self, leader: int, follower: int) -> None:
+        """Tell both to make a chain, and take it for made."""
+        raw = self._ticket(leader, follower)
+        self._needless[leader] += 1
+        self._early.add(follower)
+        self._follows[follower] = leader
+        self._links[leader].post(Lead(raw))
+        self._links[follower].post(Follow(raw, b"", self._chain.epoch))
+        self._chain.joined(leader, follower, EARLY_AHEAD_MAX)
+
     async def _introduce(self, leader: int, follower: int) -> None:
         """Ask both to make a chain, if they know of any."""
-        for peer in (self._peers[leader], self._peers[follower]):
+        for number in (leader, follower):
             with trio.move_on_after(SPEAKS_S):
-                await self._host.identified(peer)
-            claims = self._host.claims(peer)
-            if claims is None or CHAIN_PROTOCOL not in claims.protocols:
+                await self._host.identified(self._peers[number])
+            if not self._speak(CHAIN_PROTOCOL, number):
                 return
         links = self._links
         if leader not in links or follower not in links or leader in self._leads:
             return
+        raw = self._ticket(leader, follower)
+        self._leads[leader] = follower, raw
+        links[leader].post(Lead(raw))
+
+    def _ticket(self, leader: int, follower: int) -> bytes:
         ticket = Ticket(
             self._session,
             secrets.token_bytes(16),
-            links[follower].hop.blocks.start,
+            self._links[follower].hop.blocks.start,
             self._peers[leader],
             self._peers[follower],
             self._wall() + TICKET_S,
         )
-        raw = sign_ticket(self._host.identity.key, ticket)
-        self._leads[leader] = follower, raw
-        links[leader].post(Lead(raw))
+        return sign_ticket(self._host.identity.key, ticket)

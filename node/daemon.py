@@ -31,6 +31,7 @@ from ..swarm.sampling_events import Member as Seat
 from ..swarm.wire import (
     CHAIN_PROTOCOL,
     CODED_PROTOCOL,
+    EARLY_CHAIN_PROTOCOL,
     PROTOCOL,
     REMEMBERING_PROTOCOL,
     TRAINING_PROTOCOL,
@@ -183,7 +184,8 @@ async def _run(
             member.host.handle(protocol, house.serve)
         member.host.handle(TRAINING_PROTOCOL, house.train)
         if member.chains is not None:
-            member.host.handle(CHAIN_PROTOCOL, member.chains.serve)
+            for protocol in (CHAIN_PROTOCOL, EARLY_CHAIN_PROTOCOL):
+                member.host.handle(protocol, member.chains.serve)
         house.tell_queues(member.host)
         joining.cancel()
         await joined.wait()  # a receiver that is closed later would take the signals from the next

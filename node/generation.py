@@ -128,7 +128,7 @@ class Generation:
     @property
     def chained(self) -> int:
         """How many steps went from hop to hop, over one at least."""
-        return self._session.chained
+        return self._session.chained or 0
 
     @property
     def audits(self) -> Tally | None:
@@ -300,6 +300,8 @@ class Generation:
     async def _feed_prompt(self) -> None:
         """What of it is not fed yet."""
         ids = self._request.ids
+        if not self._fed and self._session.chained is not None:
+            await self._session.opened()  # a step that comes sooner goes by star, and all behind it
         while self._fed < len(ids):
             at = self._fed
             chunk = ids[at : at + self.chunk]

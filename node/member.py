@@ -28,7 +28,7 @@ from .net.pace import Pace
 from .pins import Pin
 
 if TYPE_CHECKING:
-    from .chain import Chains
+    from .leading import Chains
 
 log = get_logger()
 
@@ -102,7 +102,7 @@ async def open_member(
 
 
 def _chains(host: Host, key: IdentityKey) -> Chains:
-    from .chain import Chains
+    from .leading import Chains
 
     return Chains(host, key)
 

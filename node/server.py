@@ -50,10 +50,11 @@ from ..swarm.wire import (
     Truncate,
     Wear,
 )
-from .chain import Chains, Seat, answer_to
+from .chain import Seat, answer_to
 from .compute.prefix_cache import PrefixCache
 from .engine import Device, Engine
 from .frames import FrameStream
+from .leading import Chains
 from .log import get_logger
 from .net.stream import Stream
 from .opening import ANSWER_S, serve_stream

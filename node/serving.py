@@ -25,7 +25,6 @@ from ..swarm.blocks import BlockRange, parse_blocks
 from ..swarm.demand import Asked
 from ..swarm.rates import PassTimes
 from .adapters import Shelf
-from .chain import Chains
 from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
 from .compute.choice import Opened, StageWish
@@ -41,6 +40,7 @@ from .compute.spread import count_that_fit, fits_beside, open_span, require_span
 from .compute.worker import Worker, open_worker
 from .config import AUTO, NodeConfig
 from .credit.till import Metered, Till
+from .leading import Chains
 from .library import find_model
 from .log import get_logger
 from .server import Server

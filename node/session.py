@@ -126,9 +126,9 @@ class LiveSession:
         return any(link.flowing for link in self._links.values())
 
     @property
-    def chained(self) -> int:
-        """How many steps were pushed from hop to hop, over one at least."""
-        return 0 if self._chaining is None else self._chaining.steps
+    def chained(self) -> int | None:
+        """How many steps were pushed from hop to hop, over one at least; None: none is to be."""
+        return None if self._chaining is None else self._chaining.steps
 
     @property
     def exact(self) -> bool:

@@ -37,7 +37,8 @@ from ..errors import RemoteError
 from .session_events import AskSign, Payload, SendStep
 from .wire import Taken
 
-AHEAD_MAX: Final = 6  # pushes on the way to one server: twice what a session sends it itself
+AHEAD_MAX: Final = 6  # pushes on the way to a server that queues but eight
+EARLY_AHEAD_MAX: Final = 48  # to one of the second version: all chunks of a prompt
 Asked = SendStep | AskSign
 
 
@@ -128,6 +129,7 @@ class Line:
     by us. void: pushes up to this number are not waited for any more."""
 
     leader: int = 0  # the link whose server pushes to it; 0: none does
+    ahead_max: int = AHEAD_MAX
     due: deque[Pushed] = field(default_factory=deque)
     asked: deque[Pushed | None] = field(default_factory=deque)
     early: deque[tuple[Taken, Payload]] = field(default_factory=deque)
@@ -191,10 +193,10 @@ class Chain:
         self._tried.update(found)
         return found
 
-    def joined(self, leader: int, follower: int) -> None:
-        """The second takes pushes of the first."""
+    def joined(self, leader: int, follower: int, ahead_max: int = AHEAD_MAX) -> None:
+        """The second takes pushes of the first, so many ahead of their mirrors."""
         if leader in self._lines and follower in self._lines:
-            self._lines[follower].leader = leader
+            self._lines[follower].leader, self._lines[follower].ahead_max = leader, ahead_max
 
     def apart(self, link: int, *, behind: bool = False) -> list[Effect]:
         """This link's server follows nobody any more; behind: nobody follows it."""
@@ -347,7 +349,7 @@ class Chain:
         line = self._lines.get(link)
         if line is None or line.leader != leader or line.sends:
             return False
-        if len(line.due) + len(line.asked) >= AHEAD_MAX or (self._receipts and line.due):
+        if len(line.due) + len(line.asked) >= line.ahead_max or (self._receipts and line.due):
             return False
         place = self._steps.next_place(link)
         if place is None:

@@ -20,7 +20,7 @@ from .session_events import SessionConfig
 FRAMES_IN_FLIGHT: Final = 3  # guess: one computed, one on the wire, one waiting at the device
 # guesses: of small frames more, or a long road would carry but three in a round trip; of wide rows
 # as many as in three chunks of a prompt, since all else on a slow road waits behind them
-TOKENS_IN_FLIGHT: Final = (384, 1024)
+TOKENS_IN_FLIGHT: Final = (384, 2048)
 BYTES_IN_FLIGHT: Final = 4 * 1024 * 1024
 
 

@@ -58,6 +58,9 @@ a stream to it, and the hidden states go straight on:
       ◀─────────────────────────────────────────────────── Fenced
       ◀─────────────────────── Apart           at any time: the chain is no more; go on by star
 
+Where both speak `EARLY_CHAIN_PROTOCOL` they are told at once, `Follow` with no consent: if they are
+connected the successor comes; the other waits for its ticket, and holds each `Push` until then.
+
 Positions are explicit: a step `at` an earlier position than the cache's length truncates it first.
 """
 
@@ -88,6 +91,7 @@ CODED_PROTOCOL = "/potluck/session/coded/1"  # either, with rows in groups (rows
 REMEMBERING_PROTOCOL = "/potluck/session/4"  # as the first, and sessions that open with `Remember`
 
 CHAIN_PROTOCOL = "/potluck/chain/1"  # from a successor to its predecessor; opens with `Join`
+EARLY_CHAIN_PROTOCOL = "/potluck/chain/2"  # the same, maybe before the predecessor has its ticket
 
 TRAINING_PROTOCOL = "/potluck/train/1"  # opens with `Train`
 
@@ -270,8 +274,9 @@ class Led:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Take steps from the server that consents, too: open a stream to it. epoch: from which on; an
-    older one was ordered to be pushed to whoever was here before."""
+    """Take steps from the server that consents, too: open a stream to it. Without a consent, only
+    if we are connected to it. epoch: from which on; an older one was ordered to be pushed to
+    whoever was here before."""
 
     ticket: TicketBytes
     consent: Annotated[bytes, Size(CONSENT_BYTES_MAX)]

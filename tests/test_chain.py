@@ -37,7 +37,7 @@ def test_no_death_changes_loses_or_repeats_an_output(
 ) -> None:
     undisturbed = plain.play(plan, Swarm(Session(config())), [])
     session = chained(data, hedged=data.draw(st.booleans()))
-    swarm = ChainedSwarm(session, data)
+    swarm = ChainedSwarm(session, data, early=data.draw(st.booleans()))
     assert plain.play(plan, swarm, deaths) == undisturbed
     assert swarm.blamed == []
 
@@ -47,7 +47,8 @@ def test_no_death_changes_loses_or_repeats_an_output(
 def test_chunks_fed_at_once_come_out_in_order(data: st.DataObject, chunks: list[int]) -> None:
     """Of a prompt in many chunks several are on the way to each hop."""
     outputs = []
-    for swarm in (Swarm(Session(config())), ChainedSwarm(chained(data), data)):
+    early = data.draw(st.booleans())
+    for swarm in (Swarm(Session(config())), ChainedSwarm(chained(data), data, early=early)):
         if isinstance(swarm, ChainedSwarm) and data.draw(st.booleans()):
             swarm.run()  # all are one behind the other when the first comes
         swarm.deaths_left = 2
@@ -73,7 +74,7 @@ def test_receipts_of_guesses_hold_whoever_dies(
         tokens = sum(1 + right for _, right in plan)
         undisturbed = drafts.play([(0, 0)] * tokens, Swarm(Session(config())), [])
         session = chained(data, cut=CUT, hedged=data.draw(st.booleans()))
-        swarm = ChainedSwarm(session, data, ledger(works=True))
+        swarm = ChainedSwarm(session, data, ledger(works=True), early=data.draw(st.booleans()))
         assert drafts.play(plan, swarm, deaths) == undisturbed
     finally:
         drafts_alike.undo()
@@ -84,9 +85,10 @@ def test_receipts_of_guesses_hold_whoever_dies(
         assert proof.bare == []
 
 
-def begun(*, receipts: bool = False) -> ChainedSwarm:
+def begun(*, receipts: bool = False, early: bool = False) -> ChainedSwarm:
     """Three hops, one behind the other."""
-    made = ChainedSwarm(chained(cut=CUT * bool(receipts)), None, ledger() if receipts else None)
+    cut, book = CUT * bool(receipts), ledger() if receipts else None
+    made = ChainedSwarm(chained(cut=cut), None, book, early=early)
     made.run()
     return made
 
@@ -198,3 +200,31 @@ def test_two_are_introduced_once() -> None:
     assert not swarm.joins
     link = swarm.links[swarm.session.order[1]]
     swarm.chaining.receive(link, Following(), memoryview(b""))  # nothing that it was asked
+
+
+def test_a_chain_that_is_told_of_at_once_takes_the_first_step_and_all_of_a_prompt() -> None:
+    """None of it goes by star, though nobody has said that it follows."""
+    swarm = ChainedSwarm(chained(), None, early=True)
+    while len([one for one in swarm.session.order if one]) < 3:
+        swarm.move("inbox", swarm.moves()[0][1])
+    for number in range(12):  # more than a server of the first version is pushed ahead
+        feed(swarm, 2 * number, 2)
+    swarm.run()
+    assert len(swarm.delivered) == 12 and swarm.chaining.steps == 12
+    assert swarm.awaited == 24
+
+
+def test_two_that_are_not_connected_are_asked_for_a_consent_and_lose_nothing() -> None:
+    swarm, honest = ChainedSwarm(chained(), None, early=True), begun()
+    swarm.met = lambda: False  # type: ignore[method-assign]
+    for made in (swarm, honest):
+        for number in range(6):
+            feed(made, 2 * number, 2)
+        made.run()
+        feed(made, 12)
+        made.run()
+    assert swarm.delivered == honest.delivered and swarm.blamed == []
+    assert all(road.follows for road in list(swarm.servers_of.values())[1:]), "in the end they are"
+    before = swarm.chaining.steps
+    feed(swarm, 13)
+    assert swarm.chaining.steps == before + 1

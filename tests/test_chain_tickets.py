@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import trio
 from sim.memory_host import MemoryStream
 from sim.memory_swarm import (
     World,
@@ -18,8 +19,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from potluck.crypto.keys import IdentityKey
 from potluck.node import chain as node_chain
-from potluck.node.chain import QUEUE_MAX
 from potluck.node.frames import FrameStream
+from potluck.node.leading import EARLY_EACH, EARLY_S, JOIN_S, QUEUE_MAX
 from potluck.swarm.ticket import (
     TICKET_S,
     Ticket,
@@ -33,6 +34,7 @@ from potluck.swarm.ticket import (
 )
 from potluck.swarm.wire import (
     CHAIN_PROTOCOL,
+    EARLY_CHAIN_PROTOCOL,
     PROTOCOL,
     Apart,
     Fault,
@@ -59,7 +61,7 @@ async def pair(made: World) -> tuple[IdentityKey, FrameStream, FrameStream]:
     found = []
     for node, (start, stop) in zip(made.nodes, ((0, 3), (3, 6)), strict=False):
         frames = FrameStream(await host.open_stream(node.host.peer_id, PROTOCOL))
-        await frames.send(opening(start=start, stop=stop))
+        await frames.send(opening(start=start, stop=stop, tokens=256))
         assert isinstance(await heard(frames), Opened)
         found.append(frames)
     return key, found[0], found[1]
@@ -194,7 +196,7 @@ async def test_nobody_is_dialed_without_consent(autojump_clock: MockClock) -> No
 async def test_a_flood_of_pushes_waits_in_the_leaders_stream(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device takes a second for each: eight wait here, and the leader with the rest."""
+    """The device takes a second for each: so many wait here, and the leader with the rest."""
     most = 0
     full = node_chain.Seat._full
 
@@ -262,12 +264,91 @@ async def test_what_comes_out_is_queued_for_a_follower_that_does_not_read_up_to_
         assert session.seat is not None
         leading = session.seat._leading
         assert leading is not None
-        pushes = [session.seat.push(onward(n, at=n), memoryview(rows(n))) for n in range(20)]
-        assert pushes == [True] * QUEUE_MAX + [False] * (20 - QUEUE_MAX)
+        pushes = [session.seat.push(onward(n, at=n), memoryview(rows(n))) for n in range(80)]
+        assert pushes == [True] * QUEUE_MAX + [False] * (80 - QUEUE_MAX)
         await wait_all_tasks_blocked()
         await first.send(onward(1), rows(5))
         assert isinstance(await heard(first), Output)
         assert isinstance(await heard(first), Apart)
+
+
+# ---- told of at once
+
+
+async def told_at_once(made: World) -> tuple[IdentityKey, FrameStream, FrameStream, bytes]:
+    """The second is told to follow; the first was told nothing yet."""
+    key, first, second = await pair(made)
+    raw = sign_ticket(key, ticket(made))
+    await second.send(Follow(raw, b"", 0))
+    return key, first, second, raw
+
+
+async def test_a_follower_that_comes_before_its_ticket_is_let_in_once_that_is_here(
+    autojump_clock: MockClock,
+) -> None:
+    async with world((0, 3), (3, 6)) as made:
+        _, first, second, raw = await told_at_once(made)
+        await wait_all_tasks_blocked()
+        assert made.nodes[1].host.dialed == [(made.nodes[0].host.peer_id, EARLY_CHAIN_PROTOCOL)]
+        await first.send(Lead(raw))
+        await first.send(onward(1), rows(5))
+        assert isinstance(await heard(second), Following)
+        taken = await heard(second)
+        assert isinstance(taken, Taken) and taken.number == 1
+
+
+async def test_whoever_has_a_ticket_that_never_comes_is_let_go(autojump_clock: MockClock) -> None:
+    async with world((0, 3), (3, 6)) as made:
+        _, first, second, _ = await told_at_once(made)
+        began = trio.current_time()
+        assert isinstance(await heard(second), Apart)
+        assert trio.current_time() - began == pytest.approx(EARLY_S, abs=0.1)
+        await first.send(onward(1), rows(5))
+        assert isinstance(await heard(first), Output)
+        assert isinstance(await heard(first), Apart), "nobody follows"
+
+
+async def test_no_more_wait_for_their_tickets_than_are_bounded(autojump_clock: MockClock) -> None:
+    async with world((0, 3), (3, 6)) as made:
+        _, _, _, raw = await told_at_once(made)
+        await wait_all_tasks_blocked()
+        thief, _ = made.client()
+        leader = made.nodes[0].host.peer_id
+        found = list[FrameStream]()
+        for number in range(EARLY_EACH + 1):
+            found.append(FrameStream(await thief.open_stream(leader, EARLY_CHAIN_PROTOCOL)))
+            await found[-1].send(Join(raw + bytes([number])))
+        began = trio.current_time()
+        assert isinstance(await heard(found[-1]), Fault)
+        assert trio.current_time() == began, "one too many does not wait"
+        assert isinstance(await heard(found[0]), Fault)
+        assert trio.current_time() - began == pytest.approx(EARLY_S, abs=0.1)
+
+
+async def test_nobody_is_dialed_without_consent_by_whom_it_is_not_connected_to(
+    autojump_clock: MockClock,
+) -> None:
+    async with world((0, 3), (3, 6)) as made:
+        made.nodes[1].host.strangers.add(made.nodes[0].host.peer_id)
+        _, _, second, _ = await told_at_once(made)
+        parted = await heard(second)
+        assert isinstance(parted, Apart) and "consent" in parted.reason
+        assert made.nodes[1].host.dialed == []
+
+
+async def test_what_is_held_for_a_follower_that_never_comes_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with world((0, 3), (3, 6)) as made:
+        key, first, _ = await pair(made)
+        await first.send(Lead(sign_ticket(key, ticket(made))))
+        assert isinstance(await heard(first), Led)
+        await first.send(onward(1), rows(5))
+        assert isinstance(await heard(first), Output)
+        began = trio.current_time()
+        parted = await heard(first)
+        assert isinstance(parted, Apart) and parted.behind and "has not come" in parted.reason
+        assert trio.current_time() - began == pytest.approx(JOIN_S, abs=0.1)
 
 
 # ---- what is signed

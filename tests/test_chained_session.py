@@ -172,7 +172,7 @@ async def test_who_knows_of_no_chains_is_asked_for_none(autojump_clock: MockCloc
 async def test_no_chain_is_made_unless_it_is_asked_for(autojump_clock: MockClock) -> None:
     async with world(*THREE_STAGES) as made, begun(made) as (session, _):
         await told(session)
-        assert session.chained == 0
+        assert session.chained is None
         assert [node.host.dialed for node in made.nodes] == [[]] * 6
 
 

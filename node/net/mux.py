@@ -218,8 +218,9 @@ class Mux:
         self.flush()
 
     def first_window(self) -> int:
-        """The window for a new stream: less when many streams hold much already."""
-        wanted = self._config.first_window_bytes
+        """The window for a new stream: more where the way is long, less when many streams hold much
+        already."""
+        wanted = self._config.first_window(self._link.path_rtt_s() or self.rtt_s)
         return wanted if self._may_grant(wanted) else FIRST_WINDOW_BYTES
 
     def holds_back(self, size: int, elapsed_s: float) -> bool:

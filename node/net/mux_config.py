@@ -14,6 +14,8 @@ class MuxConfig:
 
     # Measured on loopback: the full rate, and a small message stands behind 2 ms of bulk.
     first_window_bytes: int = 768 * 1024
+    # 100 Mbit/s, twice, for a window is granted anew by halves: else a long way's first bytes wait
+    first_rate_bytes_s: int = 25_000_000
     largest_window_bytes: int = 8 * 1024 * 1024  # 1 Gbit/s over 60 ms
     granted_bytes_max: int = 64 * 1024 * 1024  # beyond it, new streams get the spec's 256 KiB
     inbound_streams_max: int = 1024  # go-yamux's own limit
@@ -23,3 +25,8 @@ class MuxConfig:
     dead_after_ticks: int = 10  # issue B asks for "10 s or so"
     doubted_ticks: int = 4  # guess: of them, for a peer that has connected anew: why would it?
     linger_ticks: int = 30  # guess: how long a peer may take to end a stream that we closed
+
+    def first_window(self, way_s: float) -> int:
+        """Bytes for a new stream. way_s: there and back."""
+        far = min(int(self.first_rate_bytes_s * way_s), self.largest_window_bytes)
+        return max(self.first_window_bytes, far)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import strategies as st
 
+from potluck.crypto.codec import decode
+from potluck.crypto.envelope import open_
 from potluck.crypto.keys import IdentityKey
 from potluck.node.chaining import Chaining
 from potluck.swarm.chain import Carry
@@ -33,8 +36,11 @@ from potluck.swarm.session_events import (
     SendStep,
     Signed,
 )
-from potluck.swarm.ticket import seal_of
+from potluck.swarm.ticket import TICKET, Ticket, seal_of
 from potluck.swarm.wire import (
+    CHAIN_PROTOCOL,
+    EARLY_CHAIN_PROTOCOL,
+    TICKET_BYTES_MAX,
     Apart,
     Fence,
     Fenced,
@@ -53,6 +59,7 @@ from potluck.swarm.wire import (
 from .folding_swarm import NAME, Receipted, Swarm, key_of, peer
 
 Told = tuple[Message, bytes]
+CONSENT = b"come"
 
 
 @dataclass
@@ -101,7 +108,12 @@ class ChainedSwarm(Swarm):
         ledger: Ledger | None = None,
         *,
         joins: bool = True,
+        early: bool = False,
     ) -> None:
+        """joins: two that are introduced make a chain. early: they speak the second version; with
+        `data` each two are connected or not as it comes."""
+        self.early = early
+        self.identity = SimpleNamespace(key=key_of(0))  # the client's
         self.links: dict[int, Any] = {}
         self.servers_of: dict[int, Road] = {}
         self.joins: deque[tuple[int, int]] = deque()
@@ -116,6 +128,10 @@ class ChainedSwarm(Swarm):
     def start_soon(self, introduce: object, leader: int, follower: int) -> None:
         if self.may_join:
             self.joins.append((leader, follower))
+
+    def claims(self, name: str) -> SimpleNamespace:
+        """What a server says that it speaks; `self` is the host of what is tested."""
+        return SimpleNamespace(protocols=(CHAIN_PROTOCOL, EARLY_CHAIN_PROTOCOL)[: 1 + self.early])
 
     # ---- us
 
@@ -186,14 +202,28 @@ class ChainedSwarm(Swarm):
                 answer = self.compute(number, at, sizes, rows, payloads, step)
                 road.out.append((Output(at, sum(sizes), rows, 0.0, 0.0, 0), answer))
             case Lead(ticket):
-                road.follower = int(ticket)
-                road.out.append((Led(b""), b""))
-            case Follow(_, _, epoch):
-                road.epoch, road.follows = max(epoch, road.epoch), True
-                road.out.append((Following(), b""))
+                road.follower = self.named(ticket)
+                road.out.append((Led(CONSENT), b""))
+            case Follow(_, consent, epoch):
+                road.epoch = max(epoch, road.epoch)
+                road.follows = bool(consent) or self.met()
+                told = Following() if road.follows else Apart(False, "not connected")
+                road.out.append((told, b""))
             case Fence(epoch, apart):
                 road.epoch, road.follows = max(epoch, road.epoch), road.follows and not apart
                 road.out.append((Fenced(epoch), b""))
+
+    def named(self, ticket: bytes) -> int:
+        """The link of the follower of this ticket, as `move` or the client itself has made it."""
+        if ticket.isdigit():
+            return int(ticket)
+        told = decode(open_(ticket, TICKET, max_bytes=TICKET_BYTES_MAX)[1], Ticket)
+        found = [one.number for one in self.links.values() if one.hop.peer == told.follower]
+        return found[0] if found else 0
+
+    def met(self) -> bool:
+        """Whether two are connected."""
+        return self.data is None or self.data.draw(st.booleans())
 
     def serve_push(self, number: int) -> None:
         road = self.servers_of[number]
@@ -244,7 +274,8 @@ class ChainedSwarm(Swarm):
         found = [("inbox", sender) for sender in sorted({sender for sender, _ in self.inbox})]
         for number, road in sorted(self.servers_of.items()):
             for name, waiting in (("box", road.box), ("pushes", road.pushes), ("out", road.out)):
-                if waiting:
+                comes = any(isinstance(one, Follow) for one in road.box)  # then pushes wait for it
+                if waiting and not (name == "pushes" and comes):
                     found.append((name, number))
         return found + ([("join", 0)] if self.joins else [])
 

@@ -99,11 +99,15 @@ class MemoryHost:
         self.on_direct: list[Callable[[str], None]] = []
         self.dialed: list[tuple[str, str]] = []  # whom, by which protocol
         self.cannot_reach: set[str] = set()
+        self.strangers: set[str] = set()  # to whom we are not connected before we dial them
         self.identity = SimpleNamespace()  # with a key, where one is needed
 
     @property
     def nursery(self) -> trio.Nursery:
         return self._net.nursery
+
+    def connected(self) -> tuple[str, ...]:
+        return tuple(peer for peer in self._net.hosts if peer not in self.strangers)
 
     def claims(self, peer: str) -> SimpleNamespace | None:
         """What a peer says that it speaks."""

@@ -19,9 +19,9 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory, MemoryShelf
 from potluck.dht.record import Announcement
 from potluck.node.adapters import Shelf
-from potluck.node.chain import Chains
 from potluck.node.compute.prefix_cache import PrefixCache
 from potluck.node.frames import FrameStream
+from potluck.node.leading import Chains
 from potluck.node.queues import tell_queue
 from potluck.node.router import Router
 from potluck.node.server import Server
@@ -34,6 +34,7 @@ from potluck.swarm.ledger import Work
 from potluck.swarm.wire import (
     CHAIN_PROTOCOL,
     CODED_PROTOCOL,
+    EARLY_CHAIN_PROTOCOL,
     PROTOCOL,
     REMEMBERING_PROTOCOL,
     WEARING_PROTOCOL,
@@ -89,9 +90,11 @@ class World:
         engine: Any = None,
         prefixes: PrefixCache | None = None,
         chains: bool = True,
+        early: bool = True,
     ) -> Node:
         """engine: by default one that adds. prefixes: without, the node is of an older kind.
-        chains: or it is one of those that know of none."""
+        chains: or it is one of those that know of none. early: or of those that are told of a
+        chain one after the other."""
         key = IdentityKey.generate()
         host = self.net.host(key.peer_id)
         engine = engine or AddingEngine(BlockRange(start, stop), numerics)
@@ -101,7 +104,8 @@ class World:
         linked = Chains(host, key) if chains else None  # type: ignore[arg-type]
         server = Server(engine, device, admission, MODEL, key, wardrobe, prefixes, linked)
         if linked is not None:
-            host.handle(CHAIN_PROTOCOL, linked.serve)
+            for protocol in (CHAIN_PROTOCOL, EARLY_CHAIN_PROTOCOL)[: 1 + early]:
+                host.handle(protocol, linked.serve)
         for protocol in (PROTOCOL, WEARING_PROTOCOL, CODED_PROTOCOL):
             host.handle(protocol, server.serve)
         if prefixes is not None:
