@@ -64,6 +64,7 @@ class StageSession:
         self.route = ()
         self.recoveries: list[object] = []
         self.exact = True
+        self.chained = None
         self.rows_alike = rows_alike
         self.answered_s = self._began_s = 0.0
         self.sizes: list[int] = []

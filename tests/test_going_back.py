@@ -51,6 +51,7 @@ class PretendedSession:
     lost: list[tuple[str, str]] = field(default_factory=list)
     gone: list[tuple[str, int]] = field(default_factory=list)
     route: tuple[Hop, ...] = ()
+    chained: int | None = None
     on_fork: Callable[[object], None] = lambda item: None
 
     @property

@@ -85,7 +85,7 @@ def test_chunks_fed_at_once_come_out_in_order(data: st.DataObject, chunks: list[
     assert [index for index, _ in outputs[1]] == list(range(len(chunks)))
 
 
-@pytest.mark.parametrize(("row_bytes", "frames"), [(768, 8), (16384, 3)])
+@pytest.mark.parametrize(("row_bytes", "frames"), [(768, 16), (16384, 3)])
 def test_so_many_frames_of_a_prompt_are_under_way(row_bytes: int, frames: int) -> None:
     """Small rows more, so that a long road is filled; wide ones three, as they fill it."""
     assert session_links.frames_in_flight(row_bytes, 128) == frames
