@@ -16,13 +16,18 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+import trio
 
 from ..swarm.draft import LookUp, Offer
-from ..swarm.draft_pace import Pace
+from ..swarm.draft_pace import GUESSES_MAX, Pace
 from .compute.sampling import Settings
 
 MODEL = "model"  # the source of what a small model guesses
+# A step ahead that is right saves half a round trip, one that is not may cost a whole one.
+SURE: Final = 0.7
+TOGETHER: Final = 0.25  # guess: of a step's time; what is sent within it is one step, to the road
 
 
 class Guesser(Protocol):
@@ -50,9 +55,10 @@ class Drafts:
 
 @dataclass(slots=True)
 class Guessed:
-    """What came of an answer's guesses. steps: all of its steps behind the prompt. missed: those in
-    which a guess was wrong. widths: how many had so many guesses. making_s: what it took a
-    small model to make those that were sent."""
+    """What came of an answer's guesses. steps: all of its steps behind the prompt; two of which the
+    second was sent with the first are one. missed: those in which a guess was wrong. widths: how
+    many had so many guesses. making_s: what it took a small model to make those that were sent.
+    ahead: steps that were sent before the one before them was confirmed, and were right so far."""
 
     sent: int = 0
     accepted: int = 0
@@ -60,6 +66,7 @@ class Guessed:
     missed: int = 0
     widths: Counter[int] = field(default_factory=Counter)
     making_s: float = 0.0
+    ahead: int = 0
 
     @property
     def rejected(self) -> int:
@@ -89,6 +96,7 @@ class Drafter:
         self._at = 0
         self._rows = 1  # of the last step
         self._making_s = 0.0  # of its guesses
+        self._width, self._fed_s = 0, 0.0  # of the last step of its own: guesses, when it was sent
 
     def read(self, ids: Sequence[int]) -> None:
         """The prompt, so that the first offer need not wait for it."""
@@ -119,10 +127,45 @@ class Drafter:
 
     def fed(self, guesses: int) -> None:
         """A step with so many guesses was sent."""
-        self.guessed.steps += 1
         self.guessed.sent += guesses
-        self.guessed.widths[guesses] += 1
         self.guessed.making_s += self._making_s
+        self._counts(guesses)
+        self._fed_s = trio.current_time()
+
+    def ahead(self, guesses: tuple[int, ...], most: int) -> tuple[int, ...]:
+        """What to send behind a step with these guesses before its answer is here, at most so many;
+        often nothing. Only what was said before: it costs no time to guess."""
+        said = self._text.offer(len(guesses) + 1 + min(most, GUESSES_MAX))
+        if said is None or said.tokens[: len(guesses)] != guesses:
+            return ()
+        wide = self.pace.choose(said.source, most)
+        if not wide or self.pace.chance(said.source) ** (1 + len(guesses)) < SURE:
+            return ()
+        block = said.tokens[len(guesses) :][: min(most, 1 + wide)]
+        self.guessed.sent += len(block)
+        return block
+
+    def reached(self, ids: Sequence[int], guesses: int, sent_s: float) -> None:
+        """A step that was sent ahead is the next one, with so many guesses behind its first."""
+        self._judge(ids)
+        self._text.read(ids[len(self._text) :])
+        said = self._text.offer(guesses)
+        self._offers = [] if said is None else [said]
+        self._rows, self._at, self._making_s = 1 + guesses, len(ids), 0.0
+        self.guessed.ahead += 1
+        line = self.pace.line
+        if line.weight and sent_s - self._fed_s < TOGETHER * line.at(1):
+            self.guessed.steps -= 1
+            self.guessed.widths[self._width] -= 1
+            guesses += 1 + self._width
+        else:
+            self._fed_s = sent_s
+        self._counts(guesses)
+
+    def _counts(self, guesses: int) -> None:
+        self._width = guesses
+        self.guessed.steps += 1
+        self.guessed.widths[guesses] += 1
 
     def _judge(self, ids: Sequence[int]) -> None:
         if not 0 < self._at < len(ids):  # nothing came since, where an offer is asked for again

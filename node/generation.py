@@ -20,6 +20,10 @@ step after it takes the place of the others. So the words are the same.
     fed      t5 g6 g7 g8           g6 is t6, g7 is not t7: rows 1 and 2 gave t6 and t7
     drawn       t6 t7
     fed            t7 g8' ...      at position 7: the rows of g7 and g8 are taken back
+
+Where guesses are nearly always right a further step of nothing but guesses is fed behind before this
+one is answered, and the next once this one was right to its last row: so the road is never empty.
+Is one wrong, the answer to what is on the way is waited for, and dropped.
 """
 
 from __future__ import annotations
@@ -78,11 +82,13 @@ class Generation:
         self._hidden: Payload | None = None  # rows that the next tokens are drawn from
         self._row = 0  # of those, the next one's
         self._guesses: tuple[int, ...] = ()  # that these rows rest on, all but the first
+        self._ahead: deque[tuple[int, ...]] = deque()  # the step behind, fed before its answer came
+        self._correction: tuple[Payload, int] | None = None  # to feed once that has come
         self._ready: deque[Piece] = deque()  # drawn, and not asked for yet
         self._held: Piece | None = None  # the last one, until it is sure
         drafts = request.drafts
         self._drafter = None if drafts is None else Drafter(drafts, request.settings)
-        self._sent: tuple[float, int, int] | None = None  # a step: when, its rows, hops lost before
+        self._sent: deque[tuple[float, int, int]] = deque()  # when, its rows, hops lost before
 
     @property
     def recoveries(self) -> list[Recovery]:
@@ -183,14 +189,30 @@ class Generation:
         """The next token, from what is there."""
         if not self._ready:
             await self._feed_prompt()
-            while self._owed:
+            await self._correct()
+            while self._owed > len(self._ahead):
                 self._hidden = await self._session.output()
                 self._owed -= 1
-                self.prompt_read = max(0, self._fed - self._owed * self.chunk)
+                unread = (self._owed - len(self._ahead)) * self.chunk
+                self.prompt_read = max(0, self._fed - unread)
                 self._took()
             while self._hidden is not None:
                 await self._draw_row()
         return self._ready.popleft()
+
+    async def _correct(self) -> None:
+        """Feed what is to be at the place of guesses that are still on their way."""
+        if self._correction is not None:
+            await self._rest()
+            payload, position = self._correction
+            self._correction = None
+            self._feed_guessed(payload, position)
+
+    async def _rest(self) -> None:
+        while self._owed:
+            await self._session.output()
+            self._owed -= 1
+        self._sent.clear()
 
     async def _draw_row(self) -> None:
         """One token, from the next row. If it is not what was guessed, or nothing was, the next
@@ -198,7 +220,8 @@ class Generation:
         assert self._hidden is not None
         size, position = len(self._hidden) // (1 + len(self._guesses)), len(self._history)
         row = memoryview(self._hidden)[self._row * size : (self._row + 1) * size]
-        guess = self._guesses[self._row] if self._row < len(self._guesses) else None
+        last = self._row == len(self._guesses)
+        guess = self._guesses[self._row] if not last else self._ahead[0][0] if self._ahead else None
         room = 0 if self._drafter is None else self._room(position)
         token, payload, guesses = await self._worker.run(self._choose, row, position, guess, room)
         self._history.append(token)
@@ -206,13 +229,22 @@ class Generation:
         if guess is not None and self._drafter is not None:
             self._drafter.guessed.accepted += token == guess
             self._drafter.guessed.missed += token != guess
-        if token == guess and finish is None:
+        if token == guess and finish is None and not last:
             self._row += 1
+        elif token == guess and finish is None:  # the step behind is right so far, and on its way
+            self._hidden, self._row, self._guesses = None, 0, self._ahead.popleft()[1:]
+            assert self._drafter is not None
+            self._drafter.reached(self._history, len(self._guesses), self._sent[0][0])
+            self._feed_ahead(position)
         else:
             self._hidden, self._row, self._guesses = None, 0, guesses
-            if finish is None:
+            flying = bool(self._ahead)
+            self._ahead.clear()
+            if finish is None and flying:
+                self._correction = payload, position
+            elif finish is None:
                 self._feed_guessed(payload, position)
-            elif self._drafter is not None and self._session.length > position:
+            elif self._drafter is not None and not flying and self._session.length > position:
                 self._session.take_back(position)
         now_s = trio.current_time()
         seconds, self._last_s = now_s - self._last_s, now_s
@@ -241,17 +273,33 @@ class Generation:
 
     def _feed_guessed(self, payload: Payload, position: int) -> None:
         rows = 1 + len(self._guesses)
+        self._feed_rows(payload, rows, position)
         if self._drafter is not None:
             self._drafter.fed(rows - 1)
-        self._sent = trio.current_time(), rows, len(self.recoveries)
+            self._feed_ahead(position)
+
+    def _feed_ahead(self, position: int) -> None:
+        """One more step, of guesses alone, where all that is on the way is as good as certain. Not
+        where servers sign: what was taken back on the way would be in their accounts."""
+        if self._drafter is None or self._ahead or self._session.ledger is not None:
+            return
+        flying, last = 1 + len(self._guesses), self._request.max_new_tokens + len(self._request.ids)
+        room = min(self._session.rows_alike, last - 1 - position - flying)
+        block = self._drafter.ahead(self._guesses, room)
+        if block:
+            self._ahead.append(block)
+            self._feed_rows(self._request.voice.embed(block), len(block), position + flying)
+
+    def _feed_rows(self, payload: Payload, rows: int, position: int) -> None:
+        self._sent.append((trio.current_time(), rows, len(self.recoveries)))
         self._session.feed(payload, rows, rows, position, splits=rows > 1)
         self._owed += 1
 
     def _took(self) -> None:
         """A step's output has come: what it took, if nothing was lost on the way."""
-        if self._drafter is None or self._sent is None:
+        if self._drafter is None or not self._sent:
             return
-        (sent_s, rows, lost), self._sent = self._sent, None
+        sent_s, rows, lost = self._sent.popleft()
         if lost == len(self.recoveries):
             self._drafter.took(rows, self._session.answered_s - sent_s)
         if self._watch is not None and self._drafter.pace.fell():
@@ -267,16 +315,15 @@ class Generation:
                     retry_after_s=0,
                 )
             at = min(at, len(self._history) - 1)  # not to a guess that was not accepted
-            while self._owed:  # a session is taken back at rest
-                await self._session.output()
-                self._owed -= 1
+            await self._rest()  # or it could not be taken back
             tokens = self._history[at : min(at + CHUNK_TOKENS, begun) if at < begun else at + 1]
             payload = await self._worker.run(self._request.voice.embed, tokens)
             watch.went_back(at)  # and not before: whoever is cancelled comes back to it
             self._fed = min(at + len(tokens), begun)
             self._feed(payload, len(tokens), int(self._fed == begun), at)
             del self._history[max(at + 1, begun) :]
-            self._hidden, self._row, self._guesses, self._sent = None, 0, (), None
+            self._hidden, self._row, self._guesses, self._correction = None, 0, (), None
+            self._ahead.clear()
             self._held = None  # the last piece may have waited for its audit when we were cancelled
             self._ready = deque(one for one in self._ready if one.position < len(self._history))
             if self._drafter is not None:

@@ -101,7 +101,7 @@ class PretendedSession:
         self.route = ()
         self.recoveries: list[object] = []
         self.exact = True
-        self.chained = None
+        self.chained = self.ledger = None
         self.rows_alike = 8
         self.answered_s = 0.0
         self._states = [np.zeros(width, dtype=np.float32)]  # before each position, and behind all

@@ -65,6 +65,7 @@ class StageSession:
         self.recoveries: list[object] = []
         self.exact = True
         self.chained = None
+        self.ledger: object | None = None
         self.rows_alike = rows_alike
         self.answered_s = self._began_s = 0.0
         self.sizes: list[int] = []
@@ -118,8 +119,8 @@ async def said(
     rows_alike: int = 1 << 10,
     **more: Any,
 ) -> tuple[list[Piece], Generation]:
-    session = StageSession(stage, len(ids) + TOKENS, rows_alike)
     more = {"max_new_tokens": TOKENS, "ignore_eos": True} | more
+    session = StageSession(stage, len(ids) + more["max_new_tokens"], rows_alike)
     request = Request(voice, ids, settings, drafts=drafts, **more)
     answer = Generation(session, worker or Inline(), request)  # type: ignore[arg-type]
     return [piece async for piece in answer], answer
