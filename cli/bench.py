@@ -12,6 +12,8 @@ from .options import Json, print_json
 
 bench = typer.Typer(help="Measure the software on this machine.")
 
+SHAPES_SAID = "tiny, brisk, small or medium"  # node/compute/shapes.py, which takes torch along
+
 Measure = Callable[[], Awaitable[Mapping[str, object]]]
 
 
@@ -30,7 +32,7 @@ def hop(json: Json = False) -> None:
 
 @bench.command()
 def generate(
-    shape: Annotated[str, typer.Option(help="Of a random model: tiny.")] = "tiny",
+    shape: Annotated[str, typer.Option(help=f"Of a random model: {SHAPES_SAID}.")] = "tiny",
     servers: Annotated[int, typer.Option(min=1, help="Processes that share its blocks.")] = 2,
     tokens: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 128,
     json: Json = False,
@@ -78,7 +80,7 @@ def wan(
         int, typer.Option(min=0, max=3000, help="Tokens of a long prompt; 0: none.")
     ] = 2048,
     model: Annotated[
-        str, typer.Option(help="demo, or the shape of a random one: tiny or small.")
+        str, typer.Option(help=f"demo, or the shape of a random one: {SHAPES_SAID}.")
     ] = "demo",
     way: Annotated[
         str, typer.Option(help="star: all over the client; chain: from hop to hop; or both.")
@@ -135,7 +137,7 @@ def chain(
 
 @bench.command()
 def train(
-    shape: Annotated[str, typer.Option(help="Of a random model: tiny or small.")] = "tiny",
+    shape: Annotated[str, typer.Option(help=f"Of a random model: {SHAPES_SAID}.")] = "tiny",
     servers: Annotated[int, typer.Option(min=1, help="Processes that share its blocks.")] = 2,
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 4,
     tokens: Annotated[int, typer.Option(min=2, help="Of each.")] = 64,
@@ -154,7 +156,7 @@ def train(
 
 @bench.command()
 def quiet(
-    shape: Annotated[str, typer.Option(help="Of a random model: tiny or small.")] = "small",
+    shape: Annotated[str, typer.Option(help=f"Of a random model: {SHAPES_SAID}.")] = "small",
     json: Json = False,
 ) -> None:
     """How long a ping and an opening wait while a node computes one step of 2,048 tokens.

@@ -21,9 +21,9 @@ step after it takes the place of the others. So the words are the same.
     drawn       t6 t7
     fed            t7 g8' ...      at position 7: the rows of g7 and g8 are taken back
 
-Where guesses are nearly always right a further step of nothing but guesses is fed behind before this
-one is answered, and the next once this one was right to its last row: so the road is never empty.
-Is one wrong, the answer to what is on the way is waited for, and dropped.
+Where guesses are nearly always right a further step, of guesses alone, is fed behind before this
+one is answered, and the next once this was right to its last row: so the road is never empty. Is
+one wrong, the answer to what is on the way is waited for, and dropped.
 """
 
 from __future__ import annotations
@@ -320,7 +320,8 @@ class Generation:
             payload = await self._worker.run(self._request.voice.embed, tokens)
             watch.went_back(at)  # and not before: whoever is cancelled comes back to it
             self._fed = min(at + len(tokens), begun)
-            self._feed(payload, len(tokens), int(self._fed == begun), at)
+            self._session.feed(payload, len(tokens), int(self._fed == begun), at)
+            self._owed += 1
             del self._history[max(at + 1, begun) :]
             self._hidden, self._row, self._guesses, self._correction = None, 0, (), None
             self._ahead.clear()
@@ -354,15 +355,12 @@ class Generation:
             chunk = ids[at : at + self.chunk]
             payload = await self._worker.run(self._request.voice.embed, chunk)
             self._fed += len(chunk)
-            self._feed(payload, len(chunk), int(self._fed == len(ids)), at)
+            self._session.feed(payload, len(chunk), int(self._fed == len(ids)), at)
+            self._owed += 1
             if at == 0 and self._fed < len(ids) and self._chunking is not None:
                 self.chunk = await self._chunking(self._session, len(ids) - self._fed)
             if self._drafter is not None and self._fed == len(ids):  # while the servers work
                 await self._worker.run(self._drafter.read, ids)
-
-    def _feed(self, payload: Payload, tokens: int, rows: int, at: int) -> None:
-        self._session.feed(payload, tokens, rows, at)
-        self._owed += 1
 
 
 @asynccontextmanager

@@ -124,3 +124,12 @@ def test_loss_without_networks_and_more_hops_than_blocks_are_refused(
         trio.run(bench_wan, Wanted(hops=9))
     with pytest.raises(UserError, match="each answer is plain once"):
         trio.run(bench_wan, Wanted(draft="off"))
+
+
+def test_every_shape_of_a_random_model_is_told_of() -> None:
+    from potluck.cli.bench import SHAPES_SAID
+    from potluck.node.compute.shapes import SHAPES
+
+    assert SHAPES_SAID.replace(" or ", ", ").split(", ") == sorted(
+        SHAPES, key=lambda one: SHAPES[one]
+    )

@@ -5,6 +5,7 @@
     capacity    tokens a second of each stage while all stages at once are asked, each by so many
                 sessions whose next step is always there: no road holds anything up, and the
                 processors are shared as they are then. The slowest one's counts
+    single      the same of one session, whose steps share no pass: the formula's 1 / max t(1)
     together    plain answers, so many at once, through all stages: those that came while all were
                 at it
     formula     what swarm/wan.py allows so many: fewer than the capacity where the road is long and
@@ -41,6 +42,7 @@ async def bench_many(wanted: Wanted, sessions: int) -> dict[str, object]:
     ways: dict[Shape, dict[str, object]] = {}
     async with open_laboratory(wanted) as lab:
         capacity_per_s = await _capacity(lab, sessions)
+        single_per_s = await _capacity(lab, 1)
         for shape in wanted.shapes:
             reader = Reader(lab.host, lab.swarm, lab.worker, lab.voice, chain=shape == "chain")
             alone = await _together(reader, 1, wanted.tokens)
@@ -51,6 +53,7 @@ async def bench_many(wanted: Wanted, sessions: int) -> dict[str, object]:
                 "formula_per_s": round(formula_per_s, 2),
                 "of_formula": round(per_s / formula_per_s, 3),
                 "of_capacity": round(per_s / capacity_per_s, 3),
+                "of_single": round(per_s / single_per_s, 3),
                 "alone_per_s": round(alone, 2),
             }
     way = lab.way
@@ -63,6 +66,7 @@ async def bench_many(wanted: Wanted, sessions: int) -> dict[str, object]:
         "overhead_ms": round(way.overhead_s * 1e3, 2),
         "client_ms": round(way.client_s * 1e3, 2),
         "capacity_per_s": round(capacity_per_s, 2),
+        "single_per_s": round(single_per_s, 2),
         "ways": ways,
         "bar_6": bar_6(wanted, sessions, ways),
     }

@@ -17,6 +17,8 @@ from .spec import ModelSpec
 SHAPES = {
     "tiny": (256, 8, 8, 4, 688, 2048),  # petals.md 5: the shape that Petals was measured on
     "small": (1024, 8, 16, 8, 2752, 2048),
+    "brisk": (1024, 6, 16, 8, 2752, 2048),  # about 77 tokens a second, as Mesh-LLM's (peers.md)
+    "medium": (2048, 8, 32, 16, 5504, 2048),  # about 16 ms for two blocks (algorithms.md 9)
 }
 CONTEXT = 2048
 
