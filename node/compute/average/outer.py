@@ -6,7 +6,7 @@ NoLoCo sends the motion and the anchor, 8 bytes a weight in its released code. S
 the same factor, the mean motion and the mean anchor only appear as their sum, the mean of theta:
 one vector is enough. Half the bytes, and one thing that a peer signs and can be held to.
 
-Sources: NoLoCo (2025), with its released constants for groups of two; Douillard et al., 2023
+Sources: NoLoCo (2025), with its released momentum for groups of two; Douillard et al., 2023
 (DiLoCo).
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 KEEP: Final = 0.5  # NoLoCo's alpha
-PULL: Final = 0.7  # NoLoCo's beta
+PULL: Final = 1.0  # NoLoCo's beta is .7: DECISIONS.md has what that costs a run of few exchanges
 
 
 @dataclass(frozen=True, slots=True)
