@@ -17,6 +17,7 @@ from potluck.crypto.keys import IdentityKey
 from potluck.dht.memory import MemoryDirectory
 from potluck.dht.record import Provider
 from potluck.errors import RemoteError, TransportError, UserError
+from potluck.node.compute.average.outer import PULL
 from potluck.node.gossip.talks import Talk
 from potluck.node.runs.company import LOOK_EVERY_S, Company, meeting_of, seen_by
 from potluck.node.runs.exchange import Carries
@@ -39,7 +40,7 @@ async def test_four_peers_have_their_mean_after_one_exchange(autojump_clock: Moc
     async with run_world(4) as world:
         began_s = trio.current_time()
         for found in await world.together(0, [1.0, 2.0, 3.0, 4.0]):
-            torch.testing.assert_close(found, torch.full((FLAT.count,), 0.7 * 2.5))
+            torch.testing.assert_close(found, torch.full((FLAT.count,), PULL * 2.5))
         assert trio.current_time() - began_s < 1.0  # nobody waits for a deadline
         last = await world.peers[0].gossip.exchange(1, torch.ones(FLAT.count), 5)
         assert last.next == 2 and last.sent_bytes > 0
@@ -48,7 +49,7 @@ async def test_four_peers_have_their_mean_after_one_exchange(autojump_clock: Moc
 async def test_a_peer_alone_makes_its_own_outer_step(autojump_clock: MockClock) -> None:
     async with run_world(1) as world:
         found = await world.peers[0].gossip.exchange(0, torch.ones(FLAT.count), 100)
-        torch.testing.assert_close(found.weights, torch.full((FLAT.count,), 0.7))
+        torch.testing.assert_close(found.weights, torch.full((FLAT.count,), PULL))
         assert found.peers == () and found.received_bytes == 0
 
 
@@ -56,7 +57,7 @@ async def test_who_is_dead_is_missed_and_nothing_more(autojump_clock: MockClock)
     async with run_world(4) as world:
         await world.peers[3].host.die()
         for found in await world.together(0, [1.0, 2.0, 3.0]):
-            torch.testing.assert_close(found, torch.full((FLAT.count,), 0.7 * 2.0))
+            torch.testing.assert_close(found, torch.full((FLAT.count,), PULL * 2.0))
         for epoch in (1, 2):
             await world.together(epoch, [1.0, 2.0, 3.0])
         assert all(len(peer.company.members) == 2 for peer in world.peers[:3])
@@ -90,8 +91,8 @@ async def test_what_is_not_on_disk_is_not_given_out(autojump_clock: MockClock) -
     async with run_world(2) as world:
         world.peers[0].kept = False
         alone, pulled = await world.together(0, [1.0, 3.0])
-        torch.testing.assert_close(alone, torch.full((FLAT.count,), 0.7 * 2.0))
-        torch.testing.assert_close(pulled, torch.full((FLAT.count,), 0.7 * 3.0))
+        torch.testing.assert_close(alone, torch.full((FLAT.count,), PULL * 2.0))
+        torch.testing.assert_close(pulled, torch.full((FLAT.count,), PULL * 3.0))
 
 
 async def test_after_a_stop_the_same_is_said_again(autojump_clock: MockClock) -> None:
@@ -153,7 +154,7 @@ async def test_what_no_honest_peer_sends_counts_for_nothing_and_is_blamed(
         liar = world.peers[2]
         liar.host.handle(PROTOCOL, lies(kind, liar.key))
         for found in await world.together(0, [1.0, 3.0]):
-            torch.testing.assert_close(found, torch.full((FLAT.count,), 0.7 * 2.0))
+            torch.testing.assert_close(found, torch.full((FLAT.count,), PULL * 2.0))
         for peer in world.peers[:2]:
             assert [one for one, _ in peer.host.blamed] == [liar.key.peer_id]
 
@@ -181,12 +182,12 @@ async def test_two_things_to_two_pullers_are_found_out_by_what_these_show_each_o
 
 
 async def test_the_gate_takes_nothing_that_raises_the_loss(autojump_clock: MockClock) -> None:
-    """Of 0 the loss is 1. With the other: .7 of 2, that is 1.4; alone: .7."""
+    """Of 0 the loss is 1. With the other 2 is the outcome; alone 1."""
     async with run_world(2, terms_of(gate=0.02)) as world:
         one = world.peers[0]
-        one.losses = {1.4: 1.03, 0.7: 1.01}
+        one.losses = {2 * PULL: 1.03, PULL: 1.01}
         first, _ = await world.together(0, [1.0, 3.0])
-        torch.testing.assert_close(first, torch.full((FLAT.count,), 0.7))
+        torch.testing.assert_close(first, torch.full((FLAT.count,), PULL))
         assert one.gossip.refused == 1
         one.losses = {}
         one.losses = dict.fromkeys([round(0.01 * at, 3) for at in range(1000)], 9.0)
@@ -226,7 +227,7 @@ async def test_who_is_a_little_behind_is_not_moved_so(autojump_clock: MockClock)
         await world.together(2, [4.0, 5.0, 6.0])
         found = await world.peers[3].gossip.exchange(0, torch.full((FLAT.count,), 1.0), 1)
         assert found.next == 3
-        torch.testing.assert_close(found.weights, torch.full((FLAT.count,), 0.7 * 4.0))
+        torch.testing.assert_close(found.weights, torch.full((FLAT.count,), PULL * 4.0))
 
 
 async def test_a_stream_on_which_nothing_is_asked_is_let_go(autojump_clock: MockClock) -> None:

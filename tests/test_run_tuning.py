@@ -11,6 +11,7 @@ import torch
 
 from potluck.errors import RemoteError, TransportError, UserError
 from potluck.node.compute.average.flat import Flat
+from potluck.node.compute.average.outer import PULL
 from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.mixing import Mixer
 from potluck.node.compute.nearby import Nearby
@@ -182,13 +183,13 @@ def test_what_does_not_fit_or_has_diverged_is_refused() -> None:
 
 def test_an_exchange_is_noloco_on_what_the_rule_gives() -> None:
     """Two of three answered: their mean with the own weights, half of which is the shift; then
-    momentum .7 of what was gained since the anchor, and half of it again the next time."""
+    momentum of what was gained since the anchor, and half of it again the next time."""
     one = mixer("mean", bits=32)
     weights, other = torch.full((10,), 2.0), torch.full((10,), 3.5)
     outer = one.mixed(weights, [other, other])
-    torch.testing.assert_close(one.adopt(outer), torch.full((10,), 1 + 0.7 * (3.0 - 1)))
+    torch.testing.assert_close(one.adopt(outer), torch.full((10,), 1 + PULL * (3.0 - 1)))
     again = one.adopt(one.alone(one.anchor))
-    torch.testing.assert_close(again, torch.full((10,), 2.4 + 0.5 * 1.4))
+    torch.testing.assert_close(again, torch.full((10,), 1 + 2 * PULL + 0.5 * 2 * PULL))
     torch.testing.assert_close(one.back().momentum, torch.zeros(10))
 
 
@@ -197,7 +198,7 @@ def test_nobody_drags_a_peer_further_than_twice_its_own_motion_of_each_group() -
     weights = torch.ones(10)
     weights[0] += 0.1  # of the first group alone: the second has not moved
     lie = torch.full((10,), 1e6)
-    shift = (one.mixed(weights, [lie, lie, lie]).anchor - one.anchor) / 0.7 - (weights - 1)
+    shift = (one.mixed(weights, [lie, lie, lie]).anchor - one.anchor) / PULL - (weights - 1)
     assert float(shift[:6].norm()) <= 2 * 0.1 + 1e-4
     assert not shift[6:].any()
 
