@@ -9,7 +9,6 @@ from ..swarm.blocks import BlockRange
 from ..swarm.frame import PAYLOAD_BYTES_MAX
 from ..swarm.prefix import Prompt
 from ..swarm.receipt import CHUNK_TOKENS
-from ..swarm.rows import is_coded
 from ..swarm.session_events import SessionConfig
 from .patience import Patience
 
@@ -39,8 +38,8 @@ class SessionPlan:
     @property
     def chained(self) -> bool:
         """Whether its steps go from hop to hop where they can. By star goes what may be recalled,
-        as nobody computes it who could push it on; and rows in groups of 8 or 4 bits."""
-        return self.chain and self.prompt is None and not is_coded(self.dtype)
+        as nobody computes it who could push it on."""
+        return self.chain and self.prompt is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from .draft_pace import GUESSES_MAX
-from .rows import CODECS, Codec, is_coded, row_bytes
+from .rows import CODECS, Codec, row_bytes
 
 Shape = Literal["star", "chain"]
 
@@ -189,11 +189,11 @@ def choose_codec(
 
     way: what was measured of the route; its row_bytes do not count. prompt, answer: tokens.
     byte_price_s: how much longer somebody would wait to send a byte less, where bytes are paid for.
-    chain: hops push what they can; rows in groups go by star all the same (session_plan.py).
+    chain: hops push on what comes out.
     """
 
     def price(codec: Codec) -> float:
-        shape: Shape = "chain" if chain and not is_coded(codec) else way.shape
+        shape: Shape = "chain" if chain else way.shape
         coded = replace(way, row_bytes=row_bytes(width, codec), shape=shape)
         spent_s = first_token_s(coded, prompt) + answer * step_s(coded)
         sent = (prompt + answer) * coded.row_bytes * len(way.stages)

@@ -20,6 +20,8 @@ from potluck.node.prompt import prompt_of
 from potluck.node.session import open_session
 from potluck.swarm.wire import CODED_PROTOCOL, Open, Remember, protocol_of
 
+from .test_live_receipts import proof_of
+
 SAID = words(1, 300)
 KEPT = 256  # of it: whole chunks
 
@@ -43,22 +45,30 @@ async def test_what_may_be_recalled_goes_by_star(autojump_clock: MockClock) -> N
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
-async def test_rows_in_groups_go_by_star(autojump_clock: MockClock, dtype: str) -> None:
-    async with world(*THREE_STAGES) as made:
-        found = []
-        for chain in (False, True):
+@pytest.mark.parametrize("receipts", [False, True])
+async def test_rows_in_groups_go_from_hop_to_hop(
+    autojump_clock: MockClock, dtype: str, receipts: bool
+) -> None:
+    """A prompt in chunks, single rows, and a server is killed: the bytes are those of the star."""
+    found = []
+    for chain in (False, True):
+        async with world(*THREE_STAGES) as made:
             host, router = made.client()
-            asked = replace(plan(chain=chain), dtype=dtype)
+            asked = replace(plan(receipts=receipts, chain=chain), dtype=dtype)
             async with open_session(host, router, asked) as session:  # type: ignore[arg-type]
+                await session.opened()
                 out = []
-                for number in range(5):
-                    row = pack(torch.full((1, WIDTH), float(number)), dtype)
-                    session.feed(row, 1, 1)
+                for number, tokens in enumerate((4, 4, 1, 1, 1, 1, 1, 1)):
+                    rows = torch.arange(tokens * WIDTH).reshape(tokens, WIDTH) + float(number)
+                    session.feed(pack(rows, dtype), tokens, 1)
                     out.append(bytes(await session.output()))
+                    if number == 4:
+                        await made.serving(2).host.die()
                 found.append(out)
-                assert session.chained is None
-        assert found[0] == found[1]
-        assert not made.net.faults
+                assert session.chained is None if not chain else session.chained >= 5
+                if receipts:
+                    assert await session.settle() and proof_of(session).faults == []
+    assert found[0] == found[1]
 
 
 async def test_a_chain_goes_on_as_ever_beside_servers_that_remember(
