@@ -150,8 +150,8 @@ def test_a_wide_road_is_sent_all_bits_and_a_narrow_one_fewer() -> None:
 
 def test_from_hop_to_hop_bytes_are_worth_less_than_by_star() -> None:
     """They cross half as many roads; so rows are rounded where roads are narrower than that."""
-    for mbit, star, chain in ((20, "int8", "int8"), (30, "int8", "bf16"), (100, "bf16", "f32")):
-        far = way(4, 0.1, chunk_s=0.2, bytes_s=mbit * 0.8e6 / 8)
+    for mbit, star, chain in ((16, "int8", "int8"), (28, "int8", "bf16"), (80, "bf16", "f32")):
+        far = way(4, 0.1, chunk_s=0.2, bytes_s=mbit * 1e6 / 8)
         assert choose_codec(far, 4096, 1024, 512) == star, mbit
         assert choose_codec(far, 4096, 1024, 512, chain=True) == chain, mbit
     assert choose_codec(way(4), 4096, 1024, 512, chain=True) == "f32"
