@@ -37,7 +37,6 @@ from ..swarm.wire import (
     Busy,
     Fault,
     Held,
-    Lacking,
     Message,
     Onward,
     Open,
@@ -50,11 +49,10 @@ from ..swarm.wire import (
     protocol_of,
 )
 from ..swarm.wire import Leaving as LeavingMessage
-from ..swarm.wire import Opened as OpenedMessage
-from .adapters import bring
 from .compute.tensor import unpack
 from .frames import FrameStream
 from .net.host import Host
+from .opened import hear_opened
 from .recalls import Halves, Part, Prompts, plain, without
 from .router import Router
 
@@ -69,7 +67,8 @@ class Link:
     ledger: checks receipts, where they are asked for; works: takes what was signed for. worn: the
     adapter that is asked for, to be brought to a server that lacks it. prompts: what the session
     begins with, where that is remembered. through: takes what the server says, before `answer`
-    does (chaining.py).
+    does (chaining.py). early: steps may go right behind `Open`, before it is answered, where the
+    server's record tells its class; not with a ledger, an adapter or prompts.
     """
 
     def __init__(
@@ -87,6 +86,7 @@ class Link:
         worn: Bundle | None = None,
         prompts: Prompts | None = None,
         through: Callable[[Link, Message, memoryview], None] | None = None,
+        early: bool = False,
     ) -> None:
         self.number = number
         self.hop = hop
@@ -105,6 +105,7 @@ class Link:
         self._works = works
         self._worn = worn
         self._through = through
+        self._early = early
         self._reading = trio.CancelScope()
         self._writing = trio.CancelScope()
         self._frames: FrameStream | None = None
@@ -117,7 +118,7 @@ class Link:
         self._sent_s: deque[tuple[float, Part, bool]] = deque()
         self._halves = Halves()
         self._quiet_since_s = 0.0
-        self._lease_s = 0.0
+        self._lease_s = LEASE_LEAST_S
         self._recalls = None if prompts is None else prompts.at(hop, lambda: self._pending.set())
         if self._recalls is not None:
             self._asked = self._recalls.opening(asked)
@@ -147,7 +148,7 @@ class Link:
         self._tell(Lost(self.number, reason))
 
     def drop(self) -> None:
-        """It is of no more use: nothing more is told of it, and its stream is reset."""
+        """Nothing more is told of it, and its stream is reset."""
         self._dropped = True
         self._writing.cancel()
         self._reading.cancel()
@@ -177,9 +178,16 @@ class Link:
     async def _converse(self, nursery: trio.Nursery) -> str:
         """Why it has ended."""
         try:
-            frames = await self._open()
+            early = self._told()
+            frames = await (self._ask() if early else self._open())
+            self.numerics = early or self.numerics
             nursery.start_soon(self._write, frames)
             self._tell(Opened(self.number))
+            if early:
+                await self._answered(frames)
+                if self.numerics != early:
+                    self.blameless = self.history.misled = True
+                    return "it computes in another class than its record tells"
             while (received := await self._next(frames)) is not None:
                 if self._through is None:
                     self.answer(*received)
@@ -191,6 +199,11 @@ class Link:
             return str(error)
         return "the stream was closed"
 
+    def _told(self) -> str:
+        """The class that its record tells, where steps may go before it says so itself; or empty."""
+        told = self._router.told(self._asked.model, self.hop.peer) if self._early else None
+        return "" if told is None or self.history.misled else told.numerics
+
     async def _next(self, frames: FrameStream) -> tuple[Message, memoryview] | None:
         if self._unread:
             with trio.move_on_after(EXAMINE_S):
@@ -199,50 +212,40 @@ class Link:
         return await frames.receive()
 
     async def _open(self) -> FrameStream:
-        try:
-            return await self._open_as_asked()
-        except Unspoken:
-            if self._recalls is None:
-                raise
-            self._recalls.mute()
-            self._recalls, self._asked = None, without(self._asked)
-            return await self._open_as_asked()
+        while True:
+            try:
+                frames = await self._ask()
+                await self._answered(frames)
+                return frames
+            except Unspoken:
+                if self._recalls is None:
+                    raise
+                self._recalls.mute()
+                self._recalls, self._asked = None, without(self._asked)
 
-    async def _open_as_asked(self) -> FrameStream:
-        self.begun_s = began_s = trio.current_time()
+    async def _ask(self) -> FrameStream:
+        self.begun_s = self._quiet_since_s = trio.current_time()
         self._span = self._router.span(self._asked.model, self.hop.peer)
         self._router.opens(self.hop.peer)
         stream = await self._host.open_stream(self.hop.peer, protocol_of(self._asked))
         self._frames = frames = FrameStream(stream)
         self.relayed = self._host.relay_of(self.hop.peer) is not None
         ask = None if self._recalls is None else self._recalls.ask()
-        if ask is None:
-            await frames.send(self._asked)
-        else:
-            await frames.send_both(self._asked, behind=ask)
-        received = await frames.receive()
-        if self._worn is not None and received is not None and isinstance(received[0], Lacking):
-            await bring(frames, self._worn, self.hop.blocks)
-            received = await frames.receive()
-        match received:
-            case OpenedMessage(lease_s, width, numerics, opening), _ if width == self._width:
-                self._lease_s = max(lease_s, LEASE_LEAST_S)
-                self.numerics = numerics
-                if self._ledger is not None:
-                    self._ledger.opened(self.number, self.hop, opening, numerics)
-            case Busy(reason, retry_after_s), _:
-                self._busy(retry_after_s)
-                raise TransportError(reason)
-            case Fault(reason), _:
-                raise RemoteError(f"refused to open: {reason}")
-            case None:
-                raise TransportError("closed on opening")
-            case _:
-                raise RemoteError("answered Open with something else")
+        await frames.send_both(self._asked, behind=ask)
+        return frames
+
+    async def _answered(self, frames: FrameStream) -> None:
+        opened = await hear_opened(frames, self._width, self.hop.blocks, self._worn)
+        if isinstance(opened, Busy):
+            self._busy(opened.retry_after_s)
+            raise TransportError(opened.reason)
+        self._lease_s = max(opened.lease_s, LEASE_LEAST_S)
+        self.numerics = opened.numerics
+        if self._ledger is not None:
+            self._ledger.opened(self.number, self.hop, opened.opening, opened.numerics)
         self._quiet_since_s = trio.current_time()
         history = self.history
-        history.rtt_s = min(self._quiet_since_s - began_s, history.rtt_s or 1e9)
-        return frames
+        history.rtt_s = min(self._quiet_since_s - self.begun_s, history.rtt_s or 1e9)
 
     def answer(self, message: object, payload: Payload) -> None:
         """Take what the server says. Raises RemoteError, TransportError."""
@@ -392,8 +395,5 @@ class Link:
     ) -> None:
         self._quiet_since_s = trio.current_time()
         self._sending = True
-        if behind is None:
-            await frames.send(message, *payloads)
-        else:
-            await frames.send_both(message, *payloads, behind=behind)
+        await frames.send_both(message, *payloads, behind=behind)
         self._sending = False

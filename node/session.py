@@ -209,8 +209,7 @@ class LiveSession:
         self._perform(self._machine.start(trio.current_time()))
 
     def end(self) -> None:
-        """Cancel all that the session does: each link closes its stream, and its server frees its
-        cache at once."""
+        """Cancel all that it does: each link closes its stream, its server frees its cache."""
         self._host.on_direct.remove(self._move)
         self._nursery.cancel_scope.cancel()
 
@@ -292,6 +291,7 @@ class LiveSession:
             host=self._host, router=self._router, tell=self._dispatch, ledger=self.ledger,
             works=self._on_signed or (lambda work: None), worn=plan.adapter, prompts=self._prompts,
             through=None if self._chaining is None else self._chaining.receive,
+            early=plan.early,
         )  # fmt: skip
 
     def _drop(self, link: Link, reason: str) -> None:

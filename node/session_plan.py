@@ -41,6 +41,11 @@ class SessionPlan:
         as nobody computes it who could push it on."""
         return self.chain and self.prompt is None
 
+    @property
+    def early(self) -> bool:
+        """Whether its first steps go right behind what opens it (link.py)."""
+        return self.chained and not self.receipts and self.adapter is None
+
 
 @dataclass(frozen=True, slots=True)
 class Recovery:

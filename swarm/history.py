@@ -153,10 +153,12 @@ class PeerHistory:
         "_step_service",
         "_steps_out",
         "_token_block",
+        "misled",
         "rtt_s",
     )
 
     def __init__(self) -> None:
+        self.misled = False  # its record told of another class than it computes in
         self._step_per_block = _Average()
         self._token_block = _Average()
         self._step_service = _Average()

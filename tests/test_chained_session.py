@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
+from sim.memory_host import MemoryStream
 from sim.memory_swarm import (
     THREE_STAGES,
     World,
@@ -19,9 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from potluck.node import chain as node_chain
 from potluck.node.session import LiveSession
-from potluck.swarm.wire import (
-    Onward,
-)
+from potluck.swarm.wire import PROTOCOL, Onward
 
 from .test_live_receipts import proof_of
 from .test_wardrobe import ONE
@@ -141,6 +142,69 @@ async def test_who_leaves_is_replaced_and_no_answer_changes(autojump_clock: Mock
             await step(session, number)
         assert session.chained > before and leaver.server.sessions == 0
         assert await session.settle() and proof_of(session).faults == []
+
+
+# ---- steps behind the question
+
+
+async def test_the_first_steps_wait_for_no_answer_to_what_opens_the_session(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing comes back from any server yet, and all have computed the prompt."""
+    expected = await undisturbed()
+    roads: list[MemoryStream] = []
+    async with world((0, 2), (2, 4), (4, 6)) as made:
+        for node in made.nodes:
+            serve = node.host.handlers[PROTOCOL]
+
+            async def hold(stream: MemoryStream, serve: Any = serve) -> None:
+                stream.outward.held = True
+                roads.append(stream)
+                await serve(stream)
+
+            node.host.handlers[PROTOCOL] = hold
+        async with begun(made, chain=True) as (session, _), trio.open_nursery() as nursery:
+            out: list[bytes] = []
+
+            async def speak() -> None:
+                await session.opened()
+                out.extend(await told(session))
+
+            nursery.start_soon(speak)
+            await trio.sleep(0.05)  # of virtual time: what the devices need
+            assert len(roads) == 3 and out == []
+            assert all(node.device.ran for node in made.nodes)
+            for stream in roads:
+                stream.outward.held = False
+                stream.outward.touch()
+        assert out == expected and session.chained >= 9, "the prompt, too"
+
+
+async def test_who_is_full_is_replaced_and_nothing_that_was_sent_behind_is_lost(
+    autojump_clock: MockClock,
+) -> None:
+    expected, replaced = await undisturbed(), 0
+    for _ in range(6):
+        async with world((0, 2), (2, 4), (4, 6)) as made:
+            await made.add(0, 2, cache_tokens=8)
+            async with begun(made, chain=True) as (session, _):
+                assert await told(session) == expected
+                replaced += len(session.recoveries)
+            assert made.net.faults == []
+    assert replaced, "the full one was asked in one of six"
+
+
+async def test_whose_record_tells_of_another_class_is_asked_first_from_then_on(
+    autojump_clock: MockClock,
+) -> None:
+    expected = await undisturbed()
+    async with world((0, 2), (2, 4), (4, 6)) as made:
+        made.nodes[1].engine.numerics = "another"  # since its record was made
+        async with begun(made, chain=True) as (session, router):
+            assert await told(session) == expected
+            assert [lost.peer for lost in session.recoveries] == [made.nodes[1].host.peer_id]
+            assert "another class" in session.recoveries[0].reason
+            assert router.history(made.nodes[1].host.peer_id).misled
 
 
 # ---- by star
