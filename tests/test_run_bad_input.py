@@ -21,6 +21,7 @@ from trio.testing import MockClock
 from potluck.cli.main import main
 from potluck.crypto.codec import encode
 from potluck.errors import RemoteError, TransportError, UserError
+from potluck.node.compute import folders
 from potluck.node.compute.tuning import Tuner
 from potluck.node.letters import send_letter
 from potluck.node.runs.finetune import save_adapter
@@ -146,13 +147,14 @@ class Saves:
         self.said = said
 
     def save(self, folder: Path) -> None:
-        folder.mkdir()
         (folder / "adapter_config.json").write_text(self.said, encoding="utf-8")
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
 def test_an_adapter_that_cannot_be_put_in_its_place_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
 ) -> None:
+    """Whether the system can exchange two names in one step, or not."""
     out, rename = tmp_path / "tales", Path.rename
 
     def refuses(self: Path, target: Path) -> Path:
@@ -160,10 +162,16 @@ def test_an_adapter_that_cannot_be_put_in_its_place_leaves_the_one_before(
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
+    def exchange(one: Path, other: Path) -> bool:
+        if exchanges:
+            raise OSError(errno.EIO, "Input/output error")
+        return False
+
     old: Any = Saves('"old"')
     new: Any = Saves('"new"')
     save_adapter(old, out)
     monkeypatch.setattr(Path, "rename", refuses)
+    monkeypatch.setattr(folders, "exchange", exchange)
     with pytest.raises(UserError, match="Input/output error"):
         save_adapter(new, out)
     assert [one.name for one in tmp_path.iterdir()] == ["tales"]
