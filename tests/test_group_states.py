@@ -327,6 +327,54 @@ async def test_who_reads_a_state_may_end_when_its_members_have_gone_on(
         assert place == before and torch.equal(at.anchors[0], anchor)
 
 
+async def test_who_has_come_to_it_since_gives_of_it_too(autojump_clock: MockClock) -> None:
+    """Whoever waits hears of a new state from the first who has it, and fetches it at once."""
+    async with big_town(4) as town:
+        first, *others = (one.host.peer_id for one in town.citizens)
+        late, place = await town.join(9), town.citizens[0].group.place
+        sent = at_home(town)
+        roads = late.group._roads
+        assert roads is not None
+        found = await late.group._states.fetch(roads, place.state, [first], others)
+        assert found is not None and found[1] == place
+        assert {first, *others} <= set(sent) and max(sent.values()) < 0.5 * 8 * COUNT
+
+
+async def test_many_who_only_say_that_they_have_it_hide_nobody_who_has(
+    autojump_clock: MockClock,
+) -> None:
+    async with big_town(2) as town:
+        late = await town.join(9)
+        roads, place = late.group._roads, town.citizens[0].group.place
+        assert roads is not None
+        said = [f"{number:02}" + late.host.peer_id[2:] for number in range(80)]
+        having = [*said, *(one.host.peer_id for one in town.citizens[:2])]
+        found = await late.group._states.fetch(roads, place.state, having)
+        assert found is not None and found[1] == place
+
+
+async def test_a_whole_state_that_is_another_costs_its_name_and_is_not_taken(
+    autojump_clock: MockClock,
+) -> None:
+    async with big_town(3) as town:
+        liar, *others = town.citizens
+        for one in town.alive:
+            one.group._states.close()
+        wrong = bytes(8 * COUNT)
+        given = liar.group._states.whole
+
+        def lies(peer: str, ask: Ask) -> Any:
+            found = given(peer, ask)
+            return None if found is None else (found[0], wrong)
+
+        liar.group._states.whole = lies  # type: ignore[method-assign]
+        told = others[0].group.place
+        late = await town.join(9)
+        joined = await late.group.join()
+        assert joined is not None and late.group.place == told
+        assert set(late.blamed) <= {liar.host.peer_id}
+
+
 async def test_what_is_cut_is_bounded_and_let_go(autojump_clock: MockClock) -> None:
     async with big_town(2) as town:
         states = town.citizens[0].group._states

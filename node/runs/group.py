@@ -237,7 +237,10 @@ class GroupExchange:
             return epoch, self._sums.take_in(concatenated(self.anchor))
         ahead = ahead_of(self.place, cards)
         assert self._roads is not None, "it is run as a service"
-        if ahead is None or (found := await self._states.fetch(self._roads, *ahead)) is None:
+        if ahead is None:
+            return None
+        found = await self._states.fetch(self._roads, *ahead, peers)
+        if found is None:
             return None
         start = concatenated(self.anchor)
         self._go_to(*found)
@@ -381,7 +384,7 @@ class GroupExchange:
             self._settled.set()
             return
         assert self._roads is not None, "it is run as a service"
-        found = await self._states.fetch(self._roads, state, holders)
+        found = await self._states.fetch(self._roads, state, holders, self._peers())
         if found is None:
             self._dispatch(Placed(None))
         elif self._machine.fetching:  # else it has gone elsewhere meanwhile

@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
@@ -30,7 +31,7 @@ from ...swarm.chunk import PROTOCOL as CHUNKS
 from ...swarm.run.checkpoint import Manifest, Shapes, read_manifest, write_manifest
 from ...swarm.run.claims import PROTOCOL as STATES
 from ...swarm.run.claims import Claim, holders
-from ...swarm.run.group import Place
+from ...swarm.run.group import Place, in_order
 from ...swarm.run.group_wire import Ask, Given, pack, unpack
 from ..chunks.fetch import Blame, Fetcher
 from ..chunks.memory import MemoryChunks
@@ -41,7 +42,7 @@ from ..log import get_logger
 from ..net.stream import Stream
 from .group_road import CHUNK_BYTES, Roads, seconds_for
 from .group_sums import checked
-from .states import StateServer, ask_states, fetch_state
+from .states import ASKED_MAX, StateServer, ask_states, fetch_state
 from .store import Mark
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class GroupStates:
         self, host: Handles, key: IdentityKey, counts: Sequence[int], blame: Blame, grace_s: float
     ) -> None:
         self._host = host
-        self._salt = key.peer_id.encode()
+        self._me = key.peer_id
         self._counts = tuple(counts)
         self._size = 8 * sum(counts)
         self._blame = blame
@@ -96,6 +97,7 @@ class GroupStates:
         self._chunks = ChunkServer(self)
         self._intake = Intake(*WHOLE)
         self._received_bytes = 0
+        self._spent_bytes = 0  # on states that were asked for, by either way
 
     @property
     def sent_bytes(self) -> int:
@@ -164,29 +166,46 @@ class GroupStates:
     # ---- fetching
 
     async def fetch(
-        self, roads: Roads, state: bytes, having: Sequence[str]
+        self, roads: Roads, state: bytes, having: Sequence[str], others: Sequence[str] = ()
     ) -> tuple[Nesterov, Place] | None:
-        """From all of these at once, as far as they have it; None when nobody gives it."""
-        answers = await ask_states(roads, having, state, self._blame, grace_s=self._grace_s)
-        votes = Counter(claims[0] for claims in answers.values() if claims)
-        most_bytes = self._received_bytes + (SPENT - 1) * self._size
+        """From all of these at once, as far as they have it; None when nobody gives it. others: who
+        may have come to it since. Of many some at a time, in an order of our own: who says that it
+        has a state need not have it."""
+        mine = state + self._me.encode()
+        order = [*in_order(mine, having), *in_order(mine, {*others} - {*having, self._me})]
+        most_bytes = self._spent_bytes + (SPENT - 1) * self._size
         with trio.move_on_after(SPENT * self._within_s):
-            for claim, _ in votes.most_common():
-                found = await self._fetch(roads, claim, holders(answers, claim))
-                if found is not None:
+            for at in range(0, len(order), ASKED_MAX):
+                some = order[at : at + ASKED_MAX]
+                told = [peer for peer in some if peer in having]
+                found = await self._of(roads, state, some, told, most_bytes)
+                if found is not None or self._spent_bytes > most_bytes:
                     return found
-                if self._received_bytes > most_bytes:
-                    break
-        return await self._fetch_whole(
-            roads, Ask(state), [peer for peer in having if peer not in answers]
-        )
+        return None
 
-    async def _fetch(
+    async def _of(
+        self, roads: Roads, state: bytes, some: Sequence[str], told: Sequence[str], most_bytes: int
+    ) -> tuple[Nesterov, Place] | None:
+        """told: of these, who says that it has it. most_bytes: at which no more is begun."""
+        answers = await ask_states(roads, some, state, self._blame, grace_s=self._grace_s)
+        votes = Counter(claims[0] for claims in answers.values() if claims)
+        tries = [
+            partial(self._in_pieces, roads, claim, holders(answers, claim))
+            for claim, _ in votes.most_common()
+        ]
+        silent = [peer for peer in told if peer not in answers]
+        for go in (*tries, *(partial(self._whole_of, roads, Ask(state), one) for one in silent)):
+            found = await go()
+            if found is not None or self._spent_bytes > most_bytes:
+                return found
+        return None
+
+    async def _in_pieces(
         self, roads: Roads, claim: Claim, having: Sequence[str]
     ) -> tuple[Nesterov, Place] | None:
         """What these claim, as far as it comes in time."""
         store = MemoryChunks(self._size + PLACE_BYTES + CHUNK_BYTES_MAX)
-        fetcher = Fetcher(roads, store, self._blame, salt=self._salt)
+        fetcher = Fetcher(roads, store, self._blame, salt=self._me.encode())
 
         def manifest_of(top: Chunk) -> Manifest | None:
             raw = store.get(top.digest)
@@ -198,7 +217,9 @@ class GroupStates:
         try:
             with trio.move_on_after(self._within_s):
                 manifest = await fetch_state(fetcher, manifest_of, claim, having, self._shapes)
-                return await trio.to_thread.run_sync(self._read, manifest, store)
+                found = await trio.to_thread.run_sync(self._read, manifest, store)
+                log.info("a state was fetched", commits=claim.epoch, of=len(having))
+                return found
             log.debug("a state that comes too slowly", of=having)
         except TransportError as error:
             log.debug("no state", of=having, reason=str(error))
@@ -207,19 +228,19 @@ class GroupStates:
                 self._blame(peer, error)
         finally:
             self._received_bytes += fetcher.received_bytes
+            self._spent_bytes += fetcher.received_bytes
         return None
 
-    async def _fetch_whole(
-        self, roads: Roads, ask: Ask, having: Sequence[str]
-    ) -> tuple[Nesterov, Place] | None:
-        """From the first of these that gives it."""
-        for peer in having:
-            try:
-                given, data = await roads.ask(peer, ask, self._size)
-                place = Place(ask.state, given.before, given.commits, given.members)
-                return await trio.to_thread.run_sync(self._unpack, data, place), place
-            except (RemoteError, TransportError) as error:
-                log.debug("no state", of=peer, reason=str(error))
+    async def _whole_of(self, roads: Roads, ask: Ask, peer: str) -> tuple[Nesterov, Place] | None:
+        try:
+            given, data = await roads.ask(peer, ask, self._size)
+            self._spent_bytes += len(data)
+            place = Place(ask.state, given.before, given.commits, given.members)
+            return await trio.to_thread.run_sync(self._unpack, data, place), place
+        except TransportError as error:
+            log.debug("no state", of=peer, reason=str(error))
+        except RemoteError as error:
+            self._blame(peer, error)
         return None
 
     @property

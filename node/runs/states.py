@@ -17,6 +17,7 @@ import trio
 
 from ...crypto.codec import decode, encode
 from ...crypto.keys import IdentityKey
+from ...dht.allowance import Intake
 from ...errors import Refused, RemoteError, TransportError
 from ...swarm.blocks import BlockRange
 from ...swarm.chunk import Chunk
@@ -41,6 +42,8 @@ from ..net.stream import Stream
 from .store import Checkpoints, Mark
 
 ASK_S: Final = 10.0  # guess: a dial across the world, and one answer
+OF_EACH: Final = (2.0, 16.0)  # guess: questions a second, and at once: each reads our disk
+OF_ALL: Final = (64.0, 256.0)
 ASKED_MAX: Final = 16  # guess: more tell a newcomer nothing new
 
 
@@ -58,9 +61,12 @@ class StateServer:
         """find: the checkpoints of a run, if they are here. Blocks."""
         self._key = key
         self._find = find
+        self._intake = Intake(OF_EACH, OF_ALL)
 
     async def serve(self, stream: Stream) -> None:
-        """One question. Raises RemoteError, TransportError."""
+        """One question. Raises Refused, RemoteError, TransportError."""
+        if not self._intake.takes(stream.peer, trio.current_time()):
+            raise Refused("too many questions", retry_after_s=1.0)
         with within(stream.peer, ASK_S):
             raw = await receive_letter(stream, LETTER_BYTES_MAX)
             if raw is None:
