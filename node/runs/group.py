@@ -92,7 +92,7 @@ class Settings:
     overlap: int = 0  # inner steps that are taken while an exchange is on its way
     mix: float = MIX  # with overlap
     grid: bool = False  # for runs of more peers than a group has
-    within_s: float = 120.0  # guess: for one exchange, whoever answers
+    within_s: float = 120.0  # guess: for one exchange; half as long again as an attempt
     pace: Pace = field(default_factory=Pace)
 
 
