@@ -137,7 +137,7 @@ def load_plan(file: Path) -> Plan:
         raise UserError(f"{file}: is too large for a run's file; the texts go into files of theirs")
     try:
         return read_plan(tomllib.loads(raw.decode("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file}: is not TOML ({error})") from error
     except UserError as error:
         raise UserError(f"{file}: {error}") from error

@@ -150,6 +150,8 @@ class GroupStates:
 
     def _find(self, state: bytes) -> _Cut | None:
         """On a thread: it hashes."""
+        if state not in self._cuts and (self._now is None or self._now[0].state != state):
+            return None  # nobody waits for this
         with self._cutting:
             found, now = self._cuts.get(state), self._now
             if found is not None or now is None or now[0].state != state:
