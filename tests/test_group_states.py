@@ -363,8 +363,8 @@ async def test_a_whole_state_that_is_another_costs_its_name_and_is_not_taken(
         wrong = bytes(8 * COUNT)
         given = liar.group._states.whole
 
-        def lies(peer: str, ask: Ask) -> Any:
-            found = given(peer, ask)
+        async def lies(peer: str, ask: Ask) -> Any:
+            found = await given(peer, ask)
             return None if found is None else (found[0], wrong)
 
         liar.group._states.whole = lies  # type: ignore[method-assign]

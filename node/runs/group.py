@@ -294,8 +294,8 @@ class GroupExchange:
         self._gone(peer)
         self._dispatch(Lost(peer))
 
-    def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
-        return self._states.whole(peer, ask)
+    async def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
+        return await self._states.whole(peer, ask)
 
     # ---- what the machine wants
 

@@ -81,7 +81,7 @@ class Hears(Protocol):
 
     def lost(self, peer: str) -> None: ...
 
-    def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
+    async def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
         """The state that is asked for; None if it is not ours."""
 
 
@@ -311,7 +311,7 @@ class Roads:
         return None
 
     async def _give(self, stream: Stream, ask: Ask) -> None:
-        found = self._hears.given(stream.peer, ask)
+        found = await self._hears.given(stream.peer, ask)
         if found is None:
             return
         given, data = found

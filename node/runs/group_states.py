@@ -131,14 +131,14 @@ class GroupStates:
             elif cut.until_s is not None and now >= cut.until_s:
                 del self._cuts[state]
 
-    def whole(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
+    async def whole(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
         """All of it at once, for whoever speaks of no pieces; None where it is not ours."""
         if self._now is None or self._now[0].state != ask.state:
             return None
         if not self._intake.takes(peer, trio.current_time()):
             return None
         place, at = self._now
-        data = at.pack()
+        data = await trio.to_thread.run_sync(at.pack)
         return Given(place.before, place.commits, place.members, len(data)), data
 
     def get(self, name: bytes) -> bytes | None:
