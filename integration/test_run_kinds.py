@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .run_group import Group, Member, Wanted, open_group
@@ -10,6 +11,8 @@ PATIENCE_S = 600.0  # five processes on a machine that does other things too
 # guess: gather_s is several times what one member begins a step after another on such a machine,
 # and as long as a step without the dead takes
 TIMING = "radius = 1.0\ngather_s = 30\nphase_s = 3\ncheck_s = 20\nvalidators = 2"
+
+FETCHED = re.compile(r"a state was fetched .*of=(\d+)")
 
 
 def adapter_of(member: Member) -> bytes:
@@ -70,3 +73,24 @@ def test_a_run_by_scalars_goes_on_without_its_first_and_takes_in_another(tmp_pat
             assert one.events("epoch")[-1]["epoch"] == 6
             assert "no voice" not in one.complaints()
         stays.reaches(6)
+
+
+def test_a_group_takes_in_a_latecomer_that_fetches_the_state_from_all_of_them(
+    tmp_path: Path,
+) -> None:
+    """Of 4 bytes for each of a million numbers and its momentum there are some thirty pieces."""
+    wanted = Wanted(kind="group", rank=64, epochs=5000, steps=4, epoch_s=20.0)  # it is cut short
+    options = ("--log-level", "debug")
+    with open_group(tmp_path, wanted, patience_s=PATIENCE_S, options=lambda name: options) as group:
+        first = group.start("a", peers=2)
+        others = [group.start(name, first.address, peers=2) for name in ("b", "c")]
+        first.reaches(3)
+        late = group.start("d", others[0].address, peers=3)
+        late.until(lambda one: bool(one.events("epoch")), "an epoch was over")
+        assert late.events("epoch")[0]["epoch"] > 3, "it began where the others were"
+        told = FETCHED.search(late.all_complaints())
+        assert told is not None and int(told[1]) >= 2, "from several of them"
+        newest = late.events("epoch")[-1]["epoch"]
+        for one in (first, *others):
+            one.reaches(newest + 1)
+            assert "banned" not in one.all_complaints()

@@ -1,17 +1,24 @@
 """Adapters of a home, by their digests; found for who names one, and brought to servers.
 
     home/adapters/<digest>/manifest, 0, 1, ...     what is for each block: all of it, or some
+                           own                     the owner gave it, or asked for it
 
 What a client was given as a folder it keeps here, so that its digest is enough the next time; a
-server keeps what it was brought. Everything is checked against the digest whenever it is read, so
-nothing here has to be trusted, and all of it may be deleted at any time.
+server keeps what it was brought, which takes no room from what is the owner's own. Everything is
+checked against the digest whenever it is read, so nothing here has to be trusted, and all of it may
+be deleted at any time.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+import threading
+from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +35,9 @@ from .pieces import send_pieces
 
 FOLDER: Final = "adapters"
 MANIFEST: Final = "manifest"
+OWN: Final = "own"  # a file of this name: the owner gave it
 KEPT_BYTES_MAX: Final = 1 << 30  # guess: a hundred adapters of a small model, or three of a large
+BROUGHT_BYTES_MAX: Final = KEPT_BYTES_MAX // 2  # guess: of that, what strangers brought
 
 
 class Shelf:
@@ -36,6 +45,8 @@ class Shelf:
 
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
+        self._saving = threading.Lock()
+        self._worn: Counter[str] = Counter()  # by sessions, of this process
 
     def load(self, name: bytes, blocks: BlockRange | None = None) -> Bundle | None:
         """Its parts for these blocks; None: for all. None when one of them is not here, or is
@@ -54,40 +65,113 @@ class Shelf:
         return Bundle(name, manifest, found)
 
     def save(self, bundle: Bundle) -> bool:
-        """Whether it is here now. The longest unused make room."""
-        size = sum(map(len, bundle.parts.values()))
-        if size > KEPT_BYTES_MAX:
-            return False
+        """The owner's own: whether it is here now. What others brought makes room for it first,
+        then the longest unused."""
+        return self._save(bundle, own=True)
+
+    def save_brought(self, bundle: Bundle) -> bool:
+        """What a stranger brought: whether it is here now. It has a share of what the owner's own
+        leave, where only what strangers brought makes room, and that nobody wears."""
+        return self._save(bundle, own=False)
+
+    def claim(self, name: bytes) -> None:
+        """It is the owner's own from now on, whoever brought it."""
+        with suppress(OSError):  # then it is, the next time it is asked for
+            (self._folder / name.hex() / OWN).touch()
+
+    def hold(self, name: bytes) -> None:
+        """A session wears it: until `let_go` nothing that strangers bring takes its room."""
+        self._worn[name.hex()] += 1
+
+    def let_go(self, name: bytes) -> None:
+        self._worn[name.hex()] -= 1
+        if not self._worn[name.hex()]:
+            del self._worn[name.hex()]
+
+    def _save(self, bundle: Bundle, *, own: bool) -> bool:
         folder = self._folder / bundle.hex
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for block, raw in bundle.parts.items():
-                replace_file(folder / str(block), raw)
-            replace_file(folder / MANIFEST, bundle.raw)
-            self._make_room()
-        except OSError:
-            return False  # a disk that takes no more: it is brought again
+        files = {str(block): raw for block, raw in bundle.parts.items()} | {MANIFEST: bundle.raw}
+        with self._saving:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                size = sum(map(len, files.values())) + _bytes(folder, besides=files)
+                if not self._make_room(folder, size, own or is_own(folder)):
+                    return False
+                for name, raw in files.items():
+                    replace_file(folder / name, raw)
+                if own:
+                    (folder / OWN).touch()
+            except OSError:
+                return False  # a disk that takes no more: it is brought again
         return True
 
-    def _make_room(self) -> None:
-        """Raises OSError."""
-        sizes: list[tuple[float, int, Path]] = []
-        for folder in self._folder.iterdir():
-            files = [path.stat() for path in folder.iterdir()]
-            used_s = max((one.st_mtime for one in files), default=0.0)
-            sizes.append((used_s, sum(one.st_size for one in files), folder))
-        total = sum(size for _, size, _ in sizes)
-        for _, size, folder in sorted(sizes)[:-1]:
-            if total <= KEPT_BYTES_MAX:
-                break
-            shutil.rmtree(folder, ignore_errors=True)
-            total -= size
+    def _make_room(self, folder: Path, size: int, own: bool) -> bool:
+        """Whether there is room for so many bytes there. Raises OSError."""
+        others = [_Kept.of(one) for one in self._folder.iterdir() if one != folder]
+        if own:
+            room, left = KEPT_BYTES_MAX - size, others
+        else:
+            owned = sum(one.size for one in others if one.own)
+            room = min(BROUGHT_BYTES_MAX, KEPT_BYTES_MAX - owned) - size
+            left = [one for one in others if not one.own]
+        total = sum(one.size for one in left)
+        going: list[_Kept] = []
+        for one in sorted(left, key=lambda one: (one.own, one.name in self._worn, one.used_s)):
+            if total > room and (own or one.name not in self._worn):
+                going.append(one)
+                total -= one.size
+        if total > room:
+            return False
+        for one in going:
+            shutil.rmtree(self._folder / one.name, ignore_errors=True)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One that is here. used_s: when it was used last, unix seconds."""
+
+    name: str
+    own: bool
+    size: int
+    used_s: float
+
+    @classmethod
+    def of(cls, folder: Path) -> _Kept:
+        used_s = 0.0
+        for path in _files(folder):
+            with suppress(OSError):
+                used_s = max(used_s, path.stat().st_mtime)
+        return cls(folder.name, is_own(folder), _bytes(folder), used_s)
+
+
+@cache
+def shelf_of(home: Path) -> Shelf:
+    """The one of this process: all who wear something of it know of each other."""
+    return Shelf(home)
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this is an adapter that the owner gave, and nobody brought."""
+    return (folder / OWN).exists()
+
+
+def _bytes(folder: Path, besides: Container[str] = ()) -> int:
+    total = 0
+    for path in _files(folder):
+        with suppress(OSError):  # it goes while we look
+            total += 0 if path.name in besides else path.stat().st_size
+    return total
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def find_adapter(ref: str | Path, voice: Voice, home: Path) -> Bundle:
     """The adapter that a folder or a digest means, whole, for this model. Blocks. Raises
     UserError."""
-    shelf, text = Shelf(home), str(ref)
+    shelf, text = shelf_of(home), str(ref)
     if not is_digest(text):
         bundle = read_bundle(Path(ref).expanduser(), voice.ends.spec, voice.digest)
         shelf.save(bundle)
@@ -100,6 +184,7 @@ def find_adapter(ref: str | Path, voice: Voice, home: Path) -> Bundle:
             f"adapter {text[:16]}... is for the model {found.manifest.model.hex()[:12]}, and"
             f" {voice.name} is {voice.digest[:12]}: give one that was trained on it"
         )
+    shelf.claim(found.name)
     return found
 
 

@@ -30,9 +30,9 @@ def find_model(ref: str, home: Path) -> Shelf:
     """The files that `ref` means. Raises UserError when it means none."""
     if ref == DEMO:
         return Shelf(str(DEMO_FOLDER), DEMO)
-    path = Path(ref).expanduser()
-    if path.exists():
-        return Shelf(str(path.resolve()), path.resolve().name)
+    path = _standing(ref)
+    if path is not None:
+        return Shelf(str(path), path.name)
     for told in running_nodes(home):
         others = told.get("others")
         for held in (told, *(others if isinstance(others, list) else ())):
@@ -44,3 +44,12 @@ def find_model(ref: str, home: Path) -> Shelf:
         f"{ref}: no such directory, no hub id (org/name), and nothing of that name runs here: "
         "give a folder with config.json, a hub id, or demo"
     )
+
+
+def _standing(ref: str) -> Path | None:
+    """What is there by this path; None: nothing, or it is no path (too long, of no user)."""
+    try:
+        path = Path(ref).expanduser()
+        return path.resolve() if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None

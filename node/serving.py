@@ -24,7 +24,7 @@ from ..swarm.admission import Admission, AdmissionConfig
 from ..swarm.blocks import BlockRange, parse_blocks
 from ..swarm.demand import Asked
 from ..swarm.rates import PassTimes
-from .adapters import Shelf
+from .adapters import shelf_of
 from .compute.batch import Lane
 from .compute.checkpoint import Checkpoint, open_checkpoint
 from .compute.choice import Opened, StageWish
@@ -162,7 +162,7 @@ class Serving:
         device = metered or worker
         wardrobe = Wardrobe(
             stage.engine, self.admission, model.digest,
-            token_bytes=stage.token_bytes, shelf=Shelf(model.home),
+            token_bytes=stage.token_bytes, shelf=shelf_of(model.home),
         )  # fmt: skip
         self.server = Server(
             stage.engine, device, self.admission, model.digest, key, wardrobe,

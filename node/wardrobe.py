@@ -117,6 +117,8 @@ class Wardrobe:
         """Its session has ended."""
         kept = self._kept[lent.key]
         kept.sessions -= 1
+        if self._shelf is not None:
+            self._shelf.let_go(lent.key[0])
         if not kept.sessions:
             self._give(kept.room)
             kept.room = None
@@ -146,6 +148,8 @@ class Wardrobe:
                 self.make_room()
                 raise
         kept.sessions += 1
+        if self._shelf is not None:
+            self._shelf.hold(key[0])
         self._kept.move_to_end(key)
         self.make_room()
         return Lent(key, kept.worn)
@@ -173,7 +177,7 @@ class Wardrobe:
                 return found
         bundle = await self._receive(frames, asked, blocks)
         if shelf is not None:
-            await trio.to_thread.run_sync(shelf.save, bundle)
+            await trio.to_thread.run_sync(shelf.save_brought, bundle)
         return bundle
 
     async def _receive(

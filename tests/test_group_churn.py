@@ -327,3 +327,23 @@ async def test_a_state_that_nobody_gives_keeps_nobody_from_an_exchange(
         await trio.sleep(1)
         await commit(town)
         assert {one.group.place.commits for one in town.citizens} == {1}
+
+
+async def test_who_says_that_it_is_slow_and_sends_nothing_costs_others_no_exchange(
+    autojump_clock: MockClock,
+) -> None:
+    """At a byte a second its parts would take an hour; whoever waits for them waits in vain."""
+    async with open_town(3) as town:
+        others = list(town.citizens)
+        slow = await town.join(7, rate=1)
+        assert slow.group._roads is not None
+        slow.group._roads.carry = lambda *part: None  # type: ignore[method-assign]
+        for one in town.alive:
+            one.learns(target=1.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slow.exchange)
+            await town.exchange(*others)
+            town.assert_equal(*others)
+            assert others[0].group.place.commits == 1
+            assert len(others[0].group.place.members) == 3
+            nursery.cancel_scope.cancel()

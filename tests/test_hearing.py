@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from trio.testing import MockClock
 
 from potluck.crypto.codec import encode
 from potluck.crypto.keys import IdentityKey
-from potluck.errors import TransportError
+from potluck.errors import TransportError, UserError
 from potluck.node.compute.scalar import ScalarWeights
 from potluck.node.letters import receive_letter, send_letter
 from potluck.node.runs.hearing import TALK_S, TALKS_MAX
@@ -50,6 +52,43 @@ def test_a_torn_page_was_never_said(tmp_path: Path) -> None:
     (tmp_path / SAID).write_bytes(raw)
     journal.rewrite([b"three"])
     assert Journal(tmp_path).read() == [b"three"]
+
+
+def test_what_is_said_behind_a_torn_page_is_known_after_the_next_start(tmp_path: Path) -> None:
+    """Else a peer that was killed twice would say another thing of a round, which convicts it."""
+    Journal(tmp_path).append(b"one")
+    whole = (tmp_path / SAID).read_bytes()
+    Journal(tmp_path).append(b"a second page")
+    raw = (tmp_path / SAID).read_bytes()
+    torn = [raw[:size] for size in range(len(whole), len(raw))]
+    for content in (*torn, whole + bytes(64)):
+        (tmp_path / SAID).write_bytes(content)
+        Journal(tmp_path).append(b"another")
+        Journal(tmp_path).append(b"and one more")
+        assert Journal(tmp_path).read() == [b"one", b"another", b"and one more"]
+
+
+def test_what_a_full_disk_took_half_of_was_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    journal.append(b"one")
+    limit = (tmp_path / SAID).stat().st_size + 9
+
+    class Full(FileIO):
+        def write(self, raw: bytes) -> int:  # type: ignore[override]
+            room = limit - self.tell()
+            if not room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(raw[:room])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode, buffering=0: Full(self, mode))
+        with pytest.raises(UserError, match="free the disk"):
+            journal.append(b"a page that is too long")
+    assert journal.read() == [b"one"]
+    journal.append(b"two")
+    assert Journal(tmp_path).read() == [b"one", b"two"]
 
 
 def test_the_longest_question_and_answer_fit_their_letters() -> None:
@@ -94,6 +133,19 @@ async def test_who_talks_nonsense_is_blamed_and_costs_a_talk(
         await one.run._talk(other.key.peer_id)
         assert made.blamed == ([other.key.peer_id] if blamed else [])
         assert trio.current_time() - began_s <= TALK_S
+
+
+async def test_one_who_holds_talks_open_takes_nobody_elses_place(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with world(tmp_path, 3) as made:
+        one, greedy, honest = made.members.values()
+        for _ in range(2 * TALKS_MAX):
+            await greedy.host.open_stream(one.key.peer_id, PROTOCOL)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await honest.run._talk(one.key.peer_id) is not None
+        await trio.sleep(2 * TALK_S)
+        assert not one.run.hearing._talks
 
 
 async def test_what_came_before_a_fault_counts_as_it_does_for_all(

@@ -21,9 +21,12 @@ from trio.testing import MockClock
 from potluck.cli.main import main
 from potluck.crypto.codec import encode
 from potluck.errors import RemoteError, TransportError, UserError
+from potluck.node.compute import folders
+from potluck.node.compute.checkpoint import open_checkpoint
 from potluck.node.compute.tuning import Tuner
 from potluck.node.letters import send_letter
-from potluck.node.runs.finetune import save_adapter
+from potluck.node.library import find_model
+from potluck.node.runs.finetune import load_plan, save_adapter
 from potluck.swarm.run.statement import LETTER_BYTES_MAX, PROTOCOL, Part, Told, state
 
 RUN = """name = "tales"
@@ -146,13 +149,14 @@ class Saves:
         self.said = said
 
     def save(self, folder: Path) -> None:
-        folder.mkdir()
         (folder / "adapter_config.json").write_text(self.said, encoding="utf-8")
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
 def test_an_adapter_that_cannot_be_put_in_its_place_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
 ) -> None:
+    """Whether the system can exchange two names in one step, or not."""
     out, rename = tmp_path / "tales", Path.rename
 
     def refuses(self: Path, target: Path) -> Path:
@@ -160,11 +164,36 @@ def test_an_adapter_that_cannot_be_put_in_its_place_leaves_the_one_before(
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
+    def exchange(one: Path, other: Path) -> bool:
+        if exchanges:
+            raise OSError(errno.EIO, "Input/output error")
+        return False
+
     old: Any = Saves('"old"')
     new: Any = Saves('"new"')
     save_adapter(old, out)
     monkeypatch.setattr(Path, "rename", refuses)
+    monkeypatch.setattr(folders, "exchange", exchange)
     with pytest.raises(UserError, match="Input/output error"):
         save_adapter(new, out)
     assert [one.name for one in tmp_path.iterdir()] == ["tales"]
     assert (out / "adapter_config.json").read_text() == '"old"'
+
+
+@pytest.mark.parametrize("text", ["a=" + "[" * 100_000, "a=" + "{b=" * 100_000])
+def test_a_file_that_is_nested_without_end_is_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match="is not TOML") as told:
+        load_plan(file)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 4096, "org/" + "x" * 300, "~nosuchuser/x", "a\0b", "org/a b", "\x1b[2J/x", "-/-"]
+)
+def test_a_model_by_a_name_that_can_be_none_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as told:
+        source = find_model(name, tmp_path).source
+        open_checkpoint(source, offline=True, home=tmp_path)
+    assert "\n" not in str(told.value)

@@ -88,7 +88,6 @@ def test_an_adapter_comes_as_a_whole_or_what_was_there_stays(tmp_path: Path) -> 
             self.fails = fails
 
         def save(self, folder: Path) -> None:
-            folder.mkdir()
             (folder / CONFIG).write_text("new", encoding="utf-8")
             if self.fails:
                 raise UserError("the disk is full")

@@ -142,6 +142,13 @@ def test_who_has_another_file_is_told_by_what_it_differs() -> None:
     assert said == "model is 6d6d6d6d6d6d... here and 6e6e6e6e6e6e... there"
 
 
+def test_what_strangers_call_things_is_printed_as_text() -> None:
+    """It comes to a terminal, where some characters do things."""
+    strange = replace(terms(), name="\x1b[2Jall is well\n")
+    (said,) = differences(terms(), strange)
+    assert said.isprintable() and "\\x1b[2Jall is well" in said
+
+
 def test_terms_come_back_as_they_were_sent_and_rubbish_does_not() -> None:
     raw = encode(terms())
     assert read_terms(raw) == terms()

@@ -26,6 +26,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...swarm.adapter import RANK_MAX
 from .checkpoint import read_json
+from .folders import standing
 from .layout import Layout, layout_of
 from .shards import DTYPES, Shard, broken
 from .spec import ModelSpec
@@ -114,6 +115,7 @@ def read_pairs(folder: Path, spec: ModelSpec, start: int, stop: int) -> Iterator
             f"{folder}: models of {spec.family} run in transformers' own code, and are served"
             " without adapters: give a model into which this one was merged"
         )
+    folder = standing(folder)
     config = read_json(folder / CONFIG)
     _refuse_beyond(folder, config)
     shard = Shard.open(folder / TENSORS)

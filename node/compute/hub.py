@@ -121,6 +121,10 @@ class Hub:
             return None
         except huggingface_hub.errors.RemoteEntryNotFoundError:
             return None
+        except huggingface_hub.errors.HFValidationError as error:
+            raise UserError(
+                f"{self._model!r}: is no id of the hub (org/name); check it, or give a folder"
+            ) from error
         except (
             huggingface_hub.errors.RepositoryNotFoundError,
             huggingface_hub.errors.RevisionNotFoundError,

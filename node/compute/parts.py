@@ -26,6 +26,7 @@ from ...errors import RemoteError, UserError
 from ...swarm.adapter import RANK_MAX, Bundle, make_bundle, publish, publisher_of
 from ...swarm.wire import WORN_BYTES_MAX
 from .adapter import CONFIG, TENSORS, Adapter, Pair, misfit, read_pairs, takes, updates_of
+from .folders import replaced, standing
 from .layout import layout_of
 from .shards import DTYPES, broken
 from .spec import ModelSpec
@@ -56,6 +57,7 @@ class Head:
 
 def read_bundle(folder: Path, spec: ModelSpec, model: str) -> Bundle:
     """An adapter as PEFT saves it, for the model of this digest. Raises UserError."""
+    folder = standing(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds {CONFIG}")
     of_block: dict[int, list[Pair]] = {}
@@ -108,18 +110,19 @@ def pairs_of(spec: ModelSpec, parts: Mapping[int, bytes]) -> list[tuple[int, Pai
 
 
 def write_peft(bundle: Bundle, folder: Path, key: IdentityKey | None = None) -> None:
-    """The files that PEFT reads. key: of who gives it out, to sign for it. Raises UserError."""
+    """The files that PEFT reads, all at once: until then those stay that were there, and what else
+    is in the folder stays. key: of who gives it out, to sign for it. Raises UserError."""
     pairs = [pair for index in sorted(bundle.parts) for pair in _pairs(bundle.parts[index])]
     tensors: dict[str, Tensor] = {}
     for pair in pairs:
         for half, matrix in (("A", pair.down), ("B", pair.up)):
             tensors[f"base_model.model.{pair.module}.lora_{half}.weight"] = matrix.contiguous()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(_config(pairs), indent=1, sort_keys=True))
-        if key is not None:
-            (folder / SIGNED).write_bytes(publish(key, bundle))
+        with replaced(folder, keeping=(TENSORS, CONFIG, SIGNED)) as made:
+            save_file(tensors, made / TENSORS, metadata={"format": "pt"})
+            (made / CONFIG).write_text(json.dumps(_config(pairs), indent=1, sort_keys=True))
+            if key is not None:
+                (made / SIGNED).write_bytes(publish(key, bundle))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); free the disk") from error
 

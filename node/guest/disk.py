@@ -1,7 +1,7 @@
 """How much of the disk a node may take for what it can do without.
 
-    home/quantized   blocks as they are served, made once      ┐ the longest unused goes first
-    home/adapters    what sessions wore                        ┘
+    home/quantized   blocks as they are served, made once      ┐ the longest unused goes first, the
+    home/adapters    what sessions wore                        ┘ owner's own adapters last of all
     the hub's cache  is its owner's: nothing more is fetched ahead into it
 
 All of it is made or fetched anew when it is needed. BOINC's disk_min_free_gb (0.1) is kept free;
@@ -19,6 +19,7 @@ from typing import Final
 import trio
 
 from ..adapters import FOLDER as ADAPTERS
+from ..adapters import is_own
 from ..ahead import has_room
 from ..log import get_logger
 
@@ -40,9 +41,9 @@ async def keep_disk(home: Path, bytes_max: int, free: Callable[[Path], int] | No
 
 def make_room(home: Path, bytes_max: int, free: Callable[[Path], int]) -> int:
     """Remove the longest unused until there is room; how many bytes that were. Blocks."""
-    kept = sorted((_used_s(one), _bytes(one), one) for one in _kept(home))
-    total, removed = sum(size for _, size, _ in kept), 0
-    for _, size, path in kept:
+    kept = sorted((is_own(one), _used_s(one), _bytes(one), one) for one in _kept(home))
+    total, removed = sum(size for _, _, size, _ in kept), 0
+    for _, _, size, path in kept:
         over = bytes_max and total - removed > bytes_max
         if not over and free(home) >= LEAST_FREE_BYTES:
             break

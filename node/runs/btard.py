@@ -18,6 +18,7 @@ first honest validator that draws it. Source: Gorbunov et al., 2022.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
@@ -57,7 +58,7 @@ from ...swarm.run.coin import batch_seed
 from ...swarm.run.lives import LIVES_MAX, moment_of, number_of
 from ...swarm.testimony import contradiction_of
 from ..compute.mixing import Vector
-from ..letters import receive_letter, receive_up_to, send_letter
+from ..letters import receive_letter, receive_up_to
 from ..log import get_logger
 from ..net.stream import Stream
 from ..pieces import seconds_for
@@ -68,15 +69,16 @@ from .btard_numbers import NUMBER
 from .btard_place import Conviction, Place, Rules, anchor_digest, contribution_of
 from .btard_work import Workshop
 from .exchange import Exchanged
+from .outbox import Outboxes
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs of trio that libp2p brings shadow trio's own
 
-OUTBOX_MAX: Final = 4096  # messages for one member: five an attempt, rulings, and what is asked
+JOBS_MAX: Final = 4096  # that wait for the thread
+OUTBOX_BYTES: Final = 16 << 20  # guess: of messages that wait for one member, beside loads
+STREAMS_MAX: Final = 4  # of one member: the one that it keeps, and some that broke
 MESSAGES_MAX: Final = 65_536  # of one member in one step, what it passes on included
 LOADS_TIMES: Final = 16  # guess: the contribution's bytes that a member may send in one step
-PIECE_BYTES: Final = 256 * 1024
-AGAIN_S: Final = 1.0  # guess: until a member that could not be reached is dialed again
 
 Handler = Callable[[Stream], Awaitable[None]]
 
@@ -142,13 +144,17 @@ class GuardedExchange:
         self._begun = trio.Event()
         self._rested = trio.Event()  # no job is being done
         self._rested.set()
-        self._outboxes: dict[str, trio.MemorySendChannel[tuple[bytes, bytes]]] = {}
-        self._jobs, self._todo = trio.open_memory_channel[tuple[_Step, Work]](OUTBOX_MAX)
+        self._load_bytes = NUMBER.itemsize * anchor.numel()  # a contribution's
+        self._outboxes = Outboxes(
+            lambda peer: self._host.open_stream(peer, PROTOCOL),
+            OUTBOX_BYTES + LOADS_TIMES * self._load_bytes,
+        )
+        self._streams: Counter[str] = Counter()  # that are read, of each member
+        self._jobs, self._todo = trio.open_memory_channel[tuple[_Step, Work]](JOBS_MAX)
         self._banned: set[str] = set()
         self._proofs: dict[str, Proof] = {}
-        self._nursery: trio.Nursery | None = None
         self._attempts = 0
-        self.sent_bytes = self.received_bytes = 0
+        self.received_bytes = 0
 
     @property
     def attempts(self) -> int:
@@ -158,6 +164,10 @@ class GuardedExchange:
         )
 
     @property
+    def sent_bytes(self) -> int:
+        return self._outboxes.sent_bytes
+
+    @property
     def anchor(self) -> Vector:
         """Where the last step that we know of ended."""
         return self._anchor
@@ -165,8 +175,7 @@ class GuardedExchange:
     def follow(self, place: Place, anchor: Vector) -> None:
         """Go on from where others are: what we had no part in, or sat out. Between two steps."""
         self.place, self._anchor, self.life = place, anchor.detach().clone(), 0
-        seated = place.roster
-        self._proofs = {peer: one for peer, one in self._proofs.items() if peer in seated}
+        self._keep_seated()
         self._begun.set()  # what waits for a step that is over is read over
         self._begun = trio.Event()
 
@@ -178,7 +187,7 @@ class GuardedExchange:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """A service."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._outboxes.begin(nursery)
             self._host.handle(PROTOCOL, self.serve)
             nursery.start_soon(self._timers.run)
             nursery.start_soon(self._work)
@@ -249,8 +258,13 @@ class GuardedExchange:
         self._anchor = self._anchor - self._rules.rate * self._anchor.new_tensor(mean)
         self._attempts += done.attempts
         self.place, self.life = self.place.after(done), 0
+        self._keep_seated()
+
+    def _keep_seated(self) -> None:
+        """Whoever has no seat any more is not spoken to, nor about."""
         seated = self.place.roster
         self._proofs = {peer: one for peer, one in self._proofs.items() if peer in seated}
+        self._outboxes.keep(seated)
 
     # ---- the machine's events and effects
 
@@ -267,10 +281,10 @@ class GuardedExchange:
         for effect in effects:
             match effect:
                 case Send(peer, message):
-                    self._post(peer, encode(message))
+                    self._post(step, peer, encode(message))
                 case SendLoad(peer, name):
                     load = step.shop.loads[name]
-                    self._post(peer, encode(Load(step.terms.epoch, name, len(load))), load)
+                    self._post(step, peer, encode(Load(step.terms.epoch, name, len(load))), load)
                 case Work():
                     self._jobs.send_nowait((step, effect))
                 case SetTimer(key, at_s):
@@ -293,6 +307,7 @@ class GuardedExchange:
             found = contradiction_of(DOMAIN, proof.one, proof.other)
         elif convict.case is not None:
             file = file_of(convict, self._run, step.terms.epoch, step.terms.roster, step.shop.loads)
+        self._outboxes.hush(convict.peer)
         log.warning("convicted", peer=convict.peer, case=convict.case and convict.case.kind)
         if convict.peer == self._key.peer_id:
             return  # the others will not hear of us; the step is over for us
@@ -312,43 +327,29 @@ class GuardedExchange:
 
     # ---- streams
 
-    def _post(self, peer: str, message: bytes, load: bytes = b"") -> None:
-        """To be sent in its turn. Who takes nothing for so long is not spoken to any more."""
+    def _post(self, step: _Step, peer: str, message: bytes, load: bytes = b"") -> None:
+        """To be sent in its turn, while the step can make use of it: whoever has not come to it
+        yet reads nothing for `gather_s` at most, and then all that is shown at once."""
         if peer in self._banned:
             return
-        assert self._nursery is not None, "run is started first"
-        if peer not in self._outboxes:
-            outbox, todo = trio.open_memory_channel[tuple[bytes, bytes]](OUTBOX_MAX)
-            self._outboxes[peer] = outbox
-            self._nursery.start_soon(self._speak, peer, todo)
-        try:
-            self._outboxes[peer].send_nowait((message, load))
-        except trio.WouldBlock:
-            log.warning("outbox full", peer=peer)
-
-    async def _speak(self, peer: str, todo: trio.MemoryReceiveChannel[tuple[bytes, bytes]]) -> None:
-        stream: Stream | None = None
-        async for message, load in todo:
-            pieces = [load[at : at + PIECE_BYTES] for at in range(0, len(load), PIECE_BYTES)]
-            for last in (False, True):  # a stream that broke since is opened once more
-                try:
-                    stream = stream or await self._host.open_stream(peer, PROTOCOL)
-                    await send_letter(stream, message)
-                    for piece in pieces:
-                        await stream.send(piece)
-                    self.sent_bytes += len(message) + len(load)
-                    break
-                except TransportError as error:
-                    log.debug("not sent", peer=peer, reason=str(error))
-                    stream = None
-                    if not last:
-                        await trio.sleep(AGAIN_S)
+        until_s = trio.current_time() + step.terms.gather_s + step.terms.show_s
+        self._outboxes.post(peer, message, load, until_s)
 
     async def serve(self, stream: Stream) -> None:
         """A member's stream, until it ends. Raises Refused, RemoteError, TransportError."""
         peer = stream.peer
         if peer not in self.place.roster:
             raise Refused("no seat in this group", retry_after_s=self._rules.gather_s)
+        if self._streams[peer] >= STREAMS_MAX:
+            raise Refused("more streams than a member needs", retry_after_s=self._rules.gather_s)
+        self._streams[peer] += 1
+        try:
+            await self._hear(stream)
+        finally:
+            self._streams[peer] -= 1
+
+    async def _hear(self, stream: Stream) -> None:
+        peer = stream.peer
         while (raw := await receive_letter(stream, MESSAGE_BYTES_MAX)) is not None:
             if peer in self._banned:
                 raise RemoteError(f"{peer} is convicted, and speaks on")
@@ -373,17 +374,18 @@ class GuardedExchange:
 
     async def _receive(self, stream: Stream, load: Load, step: _Step | None) -> None:
         """What nobody wants is read over. Raises RemoteError for what is not as it says."""
-        most = NUMBER.itemsize * self._anchor.numel()
+        most = self._load_bytes
         used = 0 if step is None else step.loads_bytes.get(stream.peer, 0) + load.size
         if load.size > most or used > LOADS_TIMES * most:
             raise RemoteError(f"{stream.peer} sends {load.size} bytes more than belong to a step")
+        if step is not None:
+            step.loads_bytes[stream.peer] = used  # before it comes: others come beside it
         data = await receive_up_to(stream, load.size)
         self.received_bytes += len(data)
         if len(data) < load.size:
             raise RemoteError("the stream ended inside a load")
         if step is None:
             return
-        step.loads_bytes[stream.peer] = used
         if step.guard.wants(stream.peer, load.digest):
             if load_digest(data) != load.digest:
                 raise RemoteError(f"{stream.peer} sends another load than it says")

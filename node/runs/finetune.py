@@ -10,9 +10,7 @@ begins alone is the first; others join by it, or by anybody else of the swarm, a
 from __future__ import annotations
 
 import math
-import os
 import random
-import shutil
 import time
 import tomllib
 from collections import Counter
@@ -32,6 +30,7 @@ from ...swarm.testimony import contradiction_of
 from ..blocking import BlockingTrainer
 from ..compute.adapter import CONFIG
 from ..compute.checkpoint import Checkpoint, open_checkpoint
+from ..compute.folders import replaced
 from ..compute.nearby import Nearby
 from ..compute.panel import Panel
 from ..compute.remote import Network
@@ -138,7 +137,7 @@ def load_plan(file: Path) -> Plan:
         raise UserError(f"{file}: is too large for a run's file; the texts go into files of theirs")
     try:
         return read_plan(tomllib.loads(raw.decode("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file}: is not TOML ({error})") from error
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -277,26 +276,13 @@ def check_out(out: Path) -> None:
 
 
 def save_adapter(tuner: Tuner, out: Path) -> None:
-    """As PEFT reads it, the whole folder at once: what was there before stays until then. Raises
-    UserError."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    """As PEFT reads it, the whole folder at once: what was there before stays until then, also for
+    whoever is killed. Raises UserError."""
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        tuner.save(beside)
-        if out.exists():
-            out.rename(old)
-        try:
-            beside.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        with replaced(out) as made:
+            tuner.save(made)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); free the disk") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _load(plan: Plan, wish: Wish) -> _Loaded:

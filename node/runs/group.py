@@ -29,8 +29,7 @@ import trio
 
 from ...crypto.envelope import sign
 from ...crypto.keys import IdentityKey
-from ...dht.allowance import Intake
-from ...errors import RemoteError, TransportError, UserError
+from ...errors import RemoteError, UserError
 from ...swarm.machine import Fired, SetTimer, StopTimer
 from ...swarm.run.butterfly import Gathered, Reduce, SendPart
 from ...swarm.run.commit import Group
@@ -72,6 +71,7 @@ from ..log import get_logger
 from ..timers import Timers
 from .exchange import Exchanged
 from .group_road import Opens, Roads
+from .group_states import GroupStates
 from .group_sums import Attempt, Sums, digest_of, first_place, kept_place, read_place
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ log = get_logger()
 
 SHOWN: Final = 16  # characters of a state's digest, in a log
 RATE: Final = 50_000_000 // 8  # bytes a second, of whom nothing is known: issue F's links
-STATES: Final = ((0.1, 3.0), (0.5, 6.0))  # asked for, of each peer and of all: (a second, at once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class Settings:
     overlap: int = 0  # inner steps that are taken while an exchange is on its way
     mix: float = MIX  # with overlap
     grid: bool = False  # for runs of more peers than a group has
-    within_s: float = 120.0  # guess: for one exchange, whoever answers
+    within_s: float = 120.0  # guess: for one exchange; half as long again as an attempt
     pace: Pace = field(default_factory=Pace)
 
 
@@ -133,7 +132,7 @@ class GroupExchange:
         self._counted = (0, 0)
         self._until_s = 0.0
         self._settled = trio.Event()
-        self._intake = Intake(*STATES)
+        self._states = GroupStates(host, key, self._sums.counts, blame, settings.pace.step_s)
         self._events: deque[Event] = deque()
         self.changed = trio.Event()
         self._me = Member(key.peer_id, boot)
@@ -156,17 +155,30 @@ class GroupExchange:
         """The weights that all members share, by fragment."""
         return self._sums.at.anchors
 
+    @property
+    def sent_bytes(self) -> int:
+        return self._states.sent_bytes + (self._roads.sent_bytes if self._roads else 0)
+
+    @property
+    def received_bytes(self) -> int:
+        return self._states.received_bytes + (self._roads.received_bytes if self._roads else 0)
+
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """A service. Ready once it can be spoken to."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._roads = Roads(self._host, self._protocol, self, nursery)
             self._host.handle(self._protocol, self._roads.serve)
+            if not self._settings.grid:
+                self._states.stand(self.place, self._sums.at)
+                self._states.open()
             task_status.started()
             try:
                 await self._timers.run()
             finally:
                 self._host.unhandle(self._protocol)
+                if not self._settings.grid:
+                    self._states.close()
                 self._roads.close()
 
     # ---- an exchange
@@ -224,7 +236,11 @@ class GroupExchange:
             self._sums.unseen.update(range(len(self._sums.counts)))
             return epoch, self._sums.take_in(concatenated(self.anchor))
         ahead = ahead_of(self.place, cards)
-        if ahead is None or (found := await self._read(*ahead)) is None:
+        assert self._roads is not None, "it is run as a service"
+        if ahead is None:
+            return None
+        found = await self._states.fetch(self._roads, *ahead, peers)
+        if found is None:
             return None
         start = concatenated(self.anchor)
         self._go_to(*found)
@@ -256,7 +272,7 @@ class GroupExchange:
 
     def _exchanged(self, weights: Vector) -> Exchanged:
         assert self._roads is not None, "it is run as a service"
-        now = self._roads.sent_bytes, self._roads.received_bytes
+        now = self.sent_bytes, self.received_bytes
         sent, received = (new - old for new, old in zip(now, self._counted, strict=True))
         self._counted, met, self._with = now, self._with, ()
         return Exchanged(weights, met, sent, received)
@@ -278,14 +294,8 @@ class GroupExchange:
         self._gone(peer)
         self._dispatch(Lost(peer))
 
-    def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
-        place = self.place
-        if self._settings.grid or ask.state != place.state:
-            return None
-        if not self._intake.takes(peer, trio.current_time()):
-            return None
-        data = self._sums.at.pack()
-        return Given(place.before, place.commits, place.members, len(data)), data
+    async def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
+        return await self._states.whole(peer, ask)
 
     # ---- what the machine wants
 
@@ -300,6 +310,8 @@ class GroupExchange:
                     self._perform(effect)
             finally:
                 self._events.popleft()
+        if not self._settings.grid and not self._events:
+            self._states.stand(self.place, self._sums.at)
         self.changed.set()
         self.changed = trio.Event()
 
@@ -366,32 +378,19 @@ class GroupExchange:
         members, state = len(place.members), place.state.hex()[:SHOWN]
         log.info("exchanged", commits=place.commits, members=members, state=state)
 
-    # ---- whoever fell behind
-
     async def _fetch(self, state: bytes, holders: tuple[str, ...]) -> None:
         if self._settings.grid:  # the round was over without us, and the next one has its own mean
             self._dispatch(Leave())
             self._settled.set()
             return
-        found = await self._read(state, holders)
+        assert self._roads is not None, "it is run as a service"
+        found = await self._states.fetch(self._roads, state, holders, self._peers())
         if found is None:
             self._dispatch(Placed(None))
         elif self._machine.fetching:  # else it has gone elsewhere meanwhile
             self._go_to(*found)
         if not self._machine.waits:
             self._settled.set()
-
-    async def _read(self, state: bytes, holders: tuple[str, ...]) -> tuple[Nesterov, Place] | None:
-        """From the first of these that gives it."""
-        assert self._roads is not None, "it is run as a service"
-        for peer in holders:
-            try:
-                given, data = await self._roads.ask(peer, Ask(state), 8 * sum(self._sums.counts))
-                place = Place(state, given.before, given.commits, given.members)
-                return await trio.to_thread.run_sync(self._sums.read, data, place), place
-            except (RemoteError, TransportError) as error:
-                log.debug("no state", of=peer, reason=str(error))
-        return None
 
     def _go_to(self, at: Nesterov, place: Place) -> None:
         counted = self._sums.go_to(at)

@@ -81,7 +81,7 @@ class Hears(Protocol):
 
     def lost(self, peer: str) -> None: ...
 
-    def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
+    async def given(self, peer: str, ask: Ask) -> tuple[Given, bytes] | None:
         """The state that is asked for; None if it is not ours."""
 
 
@@ -139,7 +139,7 @@ class Roads:
         self, peer: str, first: Message, letters: trio.MemoryReceiveChannel[Message]
     ) -> None:
         """On one stream, while there is something to say. Raises TransportError."""
-        stream = await self._open(peer)
+        stream = await self.open_stream(peer, self._protocol)
         message: Message | None = first
         try:
             async with trio.open_nursery() as nursery:
@@ -178,7 +178,7 @@ class Roads:
     async def _carry(self, peer: str, part: Part, data: bytes, scope: trio.CancelScope) -> None:
         try:
             with scope, trio.move_on_after(seconds_for(len(data))):
-                stream = await self._open(peer)
+                stream = await self.open_stream(peer, self._protocol)
                 done = False
                 try:
                     await self._pour(stream, pack(part), data)
@@ -204,7 +204,7 @@ class Roads:
     async def ask(self, peer: str, ask: Ask, size: int) -> tuple[Given, bytes]:
         """A state of so many bytes. Raises RemoteError, TransportError."""
         with trio.move_on_after(seconds_for(size)):
-            stream = await self._open(peer)
+            stream = await self.open_stream(peer, self._protocol)
             try:
                 await send_letter(stream, pack(ask))
                 raw = await receive_letter(stream, LETTER_BYTES_MAX)
@@ -223,15 +223,15 @@ class Roads:
                     await stream.reset()
         raise TransportError(f"{peer} took too long to send a state")
 
-    async def _open(self, peer: str) -> Stream:
-        """To propose what it does not speak would look like a fault."""
+    async def open_stream(self, peer: str, protocol: str) -> Stream:
+        """To propose what it does not speak would look like a fault. Raises TransportError."""
         with trio.move_on_after(SAY_S):
             await self._host.dial_known(peer)
             await self._host.identified(peer)
             claims = self._host.claims(peer)
-            if claims is None or self._protocol not in claims.protocols:
+            if claims is None or protocol not in claims.protocols:
                 raise TransportError(f"{peer} does not take part")
-            return await self._host.open_stream(peer, self._protocol)
+            return await self._host.open_stream(peer, protocol)
         raise TransportError(f"{peer} cannot be reached in {SAY_S:.0f} s")
 
     # ---- in
@@ -311,7 +311,7 @@ class Roads:
         return None
 
     async def _give(self, stream: Stream, ask: Ask) -> None:
-        found = self._hears.given(stream.peer, ask)
+        found = await self._hears.given(stream.peer, ask)
         if found is None:
             return
         given, data = found

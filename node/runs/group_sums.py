@@ -148,13 +148,6 @@ class Sums:
 
     # ---- another's state
 
-    def read(self, raw: bytes, place: Place) -> Nesterov:
-        """May block. Raises RemoteError for another state than that of the place."""
-        at = Nesterov.unpack(raw, self.counts)
-        if digest_of(at, place) != place.state:
-            raise RemoteError("another state than was asked for")
-        return at
-
     def go_to(self, at: Nesterov) -> int | None:
         """What the own steps did that is in no mean yet goes on from there.
 
@@ -199,6 +192,13 @@ def digest_of(at: Nesterov, place: Place) -> bytes:
     """Of a state: what it consists of, and how it came about."""
     members = (f"{one.peer} {one.boot}\n".encode() for one in place.members)
     return digest("group state", place.before, place.commits.to_bytes(8), *members, *at.digests)
+
+
+def checked(at: Nesterov, place: Place) -> Nesterov:
+    """Raises RemoteError for another state than that of the place."""
+    if digest_of(at, place) != place.state:
+        raise RemoteError("another state than was asked for")
+    return at
 
 
 def first_place(at: Nesterov) -> Place:

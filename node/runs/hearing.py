@@ -11,6 +11,7 @@ next (Demers et al., 1987: push and pull).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
@@ -27,6 +28,7 @@ from ..net.stream import Stream
 
 TALK_S: Final = 15.0  # guess: a dial across the world, and three letters of 64 KB
 TALKS_MAX: Final = 16  # guess: that others began, at a time
+TALKS_OF_EACH: Final = 2  # one that ends while the next begins: nobody takes all places
 
 Message = TypeVar("Message", Pages, Sync)
 Took = Callable[[Iterable[Change]], None]
@@ -38,22 +40,25 @@ class Hearing:
     def __init__(self, log: Log, took: Took) -> None:
         self.log = log
         self._took = took
-        self._talks = 0
+        self._talks: Counter[str] = Counter()  # that others began
         self.sent_bytes = 0  # of letters, since the start
         self.received_bytes = 0
 
     async def serve(self, stream: Stream) -> None:
         """One talk that another began. Raises Refused, RemoteError, TransportError."""
-        if self._talks >= TALKS_MAX:
+        peer = stream.peer
+        if self._talks.total() >= TALKS_MAX or self._talks[peer] >= TALKS_OF_EACH:
             raise Refused("others talk", retry_after_s=1.0)
-        self._talks += 1
+        self._talks[peer] += 1
         try:
-            with within(stream.peer, TALK_S):
+            with within(peer, TALK_S):
                 asked = await self._receive(stream, Sync)
                 await self._send(stream, self.log.answer(asked), self.log.ask())
                 self._take(await self._receive(stream, Pages))
         finally:
-            self._talks -= 1
+            self._talks[peer] -= 1
+            if not self._talks[peer]:
+                del self._talks[peer]
         await stream.close()
 
     async def talk(self, host: Host, peer: str) -> Sync:

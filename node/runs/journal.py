@@ -9,6 +9,7 @@ Everything here blocks for files.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 
 from ...errors import UserError
 from ..chunks.store import replace_durably
+from ..home import sync_folder
 
 SAID: Final = "said"
 _LENGTH_BYTES: Final = 4
@@ -29,34 +31,37 @@ class Journal:
 
     def read(self) -> list[bytes]:
         """All that was said and not forgotten, in order. Raises UserError."""
+        return self._whole()[0]
+
+    def append(self, page: bytes) -> None:
+        """On the disk when it returns. Raises UserError; then it must not be sent."""
+        found, size = self._whole()
+        raw = _framed(page)
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                file.truncate(size)  # a torn end would swallow what comes behind it
+                if file.write(raw) < len(raw):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            if not found:
+                sync_folder(self._path.parent)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _whole(self) -> tuple[list[bytes], int]:
+        """The pages that are whole, and where the last of them ends. Raises UserError."""
         try:
             raw = self._path.read_bytes() if self._path.exists() else b""
         except OSError as error:
             raise self._refused(error) from error
         found, at = [], 0
         while at + _LENGTH_BYTES <= len(raw):
-            size = int.from_bytes(raw[at : at + _LENGTH_BYTES])
-            at += _LENGTH_BYTES
-            if at + size > len(raw):
-                break
-            found.append(raw[at : at + size])
-            at += size
-        return found
-
-    def append(self, page: bytes) -> None:
-        """On the disk when it returns. Raises UserError; then it must not be sent."""
-        try:
-            size = self._path.stat().st_size if self._path.exists() else 0
-            with self._path.open("ab") as file:
-                try:
-                    file.write(_framed(page))
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(size)
-                    raise
-        except OSError as error:
-            raise self._refused(error) from error
+            end = at + _LENGTH_BYTES + int.from_bytes(raw[at : at + _LENGTH_BYTES])
+            if end > len(raw) or end == at + _LENGTH_BYTES:
+                break  # torn; or zeros, which a disk without power leaves
+            found.append(raw[at + _LENGTH_BYTES : end])
+            at = end
+        return found, at
 
     def rewrite(self, pages: Iterable[bytes]) -> None:
         """Keep these alone. Raises UserError; then all are kept."""

@@ -9,16 +9,19 @@ What was fetched in vain stays on disk, so whoever begins again fetches only the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from ...crypto.codec import decode, encode
 from ...crypto.keys import IdentityKey
+from ...dht.allowance import Intake
 from ...errors import Refused, RemoteError, TransportError
 from ...swarm.blocks import BlockRange
-from ...swarm.run.checkpoint import Shapes, check_shapes
+from ...swarm.chunk import Chunk
+from ...swarm.run.checkpoint import Manifest, Shapes, check_shapes
 from ...swarm.run.claims import (
     CLAIMS_MAX,
     LEAST,
@@ -39,19 +42,31 @@ from ..net.stream import Stream
 from .store import Checkpoints, Mark
 
 ASK_S: Final = 10.0  # guess: a dial across the world, and one answer
+OF_EACH: Final = (2.0, 16.0)  # guess: questions a second, and at once: each reads our disk
+OF_ALL: Final = (64.0, 256.0)
 ASKED_MAX: Final = 16  # guess: more tell a newcomer nothing new
+
+
+class Marked(Protocol):
+    """What is needed of Checkpoints, to tell others of them."""
+
+    def marks(self) -> list[Mark]:
+        """The newest first. Blocks."""
 
 
 class StateServer:
     """`serve` is the handler of swarm/run/claims.py's protocol."""
 
-    def __init__(self, key: IdentityKey, find: Callable[[bytes], Checkpoints | None]) -> None:
-        """find: the checkpoints of a run, if they are here."""
+    def __init__(self, key: IdentityKey, find: Callable[[bytes], Marked | None]) -> None:
+        """find: the checkpoints of a run, if they are here. Blocks."""
         self._key = key
         self._find = find
+        self._intake = Intake(OF_EACH, OF_ALL)
 
     async def serve(self, stream: Stream) -> None:
-        """One question. Raises RemoteError, TransportError."""
+        """One question. Raises Refused, RemoteError, TransportError."""
+        if not self._intake.takes(stream.peer, trio.current_time()):
+            raise Refused("too many questions", retry_after_s=1.0)
         with within(stream.peer, ASK_S):
             raw = await receive_letter(stream, LETTER_BYTES_MAX)
             if raw is None:
@@ -74,15 +89,19 @@ class StateServer:
 
 
 async def ask_states(
-    host: Host, peers: Iterable[str], run: bytes, blame: Blame
+    host: Host, peers: Iterable[str], run: bytes, blame: Blame, *, grace_s: float = math.inf
 ) -> dict[str, tuple[Claim, ...]]:
-    """What each says that answers in time, and honestly as far as can be seen."""
+    """What each says that answers in time, and honestly as far as can be seen. grace_s: for how
+    long others are waited for, once one has said something."""
     found: dict[str, tuple[Claim, ...]] = {}
 
     async def ask(peer: str) -> None:
         try:
             with within(peer, ASK_S):
                 found[peer] = await _ask(host, peer, run)
+            if found[peer]:
+                until_s = trio.current_time() + grace_s
+                nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, until_s)
         except RemoteError as error:
             blame(peer, error)
         except (TransportError, Refused):
@@ -142,9 +161,23 @@ async def take(
 ) -> Mark:
     """This state is among our checkpoints when it returns. having: who says it has it. Raises as
     `join`."""
+    await fetch_state(fetcher, kept.manifest, claim, having, shapes, blocks)
+    return await trio.to_thread.run_sync(kept.adopt, claim.chunk, blocks)
+
+
+async def fetch_state(
+    fetcher: Fetcher,
+    manifest_of: Callable[[Chunk], Manifest | None],
+    claim: Claim,
+    having: Sequence[str],
+    shapes: Shapes,
+    blocks: BlockRange | None = None,
+) -> Manifest:
+    """All of this state is where the fetcher keeps chunks when it returns. manifest_of: reads one
+    there; blocks. Raises as `join`; RemoteError for what is wrong with the claim itself."""
     top = claim.chunk
     await fetcher.fetch([top], {peer: [top.digest] for peer in having})
-    manifest = await trio.to_thread.run_sync(kept.manifest, top)
+    manifest = await trio.to_thread.run_sync(manifest_of, top)
     if manifest is None or (manifest.epoch, manifest.step) != claim.moment:
         raise RemoteError("peers agree on a state that is none of this run's")
     entries = manifest.of(blocks)
@@ -152,7 +185,7 @@ async def take(
     chunks = manifest.chunks(entries)
     names = [one.digest for one in chunks]
     await fetcher.fetch(chunks, {peer: names for peer in having})
-    return await trio.to_thread.run_sync(kept.adopt, top, blocks)
+    return manifest
 
 
 def _why(answers: Mapping[str, tuple[Claim, ...]], least: int) -> str:

@@ -20,6 +20,7 @@ class Pace:
     step_s: float = 3.0  # for an answer; hivemind's request timeout
     tick_s: float = 1.0  # guess: how often is looked, and told anew what may have been lost
     slack: float = 3.0  # guess: of what the parts would take at the rates that were told
+    data_most_s: float = 80.0  # guess: whatever was told; then there is time for another attempt
     patience_s: float = 60.0  # guess: without most of a config, until the rest founds itself anew
 
 
@@ -40,10 +41,11 @@ class Work:
         return turn % len(self.counts)
 
     def data_s(self, commits: int, cards: Sequence[Card], pace: Pace) -> float:
-        """For all parts of the fragment that is averaged after so many commits."""
+        """For all parts of the fragment that is averaged after so many commits. Whoever says that
+        it is slow, and then sends nothing, takes no more than `data_most_s` from the others."""
         size = self.bytes_of(self.counts[self.fragment(commits)])
         time = seconds_a_byte([card.rate for card in cards]) if len(cards) > 1 else 0
-        return 2 * pace.step_s + pace.slack * float(time * size)
+        return min(2 * pace.step_s + pace.slack * float(time * size), pace.data_most_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,8 @@ def _said(value: Any) -> str:
         return f"{value.hex()[:12]}..."
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_said, value)) + "]"
-    return f"{value}"
+    text = f"{value}"  # of a stranger's file, for a terminal
+    return text if text.isprintable() else ascii(text)
 
 
 def _read(kind: type[T], table: object, at: str) -> T:

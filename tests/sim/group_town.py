@@ -27,7 +27,7 @@ class GroupHost(MemoryHost):
     side = 0  # of a town that is cut in two
 
     def unhandle(self, protocol: str) -> None:
-        del self.handlers[protocol]
+        self.handlers.pop(protocol, None)
 
     async def dial_known(self, peer: str) -> None:
         await trio.lowlevel.checkpoint()
