@@ -200,7 +200,7 @@ class Link:
         return "the stream was closed"
 
     def _told(self) -> str:
-        """The class that its record tells, where steps may go before it says so itself; or empty."""
+        """The class that its record tells, where steps may go before its own word; or empty."""
         told = self._router.told(self._asked.model, self.hop.peer) if self._early else None
         return "" if told is None or self.history.misled else told.numerics
 
