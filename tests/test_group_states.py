@@ -252,7 +252,6 @@ async def test_most_lie_and_one_who_tells_what_is_so_is_enough(autojump_clock: M
 
 
 async def test_a_claim_of_gigabytes_is_not_fetched(autojump_clock: MockClock) -> None:
-    """A chunk is told to be as large as chunks may be, and its bytes have no end."""
     async with big_town(3) as town:
         liar, sent = town.citizens[0], 0
         claims(liar, replace(claim_of(liar), manifest=bytes(32), size=4 << 20))
