@@ -16,18 +16,19 @@ from sim.memory_host import MemoryStream
 from trio.testing import MockClock
 
 from potluck.crypto.codec import decode, encode
-from potluck.crypto.keys import IdentityKey
+from potluck.crypto.keys import PEER_ID_CHARS, IdentityKey
 from potluck.node.letters import receive_letter, send_letter
 from potluck.node.runs.group import Settings
 from potluck.node.runs.group_road import CHUNK_BYTES, seconds_for
-from potluck.node.runs.group_states import KEPT_MAX
+from potluck.node.runs.group_states import KEPT_MAX, PLACE_BYTES, _packed, _place
 from potluck.swarm.chunk import LETTER_BYTES_MAX, Have, Want, digest_of
 from potluck.swarm.chunk import PROTOCOL as CHUNKS
-from potluck.swarm.run.checkpoint import Manifest, read_manifest, write_manifest
+from potluck.swarm.run.checkpoint import Entry, Manifest, read_manifest, write_manifest
 from potluck.swarm.run.claims import LETTER_BYTES_MAX as CLAIMS_BYTES_MAX
 from potluck.swarm.run.claims import PROTOCOL as STATES
 from potluck.swarm.run.claims import Claim, States, Which, sign_claim
-from potluck.swarm.run.group_wire import Ask, protocol_of
+from potluck.swarm.run.group import Place
+from potluck.swarm.run.group_wire import GROUP_MAX, Ask, Member, protocol_of
 
 COUNT = 400_000  # 3.2 MB: 14 pieces, a manifest, and how it came about
 UPLINK = 400_000  # bytes a second
@@ -100,11 +101,10 @@ async def joins(town: Town, number: int = 9) -> tuple[Citizen, float]:
 
 def claim_of(citizen: Citizen) -> Claim:
     """What it says of where it stands."""
-    states = citizen.group._states
     place = citizen.group.place
-    cut = states._find(place.state)
+    cut = citizen.group._states._find(place.state)
     assert cut is not None
-    mark = cut.marks()[0]
+    (mark,) = cut.marks()
     return Claim(place.state, mark.epoch, mark.step, mark.shared.digest, mark.shared.size)
 
 
@@ -116,7 +116,6 @@ def manifest_of(citizen: Citizen) -> Manifest:
 
 
 def claims(citizen: Citizen, claim: Claim) -> None:
-    """It says this from now on, of whatever it is asked."""
     key = IdentityKey.from_bytes(bytes([citizen.number + 1]) * 32)
 
     async def serve(stream: MemoryStream) -> None:
@@ -130,7 +129,6 @@ def claims(citizen: Citizen, claim: Claim) -> None:
 
 
 def gives(citizen: Citizen, name: bytes, raw: bytes) -> None:
-    """Beside what it has; the size of what it was asked for is not looked at."""
     states = citizen.group._states
     honest = states.get
     states.get = lambda asked: raw if asked == name else honest(asked)  # type: ignore[method-assign]
@@ -254,7 +252,6 @@ async def test_most_lie_and_one_who_tells_what_is_so_is_enough(autojump_clock: M
 
 
 async def test_a_claim_of_gigabytes_is_not_fetched(autojump_clock: MockClock) -> None:
-    """A chunk is told to be as large as chunks may be, and its bytes have no end."""
     async with big_town(3) as town:
         liar, sent = town.citizens[0], 0
         claims(liar, replace(claim_of(liar), manifest=bytes(32), size=4 << 20))
@@ -283,8 +280,8 @@ async def test_members_of_an_older_version_give_the_state_as_a_whole(
     async with big_town(3) as town:
         for one in town.alive:
             one.group._states.close()
-        late, _ = await joins(town)
-        assert late.blamed == [] and all(one.blamed == [] for one in town.citizens)
+        await joins(town)
+        assert all(one.blamed == [] for one in town.citizens)
         assert town.net.faults == []  # nothing is proposed that they do not speak
 
 
@@ -295,8 +292,9 @@ async def test_a_newcomer_of_an_older_version_is_given_the_state_as_a_whole(
         late = await town.join(9)
         roads, place = late.group._roads, town.citizens[0].group.place
         assert roads is not None
-        given, data = await roads.ask(town.citizens[0].host.peer_id, Ask(place.state), 8 * COUNT)
-        assert given.commits == 1 and data == town.citizens[0].group._sums.at.pack()
+        member = town.citizens[0]
+        given, data = await roads.ask(member.host.peer_id, Ask(place.state), 8 * COUNT)
+        assert given.commits == 1 and data == member.group._sums.at.pack()
 
 
 async def test_who_reads_a_state_may_end_when_its_members_have_gone_on(
@@ -328,7 +326,6 @@ async def test_who_reads_a_state_may_end_when_its_members_have_gone_on(
 
 
 async def test_who_has_come_to_it_since_gives_of_it_too(autojump_clock: MockClock) -> None:
-    """Whoever waits hears of a new state from the first who has it, and fetches it at once."""
     async with big_town(4) as town:
         first, *others = (one.host.peer_id for one in town.citizens)
         late, place = await town.join(9), town.citizens[0].group.place
@@ -378,6 +375,7 @@ async def test_a_whole_state_that_is_another_costs_its_name_and_is_not_taken(
 async def test_what_is_cut_is_bounded_and_let_go(autojump_clock: MockClock) -> None:
     async with big_town(2) as town:
         states = town.citizens[0].group._states
+        assert states._cuts == {}, "nothing is cut before somebody asks"
         old = claim_of(town.citizens[0])
         for _ in range(KEPT_MAX):
             await commit(town)
@@ -392,9 +390,11 @@ async def test_what_is_cut_is_bounded_and_let_go(autojump_clock: MockClock) -> N
         assert states._cuts == {}
 
 
-async def test_nothing_is_cut_before_somebody_asks(autojump_clock: MockClock) -> None:
-    async with big_town(3) as town:
-        await commit(town)
-        assert all(one.group._states._cuts == {} for one in town.citizens)
-        await joins(town)
-        assert all(len(one.group._states._cuts) == 1 for one in town.citizens[:3])
+def test_however_a_state_came_about_fits_its_place() -> None:
+    members = tuple(Member("1" * PEER_ID_CHARS, 2**53) for _ in range(GROUP_MAX))
+    place = Place(bytes(32), b"\xff" * 32, 2**53, members)
+    packed = _packed(place)
+    assert packed.shape == (PLACE_BYTES,)
+    entry = Entry("place", None, "f32", (PLACE_BYTES,), (bytes(32),))
+    manifest = Manifest(place.state, place.commits, 0, (), 1 << 20, (entry,))
+    assert _place(packed, manifest) == place

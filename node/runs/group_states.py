@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-import torch
 import trio
 
 from ...crypto.keys import IdentityKey
@@ -36,7 +35,7 @@ from ...swarm.run.group_wire import Ask, Given, pack, unpack
 from ..chunks.fetch import Blame, Fetcher
 from ..chunks.memory import MemoryChunks
 from ..chunks.serve import ChunkServer
-from ..compute.average.nesterov import Nesterov, Vector
+from ..compute.average.nesterov import Nesterov, Vector, bytes_of, vector_of
 from ..compute.snapshot import Snapshot, cut_up, put_together
 from ..log import get_logger
 from ..net.stream import Stream
@@ -52,7 +51,7 @@ WHOLE: Final = ((0.1, 3.0), (0.5, 6.0))  # asked for, of each peer and of all: (
 KEPT_MAX: Final = 4  # guess: states that are cut at a time; whoever reads an older one begins anew
 SPENT: Final = 4  # guess: times the bytes, and the seconds, of one state; the rest goes to liars
 TURNS_S: Final = 20.0  # for the manifest, and for taking over from whoever falls silent
-PLACE_BYTES: Final = 4096  # how a state came about, filled up with zeros: all shapes are known
+PLACE_BYTES: Final = 2048  # how a state came about, filled up with zeros: all shapes are known
 _LENGTH_BYTES: Final = 2
 
 log = get_logger()
@@ -206,7 +205,7 @@ class GroupStates:
         self, roads: Roads, claim: Claim, having: Sequence[str]
     ) -> tuple[Nesterov, Place] | None:
         """What these claim, as far as it comes in time."""
-        store = MemoryChunks(self._size + PLACE_BYTES + CHUNK_BYTES_MAX)
+        store = MemoryChunks(self._size + 4 * PLACE_BYTES + CHUNK_BYTES_MAX)
         fetcher = Fetcher(roads, store, self._blame, salt=self._me.encode())
 
         def manifest_of(top: Chunk) -> Manifest | None:
@@ -258,7 +257,7 @@ class GroupStates:
             for kind in _KINDS
             for at, count in enumerate(self._counts)
         }
-        return {**vectors, _PLACE: ("u8", (PLACE_BYTES,))}
+        return {**vectors, _PLACE: ("f32", (PLACE_BYTES,))}
 
     def _read(self, manifest: Manifest, store: MemoryChunks) -> tuple[Nesterov, Place]:
         """Blocks. Raises RemoteError for another state than the one by whose digest it goes."""
@@ -297,15 +296,15 @@ def _name(kind: str, fragment: int) -> str:
 
 
 def _packed(place: Place) -> Vector:
-    """[PLACE_BYTES], u8."""
+    """[PLACE_BYTES]: a number for each byte."""
     raw = pack(Given(place.before, place.commits, place.members, 0))
     body = len(raw).to_bytes(_LENGTH_BYTES) + raw
-    return torch.frombuffer(bytearray(body.ljust(PLACE_BYTES, b"\0")), dtype=torch.uint8)
+    return vector_of(body.ljust(PLACE_BYTES, b"\0"))
 
 
 def _place(packed: Vector, manifest: Manifest) -> Place:
     """What `_packed` made of it. Raises RemoteError."""
-    raw = packed.numpy().tobytes()
+    raw = bytes_of(packed)
     end = _LENGTH_BYTES + int.from_bytes(raw[:_LENGTH_BYTES])
     given = unpack(raw[_LENGTH_BYTES:end])
     if not isinstance(given, Given):
