@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from potluck.node.testnet.roads import WAITING_S, Carrier, Road
+from potluck.node.testnet.roads import TCP_HEADERS, TRAIN, WAITING_S, Carrier, Road
 
 HERE, THERE = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
 
@@ -62,3 +62,14 @@ def test_a_share_of_the_packets_is_lost(loss: float) -> None:
         carrier.take(packet(), float(number))
     deviation = (4000 * loss * (1 - loss)) ** 0.5
     assert abs(len(all_of(carrier)) - 4000 * (1 - loss)) <= 5 * deviation
+
+
+def test_a_train_of_segments_takes_the_time_of_all_their_bytes_and_headers() -> None:
+    """Four segments, of which the last is short, and three further headers; then one alone."""
+    carrier = Carrier(Road(0.05, 100_000), Random(1), trains=True)
+    for size in (52 + 3 * 1000 + 10, 500):
+        carrier.take(TRAIN.pack(1, 1, 52, 1000, 0, 0) + packet(size), 0.0)
+    took_s = (3062 + 3 * TCP_HEADERS) / 100_000
+    (first_s, train), (next_s, _) = all_of(carrier)
+    assert first_s == pytest.approx(0.05 + took_s) and len(train) == TRAIN.size + 3062
+    assert next_s == pytest.approx(0.05 + took_s + 0.005)
