@@ -160,6 +160,7 @@ MACHINE = {
 # Streams of which others are asked for no more than a number, or that only tests and benches open.
 ELSEWHERE = {
     "/potluck/chain/1": "as session/2, and who may push: tests/test_chain_tickets.py",
+    "/potluck/chain/2": "the same, and who may wait for its ticket: tests/test_chain_tickets.py",
     "/potluck/session/3": "as session/2, and what is worn: tests/test_wardrobe.py",
     "/potluck/session/4": "as session/2, and what is remembered: tests/test_recalls.py",
     "/potluck/session/coded/1": "as session/2, with other rows: tests/test_coded.py, test_rows.py",
