@@ -193,6 +193,12 @@ def test_an_exchange_is_noloco_on_what_the_rule_gives() -> None:
     torch.testing.assert_close(one.back().momentum, torch.zeros(10))
 
 
+def test_where_nobody_is_thought_to_lie_the_whole_way_is_gone() -> None:
+    one = Mixer(FLAT, torch.ones(10), rule="mean", asked=1, liars=0, bits=32)
+    outer = one.mixed(torch.full((10,), 2.0), [torch.full((10,), 4.0)])
+    torch.testing.assert_close(one.adopt(outer), torch.full((10,), 3.0))
+
+
 def test_nobody_drags_a_peer_further_than_twice_its_own_motion_of_each_group() -> None:
     one = mixer()
     weights = torch.ones(10)

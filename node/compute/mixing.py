@@ -19,7 +19,7 @@ from ...errors import RemoteError, UserError
 from .average.aggregator import JUDGED, NAMES, aggregator
 from .average.codec import Bits, Feedback, decode, size_of
 from .average.flat import Flat
-from .average.outer import Outer
+from .average.outer import Outer, pull_of
 from .average.rules import middle
 from .panel import Panel
 
@@ -46,6 +46,7 @@ class Mixer:
         self._count = flat.count
         self._asked = asked
         self._liars = liars
+        self._pull = pull_of(liars)
         self._start = start
         self._panel = panel if rule == JUDGED else None
         self._shift = aggregator(rule, flat.sizes, self._panel)
@@ -88,11 +89,12 @@ class Mixer:
         for at, one in enumerate(pulled):
             theirs[at] = one
         since = weights - self._outer.anchor
-        return self._outer.step(weights, self._shift(weights, theirs, since, self._liars))
+        shift = self._shift(weights, theirs, since, self._liars)
+        return self._outer.step(weights, shift, self._pull)
 
     def alone(self, weights: Vector) -> Outer:
         """The same without anybody else."""
-        return self._outer.step(weights, torch.zeros_like(weights))
+        return self._outer.step(weights, torch.zeros_like(weights), self._pull)
 
     def back(self) -> Outer:
         """The last anchor, at rest."""

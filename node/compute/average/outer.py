@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 KEEP: Final = 0.5  # NoLoCo's alpha
-PULL: Final = 1.0  # NoLoCo's beta is .7: DECISIONS.md has what that costs a run of few exchanges
+PULL: Final = 0.7  # NoLoCo's beta, where some are thought to lie
+PULL_TRUSTED: Final = 1.0  # where nobody is: DECISIONS.md has what less costs, and more
+
+
+def pull_of(liars: int) -> float:
+    """How much of what the rule made is gone. liars: of those who are pulled from, thought so."""
+    return PULL if liars else PULL_TRUSTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,10 @@ class Outer:
     def begin(cls, weights: Tensor) -> Outer:
         return cls(weights, torch.zeros_like(weights))
 
-    def step(self, weights: Tensor, shift: Tensor) -> Outer:
+    def step(self, weights: Tensor, shift: Tensor, pull: float = PULL) -> Outer:
         """After an exchange: the next anchor, which is where the inner steps go on.
 
         weights: [..., d], after the inner steps. shift: what the rule made of the pulled.
         """
-        momentum = KEEP * self.momentum + PULL * (weights + shift - self.anchor)
+        momentum = KEEP * self.momentum + pull * (weights + shift - self.anchor)
         return Outer(self.anchor + momentum, momentum)
