@@ -21,6 +21,8 @@ from glob import escape
 from pathlib import Path
 from typing import Final
 
+from ..home import sync_folder
+
 _ASIDE: Final = ".old"
 _LEFT_S: Final = 3600.0  # guess: then whoever was writing it is no more
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE and RENAME_SWAP alike
@@ -53,7 +55,7 @@ def replaced(folder: Path, keeping: Collection[str] | None = None) -> Iterator[P
             _move_all(beside, folder, keeping or ())
         else:
             _put(beside, folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -146,15 +148,4 @@ def _sync(folder: Path) -> None:
         if path.is_file() and not path.is_symlink():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Windows opens no folder."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)
