@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from potluck.node import chain as node_chain
 from potluck.node.session import LiveSession
-from potluck.swarm.wire import PROTOCOL, Onward
+from potluck.swarm.wire import CHAIN_PROTOCOL, EARLY_CHAIN_PROTOCOL, PROTOCOL, Onward
 
 from .test_live_receipts import proof_of
 from .test_wardrobe import ONE
@@ -231,6 +231,23 @@ async def test_who_knows_of_no_chains_is_asked_for_none(autojump_clock: MockCloc
             assert await told(session) == expected
             assert session.chained == 0 and session.recoveries == []
         assert [node.host.dialed for node in made.nodes] == [[], [], []]
+
+
+@pytest.mark.parametrize("older", [{0}, {2}, {4}, {0, 2, 4}])
+async def test_servers_of_the_first_version_are_told_of_a_chain_one_after_the_other(
+    autojump_clock: MockClock, older: set[int]
+) -> None:
+    expected = await undisturbed()
+    async with world() as made:
+        for start in (0, 2, 4):
+            await made.add(start, start + 2, early=start not in older)
+        async with begun(made, chain=True) as (session, _):
+            assert await told(session) == expected
+            assert session.chained is not None and session.chained > 4
+            assert session.recoveries == []
+        asked = {protocol for node in made.nodes for _, protocol in node.host.dialed}
+        assert CHAIN_PROTOCOL in asked
+        assert (EARLY_CHAIN_PROTOCOL in asked) == (older in ({0}, {4})), "of two that know it"
 
 
 async def test_no_chain_is_made_unless_it_is_asked_for(autojump_clock: MockClock) -> None:
