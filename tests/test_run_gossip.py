@@ -257,7 +257,7 @@ def test_a_statement_is_of_its_signer_its_run_and_its_bytes() -> None:
     with pytest.raises(RemoteError):
         read_statement(said.raw, b"q" * 32)
     with pytest.raises(RemoteError):
-        read_statement(said.raw[:-1] + b"\0", RUN)
+        read_statement(said.raw[:-1] + bytes([said.raw[-1] ^ 1]), RUN)
 
 
 def test_two_statements_of_one_epoch_convict_their_signer_before_anybody() -> None:
