@@ -15,6 +15,7 @@ from receipts import key
 from sim.memory_host import MemoryStream
 from sim.memory_swarm import BLOCKS, announcement
 from sim.parted import Citizen, Town, open_town, wall
+from sim.turned import turned
 from trio.testing import MockClock
 
 from potluck.crypto.codec import decode, encode
@@ -74,7 +75,7 @@ class Signer:
 RECORDS: dict[str, tuple[Callable[[Signer], bytes], bool]] = {  # and whether its giver is to blame
     "malformed": (lambda one: b"\xc1" * 40, True),
     "nothing": (lambda one: b"", True),
-    "a bit is turned": (lambda one: one.said().raw[:-1] + b"\0", True),
+    "a bit is turned": (lambda one: turned(one.said().raw), True),
     "wrongly signed": (Signer.resigned, True),
     "of an hour ahead": (lambda one: one.said(now=HOUR_S).raw, False),
     "of an hour ago": (lambda one: one.said(now=-HOUR_S).raw, False),

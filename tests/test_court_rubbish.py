@@ -20,6 +20,7 @@ from courts import (
     wall,
 )
 from receipts import key
+from sim.turned import turned
 from testimonies import NOW, announced
 from trio.testing import MockClock
 
@@ -42,7 +43,7 @@ TALLIES = false_tallies(MALLORY, key("accomplice"), NOW)  # two for one place
 
 def rubbish(dice: Random, now: float) -> dict[str, Rpc | bytes]:
     honest, liar = announced(VICTIM), key("s")
-    forged = contradiction_of(DOMAIN, honest.raw, honest.raw[:-1] + b"\0")
+    forged = contradiction_of(DOMAIN, honest.raw, turned(honest.raw))
     later = announced(VICTIM, seq=dice.randrange(2, 1 << 31))
     fresh = case_of(VICTIM, liar, now=now)
     stale = case_of(VICTIM, liar, gave=dice.randbytes(4), now=now - KEEP_S - 1)

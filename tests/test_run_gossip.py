@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sim.turned import turned
 
 from potluck.crypto.keys import IdentityKey
 from potluck.errors import RemoteError
@@ -257,7 +258,7 @@ def test_a_statement_is_of_its_signer_its_run_and_its_bytes() -> None:
     with pytest.raises(RemoteError):
         read_statement(said.raw, b"q" * 32)
     with pytest.raises(RemoteError):
-        read_statement(said.raw[:-1] + bytes([said.raw[-1] ^ 1]), RUN)
+        read_statement(turned(said.raw), RUN)
 
 
 def test_two_statements_of_one_epoch_convict_their_signer_before_anybody() -> None:

@@ -12,6 +12,7 @@ import pytest
 import trio
 from sim.memory_host import MemoryHost, MemoryNet
 from sim.memory_swarm import BLOCKS, MODEL, announcement
+from sim.turned import turned
 from trio.testing import MockClock
 
 from potluck.crypto.codec import encode
@@ -293,7 +294,7 @@ LETTERS: dict[str, Callable[[IdentityKey, str], bytes]] = {
     "signed for another purpose": lambda foe, other: probe(
         claimed(foe, other, "dead", domain="record")
     ),
-    "wrongly signed": lambda foe, other: probe(claimed(foe, other, "dead")[:-1] + b"\0"),
+    "wrongly signed": lambda foe, other: probe(turned(claimed(foe, other, "dead"))),
     "beyond all incarnations": lambda foe, other: probe(claimed(foe, other, "dead")).replace(
         b"incarnation\x01", b"incarnation\xcf" + (1 << 41).to_bytes(8)
     ),
