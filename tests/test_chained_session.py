@@ -163,6 +163,15 @@ async def test_the_first_steps_wait_for_no_answer_to_what_opens_the_session(
                 await serve(stream)
 
             node.host.handlers[PROTOCOL] = hold
+        computed, last = trio.Event(), made.nodes[2].device
+        step_there = last.step
+
+        async def note(*asked: Any, **more: Any) -> Any:
+            found = await step_there(*asked, **more)
+            computed.set()
+            return found
+
+        last.step = note  # type: ignore[method-assign]
         async with begun(made, chain=True) as (session, _), trio.open_nursery() as nursery:
             out: list[bytes] = []
 
@@ -171,7 +180,7 @@ async def test_the_first_steps_wait_for_no_answer_to_what_opens_the_session(
                 out.extend(await told(session))
 
             nursery.start_soon(speak)
-            await trio.sleep(0.05)  # of virtual time: what the devices need
+            await computed.wait()
             assert len(roads) == 3 and out == []
             assert all(node.device.ran for node in made.nodes)
             for stream in roads:

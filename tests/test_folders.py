@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ def dies_at(step: int, within: Path, work: Callable[[], None]) -> bool:
         sys.addaudithook(count)
         try:
             work()
-        except BaseException:
-            os._exit(1)
+        except BaseException:  # of any kind: this child must not go on as a second pytest
+            traceback.print_exc()
+            os._exit(1)  # which its parent takes for a failure
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) in (0, DIED)
