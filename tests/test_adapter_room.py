@@ -28,12 +28,17 @@ def here(shelf: Shelf, made: Sequence[Bundle]) -> list[bool]:
     return [shelf.load(one.name) is not None for one in made]
 
 
-async def test_what_clients_bring_leaves_the_owners_own_where_it_is(
-    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each takes some 2100 bytes."""
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for a few, of which strangers have half."""
     monkeypatch.setattr(adapters, "KEPT_BYTES_MAX", 9000)
     monkeypatch.setattr(adapters, "BROUGHT_BYTES_MAX", 4500)
+
+
+async def test_what_clients_bring_leaves_the_owners_own_where_it_is(
+    autojump_clock: MockClock, tmp_path: Path, small: None
+) -> None:
+    """Each takes some 2100 bytes."""
     shelf, own = Shelf(tmp_path), [bundle(seed) for seed in (20, 21)]
     for age, one in enumerate(own):
         assert shelf.save(one)
@@ -47,11 +52,7 @@ async def test_what_clients_bring_leaves_the_owners_own_where_it_is(
     assert here(shelf, [*own, *brought]) == [True, True, False, False, True, True]
 
 
-def test_strangers_have_a_share_of_what_the_owners_own_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(adapters, "KEPT_BYTES_MAX", 9000)
-    monkeypatch.setattr(adapters, "BROUGHT_BYTES_MAX", 4500)
+def test_strangers_have_a_share_of_what_the_owners_own_leave(tmp_path: Path, small: None) -> None:
     shelf, made = Shelf(tmp_path), [bundle(seed) for seed in range(8)]
     for age, one in enumerate(made[:3]):
         assert shelf.save_brought(one)
@@ -68,11 +69,7 @@ def test_strangers_have_a_share_of_what_the_owners_own_leave(
     assert here(shelf, made[3:]) == [False, True, True, True, True], "his own longest unused"
 
 
-def test_what_somebody_wears_is_not_pushed_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(adapters, "KEPT_BYTES_MAX", 9000)
-    monkeypatch.setattr(adapters, "BROUGHT_BYTES_MAX", 4500)
+def test_what_somebody_wears_is_not_pushed_out(tmp_path: Path, small: None) -> None:
     shelf, made = shelf_of(tmp_path), [bundle(seed) for seed in range(4)]
     for age, one in enumerate(made[:2]):
         assert shelf.save_brought(one)
